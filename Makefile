@@ -1,0 +1,37 @@
+# All set-up is here: `make` alone prepares .venv; every other target starts from it.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+
+.PHONY: setup demo test check bench lock clean
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "colocate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip --quiet install uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
+	$(BIN)/colocate demo --out $(DEMO)
+
+test: setup            ## the quick suite, doctests included
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: setup           ## what CI runs: style, types, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q
+
+bench: setup           ## ratios within one run, written to docs/benchmarks
+	$(BIN)/python benchmarks/run.py
+
+lock: setup            ## renew the pins; no URL may stand in them
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""colocate: self-supervised pretraining for dense prediction in digital pathology."""

@@ -1,0 +1,14 @@
+"""The one exception that a user is meant to read."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: one sentence that names the file or setting, and the remedy.
+
+    The command line prints it without a traceback (`--debug` shows one).
+    """
+
+
+class TileError(UserError):
+    """A tile that cannot be read: skipped and listed while training."""
