@@ -1,0 +1,104 @@
+"""Losses as pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def info_nce(
+    query: Float[Tensor, "r d"],
+    key: Float[Tensor, "r d"],
+    negatives: Float[Tensor, "m d"],
+    weight: Float[Tensor, " r"] | None = None,
+    *,
+    temperature: float = 0.2,
+    count: int | None = None,
+    chunk: int = 256,
+) -> Float[Tensor, ""]:
+    """InfoNCE (arXiv:1807.03748) of r pairs against m shared negatives, in one pass that never holds its logits.
+
+    All three are normalised here; `negatives` get no gradient. The result is the sum over rows of weight x loss, divided by `count` (default: r; give the full
+    number of pairs where rows of weight zero were left out). Gradients reach `query`, and `key` if it requires one.
+
+    Loss and gradient come out of the same pass over chunks of rows, so memory is O(chunk x m + r x d) instead of
+    O(r x m), and a chunk stays in cache. The softmax is in float32 at least, also under autocast.
+
+    Raises:
+        ValueError: shapes that do not fit, or a temperature that is not positive.
+
+    >>> q = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> info_nce(q, q, torch.tensor([[-1.0, 0.0]]), temperature=1.0)   # mean of log(1 + e^-2) and log(1 + e^-1)
+    tensor(0.2201)
+    """
+    if query.shape != key.shape or negatives.shape[1:] != query.shape[1:]:
+        raise ValueError(
+            f"queries {tuple(query.shape)}, keys {tuple(key.shape)} and negatives {tuple(negatives.shape)} do not fit"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    with torch.autocast(query.device.type, enabled=False):
+        exact = torch.promote_types(query.dtype, torch.float32)
+        query, key = F.normalize(query.to(exact), dim=1), F.normalize(key.to(exact), dim=1)
+        scale = torch.ones_like(query[:, 0]) if weight is None else weight.to(query)
+        scale = scale / (len(query) if count is None else count)
+        negatives = F.normalize(negatives.detach().to(exact), dim=1)
+        return _InfoNCE.apply(query, key, negatives, scale, temperature, chunk)  # type: ignore[no-any-return]
+
+
+class _InfoNCE(Function):
+    """d loss / d query needs the softmax that the loss needs: both are made while a chunk's logits are at hand.
+
+    Takes unit vectors, so logits lie within 1 / temperature of zero: their exponentials need no shift until that
+    nears what float32 can hold, and two passes over each chunk are saved.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "r d"],
+        key: Float[Tensor, "r d"],
+        negatives: Float[Tensor, "m d"],
+        scale: Float[Tensor, " r"],
+        temperature: float,
+        chunk: int,
+    ) -> Float[Tensor, ""]:
+        needs_query, needs_key = ctx.needs_input_grad[:2]
+        grad_query = torch.empty_like(query) if needs_query else None
+        pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
+        loss = query.new_zeros(())
+        table = negatives.T / temperature
+        sharp = temperature < 1 / 40
+        space = query.new_empty(min(chunk, len(query)), len(negatives))
+        for start in range(0, len(query), chunk):
+            rows = slice(start, start + chunk)
+            q, k, s = query[rows], key[rows], scale[rows]
+            positive = (q * k).sum(1) / temperature
+            logits = torch.mm(q, table, out=space[: len(q)])
+            if sharp:
+                top = torch.maximum(logits.amax(1), positive)
+                logits, positive = logits.sub_(top[:, None]), positive - top
+            own, weights = positive.exp(), logits.exp_()  # in place: the logits are not needed again
+            total = weights.sum(1) + own
+            loss += (s * (total.log() - positive)).sum()
+            pull[rows] = s * (own / total - 1) / temperature
+            if grad_query is not None:
+                torch.mm(weights, negatives, out=grad_query[rows])
+                grad_query[rows] *= (s / total / temperature)[:, None]
+        if grad_query is not None:
+            grad_query.addcmul_(pull[:, None], key)
+        ctx.save_for_backward(grad_query, pull[:, None] * query if needs_key else None)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = grad_outputs
+        query, key = ctx.saved_tensors
+        return (None if query is None else upstream * query, None if key is None else upstream * key, *[None] * 4)
