@@ -138,4 +138,3 @@ def triangle_with_blur(
 def grid_size(cells: int | tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of a grid given as one number or two."""
     return (cells, cells) if isinstance(cells, int) else cells
-
