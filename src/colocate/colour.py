@@ -58,7 +58,7 @@ def stain_matrix(
 def jitter_stain(
     view: Float[Tensor, "b 3 s t"], matrix: Float[Tensor, "b 3 3"], offset: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b 3 s t"]:
-    """Apply a `stain_matrix` to intensities in [0, 1]; black pixels count as 1/255, so blank and dark tiles are safe."""
+    """Apply a `stain_matrix` to intensities in [0, 1]; black counts as 1/255, so blank and dark tiles are safe."""
     density = -view.clamp_min(1 / 255).log()
     return (-affine(density, matrix, offset)).exp()
 

@@ -24,8 +24,9 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """InfoNCE (arXiv:1807.03748) of r pairs against m shared negatives, in one pass that never holds its logits.
 
-    All three are normalised here; `negatives` get no gradient. The result is the sum over rows of weight x loss, divided by `count` (default: r; give the full
-    number of pairs where rows of weight zero were left out). Gradients reach `query`, and `key` if it requires one.
+    All three are normalised here; `negatives` get no gradient. The result is the sum over rows of weight x loss,
+    divided by `count` (default: r; give the full number of pairs where rows of weight zero were left out). Gradients
+    reach `query`, and `key` if it requires one.
 
     Loss and gradient come out of the same pass over chunks of rows, so memory is O(chunk x m + r x d) instead of
     O(r x m), and a chunk stays in cache. The softmax is in float32 at least, also under autocast.
@@ -97,7 +98,7 @@ class _InfoNCE(Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[override]
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = grad_outputs
         query, key = ctx.saved_tensors

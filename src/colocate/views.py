@@ -85,11 +85,11 @@ class View(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """b tiles' two stacked views; `index` numbers the tiles."""
+    """Two views of each of b tiles, and the tiles' numbers."""
 
     first: View
     second: View
-    index: Int[Tensor, " b"]
+    tiles: Int[Tensor, " b"]
 
 
 class Looks(NamedTuple):
@@ -181,7 +181,7 @@ _ALLOWED: dict[Symmetries, tuple[bool, bool, bool]] = {
 
 
 def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> View:
-    """The views that `looks` describes, on the tiles' device, in float32. Tiles may be padded at the bottom and right."""
+    """The views that `looks` describes, float32 on the tiles' device; tiles may be padded at the bottom and right."""
     device, crop = tiles.device, looks.crop
     height, width = tiles.shape[2:]
     with torch.autocast(device.type, enabled=False):

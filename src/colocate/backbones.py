@@ -1,0 +1,120 @@
+"""Any timm network as a backbone: images in, one grid of feature cells out."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import final
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import UserError
+
+
+@final
+class Backbone(nn.Module):
+    """A timm network's last feature grid: (b, 3, H, W) to (b, c, H / stride, W / stride).
+
+    `net` keeps timm's own weight names (for ResNets they are torchvision's too). Patch tokens of a ViT are laid out
+    as a grid; class and register tokens are left out.
+
+    Raises:
+        UserError: timm has no such network, or it gives no feature grid, or not at this stride.
+    """
+
+    def __init__(self, name: str = "resnet18", output_stride: int = 32) -> None:
+        super().__init__()
+        self.name = name
+        self.output_stride = output_stride
+        if not timm.is_model(name):
+            close = ", ".join(get_close_matches(name, timm.list_models(), 5))
+            raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
+        self.net = _build(name, output_stride)
+        try:
+            with torch.no_grad():
+                grid = self.eval()(torch.zeros(1, 3, 224, 224))
+        except (AttributeError, RuntimeError, ValueError, AssertionError, TypeError) as error:
+            raise UserError(f"{name} gives no feature grid that cells could be taken from ({error})") from error
+        self.train()
+        self.channels = grid.shape[1]
+        self.stride = 224 // grid.shape[2]
+        if grid.shape[2] * self.stride != 224 or (self.stride != output_stride and output_stride != 32):
+            raise UserError(f"{name} has a stride of {self.stride}, not the {output_stride} asked for")
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
+        return self.net.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+
+    @property
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The normalisation that the network's published weights expect."""
+        return tuple(self.net.pretrained_cfg["mean"]), tuple(self.net.pretrained_cfg["std"])
+
+    def load_published(self) -> None:
+        """Take the backbone's own published weights, downloaded (and cached) by timm."""
+        try:
+            published = timm.create_model(self.name, pretrained=True, num_classes=0)
+        except Exception as error:  # hub, network and cache errors of several libraries
+            raise UserError(
+                f"the published weights of {self.name} could not be had ({type(error).__name__}: {error}); "
+                "download them elsewhere and give --init FILE, or use --init random"
+            ) from error
+        self._fill(published.state_dict(), f"the published {self.name}")
+
+    def load_file(self, path: Path) -> None:
+        """Take weights from a .safetensors or .pth file in timm's (for ResNets also torchvision's) names.
+
+        Raises:
+            UserError: the file cannot be read, or a tensor of the backbone is missing in it or has another shape.
+        """
+        if not path.is_file():
+            raise UserError(f"--init {path}: no such file (or give random, or published)")
+        try:
+            tensors = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+        except Exception as error:
+            raise UserError(f"{path} is not a readable weights file ({type(error).__name__}: {error})") from error
+        for key in ("state_dict", "model", "teacher"):
+            tensors = tensors.get(key, tensors) if isinstance(tensors.get(key), dict) else tensors
+        self._fill(tensors, str(path))
+
+    def _fill(self, tensors: dict[str, Tensor], origin: str) -> None:
+        own = self.net.state_dict()
+        missing = [name for name in own if name not in tensors]
+        wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
+        if missing or wrong:
+            raise UserError(
+                f"{origin} does not fit {self.name}: {len(missing)} of {len(own)} tensors missing"
+                f"{_some(missing)}, {len(wrong)} of another shape{_some(wrong)}"
+            )
+        self.net.load_state_dict({name: tensors[name] for name in own})
+
+
+def _build(name: str, output_stride: int) -> nn.Module:
+    attempts = [{"output_stride": output_stride}] if output_stride != 32 else []
+    # Families of networks know different options; __init__ checks the stride that comes out.
+    for options in (*attempts, {"dynamic_img_size": True}, {}):
+        try:
+            net = timm.create_model(name, num_classes=0, **options)
+            break
+        except TypeError:
+            continue
+        except (NotImplementedError, AssertionError) as error:
+            raise UserError(f"{name} cannot have output_stride={output_stride} ({error})") from error
+    if not hasattr(net, "prune_intermediate_layers"):
+        raise UserError(f"{name} gives no feature grid that cells could be taken from")
+    net.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+    # What only the classifier used would be a parameter without a gradient.
+    if hasattr(net, "head"):
+        net.head = nn.Identity()
+    return net
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

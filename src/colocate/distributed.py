@@ -1,0 +1,40 @@
+"""What crosses processes: gathering keys, and shuffling a batch over all of them. Without processes, nothing."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Every process's `x` (equal shapes), stacked along the first axis in order of rank. Carries no gradient."""
+    _, processes = world()
+    if processes == 1:
+        return x.detach()
+    x = x.detach().contiguous()
+    everyone = x.new_empty(processes * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(everyone, x)
+    return everyone
+
+
+def own_part(x: Tensor) -> Tensor:
+    """This process's share of what `gather` stacked."""
+    rank, processes = world()
+    return x.chunk(processes)[rank]
+
+
+def shuffled_order(count: int, device: torch.device) -> Int[Tensor, " count"]:
+    """A random order of the whole batch, the same on every process."""
+    order = torch.randperm(count).to(device, non_blocking=True)
+    if world()[1] > 1:
+        dist.broadcast(order, 0)
+    return order

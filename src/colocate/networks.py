@@ -1,0 +1,157 @@
+"""What methods are made of: an encoder, its slow twin, queues, and batch norm in groups."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from .distributed import gather, own_part, shuffled_order, world
+
+
+class Features(NamedTuple):
+    """What an encoder makes of b views. None of it is normalised."""
+
+    whole: Float[Tensor, "b d"]
+    cells: Float[Tensor, "b n d"] | None
+    """The n cells of the grid, row by row, projected; None for an encoder without a cell projector."""
+    field: Float[Tensor, "b n c"]
+    """The same cells as the backbone gave them."""
+    grid: tuple[int, int]
+
+
+def projector(channels: int, hidden: int, width: int) -> nn.Sequential:
+    """Linear, ReLU, Linear on the last axis: on a grid, the same as two 1 x 1 convolutions."""
+    return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+
+
+@final
+class Encoder(nn.Module):
+    """Backbone, a projector of the pooled view and, where cells are contrasted, one of cells and the linear `align`.
+
+    `align` (A in the paper) is applied to matched cells after pooling.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int, hidden: int, width: int, dense: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.whole = projector(channels, hidden, width)
+        self.cells = projector(channels, hidden, width) if dense else None
+        self.align = nn.Linear(width, width) if dense else None
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
+        grid: Tensor = self.backbone(images)  # b c g f
+        field = grid.flatten(2).mT
+        cells = None if self.cells is None else self.cells(field)
+        return Features(self.whole(field.mean(1)), cells, field, (grid.shape[2], grid.shape[3]))
+
+
+@final
+class Momentum(nn.Module):
+    """A slow copy of an encoder: an exponential moving average of its parameters, with batch-norm buffers of its own.
+
+    It takes no gradient. Where the encoder has batch norm, the batch is shuffled over all processes and groups
+    before the forward and put back after, so that a view's statistics do not tell which tile it belongs to
+    (MoCo, arXiv:1911.05722, section 3.3).
+    """
+
+    def __init__(self, encoder: Encoder, momentum: float) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.momentum = momentum
+        self.shuffles = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
+
+    @torch.no_grad()
+    def follow(self, encoder: Encoder) -> None:
+        """Move every parameter towards the encoder's by 1 - momentum."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - self.momentum)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
+        if not (self.shuffles and self.training):
+            return self.encoder(images)
+        order = shuffled_order(len(images) * world()[1], images.device)
+        back = own_part(order.argsort())
+        whole, cells, field, grid = self.encoder(gather(images)[own_part(order)])
+        return Features(
+            gather(whole)[back], None if cells is None else gather(cells)[back], gather(field)[back], grid
+        )
+
+
+@final
+class Queue(nn.Module):
+    """The last `length` pushed vectors at unit length: a ring, first in, first out, that takes any number at once."""
+
+    vectors: Float[Tensor, "m d"]
+    position: Tensor
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"a queue holds at least one vector, not {length}")
+        self.register_buffer("vectors", F.normalize(torch.randn(length, width), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, vectors: Float[Tensor, "b d"]) -> None:
+        """Store the vectors of all processes, normalised, in place of the oldest ones."""
+        new = F.normalize(gather(vectors).to(self.vectors), dim=1)
+        places = self.position + torch.arange(len(new), device=new.device)
+        kept = slice(max(0, len(new) - len(self.vectors)), None)
+        self.vectors.index_copy_(0, places[kept] % len(self.vectors), new[kept])
+        self.position.copy_((self.position + len(new)) % len(self.vectors))
+
+
+def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
+    """Let every batch norm in `module` take its statistics over groups of `size` views, in place; weights keep names.
+
+    One process then behaves as several would: the reference trains on 4 x 64. A batch that is no larger than `size`
+    is one group.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.__class__ = _GroupedAct if isinstance(part, BatchNormAct2d) else _Grouped
+            part.group = size  # type: ignore[assignment]
+    return module
+
+
+def _grouped_norm(norm: nn.BatchNorm2d, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
+    """Batch norm of x in groups, in one pass: the groups are folded into channels."""
+    b, c = x.shape[:2]
+    groups = max(1, b // size)
+    if b % groups:
+        raise ValueError(f"a batch of {b} does not divide into groups of {size} for batch norm")
+    folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    means, variances = mean.repeat(groups), var.repeat(groups)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    weight, bias = norm.weight.repeat(groups), norm.bias.repeat(groups)
+    out = F.batch_norm(folded, means, variances, weight, bias, True, norm.momentum or 0.1, norm.eps)
+    mean.copy_(means.view(groups, c).mean(0))
+    var.copy_(variances.view(groups, c).mean(0))
+    return out.unflatten(1, (groups, c)).transpose(0, 1).flatten(0, 1)
+
+
+class _Grouped(nn.BatchNorm2d):
+    group: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or len(input) < 2 * self.group:
+            return super().forward(input)
+        return _grouped_norm(self, input, self.group)
+
+
+class _GroupedAct(BatchNormAct2d):
+    group: int
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        if not self.training or len(x) < 2 * self.group:
+            return super().forward(x, *args)
+        return self.act(self.drop(_grouped_norm(self, x, self.group)))

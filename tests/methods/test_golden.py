@@ -1,0 +1,97 @@
+"""The step of PLM's reference implementation, reproduced from its published values (float64, small inputs)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from colocate import Crop, overlap
+from colocate.methods.moco import MoCo
+from colocate.networks import Encoder
+from colocate.views import Batch, View
+
+
+@pytest.fixture
+def values(golden: Path) -> dict[str, torch.Tensor]:
+    with np.load(golden / "plm_densecl.npz") as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored}
+
+
+def crops(values: dict[str, torch.Tensor], view: int) -> Crop:
+    """(top, left, height, width, flip) as fractions of the tile, into signed corners."""
+    top, left, height, width, flip = values["crops"][:, view].unbind(1)
+    right = left + width
+    start, end = torch.where(flip > 0, right, left), torch.where(flip > 0, left, right)
+    return Crop.of(torch.stack([top, start, top + height, end], 1))
+
+
+def load_encoder(encoder: Encoder, values: dict[str, torch.Tensor], prefix: str) -> None:
+    for ours, theirs in NAMES.items():
+        tensor = values[f"{prefix}.{theirs}"]
+        encoder.get_parameter(ours).data.copy_(tensor.squeeze((-2, -1)) if tensor.ndim == 4 else tensor)
+
+
+NAMES = {
+    f"{ours}.{layer}.{kind}": f"1.{theirs}.{layer}.{kind}"
+    for ours, theirs in (("whole", "mlp"), ("cells", "mlp2"))
+    for layer in (0, 2)
+    for kind in ("weight", "bias")
+} | {"align.weight": "2.fc.weight", "align.bias": "2.fc.bias"}
+
+
+@pytest.fixture
+def step(values: dict[str, torch.Tensor]) -> tuple[MoCo, Batch, torch.Tensor]:
+    """Our method holding the reference's state, and the batch whose 'images' are the reference's backbone features."""
+    encoder = Encoder(nn.Identity(), channels=32, hidden=32, width=16, dense=True).double()
+    method = MoCo(
+        encoder,
+        dense=float(values["plm.lambda"]),
+        temperature=float(values["plm.temperature"]),
+        queue_length=64,
+        momentum=float(values["plm.momentum"]),
+    ).double()
+    load_encoder(method.query, values, "plm.before.encoder_q")
+    load_encoder(method.key.encoder, values, "plm.before.encoder_k")
+    assert method.past_cells is not None
+    method.past_wholes.vectors.copy_(values["plm.before.queue"].T)
+    method.past_cells.vectors.copy_(values["plm.before.queue2"].T)
+    features = values["features"].clone().requires_grad_()
+    views = [View(features[:, view], crops(values, view)) for view in (0, 1)]
+    return method, Batch(views[0], views[1], torch.arange(8)), features
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
+    """Within `tolerance` of the tensor's largest value."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_overlaps(values):
+    first, second = crops(values, 0), crops(values, 1)
+    for name, match in (("query", overlap(first, second)), ("key", overlap(second, first))):
+        shares = match.fractions() * match.weight[:, :, None]
+        torch.testing.assert_close(shares, values[f"overlap_{name}"], rtol=0, atol=1e-6)
+
+
+def test_losses_gradients_key_encoder_and_queues(values, step):
+    method, batch, features = step
+    losses = method(batch)
+    assert losses.cells is not None
+    torch.testing.assert_close(losses.whole, values["plm.loss_whole_times_1_minus_lambda"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(losses.cells, values["plm.loss_cells_times_lambda"], rtol=1e-6, atol=0)
+
+    losses.total().backward()
+    assert features.grad is not None
+    close(features.grad, values["plm.grad_features"], 1e-6)
+    for ours, theirs in NAMES.items():
+        grad = method.query.get_parameter(ours).grad
+        assert grad is not None
+        close(grad, values[f"plm.grad.encoder_q.{theirs}"].view_as(grad), 1e-6)
+        after = method.key.encoder.get_parameter(ours)
+        close(after, values[f"plm.after.encoder_k.{theirs}"].view_as(after), 1e-12)
+
+    assert method.past_cells is not None
+    for ours, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
+        close(ours.vectors, values[f"plm.after.{theirs}"].T, 1e-6)
+        assert ours.position == values[f"plm.after.{theirs}_ptr"].item()
