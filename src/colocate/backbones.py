@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import timm
 import torch
@@ -29,6 +29,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str = "resnet18", output_stride: int = 32) -> None:
         super().__init__()
         self.name = name
+        self.facts: dict[str, Any] = {}  # of an exported backbone: what backbone.json says
         self.output_stride = output_stride
         if not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
@@ -62,7 +63,7 @@ class Backbone(nn.Module):
                 f"the published weights of {self.name} could not be had ({type(error).__name__}: {error}); "
                 "download them elsewhere and give --init FILE, or use --init random"
             ) from error
-        self._fill(published.state_dict(), f"the published {self.name}")
+        self.fill(published.state_dict(), f"the published {self.name}")
 
     def load_file(self, path: Path) -> None:
         """Take weights from a .safetensors or .pth file in timm's (for ResNets also torchvision's) names.
@@ -82,9 +83,10 @@ class Backbone(nn.Module):
             raise UserError(f"{path} is not a readable weights file ({type(error).__name__}: {error})") from error
         for key in ("state_dict", "model", "teacher"):
             tensors = tensors.get(key, tensors) if isinstance(tensors.get(key), dict) else tensors
-        self._fill(tensors, str(path))
+        self.fill(tensors, str(path))
 
-    def _fill(self, tensors: dict[str, Tensor], origin: str) -> None:
+    def fill(self, tensors: dict[str, Tensor], origin: str) -> None:
+        """Take every tensor of the network from `tensors`, which may hold more; `origin` names it in errors."""
         own = self.net.state_dict()
         missing = [name for name in own if name not in tensors]
         wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]

@@ -107,7 +107,7 @@ def resampling(
     low, high = ends.amin(1)[:, None, None], ends.amax(1)[:, None, None]
     step = ((ends[:, 1] - ends[:, 0]) / size)[:, None, None]  # source pixels a view pixel, signed
     reach = step.abs().clamp_min(1)  # half the triangle's foot: no narrower than one source pixel when enlarging
-    sigma = (sigma_px[:, None, None] * step.abs()).clamp_min(1e-3)  # the floor keeps "no blur" out of a division
+    sigma = (sigma_px[:, None, None] * step.abs()).clamp_min(1e-4)  # the floor keeps "no blur" out of a division
     centre = ends[:, :1, None] + (torch.arange(size, device=ends.device)[None, :, None] + 0.5) * step
 
     first = (centre - support).floor().clamp(0, length - taps)

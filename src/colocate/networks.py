@@ -78,9 +78,7 @@ class Momentum(nn.Module):
         order = shuffled_order(len(images) * world()[1], images.device)
         back = own_part(order.argsort())
         whole, cells, field, grid = self.encoder(gather(images)[own_part(order)])
-        return Features(
-            gather(whole)[back], None if cells is None else gather(cells)[back], gather(field)[back], grid
-        )
+        return Features(gather(whole)[back], None if cells is None else gather(cells)[back], gather(field)[back], grid)
 
 
 @final

@@ -1,0 +1,5 @@
+"""`python -m colocate` (torchrun's way in)."""
+
+from .cli import main
+
+main()

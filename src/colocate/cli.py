@@ -1,0 +1,192 @@
+"""The command line: one function a command, errors in a sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+from .errors import UserError
+from .recipe import Recipe, read_recipe
+from .recipes import RECIPES, find_recipe, summary
+
+Flat = tyro.conf.arg(name="")
+Place = tyro.conf.Positional
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; errors end in one sentence on stderr and exit status 2 (`--debug`: with the traceback)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if arguments[0] == "--version":
+        print(f"colocate {__version__}")
+        return
+    from .train import Interrupted
+
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+        COMMANDS[arguments[0]](arguments[1:])
+    except Interrupted as stop:
+        print(f"colocate: {stop}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("colocate: left at once; the last checkpoint is as it was", file=sys.stderr)
+        os._exit(130)
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        sentence = str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror}"
+        print(f"colocate: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"colocate {__version__}: self-supervised pretraining for dense prediction in digital pathology",
+            "",
+            "usage: colocate COMMAND ...    (colocate COMMAND --help; --debug shows tracebacks)",
+            "",
+            *lines,
+        ]
+    )
+
+
+@dataclass
+class Pretrain:
+    """Pretrain a backbone on tiles."""
+
+    recipe: Annotated[Recipe, Flat]
+    resume: bool = False
+    """Go on with the run in --out where it stopped (or start it, if it has not begun)."""
+
+
+def pretrain(arguments: list[str]) -> None:
+    """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN."""
+    name, origin, rest = _recipe_words(arguments)
+    default = read_recipe(origin) if origin else find_recipe(name or "plm")
+    asked = tyro.cli(
+        Pretrain,
+        prog=f"colocate pretrain {name or 'RECIPE'}",
+        description=f"RECIPE ({', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json) sets the "
+        "defaults shown here.",
+        default=Pretrain(default),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if name is None and origin is None:
+        raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")
+    for field, example in (("data", "TILES"), ("out", "RUN")):
+        if not getattr(asked.recipe, field):
+            raise UserError(f"give --{field} {example}")
+    from .train import pretrain as run
+
+    folder = run(asked.recipe, asked.resume)
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+        print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {folder}")
+
+
+def _recipe_words(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
+    """The recipe's name, the file after --from, and the rest."""
+    rest = list(arguments)
+    origin = None
+    for place, word in enumerate(rest):
+        if word == "--from" or word.startswith("--from="):
+            value = word.partition("=")[2] or (rest[place + 1] if place + 1 < len(rest) else "")
+            if not value:
+                raise UserError("--from needs a file: --from RUN/recipe.json")
+            origin = Path(value)
+            del rest[place : place + (1 if "=" in word else 2)]
+            break
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if name and origin:
+        raise UserError(f"give a recipe ({name}) or --from ({origin}), not both")
+    return name, origin, rest
+
+
+def recipes(arguments: list[str]) -> None:
+    """List the recipes that come with colocate."""
+    tyro.cli(lambda: None, prog="colocate recipes", description=recipes.__doc__, args=arguments)
+    table = Table("recipe", "whole views", "cells", "matching", "backbone", "epochs", "batch", "", box=None)
+    for name, recipe in RECIPES.items():
+        made = recipe()
+        match = made.method.match
+        table.add_row(
+            name,
+            "InfoNCE + queue",
+            "InfoNCE + queue, weighted" if match else "none",
+            match.rule if match else "none",
+            made.encoder.backbone,
+            str(made.epochs),
+            str(made.batch),
+            summary(recipe),
+        )
+    Console().print(table)
+
+
+def inspect(arguments: list[str]) -> None:
+    """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet."""
+
+    def command(
+        data: Place[str],
+        root: Path | None = None,
+        mpp: float | None = None,
+        sample: int | None = None,
+        out: Path = Path("contact-sheet.png"),
+    ) -> None:
+        """Look at data before training.
+
+        Args:
+            data: A folder, list, table, tar shard, folder of shards, or index of tiles.
+            root: Folder that listed paths are relative to.
+            mpp: Micrometres per pixel of tiles that do not say.
+            sample: Open only so many tiles, evenly spaced (default: all).
+            out: The contact sheet.
+        """
+        from .data.inspect import inspect as look
+        from .data.inspect import show
+
+        show(look(data, root=root, mpp=mpp, sample=sample, out=out))
+        print(f"contact sheet: {out}")
+
+    tyro.cli(command, prog="colocate inspect", args=arguments)
+
+
+def export(arguments: list[str]) -> None:
+    """Write a run's backbone for timm, torchvision or detectron2."""
+    from .export import Library
+    from .export import export as write
+
+    def command(run: Place[Path], out: Place[Path], to: Library = "timm") -> None:
+        """Write a run's backbone for another library.
+
+        Args:
+            run: The run folder.
+            out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
+            to: The library.
+        """
+        print(write(run, to, out))
+
+    tyro.cli(command, prog="colocate export", args=arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "pretrain": pretrain,
+    "recipes": recipes,
+    "inspect": inspect,
+    "export": export,
+}

@@ -1,0 +1,68 @@
+"""A page of small pictures: what the tiles look like, at a glance."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from colocate.errors import UserError
+
+THUMB_PX = 104
+GAP_PX = 6
+LINE_PX = 11
+COLUMNS = 8
+MOST_BYTES = 300_000
+PAGE = (235, 235, 235)  # on which an empty, white tile still shows
+
+
+def thumb(tile: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """The tile shrunk (never enlarged) to fit a cell of the sheet."""
+    image = Image.fromarray(tile.permute(1, 2, 0).numpy())
+    image.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
+    return image
+
+
+def contact_sheet(thumbs: list[tuple[Image.Image, str, str]], out: Path) -> None:
+    """Write thumbs, each with its two lines of caption, as a PNG below 300 kB (with fewer colours, if it must be).
+
+    Raises UserError if `out` cannot be written.
+    """
+    columns = min(COLUMNS, len(thumbs))
+    wide, high = THUMB_PX + GAP_PX, THUMB_PX + 2 * LINE_PX + GAP_PX
+    rows = -(-len(thumbs) // columns)
+    sheet = Image.new("RGB", (GAP_PX + columns * wide, GAP_PX + rows * high), PAGE)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=9)
+    for cell, (image, *lines) in enumerate(thumbs):
+        left, top = GAP_PX + cell % columns * wide, GAP_PX + cell // columns * high
+        sheet.paste(image, (left, top + THUMB_PX - image.height))
+        for line, text in enumerate(lines):
+            draw.text((left, top + THUMB_PX + line * LINE_PX), _fitted(draw, text, font), fill="black", font=font)
+    try:
+        out.write_bytes(_packed(sheet))
+    except OSError as error:
+        raise UserError(
+            f"The contact sheet {out} cannot be written ({error.strerror}): choose another place"
+        ) from error
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, or as much of its end as fits under a thumb: file names differ there."""
+    shown = text
+    while draw.textlength(shown, font) > THUMB_PX:
+        text = text[1:]
+        shown = "…" + text
+    return shown
+
+
+def _packed(sheet: Image.Image) -> bytes:
+    for colours in (256, 128, 64, 32):
+        file = io.BytesIO()
+        sheet.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        if file.tell() < MOST_BYTES:
+            break
+    return file.getvalue()

@@ -1,0 +1,236 @@
+"""A look at a data set before a GPU spends a week on it: counts, sizes, colours, duplicates, unreadable files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from colocate.data.contact_sheet import contact_sheet, thumb
+from colocate.data.decode import header, pixels
+from colocate.data.index import Index
+from colocate.errors import TileError, UserError
+
+SHOWN = 48  # tiles on the contact sheet
+LISTED = 8  # lines of each kind that `show` prints
+TILES_AT_ONCE = 32
+
+
+@final
+@dataclass(frozen=True)
+class Summary:
+    """What `inspect` found. Counts are of the tiles that were opened, except `tiles` and `sources`."""
+
+    data: str
+    tiles: int
+    opened: int
+    sources: dict[str, int]
+    formats: dict[str, int]  # of the bytes, whatever the names end in
+    sizes: dict[tuple[int, int], int]  # (height, width) in pixels, smallest area first
+    mpp: dict[float, int]  # micrometres per pixel, nan where unknown
+    mean: Float64[np.ndarray, "3"]  # over all pixels, scaled to [0, 1]
+    std: Float64[np.ndarray, "3"]
+    duplicates: list[list[str]]  # groups of files with the same bytes
+    unreadable: dict[str, str]  # name and reason
+    contact_sheet: Path | None  # none if no tile could be read
+
+    def size_at(self, share: float) -> tuple[int, int]:
+        """Height and width that this share of the tiles do not exceed in area: 0 the smallest, 1 the largest."""
+        sizes, counts = list(self.sizes), np.cumsum(list(self.sizes.values()))
+        return sizes[int(np.searchsorted(counts, share * (counts[-1] - 1), side="right"))]
+
+
+def inspect(
+    data: str | Path,
+    *,
+    root: Path | None = None,
+    mpp: float | None = None,
+    sample: int | None = None,
+    out: Path | None = None,
+) -> Summary:
+    """Open the tiles of `data`, or an even `sample` of them, and draw a contact sheet to `out` (contact-sheet.png).
+
+    data, root, mpp: as for `Index.build`. Raises UserError if they are wrong or the sheet cannot be written.
+    """
+    if sample is not None and sample < 1:
+        raise UserError(f"A sample of {sample} tiles shows nothing: give --sample 1 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
+        numbers = _evenly(np.arange(len(index)), sample or len(index))
+        seen = _look(index, numbers)
+        sheet = None
+        if seen.thumbs:
+            sheet = Path("contact-sheet.png") if out is None else out
+            contact_sheet(seen.thumbs, sheet)
+        return _summary(str(data), index, numbers, seen, sheet)
+
+
+@dataclass
+class _Seen:
+    """What was seen of some tiles."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    values: Int64[np.ndarray, "3 256"] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
+    same: dict[bytes, list[int]] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    thumbs: list[tuple[Image.Image, str, str]] = field(default_factory=list)
+
+    def add(self, other: _Seen) -> None:
+        self.formats += other.formats
+        self.sizes += other.sizes
+        self.values += other.values
+        for digest, numbers in other.same.items():
+            self.same.setdefault(digest, []).extend(numbers)
+        self.unreadable |= other.unreadable
+        self.thumbs += other.thumbs
+
+
+def _evenly(numbers: Int64[np.ndarray, "n"], count: int) -> Int64[np.ndarray, "m"]:
+    """At most `count` of the numbers, evenly spread from the first to the last."""
+    return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(np.int64)]
+
+
+def _look(index: Index, numbers: Int64[np.ndarray, "n"]) -> _Seen:
+    """Open the tiles in threads (reading, decoding and hashing let go of Python's lock) and add up what they show."""
+    shown = frozenset(_evenly(numbers, SHOWN).tolist())
+    parts = [numbers[start : start + TILES_AT_ONCE].tolist() for start in range(0, len(numbers), TILES_AT_ONCE)]
+    seen = _Seen()
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        results = pool.map(lambda part: _look_at(index, part, shown), parts)
+        for result in track(results, "Reading tiles", len(parts), console=Console(stderr=True), transient=True):
+            seen.add(result)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return seen
+
+
+def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
+    seen = _Seen()
+    for number in numbers:
+        name = index.name(number)
+        try:
+            data = index.packed(number)
+            image = header(data, name)
+            tile = pixels(image, name)
+        except TileError as error:
+            seen.unreadable[number] = str(error)
+            continue
+        height, width = tile.shape[1:]
+        seen.formats[image.format or "unknown"] += 1
+        seen.sizes[height, width] += 1
+        seen.values += np.stack([np.bincount(channel.ravel(), minlength=256) for channel in tile.numpy()])
+        seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
+        if number in shown:
+            mpp = index.mpp[number]
+            scale = "" if np.isnan(mpp) else f", {mpp:g} µm/px"
+            seen.thumbs.append((thumb(tile), Path(name).name, f"{_size((height, width))}{scale}"))
+    return seen
+
+
+def _summary(data: str, index: Index, numbers: Int64[np.ndarray, "n"], seen: _Seen, sheet: Path | None) -> Summary:
+    tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
+    mpp, counts = np.unique(index.mpp[numbers], return_counts=True)
+    mean, std = _moments(seen.values)
+    return Summary(
+        data=data,
+        tiles=len(index),
+        opened=len(numbers),
+        sources=dict(zip(index.sources, tiles, strict=True)),
+        formats=dict(seen.formats.most_common()),
+        sizes=dict(sorted(seen.sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
+        mpp=dict(zip(mpp.tolist(), counts.tolist(), strict=True)),
+        mean=mean,
+        std=std,
+        duplicates=[[index.name(number) for number in group] for group in seen.same.values() if len(group) > 1],
+        unreadable={index.name(number): reason for number, reason in seen.unreadable.items()},
+        contact_sheet=sheet,
+    )
+
+
+def _moments(values: Int64[np.ndarray, "3 256"]) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+    """Mean and standard deviation of pixels in [0, 1], from the count of each of the 256 values; nan without any.
+
+    >>> values = np.zeros((3, 256), np.int64)
+    >>> values[:, 0] = values[:, 255] = 5
+    >>> _moments(values)
+    (array([0.5, 0.5, 0.5]), array([0.5, 0.5, 0.5]))
+    """
+    levels = np.arange(256) / 255
+    with np.errstate(invalid="ignore"):
+        shares = values / values.sum(1, keepdims=True)
+    mean = shares @ levels
+    return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
+
+
+def show(summary: Summary) -> None:
+    """Print a summary for people."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in _lines(summary):
+        table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
+    Console().print(table)
+
+
+def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
+    opened = "all opened" if summary.opened == summary.tiles else f"{summary.opened:,} opened"
+    yield "Tiles", f"{summary.tiles:,} in {summary.data}, {opened}"
+    yield "Sources", _counts(summary.sources)
+    yield "Formats", _counts(summary.formats)
+    if summary.sizes:
+        small, median, large = (_size(summary.size_at(share)) for share in (0, 0.5, 1))
+        yield "Sizes", f"smallest {small}, median {median}, largest {large} (width x height)"
+        yield "", _counts({_size(size): count for size, count in summary.sizes.items()})
+    yield (
+        "µm per px",
+        _counts({"unknown" if np.isnan(mpp) else f"{mpp:g}": count for mpp, count in summary.mpp.items()}),
+    )
+    yield "Mean", " ".join(f"{value:.4f}" for value in summary.mean)
+    yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
+    more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
+    yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
+    yield from _few([_group(group) for group in summary.duplicates])
+    yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
+    yield from _few(list(summary.unreadable.values()))
+    yield "Contact sheet", str(summary.contact_sheet or "none: no tile could be read")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """The commonest few of many, with their counts.
+
+    >>> _counts({"a": 1, "b": 2000})
+    'b (2,000), a (1)'
+    """
+    commonest = Counter(counts).most_common(LISTED)
+    rest = len(counts) - len(commonest)
+    listed = ", ".join(f"{name} ({count:,})" for name, count in commonest) or "none"
+    return f"{listed} and {rest:,} more" if rest else listed
+
+
+def _group(names: list[str]) -> str:
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"{names[0]} = {names[1]}{more}"
+
+
+def _few(lines: list[str]) -> Iterator[tuple[str, str]]:
+    yield from (("", line) for line in lines[:LISTED])
+    if len(lines) > LISTED:
+        yield "", f"and {len(lines) - LISTED:,} more"

@@ -1,0 +1,185 @@
+"""Tiles in batches: the same ones in the same order for any number of workers and machines, from any step on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from colocate.data.index import Index
+from colocate.errors import TileError, UserError
+
+MOST_SKIPPED = 100
+LARGEST_BATCH_BYTES = 8 << 30
+
+
+@final
+class Tiles(NamedTuple):
+    """b tiles as read, in one block."""
+
+    images: UInt8[Tensor, "b 3 H W"]  # each at the top left of the largest one's frame, the rest zero
+    sizes: Int64[Tensor, "b 2"]  # true height and width
+    index: Int64[Tensor, "b"]  # pyright: ignore[reportIncompatibleMethodOverride]  # numbers of the tiles that were read
+    mpp: Float32[Tensor, "b"]  # micrometres per pixel, nan where unknown
+    skipped: tuple[tuple[int, str], ...]  # number of each unreadable tile that another replaced, and the reason
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[int]:
+    """Numbers of the tiles that process `rank` of `world` reads at a step, out of `count`.
+
+    batch: over all processes. An epoch has count // batch steps and its own order; what is left over is dropped.
+    Raises UserError if there are fewer tiles than a batch, ValueError if the batch cannot be shared evenly.
+
+    >>> [batch_indices(10, 4, seed=0, step=step) for step in range(3)]
+    [[4, 5, 6, 9], [3, 2, 1, 0], [2, 6, 1, 9]]
+    >>> [batch_indices(10, 4, seed=0, step=2, rank=rank, world=2) for rank in range(2)]
+    [[2, 6], [1, 9]]
+    """
+    if batch % world:
+        raise ValueError(f"A batch of {batch} cannot be shared evenly by {world} processes")
+    if count < batch:
+        raise UserError(
+            f"The data hold {count} tiles, fewer than one batch of {batch}: give a batch of at most {count}"
+        )
+    epoch, within = divmod(step, count // batch)
+    share = batch // world
+    start = within * batch + rank * share
+    return _order(count, seed, epoch)[start : start + share].tolist()
+
+
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
+    mixed = blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
+
+
+def tile_loader(
+    index: Index,
+    *,
+    batch: int,
+    seed: int,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Tiles]:
+    """This process's tiles of the steps from `start` up to `stop`, read ahead by `workers` (0: when asked for).
+
+    An unreadable tile is replaced by the next one that can be read, the same one each time. Neither torch's global
+    generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
+    Raises what `batch_indices` raises, at once; UserError, while iterating, after 100 unreadable tiles in a row, or if
+    the batch's largest tile makes it too large for memory.
+    """
+    batch_indices(len(index), batch, seed, start, rank, world)
+    loader = DataLoader(
+        _Batches(index),
+        sampler=_Steps(len(index), batch, seed, range(start, stop), rank, world),
+        batch_size=None,  # the sampler's items are whole batches
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # else the loader would draw from the global one
+    )
+    return _each(loader)
+
+
+def _each(loader: DataLoader[Tiles | UserError]) -> Iterator[Tiles]:
+    for tiles in loader:
+        if isinstance(tiles, UserError):
+            raise tiles
+        yield tiles
+
+
+def _as_it_is(tiles: Any) -> Any:
+    return tiles
+
+
+@final
+@dataclass(frozen=True)
+class _Steps(Sampler[list[int]]):
+    count: int
+    batch: int
+    seed: int
+    steps: range
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield batch_indices(self.count, self.batch, self.seed, step, self.rank, self.world)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@final
+class _Batches(Dataset[Tiles | UserError]):
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
+        try:
+            return _stack(self.index, [_read(self.index, number) for number in numbers])
+        except UserError as error:  # raised in a worker it would arrive wrapped in a traceback's text
+            return error
+
+
+class _Tile(NamedTuple):
+    number: int
+    pixels: UInt8[Tensor, "3 h w"]
+    skipped: dict[int, str]
+
+
+def _read(index: Index, number: int) -> _Tile:
+    """The tile, or the first readable one after it."""
+    skipped: dict[int, str] = {}
+    for turn in range(min(MOST_SKIPPED, len(index))):
+        current = (number + turn) % len(index)
+        try:
+            return _Tile(current, index.read(current), skipped)
+        except TileError as error:
+            skipped[current] = str(error)
+    first = skipped[number]
+    raise UserError(f"{len(skipped)} tiles in a row cannot be read: check --data and --root; the first one: {first}")
+
+
+def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
+    sizes = torch.tensor([tile.pixels.shape[1:] for tile in tiles])
+    height, width = sizes.amax(0).tolist()
+    if len(tiles) * 3 * height * width > LARGEST_BATCH_BYTES:
+        largest = index.name(tiles[int(sizes.prod(1).argmax())].number)
+        message = f"a batch of {len(tiles)} padded to {height} x {width} pixels does not fit in memory"
+        raise UserError(f"{largest} is too large beside the others, {message}: cut it into tiles")
+    images = torch.zeros(len(tiles), 3, height, width, dtype=torch.uint8)
+    for image, tile in zip(images, tiles, strict=True):
+        image[:, : tile.pixels.shape[1], : tile.pixels.shape[2]] = tile.pixels
+    numbers = torch.tensor([tile.number for tile in tiles])
+    skipped = {number: reason for tile in tiles for number, reason in tile.skipped.items()}
+    return Tiles(images, sizes, numbers, torch.from_numpy(index.mpp[numbers.numpy()]), tuple(skipped.items()))
+
+
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C and a scheduler's SIGTERM to the main process, which may want one more batch, and ends workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,161 @@
+"""The backbone on its own: written by a run, rebuilt by anyone, renamed for other libraries."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from .backbones import Backbone
+from .checkpoint import write_atomically
+from .data import Index
+from .errors import UserError
+from .recipe import Recipe, to_json
+
+Library = Literal["timm", "torchvision", "detectron2"]
+
+
+def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:
+    """What backbone.json tells of a run's backbone, but for its architecture."""
+    return {
+        "mean": recipe.views.mean,
+        "std": recipe.views.std,
+        "mpp": recipe.views.mpp or _common_mpp(index),
+        "recipe": json.loads(to_json(recipe)),
+        "steps": step,
+        "data": {"fingerprint": index.fingerprint, "tiles": len(index), "licence": recipe.data_licence},
+        "versions": {name: version(name) for name in ("colocate", "timm", "torch")},
+    }
+
+
+def _common_mpp(index: Index) -> float | None:
+    known = np.unique(index.mpp)
+    return float(known[0]) if len(known) == 1 and not np.isnan(known[0]) else None
+
+
+def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None:
+    """Write RUN/backbone.safetensors (timm's names) and RUN/backbone.json, each whole or not at all."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in backbone.net.state_dict().items()}
+    architecture = {
+        "architecture": backbone.name,
+        "library": "timm",
+        "output_stride": backbone.output_stride,
+        "grid_stride": backbone.stride,
+        "channels": backbone.channels,
+    }
+    write_atomically(run / "backbone.safetensors", lambda file: file.write(save(tensors)))
+    text = json.dumps(architecture | facts, indent=2) + "\n"
+    write_atomically(run / "backbone.json", lambda file: file.write(text.encode()))
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Rebuild an exported backbone: (b, 3, H, W), normalised as `facts` says, to (b, c, H / stride, W / stride).
+
+    `path` is a run folder or its backbone.safetensors; backbone.json beside it says what it is, and becomes the
+    attribute `facts` of the result. It comes in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or unreadable, or not every tensor is there and fits.
+    """
+    path = Path(path)
+    weights = path / "backbone.safetensors" if path.is_dir() else path
+    facts = read_facts(weights.with_suffix(".json"))
+    backbone = Backbone(facts["architecture"], facts["output_stride"])
+    tensors = read_tensors(weights)
+    if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
+        raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")
+    backbone.fill(tensors, str(weights))
+    backbone.facts = facts
+    return backbone.eval()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a backbone.json says."""
+    try:
+        facts = json.loads(path.read_text())
+        facts["architecture"], facts["output_stride"], facts["mean"], facts["std"]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: a backbone needs backbone.json beside its weights") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the backbone.json of a colocate run") from error
+    return facts
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own kinds
+        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
+
+
+def export(run: Path, library: Library, out: Path) -> Path:
+    """Write a run's backbone for another library, in that library's own names and file format.
+
+    timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
+    `model.load_state_dict(..., strict=False)` (all but the classifier); ResNets and ConvNeXts. detectron2: a .pkl for
+    `MODEL.WEIGHTS`; ResNets of bottleneck blocks or basic ones.
+
+    Raises:
+        UserError: the library has no such network, or `out` has another ending than the library reads.
+    """
+    backbone = load_backbone(run)
+    tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
+    endings = (".pkl",) if library == "detectron2" else (".safetensors", ".pth")
+    if out.suffix not in endings:
+        raise UserError(f"{out}: for {library} the file must end in {' or '.join(endings)}")
+    if library != "timm":
+        tensors = {_RENAME[library](name, backbone.name): tensor for name, tensor in tensors.items()}
+    if library == "torchvision":
+        tensors = {name: t[:, None, None] if name.endswith("layer_scale") else t for name, t in tensors.items()}
+    if library == "detectron2":
+        arrays = {name: t.numpy() for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+        content = {"model": arrays, "__author__": "colocate", "matching_heuristics": True}
+        write_atomically(out, lambda file: pickle.dump(content, file))
+    elif out.suffix == ".pth":
+        write_atomically(out, lambda file: torch.save(tensors, file))
+    else:
+        write_atomically(out, lambda file: file.write(save(tensors)))
+    return out
+
+
+def _torchvision(name: str, architecture: str) -> str:
+    if re.match(r"(wide_)?resne?x?t\d", architecture):
+        return name
+    if not architecture.startswith("convnext"):
+        raise UserError(f"torchvision has no {architecture} with these weights: export it for timm")
+    block = {
+        "conv_dw": "block.0",
+        "norm": "block.2",
+        "mlp.fc1": "block.3",
+        "mlp.fc2": "block.5",
+        "gamma": "layer_scale",
+    }
+    if found := re.match(r"stem\.(\d)\.(.*)", name):
+        return f"features.0.{found[1]}.{found[2]}"
+    if found := re.match(r"stages\.(\d)\.downsample\.(.*)", name):
+        return f"features.{2 * int(found[1])}.{found[2]}"
+    if found := re.match(r"stages\.(\d)\.blocks\.(\d+)\.(.*?)(\.weight|\.bias)?$", name):
+        return f"features.{2 * int(found[1]) + 1}.{found[2]}.{block[found[3]]}{found[4] or ''}"
+    raise UserError(f"torchvision's {architecture} has no place for {name}")
+
+
+def _detectron2(name: str, architecture: str) -> str:
+    if not re.match(r"(wide_)?resne?x?t\d", architecture):
+        raise UserError(f"detectron2's backbones are ResNets: {architecture} cannot be exported for it")
+    name = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
+    name = name if name.startswith("res") else f"stem.{name}"
+    name = re.sub(r"downsample\.0", "shortcut", name)
+    name = re.sub(r"downsample\.1", "shortcut.norm", name)
+    return re.sub(r"bn(\d)", r"conv\1.norm", name)
+
+
+_RENAME = {"torchvision": _torchvision, "detectron2": _detectron2}

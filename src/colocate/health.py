@@ -1,0 +1,77 @@
+"""Is it learning, and learning the right thing? Measures on the features of one batch, the same for every method."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .matching import overlap
+from .methods.method import Losses
+from .views import Batch
+
+MOST_TILES = 64  # a sample is enough for a curve, and keeps the check cheap at large batches
+
+
+def feature_std(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Mean standard deviation of normalised features, times sqrt(d): about 1 when spread out, 0 when collapsed."""
+    unit = F.normalize(features.float(), dim=1)
+    return unit.std(0).mean() * unit.shape[1] ** 0.5
+
+
+def effective_rank(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """exp of the entropy of the normalised singular values (RankMe, arXiv:2210.02885), of centred unit features.
+
+    >>> effective_rank(torch.eye(8)) > 6.9, effective_rank(torch.ones(8, 4) + 1e-7) < 1.1
+    (tensor(True), tensor(True))
+    """
+    unit = F.normalize(features.float(), dim=1)
+    values = torch.linalg.svdvals(unit - unit.mean(0))
+    if values.sum() <= 1e-5 * len(unit):
+        return values.new_ones(())
+    share = values / values.sum()
+    return (-(share * (share + 1e-12).log()).sum()).exp()
+
+
+def correspondence(
+    own: Float[Tensor, "b n c"], other: Float[Tensor, "b m c"], shared: Float[Tensor, "b n m"]
+) -> tuple[float, float]:
+    """How often the other view's most similar cell (cosine) is one that truly overlaps, and how often by chance.
+
+    `shared` holds the true overlap of each pair of cells; cells that the other view did not see do not count. Both are
+    nan where no cell was seen.
+    """
+    seen = shared.sum(2) > 0
+    similar = F.normalize(own.float(), dim=2) @ F.normalize(other.float(), dim=2).mT
+    best = similar.argmax(2, keepdim=True).to(shared.device)
+    hits = shared.gather(2, best).squeeze(2)[seen] > 0
+    chance = (shared[seen] > 0).double().mean()
+    return hits.double().mean().item(), chance.item()
+
+
+@torch.no_grad()
+def measure(losses: Losses, batch: Batch) -> dict[str, float]:
+    """The health of one batch, by the names that the journal uses."""
+    few = slice(0, MOST_TILES)
+    query, key = losses.query, losses.key
+    match = overlap(batch.first.crop.select(few), batch.second.crop.select(few), query.grid, key.grid)
+    shared = match.fractions() * match.weight[:, :, None]
+    accuracy, chance = correspondence(query.field[few], key.field[few], shared)
+    return {
+        "overlap": match.weight.mean().item(),
+        "feature_std": feature_std(query.whole).item(),
+        "effective_rank": effective_rank(query.whole).item(),
+        "correspondence": accuracy,
+        "correspondence_chance": chance,
+    }
+
+
+def warning(measures: dict[str, float], batch: int) -> str | None:
+    """A sentence where the features look collapsed, else None."""
+    if measures["feature_std"] < 0.1 or (batch >= 8 and measures["effective_rank"] < 1.5):
+        return (
+            f"features look collapsed (std {measures['feature_std']:.2f} of 1, effective rank "
+            f"{measures['effective_rank']:.1f}): try a lower optim.lr, more warm-up or a smaller method.norm-group"
+        )
+    return None

@@ -1,0 +1,156 @@
+"""The loop: it knows `Method` and nothing of any method. One optimiser step stands whole in `pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from . import checkpoint, health
+from .backbones import Backbone
+from .data import Index, Tiles, batch_indices, tile_loader
+from .draws import uniforms
+from .errors import UserError
+from .export import backbone_facts, write_backbone
+from .journal import Journal, Pace, Screen, Skipped
+from .methods.method import Losses, Method
+from .optim import build_optimizer, learning_rate, peak_lr
+from .recipe import Recipe
+from .run import anyone, launch, prepare_folder, restore, resume_command, state, stop_signals, workers
+from .views import Batch, sample_views
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved itself; the message says how to go on."""
+
+
+def pretrain(recipe: Recipe, resume: bool = False) -> Path:
+    """Run a recipe, or go on with it; returns the run folder, which then holds the exported backbone.
+
+    Everything random in step t is a function of (seed, t), so a run that is stopped anywhere and resumed computes the
+    same numbers, bit for bit, as one that is not.
+
+    Raises:
+        UserError: what the user can mend, in a sentence.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
+    """
+    run = Path(recipe.out)
+    fabric = launch(recipe)
+    rank, world = fabric.global_rank, fabric.world_size
+    if rank == 0:
+        prepare_folder(run, recipe, resume)
+    fabric.barrier()
+    index = Index.open(run / "tiles.arrow")
+
+    method, optimizer = fabric.setup(bare := build_method(recipe), build_optimizer(recipe.optim, bare))
+    step = restore(run, recipe, index, fabric, bare, optimizer) if resume else 0
+    batches_per_epoch = max(1, len(index) // recipe.batch)
+    steps = recipe.steps or max(1, recipe.epochs * batches_per_epoch // recipe.accumulate)
+    warmup_steps = recipe.optim.warmup_epochs * batches_per_epoch / recipe.accumulate
+    peak = peak_lr(recipe.optim, recipe.batch * recipe.accumulate)
+    order = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}
+    turns = {"start": step * recipe.accumulate, "stop": steps * recipe.accumulate}
+    batches = tile_loader(index, **order, **turns, workers=workers(recipe), pin_memory=fabric.device.type == "cuda")
+
+    journal = Journal(run, step)
+    skipped = Skipped(run, index, recipe.max_skipped / world)
+    first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
+    pace = Pace()
+    with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
+        while step < steps:
+            torch.manual_seed(int(uniforms(torch.tensor([rank]), recipe.seed, step, count=1).item() * 2**53))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(peak, step, steps, warmup_steps)
+            for turn in range(step * recipe.accumulate, (step + 1) * recipe.accumulate):
+                with pace.waiting():
+                    tiles = next(batches)
+                screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
+                batch = _views(tiles, recipe, turn // batches_per_epoch, fabric)
+                with fabric.no_backward_sync(method, enabled=(turn + 1) % recipe.accumulate > 0):
+                    losses: Losses = method(batch)
+                    loss = losses.total()
+                    fabric.backward(loss / recipe.accumulate)
+                first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
+                pace.pairs += recipe.batch
+            norm = fabric.clip_gradients(method, optimizer, recipe.optim.clip or 1e30, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+
+            logs = step % recipe.machine.log_every == 0 or step == steps
+            stops = anyone(asked, fabric) if logs or world == 1 else False
+            saves = stops or step % recipe.machine.save_every == 0 or step == steps
+            if logs or saves:
+                _stop_if_bad(first_bad, run, index, order)
+            if logs:
+                row = _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
+                row |= {"epoch": step * recipe.accumulate / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
+                fabric.log_dict(row, step)
+                if rank == 0:
+                    journal.write(step, row)
+                    screen.show(step, row)
+                    screen.warn_once(health.warning(row, len(batch.tiles)))
+            if saves and rank == 0:
+                saved = state(step, recipe, index, fabric, bare, optimizer)
+                checkpoint.save(run / "checkpoints", step, saved, recipe.machine.keep)
+                write_backbone(run, bare.query.backbone, backbone_facts(recipe, step, index))
+            if stops:
+                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
+    fabric.barrier()
+    return run
+
+
+def build_method(recipe: Recipe) -> Method:
+    """The recipe's method with its first weights: a function of the recipe alone."""
+    torch.manual_seed(recipe.seed)
+    backbone = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride)
+    if recipe.encoder.init == "published":
+        backbone.load_published()
+    elif recipe.encoder.init != "random":
+        backbone.load_file(Path(recipe.encoder.init))
+    return recipe.method.build(backbone, recipe.accumulate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _views(tiles: Tiles, recipe: Recipe, epoch: int, fabric: Fabric) -> Batch:
+    images = tiles.images.to(fabric.device, non_blocking=True)
+    return sample_views(
+        images, recipe.views, seed=recipe.seed, epoch=epoch, index=tiles.index, sizes=tiles.sizes, mpp=tiles.mpp
+    )
+
+
+def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
+    cells = losses.cells
+    terms = {"loss": losses.total().item(), "whole": losses.whole.item()}
+    terms |= {} if cells is None else {"cells": cells.item()}
+    return terms | {"grad_norm": float(grad_norm)} | health.measure(losses, batch)
+
+
+def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, float]:
+    if fabric.world_size == 1:
+        return row
+    values = torch.tensor(list(row.values()), dtype=torch.float64).to(fabric.device, torch.float32)
+    return dict(zip(row, fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
+
+
+def _enlarged(tiles: Tiles, recipe: Recipe) -> str | None:
+    small = tiles.sizes.amin(0).tolist()
+    if min(small) >= recipe.views.size:
+        return None
+    return f"some tiles are smaller ({small[0]} x {small[1]} px) than a view ({recipe.views.size} px): enlarged"
+
+
+def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, int]) -> None:
+    """Say at which step, and on which tiles, the loss first was not finite."""
+    turn = int(first_bad)
+    if turn < 0:
+        return
+    names = [index.name(number) for number in batch_indices(len(index), step=turn, **order)]
+    (run / "nonfinite.txt").write_text("\n".join(names) + "\n")
+    good = checkpoint.checkpoints(run / "checkpoints")
+    raise UserError(
+        f"the loss was not finite at batch {turn}, whose tiles ({names[0]}, ...) are listed in {run}/nonfinite.txt; "
+        f"the last good checkpoint is {good[-1] if good else 'none yet'}. Look at the tiles, or start again with a "
+        f"lower optim.lr, more warm-up or precision 32" + (f", from --init {run}/backbone.safetensors" if good else "")
+    )
