@@ -47,12 +47,8 @@ class Backbone(nn.Module):
             raise UserError(f"{name} has a stride of {self.stride}, not the {output_stride} asked for")
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
-        return self.net.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
-
-    @property
-    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The normalisation that the network's published weights expect."""
-        return tuple(self.net.pretrained_cfg["mean"]), tuple(self.net.pretrained_cfg["std"])
+        forward: Any = self.net.forward_intermediates
+        return forward(images, indices=1, norm=True, intermediates_only=True)[0]
 
     def load_published(self) -> None:
         """Take the backbone's own published weights, downloaded (and cached) by timm."""
@@ -74,7 +70,7 @@ class Backbone(nn.Module):
         if not path.is_file():
             raise UserError(f"--init {path}: no such file (or give random, or published)")
         try:
-            tensors = (
+            tensors: Any = (
                 load_file(path)
                 if path.suffix == ".safetensors"
                 else torch.load(path, map_location="cpu", weights_only=True)
@@ -99,11 +95,12 @@ class Backbone(nn.Module):
 
 
 def _build(name: str, output_stride: int) -> nn.Module:
-    attempts = [{"output_stride": output_stride}] if output_stride != 32 else []
+    attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride != 32 else []
+    net: Any = None
     # Families of networks know different options; __init__ checks the stride that comes out.
     for options in (*attempts, {"dynamic_img_size": True}, {}):
         try:
-            net = timm.create_model(name, num_classes=0, **options)
+            net = timm.create_model(name, num_classes=0, **options)  # pyright: ignore[reportArgumentType]
             break
         except TypeError:
             continue

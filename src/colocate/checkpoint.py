@@ -15,7 +15,7 @@ import torch
 from .errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[io.BufferedWriter], None]) -> None:
+def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
     """Write a file under a temporary name, flush it to disk and rename it: readers see all of it or nothing.
 
     Raises:

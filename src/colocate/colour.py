@@ -40,7 +40,7 @@ def _rotate_hue(turns: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
     rotation = torch.zeros(len(turns), 3, 3, dtype=turns.dtype)
     rotation[:, 0, 0] = 1
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
-    rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
+    rotation[:, 1, 2], rotation[:, 2, 1] = angle.sin(), -angle.sin()  # red towards yellow, as in HSV
     return torch.linalg.inv(yiq) @ rotation @ yiq
 
 

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, hidden: int, width: int, dense: bool) -> None:
         super().__init__()
+        self.width = width
         self.backbone = backbone
         self.whole = projector(channels, hidden, width)
         self.cells = projector(channels, hidden, width) if dense else None
@@ -113,12 +114,15 @@ def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.__class__ = _GroupedAct if isinstance(part, BatchNormAct2d) else _Grouped
-            part.group = size  # type: ignore[assignment]
+            kind = _GroupedAct if isinstance(part, BatchNormAct2d) else _Grouped
+            part.__class__ = kind  # pyright: ignore[reportAttributeAccessIssue]  # the same module with another forward
+            part.group = size  # pyright: ignore[reportArgumentType]
     return module
 
 
-def _grouped_norm(norm: nn.BatchNorm2d, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
+def _grouped_norm(
+    norm: nn.BatchNorm2d | BatchNormAct2d, x: Float[Tensor, "b c h w"], size: int
+) -> Float[Tensor, "b c h w"]:
     """Batch norm of x in groups, in one pass: the groups are folded into channels."""
     b, c = x.shape[:2]
     groups = max(1, b // size)
@@ -148,6 +152,8 @@ class _Grouped(nn.BatchNorm2d):
 
 class _GroupedAct(BatchNormAct2d):
     group: int
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         if not self.training or len(x) < 2 * self.group:

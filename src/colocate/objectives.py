@@ -98,8 +98,10 @@ class _InfoNCE(Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[override]
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (upstream,) = grad_outputs
         query, key = ctx.saved_tensors
         return (None if query is None else upstream * query, None if key is None else upstream * key, *[None] * 4)

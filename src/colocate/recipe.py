@@ -144,7 +144,7 @@ FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name"}
 
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:
-    """What of two recipes differs and changes what is computed, one line each. Data are compared by content elsewhere."""
+    """What of two recipes differs and changes what is computed, one line each; data are compared elsewhere."""
     lines = []
     for part in fields(Recipe):
         mine, yours = getattr(recipe, part.name), getattr(other, part.name)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from . import checkpoint, health
 from .backbones import Backbone
@@ -54,27 +55,31 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     turns = {"start": step * recipe.accumulate, "stop": steps * recipe.accumulate}
     batches = tile_loader(index, **order, **turns, workers=workers(recipe), pin_memory=fabric.device.type == "cuda")
 
-    journal = Journal(run, step)
+    journal = Journal(run, step) if rank == 0 else None
     skipped = Skipped(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Pace()
     with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
-        while step < steps:
-            torch.manual_seed(int(uniforms(torch.tensor([rank]), recipe.seed, step, count=1).item() * 2**53))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(peak, step, steps, warmup_steps)
-            for turn in range(step * recipe.accumulate, (step + 1) * recipe.accumulate):
-                with pace.waiting():
-                    tiles = next(batches)
-                screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
-                batch = _views(tiles, recipe, turn // batches_per_epoch, fabric)
-                with fabric.no_backward_sync(method, enabled=(turn + 1) % recipe.accumulate > 0):
-                    losses: Losses = method(batch)
-                    loss = losses.total()
-                    fabric.backward(loss / recipe.accumulate)
-                first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
-                pace.pairs += recipe.batch
-            norm = fabric.clip_gradients(method, optimizer, recipe.optim.clip or 1e30, error_if_nonfinite=False)
+        for turn in range(step * recipe.accumulate, steps * recipe.accumulate):
+            step, part = divmod(turn, recipe.accumulate)
+            if part == 0:
+                torch.manual_seed(int(uniforms(torch.tensor([rank]), recipe.seed, step, count=1).item() * 2**53))
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(peak, step, steps, warmup_steps)
+            with pace.waiting():
+                tiles = next(batches)
+            screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
+            batch = _views(tiles, recipe, turn // batches_per_epoch, fabric)
+            last = part == recipe.accumulate - 1
+            with fabric.no_backward_sync(method, enabled=not last):
+                losses: Losses = method(batch)
+                loss = losses.total()
+                fabric.backward(loss / recipe.accumulate)
+            first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
+            pace.pairs += recipe.batch
+            if not last:
+                continue
+            norm = _clip(method, optimizer, recipe.optim.clip, fabric)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -86,16 +91,16 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 _stop_if_bad(first_bad, run, index, order)
             if logs:
                 row = _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
-                row |= {"epoch": step * recipe.accumulate / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
                 fabric.log_dict(row, step)
-                if rank == 0:
+                screen.show(step, row)
+                screen.warn_once(health.warning(row, len(batch.tiles)))
+                if journal is not None:
                     journal.write(step, row)
-                    screen.show(step, row)
-                    screen.warn_once(health.warning(row, len(batch.tiles)))
             if saves and rank == 0:
                 saved = state(step, recipe, index, fabric, bare, optimizer)
                 checkpoint.save(run / "checkpoints", step, saved, recipe.machine.keep)
-                write_backbone(run, bare.query.backbone, backbone_facts(recipe, step, index))
+                write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
             if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
     fabric.barrier()
@@ -120,6 +125,13 @@ def _views(tiles: Tiles, recipe: Recipe, epoch: int, fabric: Fabric) -> Batch:
     )
 
 
+def _clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:
+    """The gradient's norm, after undoing the scaling of 16-mixed; larger gradients than `most` are scaled down."""
+    norm = fabric.clip_gradients(method, optimizer, max_norm=most or 1e30, error_if_nonfinite=False)
+    assert norm is not None
+    return norm
+
+
 def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
     cells = losses.cells
     terms = {"loss": losses.total().item(), "whole": losses.whole.item()}
@@ -130,8 +142,9 @@ def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
 def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, float]:
     if fabric.world_size == 1:
         return row
-    values = torch.tensor(list(row.values()), dtype=torch.float64).to(fabric.device, torch.float32)
-    return dict(zip(row, fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
+    values = fabric.all_reduce(torch.tensor(list(row.values()), device=fabric.device), reduce_op="mean")
+    assert isinstance(values, Tensor)
+    return dict(zip(row, values.tolist(), strict=True))
 
 
 def _enlarged(tiles: Tiles, recipe: Recipe) -> str | None:

@@ -71,8 +71,12 @@ class ViewConfig:
         for name in ("jitter_p", "grey_p", "blur_p", "stain_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"views.{name} is a probability between 0 and 1, not {getattr(self, name)}")
-        if self.size < 1 or self.area[1] > 1 or not 0 <= self.stain < 1 or min(self.std) <= 0:
-            raise UserError("views: size and std must be positive, area at most 1, stain in [0, 1)")
+        if not all(strength >= 0 for strength in self.jitter) or self.jitter[3] > 0.5:
+            raise UserError(f"views.jitter must be four numbers from 0, the last at most 0.5, not {self.jitter}")
+        if not all(0 <= mean <= 1 for mean in self.mean) or not all(std > 0 for std in self.std):
+            raise UserError(f"views: mean must lie in [0, 1] and std be positive, not {self.mean} and {self.std}")
+        if self.size < 1 or self.area[1] > 1 or not 0 <= self.stain < 1:
+            raise UserError("views: size must be positive, area at most 1, stain in [0, 1)")
         if self.mpp is not None and not 0 < self.mpp < 100:
             raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
 
@@ -155,8 +159,8 @@ def _draw_crop(
     wide, high = (area * ratio).sqrt().round().clamp_min(1), (area / ratio).sqrt().round().clamp_min(1)
     fits = (wide <= width) & (high <= height)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)
-    whole_high = torch.minimum(height, (width / config.ratio[0]).round())
-    whole_wide = torch.minimum(width, (height * config.ratio[1]).round())
+    whole_high = torch.minimum(height, (width / config.ratio[0]).round().clamp_min(1))
+    whole_wide = torch.minimum(width, (height * config.ratio[1]).round().clamp_min(1))
     found = fits.any(1, keepdim=True)
     high = torch.where(found, high.gather(1, first), whole_high)
     wide = torch.where(found, wide.gather(1, first), whole_wide)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..backbones import Backbone
 from ..networks import Encoder, Features
 from ..views import Batch
 
@@ -32,6 +33,12 @@ class Method(nn.Module, ABC):
     """
 
     query: Encoder
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that learns, with what it is."""
+        assert isinstance(self.query.backbone, Backbone)
+        return self.query.backbone
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:

@@ -85,9 +85,8 @@ class MoCo(Method):
         self.key = Momentum(encoder, momentum)
         self.dense = dense
         self.temperature = temperature
-        width = encoder.whole[-1].out_features
-        self.past_wholes = Queue(queue_length, width)
-        self.past_cells = None if encoder.cells is None else Queue(queue_length, width)
+        self.past_wholes = Queue(queue_length, encoder.width)
+        self.past_cells = None if encoder.cells is None else Queue(queue_length, encoder.width)
 
     def forward(self, batch: Batch) -> Losses:
         q: Features = self.query(batch.first.images)
