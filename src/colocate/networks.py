@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from .distributed import gather, own_part, shuffled_order, world
+from .errors import UserError
 
 
 class Features(NamedTuple):
@@ -120,14 +121,12 @@ def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
     return module
 
 
-def _grouped_norm(
-    norm: nn.BatchNorm2d | BatchNormAct2d, x: Float[Tensor, "b c h w"], size: int
-) -> Float[Tensor, "b c h w"]:
+def _grouped_norm(norm: nn.BatchNorm2d, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
     """Batch norm of x in groups, in one pass: the groups are folded into channels."""
     b, c = x.shape[:2]
     groups = max(1, b // size)
     if b % groups:
-        raise ValueError(f"a batch of {b} does not divide into groups of {size} for batch norm")
+        raise UserError(f"{b} views a device do not divide into groups of {size}: change batch or method.norm-group")
     folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
@@ -158,4 +157,4 @@ class _GroupedAct(BatchNormAct2d):
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         if not self.training or len(x) < 2 * self.group:
             return super().forward(x, *args)
-        return self.act(self.drop(_grouped_norm(self, x, self.group)))
+        return self.act(self.drop(_grouped_norm(cast(nn.BatchNorm2d, self), x, self.group)))
