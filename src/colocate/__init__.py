@@ -17,10 +17,11 @@ The pieces for your own training loop, a complete dense loss in ten lines:
 (torch.Size([4, 64]), True)
 """
 
+from .export import load_backbone
 from .geometry import Crop
 from .matching import Match, overlap
 from .objectives import info_nce
 from .views import Batch, View, ViewConfig, sample_views
 
-__all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "overlap", "sample_views"]
+__all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
 __version__ = "0.1.0"

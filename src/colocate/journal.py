@@ -50,7 +50,7 @@ class Journal:
         """Append one row; columns that do not apply stay empty."""
         with self.path.open("a", newline="") as file:
             cells = {name: f"{value:.6g}" for name, value in row.items()}
-            csv.DictWriter[str](file, COLUMNS).writerow({"step": str(step)} | cells)
+            csv.DictWriter(file, list(COLUMNS)).writerow({"step": str(step)} | cells)
 
 
 @final

@@ -74,21 +74,21 @@ class _InfoNCE(Function):
         grad_query = torch.empty_like(query) if needs_query else None
         pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
         loss = query.new_zeros(())
-        table = negatives.T / temperature
         sharp = temperature < 1 / 40
         space = query.new_empty(min(chunk, len(query)), len(negatives))
         for start in range(0, len(query), chunk):
             rows = slice(start, start + chunk)
-            q, k, s = query[rows], key[rows], scale[rows]
-            positive = (q * k).sum(1) / temperature
-            logits = torch.mm(q, table, out=space[: len(q)])
+            q, k, s = query[rows] / temperature, key[rows], scale[rows]
+            positive = (q * k).sum(1)
+            logits = torch.mm(q, negatives.T, out=space[: len(q)])
             if sharp:
                 top = torch.maximum(logits.amax(1), positive)
                 logits, positive = logits.sub_(top[:, None]), positive - top
             own, weights = positive.exp(), logits.exp_()  # in place: the logits are not needed again
-            total = weights.sum(1) + own
+            others = weights.sum(1)
+            total = others + own
             loss += (s * (total.log() - positive)).sum()
-            pull[rows] = s * (own / total - 1) / temperature
+            pull[rows] = -s * others / total / temperature
             if grad_query is not None:
                 torch.mm(weights, negatives, out=grad_query[rows])
                 grad_query[rows] *= (s / total / temperature)[:, None]

@@ -191,8 +191,9 @@ def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) ->
     with torch.autocast(device.type, enabled=False):
         rows = resampling(crop.rows.float(), config.size, height, looks.sigma_px.float(), device) / 255
         cols = resampling(crop.cols.float(), config.size, width, looks.sigma_px.float(), device)
-        narrow = tiles.flatten(1, 2).float() @ cols.mT  # b (3 H) s
-        view = rows[:, None] @ narrow.unflatten(1, (3, height))
+        # The channels lie side by side while the rows are resampled: no copy of a matrix for each of them.
+        low = rows @ tiles.transpose(1, 2).flatten(2).float()  # b s (3 W)
+        view = (low.view(len(tiles), -1, width) @ cols.mT).unflatten(1, (-1, 3)).transpose(1, 2)  # b 3 s s
         if crop.transpose.any():
             view = torch.where(crop.transpose.to(device)[:, None, None, None], view.mT, view)
         if config.stain > 0:
@@ -201,12 +202,12 @@ def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) ->
 
         matrix, grey_row = colour_matrix(looks.factors.float(), looks.grey)
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-        # Normalising comes after the clamp; folded into the map, it moves the clamp's bounds instead.
-        darkest, brightest = _send(-mean / std, device), _send((1 - mean) / std, device)
         grey = (_send(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
-        offset = grey / _send(std, device) + darkest
+        offset = (grey - _send(mean, device)) / _send(std, device)
         view = affine(view, _send(matrix / std[:, None], device), offset)
-        view.clamp_(darkest[:, None, None], brightest[:, None, None])
+        # Normalising comes after the clamp; folded into the map, it moves the clamp's bounds instead.
+        for channel, darkest, brightest in zip(view.unbind(1), -mean / std, (1 - mean) / std, strict=True):
+            channel.clamp_(float(darkest), float(brightest))
     return View(view.contiguous(memory_format=torch.channels_last), crop)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from colocate.errors import UserError
 
-THUMB_PX = 104
+THUMB_PX = 96
 GAP_PX = 6
 LINE_PX = 11
 COLUMNS = 8
@@ -19,11 +17,11 @@ MOST_BYTES = 300_000
 PAGE = (235, 235, 235)  # on which an empty, white tile still shows
 
 
-def thumb(tile: UInt8[Tensor, "3 h w"]) -> Image.Image:
+def thumb(tile: Image.Image) -> Image.Image:
     """The tile shrunk (never enlarged) to fit a cell of the sheet."""
-    image = Image.fromarray(tile.permute(1, 2, 0).numpy())
-    image.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
-    return image
+    small = tile.copy()
+    small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
+    return small
 
 
 def contact_sheet(thumbs: list[tuple[Image.Image, str, str]], out: Path) -> None:

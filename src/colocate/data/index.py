@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 1 << 20
 class Index:
     """The tiles of a data set, numbered from 0; made by `Index.build` or `Index.open`.
 
-    Pickled as its path alone, and it holds no open file but its own, so that it is cheap to send to workers.
+    Pickled as its path alone, and it keeps neither tile nor shard open, so that it is cheap to send to workers.
     """
 
     path: Path

@@ -112,9 +112,10 @@ def _look(index: Index, numbers: Int64[np.ndarray, "n"]) -> _Seen:
     seen = _Seen()
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        results = pool.map(lambda part: _look_at(index, part, shown), parts)
-        for result in track(results, "Reading tiles", len(parts), console=Console(stderr=True), transient=True):
-            seen.add(result)
+        found = pool.map(lambda part: _look_at(index, part, shown), parts)
+        screen = Console(stderr=True)
+        for some in track(found, "Reading tiles", len(parts), console=screen, disable=not screen.is_terminal):
+            seen.add(some)
     finally:
         pool.shutdown(cancel_futures=True)
     return seen
@@ -126,26 +127,25 @@ def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
         name = index.name(number)
         try:
             data = index.packed(number)
-            image = header(data, name)
-            tile = pixels(image, name)
+            packed = header(data, name)
+            tile = Image.fromarray(pixels(packed, name).permute(1, 2, 0).numpy())
         except TileError as error:
             seen.unreadable[number] = str(error)
             continue
-        height, width = tile.shape[1:]
-        seen.formats[image.format or "unknown"] += 1
-        seen.sizes[height, width] += 1
-        seen.values += np.stack([np.bincount(channel.ravel(), minlength=256) for channel in tile.numpy()])
+        seen.formats[packed.format or "unknown"] += 1
+        seen.sizes[tile.height, tile.width] += 1
+        seen.values += np.array(tile.histogram()).reshape(3, 256)
         seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
         if number in shown:
             mpp = index.mpp[number]
             scale = "" if np.isnan(mpp) else f", {mpp:g} µm/px"
-            seen.thumbs.append((thumb(tile), Path(name).name, f"{_size((height, width))}{scale}"))
+            seen.thumbs.append((thumb(tile), Path(name).name, f"{_size((tile.height, tile.width))}{scale}"))
     return seen
 
 
 def _summary(data: str, index: Index, numbers: Int64[np.ndarray, "n"], seen: _Seen, sheet: Path | None) -> Summary:
     tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
-    mpp, counts = np.unique(index.mpp[numbers], return_counts=True)
+    mpp, counts = np.unique(index.mpp[numbers].astype(np.float64).round(6), return_counts=True)
     mean, std = _moments(seen.values)
     return Summary(
         data=data,

@@ -38,23 +38,26 @@ class Rows:
     table: pa.Table
 
 
-def file_rows(paths: Sequence[str], sources: Sequence[str] | None = None, mpp: pa.Array | None = None) -> pa.Table:
-    """A row for each plain file; without sources each file's parent folder is its source."""
+def file_rows(
+    paths: Sequence[str], sources: Sequence[str | None] | None = None, mpp: pa.Array | None = None
+) -> pa.Table:
+    """A row for each plain file; where no source is given, its parent folder is it."""
     count = len(paths)
-    if sources is None:
-        sources = [os.path.dirname(path) or "." for path in paths]  # noqa: PTH120 (a Path for each of a million is slow)
+    origins = [os.path.dirname(path) or "." for path in paths]  # noqa: PTH120 (a Path for each of a million is slow)
+    if sources is not None:
+        origins = [source or origin for source, origin in zip(sources, origins, strict=True)]
     columns = [
         texts(paths),
         pa.nulls(count, NAMES),
         pa.nulls(count, pa.int64()),
         pa.nulls(count, pa.int64()),
-        texts(sources).dictionary_encode(),
+        texts(origins).dictionary_encode(),
         pa.nulls(count, pa.float32()) if mpp is None else mpp,
     ]
     return pa.table(columns, schema=SCHEMA)
 
 
-def texts(values: Sequence[str]) -> pa.Array:
+def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
     """The values as Arrow strings. Raises UserError for a file name that is not UTF-8."""
     try:
         return pa.array(values, pa.string())

@@ -91,7 +91,9 @@ def _walk(top: Path) -> Iterator[str]:
 def _list(data: Path, root: Path) -> Rows:
     try:
         text = data.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
+        if "\0" in text:
+            raise ValueError
+    except ValueError:  # of which a UnicodeDecodeError is one
         raise UserError(f"{data} is not UTF-8 text: save it as UTF-8 with one path on each line") from None
     except OSError as error:
         raise UserError(f"{data} cannot be read ({error.strerror}): check its permissions") from None

@@ -1,0 +1,100 @@
+"""Ratios within one run: two ways of the same work, timed in turns, and the most memory that each holds at once."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ours against the other way, on some threads, and what was hoped for."""
+
+    what: str
+    other: str
+    threads: int
+    ours_s: float
+    other_s: float
+    faster: float
+    """Median over rounds of (the other's time / ours)."""
+    ours_bytes: int | None = None
+    other_bytes: int | None = None
+    goal_faster: float | None = None
+    goal_memory: float | None = None
+    """Largest share of the other's memory that ours may take."""
+
+    @property
+    def memory(self) -> float | None:
+        return self.ours_bytes / self.other_bytes if self.ours_bytes and self.other_bytes else None
+
+
+def compare(
+    what: str,
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    other_name: str,
+    threads: int,
+    rounds: int = 7,
+    least_s: float = 0.1,
+    memory: bool = True,
+    goal_faster: float | None = None,
+    goal_memory: float | None = None,
+) -> Row:
+    """Time both in turns, `rounds` times, each time long enough to measure.
+
+    Whatever else the machine does then falls on both alike, and the median of the rounds' ratios forgets the rounds
+    that were disturbed.
+    """
+    torch.set_num_threads(threads)
+    for way in (ours, other):
+        way()  # the first time allocates, plans and caches
+    repeats = [max(1, round(least_s / _seconds(way, 1))) for way in (ours, other)]
+    times = [[_seconds(way, n) for way, n in zip((ours, other), repeats, strict=True)] for _ in range(rounds)]
+    return Row(
+        what,
+        other_name,
+        threads,
+        ours_s=statistics.median(mine for mine, _ in times),
+        other_s=statistics.median(theirs for _, theirs in times),
+        faster=statistics.median(theirs / mine for mine, theirs in times),
+        ours_bytes=peak_bytes(ours) if memory else None,
+        other_bytes=peak_bytes(other) if memory else None,
+        goal_faster=goal_faster,
+        goal_memory=goal_memory,
+    )
+
+
+def _seconds(way: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        way()
+    return (time.perf_counter() - start) / repeats
+
+
+def peak_bytes(way: Callable[[], object]) -> int:
+    """The most that torch's allocator holds on the CPU at one time beyond what it held before.
+
+    Counted allocation by allocation from the profiler's trace: the same in every run, where resident memory depends on
+    what the C library keeps. What numpy and the matrix library take for themselves is not in it.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        way()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    held = most = 0
+    for _, change in sorted(changes, key=lambda change: change[0]):
+        held += change
+        most = max(most, held)
+    return most

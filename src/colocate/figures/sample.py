@@ -1,0 +1,80 @@
+"""Which tiles of a run are shown, and at what scale its networks are asked about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ..data import Index
+from ..errors import TileError, UserError
+from ..recipe import Recipe
+
+TRIES = 10
+LARGEST_PX = 1024
+
+
+def spread(index: Index, count: int) -> list[int]:
+    """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
+    order = torch.from_numpy(index.source_numbers.copy()).sort(stable=True).indices
+    count = min(count, len(order))
+    return [int(order[(2 * turn + 1) * len(order) // (2 * count)]) for turn in range(count)]
+
+
+def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
+    """Those tiles with their pixels; in place of an unreadable one, one of the next.
+
+    Raises:
+        UserError: none can be read, as after the data have moved.
+    """
+    found: dict[int, Tensor] = {}
+    reason = ""
+    for wanted in spread(index, count):
+        for number in range(wanted, min(wanted + TRIES, len(index))):
+            if number in found:
+                break
+            try:
+                found[number] = index.read(number)
+                break
+            except TileError as error:
+                reason = reason or str(error)
+    if not found:
+        raise UserError(
+            f"none of the tiles of {run} can be read ({reason}). If they have moved, say where to: "
+            f"colocate pretrain --from {run}/recipe.json --data PLACE --resume"
+        )
+    return list(found.items())
+
+
+def view_px(recipe: Recipe, index: Index, stride: int) -> int:
+    """How many pixels a whole tile is shown to a network with: the finest scale that training drew, in whole cells.
+
+    Training sees a tile through crops of `views.area`, enlarged or reduced to `views.size`. Other scales would ask
+    the network about tissue that it never saw so large, or so small.
+    """
+    views = recipe.views
+    px = views.size / views.area[0] ** 0.5
+    if views.mpp is not None:
+        known = torch.from_numpy(index.mpp.copy())
+        height = min(read_spread(index, 1, index.path.parent)[0][1].shape[1:])
+        px = height * known[~known.isnan()].median().item() / (views.mpp * views.area[0] ** 0.5)
+    return max(1, round(min(px, LARGEST_PX) / stride)) * stride
+
+
+def square(tile: UInt8[Tensor, "3 h w"], px: int) -> UInt8[Tensor, "3 px px"]:
+    """The tile's middle square, resized."""
+    side = min(tile.shape[1:])
+    top, left = (tile.shape[1] - side) // 2, (tile.shape[2] - side) // 2
+    middle = tile[:, top : top + side, left : left + side]
+    return resized(middle[None], px)[0]
+
+
+def resized(tiles: UInt8[Tensor, "n 3 h w"], px: int) -> UInt8[Tensor, "n 3 px px"]:
+    """Square tiles at another size, antialiased."""
+    if tiles.shape[2:] == (px, px):
+        return tiles
+    smooth: Float[Tensor, "n 3 px px"] = F.interpolate(tiles.float(), (px, px), mode="bicubic", antialias=True)
+    return smooth.round().clamp(0, 255).to(torch.uint8)

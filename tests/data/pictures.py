@@ -1,0 +1,77 @@
+"""Small images, and the files and shards they make."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from colocate.data import Index
+
+TILES = {  # in the order in which they must come
+    "Top.JPEG": (40, 30),
+    "a/0.png": (16, 16),
+    "a/1.jpg": (33, 20),
+    "a/10.jpg": (20, 33),
+    "a/2.tiff": (8, 9),
+    "b c/deep/x.bmp": (5, 70),
+    "b c/y 7.webp": (24, 24),
+}
+
+
+def picture(seed: int, width: int, height: int) -> Image.Image:
+    """Smooth colours that differ from seed to seed."""
+    noise = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def packed(image: Image.Image, ending: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending), **options)
+    return file.getvalue()
+
+
+def pack(folder: Path, names: list[str], shard: Path, extra: dict[str, bytes] | None = None) -> Path:
+    """A tar shard of the named files, with a directory entry, other members, and `extra` ones."""
+    with tarfile.open(shard, "w") as tar:
+        tar.add(folder, "d", recursive=False)
+        for name in names:
+            tar.add(folder / name, name)
+        for name, data in {"readme.txt": b"no tile", "k.cls": b"3", ".hidden.png": b"no", **(extra or {})}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return shard
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's rights, to whom nothing is forbidden."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def names(index: Index) -> list[str]:
+    return [index.name(number) for number in range(len(index))]
+
+
+def sources(index: Index) -> list[str]:
+    return [index.sources[number] for number in index.source_numbers]
+
+
+def shards(tiles: Path, to: Path) -> Path:
+    folder = to / "shards"
+    (folder / "deep").mkdir(parents=True)
+    pack(tiles, list(TILES)[:4], folder / "a.tar")
+    pack(tiles, list(TILES)[4:], folder / "deep" / "b.TAR")
+    return folder

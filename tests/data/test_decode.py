@@ -1,0 +1,203 @@
+"""Every kind of image becomes 8-bit RGB; every bad one ends in one sentence."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colocate.data import decode
+from colocate.errors import TileError
+from tests.data.pictures import packed, picture
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest puts its own filters before ours
+LOSSLESS = ["png", "tiff", "bmp"]
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_colours_are_kept(ending: str) -> None:
+    image = picture(0, 13, 7)
+    tile = decode(packed(image, ending), "tile")
+    assert tile.dtype == torch.uint8
+    assert tile.is_contiguous()
+    assert torch.equal(tile, pixels(image))
+
+
+def test_jpeg_and_lossy_webp_are_near() -> None:
+    image = picture(0, 32, 32)
+    for ending in ("jpg", "webp"):
+        difference = decode(packed(image, ending, quality=95), "tile").int() - pixels(image).int()
+        assert difference.abs().float().mean() < 5
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_grey_is_repeated(ending: str) -> None:
+    grey = picture(1, 6, 5).convert("L")
+    tile = decode(packed(grey, ending), "tile")
+    assert torch.equal(tile, torch.from_numpy(np.array(grey)).expand(3, -1, -1))
+
+
+def test_one_bit_is_black_and_white() -> None:
+    tile = decode(packed(picture(1, 9, 5).convert("1"), "png"), "mask.png")
+    assert set(tile.unique().tolist()) <= {0, 255}
+
+
+@pytest.mark.parametrize(("mode", "ending"), [("I;16", "png"), ("I;16", "tiff"), ("I", "tiff")])
+def test_16_bit_grey_is_scaled(mode: str, ending: str) -> None:
+    values = np.array([[0, 128, 129, 257], [32768, 65406, 65407, 65535]])
+    image = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.int32))
+    assert image.mode == mode
+    tile = decode(packed(image, ending), "tile")
+    assert tile[0].tolist() == [[0, 0, 1, 1], [128, 254, 255, 255]]
+    assert torch.equal(tile, tile[:1].expand(3, -1, -1))
+
+
+def test_grey_beyond_16_bits_is_refused() -> None:
+    image = Image.fromarray(np.array([[70000]], np.int32))
+    with pytest.raises(TileError, match=r"^t\.tif .*beyond 16 bits.*save it"):
+        decode(packed(image, "tiff"), "t.tif")
+
+
+def test_floating_point_is_refused() -> None:
+    image = Image.fromarray(np.zeros((2, 2), np.float32))
+    with pytest.raises(TileError, match=r"^t\.tif .*floating-point.*save it"):
+        decode(packed(image, "tiff"), "t.tif")
+
+
+def test_transparency_lies_on_white() -> None:
+    image = Image.new("RGBA", (3, 1), (200, 100, 0, 255))
+    image.putpixel((1, 0), (200, 100, 0, 0))
+    image.putpixel((2, 0), (200, 100, 0, 51))
+    tile = decode(packed(image, "png"), "tile")
+    assert tile[:, 0].T.tolist() == [[200, 100, 0], [255, 255, 255], [244, 224, 204]]
+
+
+def test_transparent_grey_and_palette_lie_on_white() -> None:
+    grey = Image.new("LA", (2, 1), (10, 255))
+    grey.putpixel((1, 0), (10, 0))
+    assert decode(packed(grey, "png"), "tile")[0].tolist() == [[10, 255]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 8, 7, 1, 2, 3])
+    palette.putpixel((1, 0), 1)
+    assert decode(packed(palette, "png"), "tile")[:, 0].T.tolist() == [[9, 8, 7], [1, 2, 3]]
+    assert decode(packed(palette, "png", transparency=1), "tile")[:, 0].T.tolist() == [[9, 8, 7], [255] * 3]
+    shades = packed(palette, "png", transparency=bytes([255, 0]))
+    assert decode(shades, "tile")[:, 0].T.tolist() == [[9, 8, 7], [255] * 3]
+
+
+def test_cmyk_is_converted() -> None:
+    tile = decode(packed(Image.new("CMYK", (8, 8), (0, 255, 0, 0)), "tiff"), "tile")
+    assert tile[:, 0, 0].tolist() == [255, 0, 255]
+    assert decode(packed(Image.new("CMYK", (8, 8), (0, 255, 0, 0)), "jpg"), "tile").shape == (3, 8, 8)
+
+
+def test_orientation_is_ignored() -> None:
+    image = picture(2, 8, 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(packed(image, "png", exif=exif), "tile").shape == (3, 4, 8)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated(ending: str, share: float) -> None:
+    data = packed(picture(3, 64, 64), ending)
+    with pytest.raises(TileError, match=r"^case 3/t\.x .*(copy it again or remove it|replace or remove it)$") as caught:
+        decode(data[: int(len(data) * share)], "case 3/t.x")
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_compressed_tiff_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    data = packed(picture(3, 64, 64), "tif", compression="tiff_lzw")
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(TileError):
+            decode(data[: int(len(data) * share)], "t.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_bytes_end_in_one_sentence() -> None:
+    """Whatever bytes are flipped, there is a picture or a TileError."""
+    random = np.random.default_rng(0)
+    for ending in ("jpg", "png", "tif", "bmp", "webp"):
+        whole = packed(picture(4, 24, 24), ending)
+        for _ in range(60):
+            data = bytearray(whole)
+            for place in random.integers(0, len(data), 4):
+                data[place] = random.integers(256)
+            try:
+                assert decode(bytes(data), "t").shape[0] == 3
+            except TileError as error:
+                assert str(error).startswith("t ")
+
+
+def test_not_an_image() -> None:
+    with pytest.raises(TileError, match=r"^words\.jpg is no JPEG, PNG, .* image.*: replace or remove it$"):
+        decode(b"dear colleague, the slides are in the post", "words.jpg")
+
+
+def test_other_formats_are_not_opened() -> None:
+    with pytest.raises(TileError, match=r"is no JPEG"):
+        decode(packed(picture(0, 4, 4), "gif"), "t.jpg")
+
+
+def test_empty() -> None:
+    with pytest.raises(TileError, match=r"^t\.jpg is empty: copy it again or remove it$"):
+        decode(b"", "t.jpg")
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side x side black pixels, in a few bytes: its header is all that may be read."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [10_001, 12_000, 30_000])  # above our limit, above Pillow's warning, above its error
+def test_bomb(side: int) -> None:
+    with pytest.raises(TileError, match=r"^huge\.png has over 100 million pixels and looks like a slide: cut it"):
+        decode(bomb(side), "huge.png")
+
+
+def test_no_warning_leaks(tmp_path: Path) -> None:
+    """In a process of its own, because pytest has filters of its own."""
+    tiff = packed(picture(0, 9, 9), "tif")
+    files = {"bomb.png": bomb(9_900), "bomb2.png": bomb(12_000), "short.tif": tiff[:-20], "half.tif": tiff[:130]}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    code = """
+import sys, pathlib
+from colocate.data import decode
+from colocate.errors import TileError
+for name in sys.argv[1:]:
+    try:
+        decode(pathlib.Path(name).read_bytes(), name)
+    except TileError:
+        pass
+"""
+    names = [str(tmp_path / name) for name in files]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_tiff_pages_first_one_counts() -> None:
+    file = io.BytesIO()
+    first, second = picture(0, 6, 6), picture(1, 3, 3)
+    first.save(file, "TIFF", save_all=True, append_images=[second])
+    assert torch.equal(decode(file.getvalue(), "t"), pixels(first))

@@ -1,0 +1,195 @@
+"""The index: opened, sent around, moved, broken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from colocate.data import Index
+from colocate.errors import TileError, UserError
+from tests.data.pictures import nobody, pack
+
+Build = Callable[..., Index]
+
+
+def test_hundred_thousand_rows(tmp_path: Path) -> None:
+    count = 100_000
+    file = tmp_path / "tiles.lst"
+    file.write_text("".join(f"case-{number % 700:03}/tile-{number}.jpg\n" for number in range(count)))
+    built = Index.build(file, tmp_path / "index.arrow", mpp=0.5)
+    index = Index.open(tmp_path / "index.arrow")
+    assert len(index) == len(built) == count
+    assert index.fingerprint == built.fingerprint
+    assert len(index.sources) == 700
+    for number in (0, 65_536, count - 1):
+        assert index.name(number) == str(tmp_path / f"case-{number % 700:03}/tile-{number}.jpg")
+        assert index.sources[index.source_numbers[number]] == f"case-{number % 700:03}"
+    assert index.mpp.dtype == np.float32
+    assert (index.mpp == 0.5).all()
+
+
+def test_there_is_no_tile_beyond_the_last(tiles: Path, build: Build) -> None:
+    with pytest.raises(IndexError):
+        build(tiles).read(7)
+
+
+def test_pickle_is_small_and_reads_the_same(tiles: Path, build: Build, tmp_path: Path) -> None:
+    for data in (tiles, pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar")):
+        index = build(data)
+        sent = pickle.dumps(index)
+        assert len(sent) < 400
+        again = pickle.loads(sent)
+        assert (again.name(1), again.fingerprint) == (index.name(1), index.fingerprint)
+        assert torch.equal(again.read(1), index.read(1))
+
+
+def test_pickle_survives_a_change_of_folder(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = Index.build("tiles", Path("index.arrow"))
+    sent = pickle.dumps(index)
+    monkeypatch.chdir(tiles)
+    assert pickle.loads(sent).read(0).shape == index.read(0).shape
+
+
+def test_reading_leaves_no_file_open(tiles: Path, build: Build, tmp_path: Path) -> None:
+    index = build(pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(10):
+        index.read(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_fingerprint_is_of_the_data_not_of_the_place(tiles: Path, build: Build, tmp_path: Path) -> None:
+    first = build(tiles).fingerprint
+    shutil.move(tiles, tmp_path / "elsewhere")
+    assert build(tmp_path / "elsewhere").fingerprint == first
+    assert build(tmp_path / "elsewhere", mpp=1).fingerprint == first
+
+
+def test_fingerprint_of_a_shard_moves_with_it(tiles: Path, build: Build, tmp_path: Path) -> None:
+    shard = pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar")
+    first = build(shard).fingerprint
+    (tmp_path / "new").mkdir()
+    shard.rename(tmp_path / "new" / "t.tar")
+    assert build(tmp_path / "new" / "t.tar").fingerprint == first
+
+
+@pytest.mark.parametrize("change", ["add", "rename", "remove", "source", "order"])
+def test_fingerprint_changes_with_the_data(change: str, tiles: Path, build: Build) -> None:
+    table = tiles / "t.csv"
+    lines = ["path,source", "a/0.png,x", "a/1.jpg,y", "a/2.tiff,z"]
+    table.write_text("\n".join(lines))
+    first = build(tiles).fingerprint, build(table).fingerprint
+    if change == "add":
+        shutil.copy(tiles / "a/0.png", tiles / "a/00.png")
+    elif change == "rename":
+        (tiles / "a/0.png").rename(tiles / "a/3.png")
+    elif change == "remove":
+        (tiles / "a/0.png").unlink()
+    elif change == "source":
+        table.write_text("\n".join(lines).replace("y", "z"))
+    else:
+        table.write_text("\n".join([lines[0], *lines[:0:-1]]))
+    changed = build(tiles).fingerprint != first[0], build(table).fingerprint != first[1]
+    assert changed == ((True, False) if change in ("add", "rename", "remove") else (False, True))
+
+
+def test_index_of_an_index_finds_moved_data(tiles: Path, build: Build, tmp_path: Path) -> None:
+    index = build(tiles)
+    moved = shutil.move(tiles, tmp_path / "elsewhere")
+    with pytest.raises(TileError, match="does not exist"):
+        index.read(0)
+    again = Index.build(index.path, tmp_path / "again.arrow", root=Path(moved), mpp=0.3)
+    assert again.read(0).shape == (3, 30, 40)
+    assert (again.kind, again.fingerprint) == (index.kind, index.fingerprint)
+    assert np.allclose(again.mpp, 0.3)
+    in_place = Index.build(again.path, again.path)
+    assert in_place.name(6) == again.name(6)
+
+
+def test_unreadable_tiles_are_named(tiles: Path, build: Build) -> None:
+    (tiles / "a/0.png").write_text("words")
+    (tiles / "a/1.jpg").unlink()
+    (tiles / "a/10.jpg").unlink()
+    (tiles / "a/10.jpg").mkdir()
+    table = tiles / "t.lst"
+    table.write_text("a/0.png\na/1.jpg\na/10.jpg\n")
+    index = build(table)
+    for number, reason in enumerate(["is no JPEG", "does not exist", "cannot be read .*directory"]):
+        with pytest.raises(TileError, match=rf"^{index.name(number)} {reason}") as caught:
+            index.read(number)
+        assert "\n" not in str(caught.value)
+
+
+def test_forbidden_tile(tiles: Path, build: Build) -> None:
+    (tiles / "a/0.png").chmod(0)
+    index = build(tiles)
+    with nobody(), pytest.raises(TileError, match=r"a/0\.png cannot be read \(Permission denied\): check"):
+        index.read(1)
+
+
+def test_a_file_of_gigabytes_is_not_read(tiles: Path, build: Build) -> None:
+    with (tiles / "a/0.png").open("r+b") as file:
+        file.truncate((1 << 30) + 1)  # sparse: takes no space
+    with pytest.raises(TileError, match=r"a/0\.png .*looks like a slide"):
+        build(tiles).read(1)
+
+
+def test_shard_that_shrank_after_indexing(tiles: Path, build: Build, tmp_path: Path) -> None:
+    shard = pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar")
+    index = build(shard)
+    os.truncate(shard, 2048)
+    with pytest.raises(TileError, match=r"t\.tar:Top\.JPEG ends early.*build the index again"):
+        index.read(1)
+
+
+@pytest.mark.parametrize("mpp", [0, -0.5, 100, float("nan"), float("inf")])
+def test_impossible_mpp(mpp: float, tiles: Path, build: Build) -> None:
+    with pytest.raises(UserError, match=r"^--mpp: .* is no resolution: give a number above 0 and below 100"):
+        build(tiles, mpp=mpp)
+
+
+def test_broken_index(tiles: Path, build: Build, tmp_path: Path) -> None:
+    whole = build(tiles).path.read_bytes()
+    broken = tmp_path / "broken.arrow"
+    for size in (0, 3, 100, len(whole) // 2, len(whole) - 1):
+        broken.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"broken\.arrow is cut short or no Arrow file: build it again"):
+            Index.open(broken)
+    with pytest.raises(UserError, match=r"gone\.arrow does not exist: build it"):
+        Index.open(tmp_path / "gone.arrow")
+
+
+def test_foreign_index(tiles: Path, build: Build, tmp_path: Path) -> None:
+    index = build(tiles)
+    later = {b"colocate": index.table.schema.metadata[b"colocate"].replace(b'"version": 1', b'"version": 2')}
+    for table in (pa.table({"path": ["a.png"]}), index.table.replace_schema_metadata(later)):
+        with pa.ipc.new_file(str(tmp_path / "foreign.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        with pytest.raises(UserError, match=r"foreign\.arrow is not an index of this version of colocate: build it"):
+            Index.open(tmp_path / "foreign.arrow")
+
+
+def test_written_whole_or_not_at_all(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "index.arrow"
+    Index.build(tiles, out)
+    before = out.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"index\.arrow cannot be written \(No space left on device\): free some space"):
+        Index.build(tiles / "a", out)
+    assert out.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["index.arrow", "tiles"]
+    with pytest.raises(UserError, match=r"cannot be written"):
+        Index.build(tiles, tiles / "Top.JPEG" / "index.arrow")

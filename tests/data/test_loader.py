@@ -1,0 +1,182 @@
+"""The batches: the same ones for any number of workers, machines and restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import colocate.data.loader as loader
+from colocate.data import Index, Tiles, batch_indices, tile_loader
+from colocate.errors import UserError
+from tests.data.pictures import packed, picture
+
+Build = Callable[..., Index]
+
+
+def same(first: list[Tiles], second: list[Tiles]) -> bool:
+    return len(first) == len(second) and all(
+        all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one[:4], other[:4], strict=True))
+        and one.skipped == other.skipped
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def test_an_epoch_covers_every_tile_once() -> None:
+    for seed in range(3):
+        steps = [batch_indices(24, 4, seed, step) for step in range(12)]
+        first, second = ([number for step in half for number in step] for half in (steps[:6], steps[6:]))
+        assert sorted(first) == sorted(second) == list(range(24))
+        assert first != second
+
+
+def test_the_last_incomplete_batch_is_dropped() -> None:
+    numbers = [number for step in range(2) for number in batch_indices(11, 4, 0, step)]
+    assert len(set(numbers)) == 8
+    assert batch_indices(11, 4, 0, 2) != numbers[:4]
+
+
+def test_seeds_and_epochs_differ() -> None:
+    orders = {tuple(batch_indices(50, 50, seed, step)) for seed in range(8) for step in range(8)}
+    assert len(orders) == 64
+
+
+def test_any_step_can_be_asked_for_in_any_order() -> None:
+    steps = [batch_indices(10, 3, 7, step) for step in range(30)]
+    assert [batch_indices(10, 3, 7, step) for step in reversed(range(30))] == steps[::-1]
+
+
+@pytest.mark.parametrize("world", [2, 3, 6])
+def test_ranks_share_the_batch(world: int) -> None:
+    for step in range(5):
+        shares = [batch_indices(20, 6, 1, step, rank, world) for rank in range(world)]
+        assert [number for share in shares for number in share] == batch_indices(20, 6, 1, step)
+
+
+def test_batch_that_cannot_be_made(many: Path, build: Build) -> None:
+    with pytest.raises(ValueError, match="cannot be shared evenly by 4"):
+        batch_indices(20, 6, 0, 0, 0, 4)
+    with pytest.raises(UserError, match="hold 20 tiles, fewer than one batch of 21: give a batch of at most 20"):
+        tile_loader(build(many), batch=21, seed=0, start=0, stop=1, workers=0)
+
+
+@pytest.fixture
+def index(many: Path, build: Build) -> Index:
+    return build(many, mpp=0.5)
+
+
+def test_tiles_lie_at_the_top_left_of_zeros(index: Index) -> None:
+    for tiles in tile_loader(index, batch=6, seed=0, start=0, stop=3, workers=0):
+        assert tiles.images.shape == (6, 3, *tiles.sizes.amax(0))
+        assert tiles.mpp.tolist() == [0.5] * 6
+        for image, size, number in zip(tiles.images, tiles.sizes, tiles.index.tolist(), strict=True):
+            height, width = size.tolist()
+            assert torch.equal(image[:, :height, :width], index.read(number))
+            assert image.sum() == image[:, :height, :width].sum()
+
+
+def test_unreadable_tiles_are_replaced_by_the_next(index: Index) -> None:
+    replaced = {4: 6, 5: 6, 19: 0}
+    for step, tiles in enumerate(tile_loader(index, batch=10, seed=3, start=0, stop=4, workers=0)):
+        asked = batch_indices(20, 10, 3, step)
+        assert tiles.index.tolist() == [replaced.get(number, number) for number in asked]
+        met = {number for number in asked if number in replaced}
+        assert {number for number, _ in tiles.skipped} == met | ({5} if 4 in met else set())
+        for number, reason in tiles.skipped:
+            assert reason.startswith(f"{index.name(number)} is no JPEG")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_batches_for_any_number_of_workers(workers: int, index: Index) -> None:
+    alone = list(tile_loader(index, batch=5, seed=0, start=0, stop=9, workers=0))
+    assert any(tiles.skipped for tiles in alone)
+    assert same(list(tile_loader(index, batch=5, seed=0, start=0, stop=9, workers=workers)), alone)
+
+
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_starting_late_gives_the_tail(start: int, index: Index) -> None:
+    whole = list(tile_loader(index, batch=5, seed=0, start=0, stop=9, workers=0))
+    assert same(list(tile_loader(index, batch=5, seed=0, start=start, stop=9, workers=0)), whole[start:])
+
+
+def test_two_ranks_make_the_batch_of_one(index: Index) -> None:
+    whole = tile_loader(index, batch=6, seed=0, start=0, stop=4, workers=0)
+    ranks = [tile_loader(index, batch=6, seed=0, start=0, stop=4, rank=r, world=2, workers=0) for r in range(2)]
+    for all_of_it, *shares in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([share.index for share in shares]), all_of_it.index)
+        assert torch.equal(torch.cat([share.sizes for share in shares]), all_of_it.sizes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_generator_is_left_alone(workers: int, index: Index) -> None:
+    """Else a resumed run, which starts a loader of its own, could not go on bit for bit."""
+    before = torch.get_rng_state()
+    list(tile_loader(index, batch=5, seed=0, start=0, stop=2, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable(workers: int, tmp_path: Path, build: Build) -> None:
+    (tmp_path / "tiles.lst").write_text("\n".join(f"{number}.png" for number in range(150)))
+    tiles = tile_loader(build(tmp_path / "tiles.lst"), batch=2, seed=0, start=0, stop=9, workers=workers)
+    with pytest.raises(UserError, match=r"^100 tiles in a row cannot be read: check --data and --root; .*") as caught:
+        next(iter(tiles))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_giant_among_small_tiles(workers: int, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "LARGEST_BATCH_BYTES", 4 * 3 * 50 * 40 - 1)
+    for number in range(4):
+        size = (40, 50) if number == 2 else (8, 8)
+        (tmp_path / f"{number}.png").write_bytes(packed(picture(number, *size), "png"))
+    tiles = tile_loader(build(tmp_path), batch=4, seed=0, start=0, stop=1, workers=workers)
+    with pytest.raises(UserError, match=r"2\.png is too large beside the others, a batch of 4 padded to 50 x 40"):
+        list(tiles)
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from colocate.data import Index, tile_loader
+{before}
+tiles = tile_loader(Index.open({index!r}), batch=5, seed=0, start=0, stop=40, workers=2)
+got = [next(tiles)]
+print("ready", flush=True)
+{after}
+"""
+
+
+def start(index: Index, before: str, after: str) -> subprocess.Popen[str]:
+    script = SCRIPT.format(index=str(index.path), before=before, after=after)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_group_leave_the_workers_serving(number: signal.Signals, index: Index) -> None:
+    """Ctrl-C and schedulers signal the whole group; the main process then still finishes its step and saves."""
+    before = f"signal.signal({int(number)}, lambda *_: print('told', flush=True))"
+    after = "time.sleep(1.5); got += tiles; print(len(got), flush=True)"
+    process = start(index, before, after)
+    os.killpg(process.pid, number)
+    out, errors = process.communicate(timeout=60)
+    assert out.split() == ["told", "40"]
+    assert errors == ""
+
+
+def test_leaving_ends_the_workers_at_once(index: Index) -> None:
+    """Even with the main process's own handler, inherited by the workers, and the iterator still alive at exit."""
+    process = start(index, "signal.signal(signal.SIGTERM, lambda *_: None)", "sys.exit(3)")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (3, "")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

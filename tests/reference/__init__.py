@@ -1,0 +1,1 @@
+"""Slow, independent oracles: the equations written out, one per file, each with its source."""

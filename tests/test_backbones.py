@@ -1,0 +1,99 @@
+"""Every family of backbones gives a grid, trains, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from colocate.backbones import Backbone
+from colocate.errors import UserError
+from colocate.recipe import EncoderConfig
+from colocate.train import build_method
+from colocate.views import ViewConfig, sample_views
+from tests.tiny import tiny_recipe
+
+FAMILIES = [
+    ("resnet18", 16, 512, 16),
+    ("resnet18", 32, 512, 32),
+    ("resnet50", 16, 2048, 16),
+    ("convnext_tiny", 32, 768, 32),
+    ("convnext_tiny", 16, 768, 16),
+    ("vit_small_patch16_224", 32, 384, 16),  # patches of 16 pixels, whatever is asked for
+    ("test_efficientnet", 32, 64, 32),
+]
+
+
+@pytest.mark.parametrize(("name", "output_stride", "channels", "stride"), FAMILIES)
+def test_every_parameter_of_every_family_learns(name: str, output_stride: int, channels: int, stride: int) -> None:
+    recipe = tiny_recipe(Path(), Path(), encoder=EncoderConfig(name, output_stride))
+    method = build_method(recipe)
+    assert (method.backbone.channels, method.backbone.stride) == (channels, stride)
+    tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    losses = method(sample_views(tiles, ViewConfig(size=64)))
+    assert losses.query.grid == (64 // stride, 64 // stride)
+    losses.total().backward()
+    assert [name for name, p in method.query.named_parameters() if p.grad is None] == []
+    assert all(p.grad is None for p in method.key.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "message"),
+    [
+        ("resnet_18", 32, "timm has no network called 'resnet_18'; near it: .*resnet18"),
+        ("resnet18", 12, "output_stride=12"),
+        ("vit_small_patch16_224", 8, "stride of 16, not the 8"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_named(name: str, output_stride: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Backbone(name, output_stride)
+
+
+def test_first_weights_come_from_the_seed_alone(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    torch.manual_seed(7)
+    first = build_method(recipe).state_dict()
+    torch.manual_seed(8)
+    again, other = build_method(recipe).state_dict(), build_method(replace(recipe, seed=1)).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["past_wholes.vectors"], other["past_wholes.vectors"])
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_init_from_a_file(tmp_path: Path, ending: str) -> None:
+    donor = Backbone("test_resnet").net.state_dict() | {"fc.weight": torch.zeros(3)}  # a classifier does no harm
+    file = tmp_path / f"weights.{ending}"
+    save_file(donor, file) if ending == "safetensors" else torch.save({"state_dict": donor}, file)
+    recipe = tiny_recipe(tmp_path, tmp_path, encoder=EncoderConfig("test_resnet", init=str(file)))
+    for name, tensor in build_method(recipe).backbone.net.state_dict().items():
+        assert torch.equal(tensor, donor[name])
+
+
+def test_init_from_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    backbone = Backbone("test_resnet")
+    tensors = backbone.net.state_dict()
+    dropped = next(iter(tensors))
+    save_file({name: t for name, t in tensors.items() if name != dropped}, tmp_path / "short.safetensors")
+    with pytest.raises(UserError, match=f"1 of {len(tensors)} tensors missing \\({dropped}\\)"):
+        backbone.load_file(tmp_path / "short.safetensors")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UserError, match="not a readable weights file"):
+        backbone.load_file(tmp_path / "text.pth")
+    with pytest.raises(UserError, match="no such file"):
+        backbone.load_file(tmp_path / "nowhere.pth")
+
+
+def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    backbone = Backbone("test_resnet")
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(UserError, match=r"could not be had .*--init FILE, or use --init random"):
+        backbone.load_published()

@@ -1,0 +1,129 @@
+"""Exported backbones: that they come back whole, and that the other library computes the same with them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from colocate import load_backbone
+from colocate.backbones import Backbone
+from colocate.errors import UserError
+from colocate.export import export, write_backbone
+from colocate.train import pretrain
+from tests.tiny import tiny_recipe, write_tiles
+
+FACTS = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+
+
+def written(folder: Path, name: str, output_stride: int = 32) -> Backbone:
+    """A backbone with weights of its own (timm starts residual branches at zero), written as a run writes it."""
+    torch.manual_seed(0)
+    backbone = Backbone(name, output_stride).eval()
+    for tensor in backbone.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.01, 0.06)
+    write_backbone(folder, backbone, FACTS)
+    return backbone
+
+
+def test_a_run_leaves_a_backbone_that_says_what_it_is(tmp_path: Path) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=2, tile_mpp=0.5)
+    pretrain(replace(recipe, data_licence="CC-BY-4.0"))
+    backbone = load_backbone(tmp_path / "run")
+    assert not backbone.training
+    facts = json.loads((tmp_path / "run" / "backbone.json").read_text())
+    assert facts == backbone.facts
+    assert facts["architecture"] == "test_resnet" and facts["library"] == "timm" and facts["grid_stride"] == 32
+    assert facts["mpp"] == 0.5 and facts["steps"] == 2 and facts["mean"] == [0.485, 0.456, 0.406]
+    assert facts["data"]["licence"] == "CC-BY-4.0" and facts["data"]["tiles"] == 20 and facts["data"]["fingerprint"]
+    assert facts["recipe"]["optim"]["lr"] == 0.03 and {"colocate", "timm", "torch"} <= facts["versions"].keys()
+
+
+@pytest.mark.parametrize(("name", "stride"), [("resnet18", 16), ("vit_small_patch16_224", 32), ("convnext_tiny", 32)])
+def test_round_trip(tmp_path: Path, name: str, stride: int) -> None:
+    backbone = written(tmp_path, name, stride)
+    images = torch.randn(1, 3, 64, 64)
+    again = load_backbone(tmp_path / "backbone.safetensors")
+    assert torch.equal(again(images), backbone(images))
+
+
+def test_anything_but_every_tensor_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "test_resnet")
+    file = tmp_path / "backbone.safetensors"
+    whole = load_file(file)
+    name = next(iter(whole))
+
+    def refused(tensors: dict[str, torch.Tensor], message: str) -> None:
+        save_file(tensors, file)
+        with pytest.raises(UserError, match=message):
+            load_backbone(tmp_path)
+
+    rest = {key: tensor for key, tensor in whole.items() if key != name}
+    refused(rest, f"1 of {len(whole)} tensors missing \\({name}\\)")
+    refused(rest | {"renamed.weight": whole[name]}, r"does not have \(renamed\.weight\)")
+    refused(rest | {name: whole[name][None]}, "1 of another shape")
+    file.write_bytes(b"cut short")
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        load_backbone(tmp_path)
+    (tmp_path / "backbone.json").unlink()
+    with pytest.raises(UserError, match=r"needs backbone\.json beside its weights"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "convnext_tiny"])
+def test_torchvision_computes_the_same(tmp_path: Path, name: str) -> None:
+    backbone = written(tmp_path, name)
+    out = export(tmp_path, "torchvision", tmp_path / "out.safetensors")
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    missing, unexpected = theirs.load_state_dict(load_file(out), strict=False)
+    assert not unexpected and all(key.startswith(("fc.", "classifier.")) for key in missing)
+    images = torch.randn(1, 3, 64, 64)
+    last = "features" if hasattr(theirs, "features") else "layer4"
+    features = torchvision.models.feature_extraction.create_feature_extractor(theirs, {last: "grid"})(images)["grid"]
+    torch.testing.assert_close(features, backbone(images), rtol=1e-4, atol=1e-4 * features.abs().max().item())
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_timm_takes_it_as_a_checkpoint(tmp_path: Path, ending: str) -> None:
+    backbone = written(tmp_path, "resnet18")
+    out = export(tmp_path, "timm", tmp_path / f"out.{ending}")
+    theirs = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(theirs.forward_features(images), backbone(images))
+
+
+def test_detectron2_names(tmp_path: Path) -> None:
+    written(tmp_path, "resnet50")
+    with export(tmp_path, "detectron2", tmp_path / "out.pkl").open("rb") as file:
+        content = pickle.load(file)
+    names = content["model"]
+    assert content["matching_heuristics"] is True
+    # As detectron2's own R-50 names them (modeling/backbone/resnet.py).
+    norm = ("weight", "bias", "running_mean", "running_var")
+    expected = {"stem.conv1.weight"} | {f"stem.conv1.norm.{part}" for part in norm}
+    for stage, blocks in ((2, 3), (3, 4), (4, 6), (5, 3)):
+        for block in range(blocks):
+            for conv in ("conv1", "conv2", "conv3", *(("shortcut",) if block == 0 else ())):
+                place = f"res{stage}.{block}.{conv}"
+                expected |= {f"{place}.weight"} | {f"{place}.norm.{part}" for part in norm}
+    assert set(names) == expected
+    weights = load_file(tmp_path / "backbone.safetensors")
+    assert (names["res3.0.shortcut.norm.bias"] == weights["layer2.0.downsample.1.bias"].numpy()).all()
+
+
+def test_what_a_library_does_not_have_is_said(tmp_path: Path) -> None:
+    written(tmp_path, "vit_small_patch16_224")
+    with pytest.raises(UserError, match="torchvision has no vit_small_patch16_224"):
+        export(tmp_path, "torchvision", tmp_path / "out.pth")
+    with pytest.raises(UserError, match="detectron2's backbones are ResNets"):
+        export(tmp_path, "detectron2", tmp_path / "out.pkl")
+    with pytest.raises(UserError, match=r"must end in \.safetensors or \.pth"):
+        export(tmp_path, "timm", tmp_path / "out.pkl")

@@ -1,0 +1,138 @@
+"""Overlap matching against every pair of cells intersected, and pooling against plain loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from colocate.geometry import Crop
+from colocate.matching import Match, overlap
+from tests.reference import overlap as slow
+from tests.strategies import SYMMETRIES, crop_pairs, crops, grids, placed
+
+
+def _features(b: int, n: int, d: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(b, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _check(own: Crop, other: Crop, cells: tuple[int, int], other_cells: tuple[int, int]) -> None:
+    shares = slow.overlap_matrix(own, other, cells, other_cells)
+    match = overlap(own, other, cells, other_cells)
+    weight = shares.sum(2)
+    torch.testing.assert_close(match.weight, weight, atol=1e-9, rtol=0)
+    # A share of a hair, made of rounding, is normalised to something; its weight says that it counts for nothing.
+    seen = weight > 1e-9
+    fractions = shares / weight.clamp_min(1e-300)[:, :, None]
+    torch.testing.assert_close(match.fractions()[seen], fractions[seen], atol=1e-6, rtol=0)
+    features = _features(len(shares), shares.shape[2])
+    torch.testing.assert_close(match.pool(features)[seen], slow.pooled(shares, features)[seen], atol=1e-5, rtol=0)
+
+
+@given(crop_pairs(), st.integers(1, 5), st.integers(1, 5))
+def test_square_grids_equal_the_slow_overlap(pair: tuple[Crop, Crop], cells: int, other_cells: int) -> None:
+    _check(*pair, (cells, cells), (other_cells, other_cells))
+
+
+@given(crop_pairs(square=False), grids, grids)
+def test_any_grids_equal_the_slow_overlap(
+    pair: tuple[Crop, Crop], cells: tuple[int, int], other_cells: tuple[int, int]
+) -> None:
+    _check(*pair, cells, other_cells)
+
+
+@pytest.mark.parametrize("how", SYMMETRIES)
+@pytest.mark.parametrize("other_how", SYMMETRIES)
+def test_every_pair_of_symmetries(how: tuple[bool, bool, bool], other_how: tuple[bool, bool, bool]) -> None:
+    own = crops([placed((10, 90), (20, 80), how)])
+    other = crops([placed((33, 133), (5, 66.5), other_how)])
+    _check(own, other, (2, 3), (3, 4))
+
+
+def test_a_mixed_batch_swaps_only_the_pairs_that_ask() -> None:
+    rows, cols = (10.0, 90.0), (20.0, 80.0)
+    other_rows, other_cols = (33.0, 133.0), (5.0, 66.5)
+    own = crops([placed(rows, cols, how) for how in SYMMETRIES])
+    other = crops([placed(other_rows, other_cols, how) for how in reversed(SYMMETRIES)])
+    mixed = crops([placed(other_rows, other_cols, how) for how in SYMMETRIES[2:] + SYMMETRIES[:2]])
+    assert overlap(own, other, 3).swap.all()
+    assert len(overlap(own, mixed, 3).swap.unique()) == 2
+    _check(own, other, (3, 3), (3, 3))
+    _check(own, mixed, (3, 3), (4, 4))
+    _check(own, mixed, (2, 5), (4, 4))
+
+
+def test_a_mixed_batch_on_an_oblong_grid_is_refused() -> None:
+    own = Crop.of([[0, 0, 8, 8]] * 2)
+    other = Crop.of([[0, 0, 8, 8]] * 2, [False, True])
+    with pytest.raises(ValueError, match="square views"):
+        overlap(own, other, 4, (2, 3))
+    assert overlap(own, other, (2, 3), 4).weight.shape == (2, 6)
+
+
+def test_the_vectorised_oracle_equals_the_loops() -> None:
+    how = [(a, b) for a in SYMMETRIES for b in SYMMETRIES]
+    own = crops([placed((10, 90), (20, 80), one) for one, _ in how])
+    other = crops([placed((33, 133), (5, 66.5), one) for _, one in how])
+    shares = slow.overlap_matrix(own, other, (4, 4), (4, 4))
+    batched = slow.overlap_matrix_batched(own, other, 4)
+    torch.testing.assert_close(batched.double(), shares, atol=1e-5, rtol=0)
+    features = _features(len(how), 16)
+    weight, pooled = slow.pooled_batched(shares, features)
+    torch.testing.assert_close(weight, shares.sum(2))
+    torch.testing.assert_close(pooled, slow.pooled(shares, features), atol=1e-9, rtol=0)
+
+
+# Pooling ---------------------------------------------------------------------------------------------------------
+
+
+@given(crop_pairs(), st.floats(-3, 3))
+def test_pooling_is_linear_and_equals_fractions(pair: tuple[Crop, Crop], factor: float) -> None:
+    match = overlap(*pair, 3, 4)
+    x, y = _features(len(match.swap), 16, seed=1), _features(len(match.swap), 16, seed=2)
+    torch.testing.assert_close(match.pool(factor * x + y), factor * match.pool(x) + match.pool(y))
+    torch.testing.assert_close(match.pool(x), match.fractions() @ x)
+
+
+@given(crop_pairs())
+def test_nothing_is_pooled_where_nothing_is_shared(pair: tuple[Crop, Crop]) -> None:
+    match = overlap(*pair, 4)
+    unseen = match.weight == 0
+    pooled = match.pool(_features(len(match.swap), 16) + 10)
+    assert bool((pooled[unseen] == 0).all())
+    assert bool((match.fractions()[unseen] == 0).all())
+    # Elsewhere it is an average: of ones, one.
+    ones = match.pool(torch.ones(len(match.swap), 16, 1, dtype=torch.float64))
+    torch.testing.assert_close(ones[~unseen], torch.ones_like(ones[~unseen]))
+
+
+def test_disjoint_and_touching_crops_share_nothing() -> None:
+    own = Crop.of([[0, 0, 8, 8]] * 3)
+    other = Crop.of([[0, 8, 8, 16], [8, 8, 16, 16], [50, 50, 60, 60]])
+    match = overlap(own, other, 3)
+    assert bool((match.weight == 0).all()) and bool((match.pool(_features(3, 9)) == 0).all())
+
+
+@settings(max_examples=15)
+@given(crop_pairs(most=2))
+def test_gradients_go_through_pooling(pair: tuple[Crop, Crop]) -> None:
+    match = overlap(*pair, 2, 3)
+    features = _features(len(match.swap), 9, 2).requires_grad_()
+    assert torch.autograd.gradcheck(match.pool, (features,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pooling_keeps_the_features_type(dtype: torch.dtype) -> None:
+    match = overlap(Crop.of([[0, 0, 90, 90]]), Crop.of([[30, 10, 130, 110]], [True]), 7)
+    features = _features(1, 49)
+    pooled = match.pool(features.to(dtype))
+    assert pooled.dtype == dtype
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(pooled.double(), match.pool(features), atol=tolerance, rtol=0)
+
+
+def test_match_is_a_named_tuple_under_the_import_hook() -> None:
+    match = overlap(Crop.of([[0, 0, 8, 8]]), Crop.of([[0, 0, 8, 8]]), (2, 3), (4, 5))
+    assert isinstance(match, Match) and match._fields == ("rows", "cols", "swap", "weight", "grid")
+    assert match.grid == (4, 5) and match.rows.shape == (1, 2, 4) and match.cols.shape == (1, 3, 5)

@@ -1,0 +1,242 @@
+"""Runs: that they can be stopped anywhere, resumed exactly, and that they stop by themselves where they should."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from colocate import checkpoint, load_backbone, train
+from colocate.errors import UserError
+from colocate.journal import read_journal
+from colocate.optim import OptimConfig
+from colocate.recipe import MachineConfig, Recipe
+from colocate.train import Interrupted, pretrain
+from tests.tiny import tiny_recipe, write_tiles
+
+PACE = {"pairs_per_s", "waiting"}  # the only columns that depend on the clock
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    return checkpoint.load(checkpoint.checkpoints(run / "checkpoints")[-1])
+
+
+def same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, all the way down."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}.{number}")
+    else:
+        assert a == b, where
+
+
+def same_run(run: Path, other: Path) -> None:
+    one, two = last_state(run), last_state(other)
+    one.pop("recipe"), two.pop("recipe")  # they differ in the run folder's name
+    same(one, two)
+    for a, b in zip(read_journal(run), read_journal(other), strict=True):
+        assert {key: str(value) for key, value in a.items() if key not in PACE} == {
+            key: str(value) for key, value in b.items() if key not in PACE
+        }
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Have the run receive a signal while it works on the step after `step`."""
+    views, seen = train._views, []
+
+    def interrupting(*args: Any) -> Any:
+        seen.append(1)
+        if len(seen) == step:
+            os.kill(os.getpid(), number)
+        return views(*args)
+
+    monkeypatch.setattr(train, "_views", interrupting)
+
+
+SETTINGS = {
+    "sgd": {},
+    "accumulate, clip, warm-up": {
+        "accumulate": 2,
+        "optim": OptimConfig(clip=0.5, warmup_epochs=2),
+        "method": None,  # moco-v2
+    },
+    "adamw, bf16": {"precision": "bf16-mixed", "optim": OptimConfig("adamw", lr=1e-3)},
+    "lars": {"optim": OptimConfig("lars", lr=0.3)},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, stop: int
+) -> None:
+    changes = dict(SETTINGS[setting])
+    recipe = tiny_recipe(tiles, tmp_path / "whole")
+    if "method" in changes:
+        changes["method"] = replace(recipe.method, match=None, dense=0.0)
+    recipe = replace(recipe, **changes)
+    pretrain(recipe)
+
+    halves = replace(recipe, out=str(tmp_path / "halves"))
+    batches = stop * recipe.accumulate
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=rf"step {stop} of 6; .*--resume"):
+        stop_at(patch, batches)
+        pretrain(halves)
+    # Another state of torch's generator must not matter.
+    torch.manual_seed(99)
+    pretrain(halves, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_workers_and_checkpoints_change_nothing(tiles: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "one")
+    pretrain(recipe)
+    machine = MachineConfig("cpu", workers=2, log_every=1, save_every=5, keep=1, journals=("tensorboard",))
+    pretrain(replace(recipe, out=str(tmp_path / "two"), machine=machine))
+    same_run(tmp_path / "one", tmp_path / "two")
+    assert list((tmp_path / "two" / "tensorboard").glob("events*"))
+
+
+def test_seeds_differ(tiles: Path, tmp_path: Path) -> None:
+    pretrain(tiny_recipe(tiles, tmp_path / "one", steps=1))
+    pretrain(tiny_recipe(tiles, tmp_path / "two", steps=1, seed=1))
+    assert read_journal(tmp_path / "one")[0]["loss"] != read_journal(tmp_path / "two")[0]["loss"]
+
+
+def test_it_learns(tiles: Path, tmp_path: Path) -> None:
+    machine = MachineConfig("cpu", workers=0, log_every=5, journals=())
+    pretrain(tiny_recipe(tiles, tmp_path / "run", steps=40, machine=machine, optim=OptimConfig(lr=0.1)))
+    losses = [row["loss"] for row in read_journal(tmp_path / "run")]  # the first after the queue has filled
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_ctrl_c_saves_too(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 3, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        pretrain(tiny_recipe(tiles, tmp_path / "run"))
+    assert last_state(tmp_path / "run")["step"] == 3
+    assert load_backbone(tmp_path / "run").facts["steps"] == 3
+
+
+def test_checkpoints_are_counted_and_old_ones_dropped(tiles: Path, tmp_path: Path) -> None:
+    pretrain(tiny_recipe(tiles, tmp_path / "run"))
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert names == ["step000000004.pt", "step000000006.pt"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views, seen = train._views, []
+
+    def poisoned(*args: Any) -> Any:
+        batch = views(*args)
+        seen.append(batch.tiles.tolist())
+        if len(seen) == 4:
+            batch.first.images[0, 0, 0, 0] = torch.nan
+        return batch
+
+    monkeypatch.setattr(train, "_views", poisoned)
+    recipe = tiny_recipe(tiles, tmp_path / "run", machine=MachineConfig("cpu", workers=0, log_every=6, save_every=2))
+    with pytest.raises(UserError, match=r"not finite at batch 3, .*last good checkpoint is .*step000000002\.pt"):
+        pretrain(recipe)
+    named = [Path(line).name for line in (tmp_path / "run" / "nonfinite.txt").read_text().splitlines()]
+    assert named == [f"{number:02}.png" for number in seen[3]]
+    assert last_state(tmp_path / "run")["step"] == 2
+
+
+def test_unreadable_tiles_are_listed_once(tmp_path: Path) -> None:
+    folder = write_tiles(tmp_path / "tiles")
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:100])
+    recipe = tiny_recipe(folder, tmp_path / "run", max_skipped=0.05)
+    pretrain(recipe)
+    with (tmp_path / "run" / "skipped.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["tile"]).name for row in rows] == ["05.png"] and rows[0]["reason"]
+
+    with pytest.raises(UserError, match=r"1 of 20 tiles cannot be read, more than 1\.00%.*05\.png.*--max-skipped"):
+        pretrain(replace(recipe, out=str(tmp_path / "strict"), max_skipped=0.01))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run")
+    save = torch.save
+
+    def full_later(state: dict[str, Any], file: Any) -> None:
+        save(state, file)
+        if state["step"] == 4:
+            raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_later)
+        with pytest.raises(UserError, match=r"step000000004\.pt was not written: the disk is full; .*--resume"):
+            pretrain(recipe)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step000000002.pt"]
+    pretrain(recipe, resume=True)
+    pretrain(whole := tiny_recipe(tiles, tmp_path / "whole"))
+    same_run(Path(whole.out), Path(recipe.out))
+
+
+def test_what_cannot_be_resumed_is_said(tiles: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run", steps=3)
+    pretrain(recipe)
+
+    def refused(other: Recipe, message: str, resume: bool = True) -> None:
+        with pytest.raises(UserError, match=message):
+            pretrain(other, resume=resume)
+
+    refused(recipe, "holds a run already: go on with it by --resume", resume=False)
+    refused(replace(recipe, optim=OptimConfig(lr=1.0)), r"another recipe \(optim\.lr is 1\.0, was 0\.03\)")
+    more = write_tiles(tmp_path / "more", count=21)
+    refused(replace(recipe, data=str(more)), "does not hold the tiles")
+    path = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    path.write_bytes(path.read_bytes()[:-2000])
+    refused(recipe, "cut short or not a checkpoint: delete it")
+    path.unlink()
+    pretrain(recipe, resume=True)  # from the one before
+
+
+def test_moved_tiles_may_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)
+        pretrain(recipe)
+    (tmp_path / "here").rename(tmp_path / "there")
+    pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
+    assert last_state(tmp_path / "run")["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 32}, "holds 20 tiles, fewer than a batch: give --batch 20 or less"),
+        ({"machine": MachineConfig("gpu", journals=())}, "accelerator gpu"),
+        ({"machine": MachineConfig("cpu", journals=("wandb",))}, r"pip install 'colocate\[wandb\]'"),
+        ({"batch": 14}, "do not divide into groups of 4"),
+    ],
+)
+def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes: Any, message: str) -> None:
+    if "gpu" in message and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=message):
+        pretrain(tiny_recipe(tiles, tmp_path / "run", **changes))

@@ -1,0 +1,40 @@
+"""A recipe that trains in seconds, and the tiles for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from colocate.methods.moco import MoCoConfig, Overlap
+from colocate.recipe import EncoderConfig, MachineConfig, Recipe
+from colocate.views import ViewConfig
+
+
+def write_tiles(folder: Path, count: int = 20, size: int = 40) -> Path:
+    """Random smooth colour pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    return folder
+
+
+def tiny_recipe(data: Path, out: Path, **changes: Any) -> Recipe:
+    """PLM with timm's own test network: a few batches of eight tiles; `changes` replace fields of the recipe."""
+    recipe = Recipe(
+        name="tiny",
+        method=MoCoConfig(match=Overlap(), queue_length=20, momentum=0.9, hidden=16, width=8, norm_group=4),
+        encoder=EncoderConfig("test_resnet"),
+        views=ViewConfig(size=64, symmetries="all", stain=0.05),
+        machine=MachineConfig("cpu", workers=0, log_every=1, save_every=2, journals=()),
+        data=str(data),
+        out=str(out),
+        batch=8,
+        steps=6,
+    )
+    return replace(recipe, **changes)
