@@ -1,0 +1,131 @@
+"""MoCo-v2 and PLM: what their losses must do, against the loss written out plainly."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from colocate.errors import UserError
+from colocate.geometry import Crop
+from colocate.methods.moco import MoCo, MoCoConfig, Overlap
+from colocate.train import build_method
+from colocate.views import Batch, ViewConfig, sample_views
+from tests.reference.overlap import overlap_matrix
+from tests.tiny import tiny_recipe
+
+PLM = MoCoConfig(match=Overlap(), queue_length=20, hidden=16, width=8, dense=0.3)
+
+
+def built(config: MoCoConfig = PLM) -> MoCo:
+    method = build_method(tiny_recipe(Path(), Path(), method=config)).double().eval()  # batch statistics stay
+    assert isinstance(method, MoCo)
+    return method
+
+
+def batch_of(count: int = 6, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
+    first, second, index = sample_views(tiles, ViewConfig(size=96, symmetries="all"), seed=seed)
+    return Batch(
+        first._replace(images=first.images.double()), second._replace(images=second.images.double()), index
+    )
+
+
+def plain_loss(method: MoCo, batch: Batch) -> torch.Tensor:
+    """DESIGN's equations row by row, with the n^4 overlap and every logit written out."""
+    assert method.past_cells is not None and method.query.align is not None and method.key.encoder.align is not None
+    q, k = method.query(batch.first.images), method.key.encoder(batch.second.images)
+
+    def term(a: torch.Tensor, b: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
+        a, b = F.normalize(a, dim=0), F.normalize(b, dim=0)
+        logits = torch.cat([(a @ b)[None], past @ a]) / method.temperature
+        return logits.logsumexp(0) - logits[0]
+
+    whole = torch.stack([term(q.whole[i], k.whole[i], method.past_wholes.vectors) for i in range(len(q.whole))]).mean()
+    rows = []
+    for tile in range(len(q.whole)):
+        one = slice(tile, tile + 1)
+        there = overlap_matrix(batch.first.crop.select(one), batch.second.crop.select(one), q.grid, k.grid)[0]
+        back = overlap_matrix(batch.second.crop.select(one), batch.first.crop.select(one), k.grid, q.grid)[0]
+        for shares, mine, other, align, queries in (
+            (there, q.cells[tile], k.cells[tile], method.key.encoder.align, True),
+            (back, k.cells[tile], q.cells[tile], method.query.align, False),
+        ):
+            for cell in range(len(mine)):
+                weight = shares[cell].sum()
+                pooled = align(shares[cell] @ other / weight if weight > 0 else 0 * other[0])
+                a, b = (mine[cell], pooled) if queries else (pooled, mine[cell])
+                rows.append(weight * term(a, b, method.past_cells.vectors))
+    return (1 - method.dense) * whole + method.dense * torch.stack(rows).mean()
+
+
+def test_the_loss_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch = built(), batch_of()
+    plain = copy.deepcopy(method)
+    losses = method(batch)
+    expected = plain_loss(plain, batch)
+    torch.testing.assert_close(losses.total(), expected)
+    losses.total().backward()
+    expected.backward()
+    for (name, mine), theirs in zip(method.query.named_parameters(), plain.query.parameters(), strict=True):
+        assert mine.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+
+
+def test_moco_v2_is_plm_with_nothing_on_cells() -> None:
+    plm = built(replace(PLM, dense=0.0))
+    moco = built(replace(PLM, match=None))
+    moco.load_state_dict(plm.state_dict(), strict=False)
+    assert moco.query.cells is None and moco.past_cells is None and moco.dense == 0
+    batch = batch_of()
+    torch.testing.assert_close(moco(batch).total(), plm(batch).total())
+    assert moco(batch).cells is None
+
+
+def test_views_that_share_nothing_give_no_dense_loss() -> None:
+    method, batch = built(), batch_of()
+    left = Crop.of([[0, 0, 96, 40]]).select(torch.zeros(6, dtype=torch.long))
+    right = Crop.of([[0, 96, 96, 50]]).select(torch.zeros(6, dtype=torch.long))
+    apart = Batch(batch.first._replace(crop=left), batch.second._replace(crop=right), batch.tiles)
+    losses = method(apart)
+    assert losses.cells is not None and losses.cells == 0
+    losses.total().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.query.parameters())
+
+
+def test_queues_hold_the_keys_of_this_batch() -> None:
+    method, batch = built(), batch_of()
+    losses = method(batch)
+    assert method.past_cells is not None
+    torch.testing.assert_close(method.past_wholes.vectors[:6], F.normalize(losses.key.whole, dim=1))
+    torch.testing.assert_close(method.past_cells.vectors[:6], F.normalize(losses.key.cells.mean(1), dim=1))
+
+
+def test_a_step_along_the_gradient_lowers_the_loss() -> None:
+    method, batch = built(), batch_of()
+    still = copy.deepcopy(method)
+    optimizer = torch.optim.SGD(method.query.parameters(), lr=1e-3)
+    before = method(batch).total()
+    before.backward()
+    optimizer.step()
+    still.query.load_state_dict(method.query.state_dict())
+    still.key.momentum = 1.0
+    assert still(batch).total() < before
+
+
+def test_gathered_batches_move_the_key_once_a_step() -> None:
+    once, twice = PLM.build(built().backbone, 1), PLM.build(built().backbone, 2)
+    assert twice.key.momentum**2 == pytest.approx(once.key.momentum)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dense": 1.5}, {"momentum": 1.0}, {"temperature": 0.0}, {"queue_length": 0}, {"norm_group": 1}]
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"method"):
+        replace(PLM, **changes)  # type: ignore[arg-type]
