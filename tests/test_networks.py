@@ -97,9 +97,10 @@ def test_the_key_batch_is_shuffled_among_groups_and_put_back() -> None:
     first, second = key(images), key(images)  # other groups, so other statistics
     assert not torch.allclose(first.whole, second.whole)
     # Put back: each view's features stay nearest to its own, for all that the statistics do.
-    alike = F.normalize(first.field.flatten(1) - first.field.flatten(1).mean(0)) @ F.normalize(
-        second.field.flatten(1) - second.field.flatten(1).mean(0)
-    ).T
+    alike = (
+        F.normalize(first.field.flatten(1) - first.field.flatten(1).mean(0))
+        @ F.normalize(second.field.flatten(1) - second.field.flatten(1).mean(0)).T
+    )
     assert torch.equal(alike.argmax(1), torch.arange(16))
 
 

@@ -13,8 +13,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
+from . import __version__, train
+from .data import inspect as look
+from .data import show
 from .errors import UserError
+from .export import Library
+from .export import export as write_for
 from .recipe import Recipe, read_recipe
 from .recipes import RECIPES, find_recipe, summary
 
@@ -33,13 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(f"colocate {__version__}")
         return
-    from .train import Interrupted
-
     try:
         if arguments[0] not in COMMANDS:
             raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
-        COMMANDS[arguments[0]](arguments[1:])
-    except Interrupted as stop:
+        _run(arguments[0], arguments[1:])
+    except train.Interrupted as stop:
         print(f"colocate: {stop}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
@@ -51,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sentence = str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror}"
         print(f"colocate: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    if name == "pretrain":  # its defaults depend on its first word
+        pretrain(arguments)
+    else:
+        tyro.cli(COMMANDS[name], prog=f"colocate {name}", args=arguments)
 
 
 def _usage() -> str:
@@ -93,9 +102,7 @@ def pretrain(arguments: list[str]) -> None:
     for field, example in (("data", "TILES"), ("out", "RUN")):
         if not getattr(asked.recipe, field):
             raise UserError(f"give --{field} {example}")
-    from .train import pretrain as run
-
-    folder = run(asked.recipe, asked.resume)
+    folder = train.pretrain(asked.recipe, asked.resume)
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
         print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {folder}")
 
@@ -118,73 +125,54 @@ def _recipe_words(arguments: list[str]) -> tuple[str | None, Path | None, list[s
     return name, origin, rest
 
 
-def recipes(arguments: list[str]) -> None:
+def recipes() -> None:
     """List the recipes that come with colocate."""
-    tyro.cli(lambda: None, prog="colocate recipes", description=recipes.__doc__, args=arguments)
-    table = Table("recipe", "whole views", "cells", "matching", "backbone", "epochs", "batch", "", box=None)
+    table = Table("recipe", "whole views", "cells", "matching", "backbone", "epochs", "batch", box=None)
     for name, recipe in RECIPES.items():
         made = recipe()
         match = made.method.match
-        table.add_row(
-            name,
-            "InfoNCE + queue",
-            "InfoNCE + queue, weighted" if match else "none",
-            match.rule if match else "none",
-            made.encoder.backbone,
-            str(made.epochs),
-            str(made.batch),
-            summary(recipe),
-        )
-    Console().print(table)
+        cells = "InfoNCE + queue, weighted" if match else "none"
+        rule = match.rule if match else "none"
+        table.add_row(name, "InfoNCE + queue", cells, rule, made.encoder.backbone, str(made.epochs), str(made.batch))
+    console = Console()
+    console.print(table)
+    console.print()
+    for name, recipe in RECIPES.items():
+        console.print(f"{name}: {summary(recipe)}", highlight=False, soft_wrap=True)
 
 
-def inspect(arguments: list[str]) -> None:
-    """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet."""
+def inspect(
+    data: Place[str],
+    root: Path | None = None,
+    mpp: float | None = None,
+    sample: int | None = None,
+    out: Path = Path("contact-sheet.png"),
+) -> None:
+    """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.
 
-    def command(
-        data: Place[str],
-        root: Path | None = None,
-        mpp: float | None = None,
-        sample: int | None = None,
-        out: Path = Path("contact-sheet.png"),
-    ) -> None:
-        """Look at data before training.
-
-        Args:
-            data: A folder, list, table, tar shard, folder of shards, or index of tiles.
-            root: Folder that listed paths are relative to.
-            mpp: Micrometres per pixel of tiles that do not say.
-            sample: Open only so many tiles, evenly spaced (default: all).
-            out: The contact sheet.
-        """
-        from .data.inspect import inspect as look
-        from .data.inspect import show
-
-        show(look(data, root=root, mpp=mpp, sample=sample, out=out))
-        print(f"contact sheet: {out}")
-
-    tyro.cli(command, prog="colocate inspect", args=arguments)
+    Args:
+        data: A folder, list, table, tar shard, folder of shards, or index of tiles.
+        root: Folder that listed paths are relative to.
+        mpp: Micrometres per pixel of tiles that do not say.
+        sample: Open only so many tiles, evenly spaced (default: all).
+        out: The contact sheet.
+    """
+    show(look(data, root=root, mpp=mpp, sample=sample, out=out))
+    print(f"contact sheet: {out}")
 
 
-def export(arguments: list[str]) -> None:
-    """Write a run's backbone for timm, torchvision or detectron2."""
-    from .export import Library
-    from .export import export as write
+def export(run: Place[Path], out: Place[Path], to: Library = "timm") -> None:
+    """Write a run's backbone for timm, torchvision or detectron2.
 
-    def command(run: Place[Path], out: Place[Path], to: Library = "timm") -> None:
-        """Write a run's backbone for another library.
-
-        Args:
-            run: The run folder.
-            out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
-            to: The library.
-        """
-        print(write(run, to, out))
-
-    tyro.cli(command, prog="colocate export", args=arguments)
+    Args:
+        run: The run folder.
+        out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
+        to: The library.
+    """
+    print(write_for(run, to, out))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "recipes": recipes,
     "inspect": inspect,

@@ -1,0 +1,158 @@
+"""The command line: what it does when all is well, and its one sentence when something is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from colocate.cli import main
+from colocate.recipe import differences, from_json, read_recipe, to_json
+from colocate.recipes import RECIPES, find_recipe
+from tests.tiny import tiny_recipe, write_tiles
+
+TINY = ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "2", "--workers", "0"]
+TINY += ["--accelerator", "cpu", "--journals", "--method.norm-group", "4", "--method.queue-length", "16"]
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    return write_tiles(tmp_path / "tiles")
+
+
+def sentence(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a failing command says: one line on stderr after notes, exit status 2, no traceback."""
+    with pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    assert leaving.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith("colocate: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_tiles_in_a_backbone_out(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    main(["pretrain", "plm", "--data", str(tiles), "--out", str(run), *TINY, "--optim.lr", "0.01"])
+    recipe = read_recipe(run / "recipe.json")
+    assert recipe.optim.lr == 0.01 and recipe.method.match is not None and recipe.name == "plm"
+    main(["pretrain", "--from", str(run / "recipe.json"), "--out", str(again)])
+    assert (run / "backbone.safetensors").read_bytes() == (again / "backbone.safetensors").read_bytes()
+    main(["export", str(run), str(tmp_path / "out.pth"), "--to", "timm"])
+    assert (tmp_path / "out.pth").exists()
+    assert f"done: {run}" in capsys.readouterr().out
+
+
+def test_a_recipe_of_the_users_own(tiles: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom colocate.recipes import moco_v2\n"
+        "def fast():\n    return replace(moco_v2(), name='', steps=1, seed=5)\n"
+    )
+    main(["pretrain", f"{tmp_path}/mine.py:fast", "--data", str(tiles), "--out", str(tmp_path / "run"), *TINY[:-4]])
+    recipe = read_recipe(tmp_path / "run" / "recipe.json")
+    assert (recipe.name, recipe.seed, recipe.method.match) == ("fast", 5, None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert from_json(to_json(recipe), "there") == recipe
+    assert differences(recipe, recipe) == []
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipes"])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main([command, "--help"])
+    assert leaving.value.code == 0
+    assert f"colocate {command}" in capsys.readouterr().out
+    main([])
+    assert command in capsys.readouterr().out
+
+
+def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "plm", "--help"])
+    text = capsys.readouterr().out.replace("│", "").split("--")
+    options = [part for part in text if "(default:" in part or "STR" in part]
+    assert len(options) > 45
+    unexplained = [part for part in options if len(part.split("(default:")[0].split()) < 4]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pretrian"], "no command 'pretrian'"),
+        (["pretrain"], "which recipe?"),
+        (["pretrain", "pml", "--data", "x", "--out", "y"], "no recipe 'pml': did you mean plm?"),
+        (["pretrain", "plm", "--out", "y"], "give --data TILES"),
+        (["pretrain", "plm", "--data", "x"], "give --out RUN"),
+        (["pretrain", "plm", "--from", "r.json"], "not both"),
+        (["pretrain", "--from", "nowhere.json"], "nowhere.json cannot be read"),
+        (["pretrain", "nowhere.py:recipe"], "nowhere.py is not a Python file"),
+        (["pretrain", "plm", "--data", "nowhere", "--out", "{tmp}/run"], "nowhere"),
+        (["pretrain", "plm", "--data", "{empty}", "--out", "{tmp}/run"], "empty"),
+        (["pretrain", "plm", "--data", "{table}", "--out", "{tmp}/run"], "path"),
+        (["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run"], "20 tiles, fewer than a batch"),
+        (["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run", "--optim.lr", "-1"], "lr must be positive"),
+        (
+            ["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run", "--batch", "8", "--views.mpp", "0.5"],
+            "--tile-mpp",
+        ),
+        (["export", "{empty}", "out.pth"], "backbone.json"),
+        (["report", "{empty}"], "empty"),
+        (["inspect", "{empty}"], "empty"),
+    ],
+)
+def test_wrong_words_get_one_sentence(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("file,label\na.png,1\n")
+    places = {"tmp": tmp_path, "empty": tmp_path / "empty", "tiles": tiles, "table": tmp_path / "table.csv"}
+    assert says in sentence(capsys, *(word.format(**places) for word in words))
+
+
+def test_a_stored_recipe_with_an_unknown_field(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(to_json(tiny_recipe(tiles, tmp_path / "run")))
+    content["optim"]["learning_rate"] = 1
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    said = sentence(capsys, "pretrain", "--from", tmp_path / "old.json")
+    assert "old.json: optim.learning_rate" in said
+
+
+def test_all_tiles_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.jpg").write_text("not a picture")
+    assert ".jpg" in sentence(capsys, "pretrain", "plm", "--data", folder, "--out", tmp_path / "run", *TINY)
+
+
+def test_pictures_of_every_kind_train_together(tmp_path: Path) -> None:
+    folder = write_tiles(tmp_path / "tiles", count=4)
+    picture = Image.open(folder / "00.png")
+    picture.convert("L").save(folder / "grey.png")
+    picture.convert("RGBA").save(folder / "clear.png")
+    picture.convert("L").convert("I;16").save(folder / "deep.tif")
+    picture.resize((100, 80)).save(folder / "large.bmp")
+    main(["pretrain", "plm", "--data", str(folder), "--out", str(tmp_path / "run"), *TINY])
+    assert not (tmp_path / "run" / "skipped.csv").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    from colocate.errors import UserError
+
+    with pytest.raises(UserError):
+        main(["pretrain", "plm", "--debug"])

@@ -1,0 +1,128 @@
+"""Two processes against one: the same losses, gradients, queues and key encoder."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from colocate import checkpoint
+from colocate.journal import read_journal
+from colocate.methods.moco import MoCoConfig, Overlap
+from colocate.train import build_method
+from colocate.views import Batch, View, ViewConfig, sample_views
+from tests.tiny import tiny_recipe, write_tiles
+
+CONFIG = MoCoConfig(match=Overlap(), queue_length=20, hidden=16, width=8)
+
+
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    return [sample_views(tiles, ViewConfig(size=64, symmetries="all"), seed=step) for step in range(3)]
+
+
+def half(batch: Batch, rank: int) -> Batch:
+    part = slice(4 * rank, 4 * rank + 4)
+    views = [View(view.images[part], view.crop.select(part)) for view in (batch.first, batch.second)]
+    return Batch(views[0], views[1], batch.tiles[part])
+
+
+def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict[str, Any]:
+    """Losses of a few steps of plain gradient descent, and where they lead."""
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.01)
+    losses = []
+    for batch in steps:
+        optimizer.zero_grad()
+        terms = method(batch)
+        terms.total().backward()
+        optimizer.step()
+        losses.append(torch.stack([terms.whole.detach(), terms.cells.detach()]))
+    return {"losses": torch.stack(losses), "state": inner.state_dict()}
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    method = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).eval()  # frozen batch norm
+    parallel = DistributedDataParallel(method, broadcast_buffers=False)
+    torch.save(state_after(parallel, method, [half(batch, rank) for batch in batches()]), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+    mp.start_processes(one_of_two, (free_port(), str(tmp_path)), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    method = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).eval()
+    before = copy.deepcopy(method.state_dict())
+    alone = state_after(method, method, batches())
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"])
+    for name, tensor in alone["state"].items():
+        assert torch.equal(first["state"][name], second["state"][name]), name
+        torch.testing.assert_close(first["state"][name], tensor, msg=name)
+    assert not torch.equal(before["past_cells.vectors"], alone["state"]["past_cells.vectors"])
+
+
+def shuffled_halves(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(rank)  # processes agree on the order whatever their own generators
+    key = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).train().key
+    seen: list[Tensor] = []
+    key.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # type: ignore
+    images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 64, 64)[4 * rank : 4 * rank + 4] + torch.rand(3, 64, 64)
+    features = key(images)
+    torch.save({"seen": seen[0].mean((1, 2, 3)).floor(), "field": features.field}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -> None:
+    mp.start_processes(shuffled_halves, (free_port(), str(tmp_path)), nprocs=2, start_method="spawn")
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    seen = torch.cat([part["seen"] for part in parts])
+    assert sorted(seen.tolist()) == list(range(8))
+    assert set(parts[0]["seen"].tolist()) != {0.0, 1.0, 2.0, 3.0}
+    # Brighter images have larger features in this network or smaller ones, in order: they came back in place.
+    level = torch.cat([part["field"] for part in parts]).flatten(1)
+    alike = torch.cdist(level, level)
+    assert (alike[0, 1] < alike[0, 7]) and (alike[7, 6] < alike[7, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
+def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: str) -> None:
+    tiles = write_tiles(tmp_path / "tiles")
+    run = tmp_path / "run"
+    command = ["-m", "colocate", "pretrain", "plm-small", "--data", str(tiles), "--out", str(run), "--batch", "8"]
+    command += ["--backbone", "test_resnet", "--views.size", "64", "--steps", "4", "--accelerator", "cpu"]
+    command += ["--devices", "2", "--workers", "0", "--log-every", "2", "--journals", "--method.norm-group", "4"]
+    start = (
+        [sys.executable]
+        if launcher == "fabric"
+        else [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    )
+    done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [row["step"] for row in read_journal(run)] == [2, 4]
+    state = checkpoint.load(checkpoint.checkpoints(run / "checkpoints")[-1])
+    assert int(state["method"]["past_wholes.position"]) == 32  # both processes' keys, four times
+    assert (run / "backbone.safetensors").exists()

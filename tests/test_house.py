@@ -1,0 +1,73 @@
+"""The house keeps its shape: imports point down only, no file grows past 300 lines, no drawer for odds and ends."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "colocate"
+
+# From the ground up; a module imports only from floors below its own, packages count as one room.
+FLOORS = [
+    {"errors"},
+    {"geometry", "draws", "objectives", "distributed"},
+    {"colour", "matching", "data", "checkpoint", "optim"},
+    {"views"},
+    {"backbones"},
+    {"networks"},
+    {"methods"},
+    {"health", "recipe"},
+    {"recipes", "export", "journal"},
+    {"run"},
+    {"train"},
+    {"evaluate"},
+    {"figures"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+ORDER = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of colocate that a file imports, at its head or within functions."""
+    package = ["colocate", *path.relative_to(SOURCE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("colocate.")}
+    return found & ORDER.keys()
+
+
+MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    assert room(path) in ORDER, f"{path.name}: give it a floor"
+    upward = {other for other in imports(path) if other != room(path) and ORDER[other] >= ORDER[room(path)]}
+    assert not upward
+
+
+def test_no_file_is_too_long_or_a_drawer() -> None:
+    files = [path for folder in ("src", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 20
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > 300] == []
+    assert [str(path) for path in files if path.stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+def test_the_lock_names_no_index() -> None:
+    assert "://" not in (ROOT / "requirements.lock").read_text()
