@@ -31,9 +31,7 @@ def batch_of(count: int = 6, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
     first, second, index = sample_views(tiles, ViewConfig(size=96, symmetries="all"), seed=seed)
-    return Batch(
-        first._replace(images=first.images.double()), second._replace(images=second.images.double()), index
-    )
+    return Batch(first._replace(images=first.images.double()), second._replace(images=second.images.double()), index)
 
 
 def plain_loss(method: MoCo, batch: Batch) -> torch.Tensor:

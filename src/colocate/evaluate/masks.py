@@ -43,7 +43,9 @@ def masks_beside(index: Index, most: int = 512) -> Split | None:
             return None
         own.setdefault(str(image.parent), []).append(image)
     folder = _above(next(iter(own.values()))[0])
-    others = [image for image in sorted(folder.rglob("*.png")) if str(image.parent) not in own and _mask(image).is_file()]
+    others = [
+        image for image in sorted(folder.rglob("*.png")) if str(image.parent) not in own and _mask(image).is_file()
+    ]
     train = [image for images in own.values() for image in images]
     test = others
     if not others:

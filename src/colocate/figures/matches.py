@@ -155,7 +155,7 @@ def _draw_crop(axes: Axes, crop: Crop, name: str, dashes: object) -> None:
     axes.add_patch(Polygon(corners, ec=INK, lw=2.6, ls="-", **style))
     axes.add_patch(Polygon(corners, ec="white", lw=1.2, ls=dashes, **style))
     inward = corners[0] + 0.1 * (corners[2] - corners[0])
-    axes.text(*inward, name, color="white", fontsize=SMALL, fontweight="bold", ha="center", va="center",
+    axes.text(inward[0], inward[1], name, color="white", fontsize=SMALL, fontweight="bold", ha="center", va="center",
               path_effects=halo(2.5))  # fmt: skip
 
 

@@ -20,8 +20,17 @@ LARGEST_PX = 1024
 def spread(index: Index, count: int) -> list[int]:
     """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
     order = torch.from_numpy(index.source_numbers.copy()).sort(stable=True).indices
-    count = min(count, len(order))
-    return [int(order[(2 * turn + 1) * len(order) // (2 * count)]) for turn in range(count)]
+    return [int(order[place]) for place in evenly(len(order), count)]
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """Up to `count` places of a list, evenly spaced.
+
+    >>> evenly(9, 3), evenly(2, 3)
+    ([1, 4, 7], [0, 1])
+    """
+    count = min(count, length)
+    return [(2 * turn + 1) * length // (2 * count) for turn in range(count)]
 
 
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:

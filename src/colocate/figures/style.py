@@ -54,7 +54,9 @@ class Page:
             self.canvas.draw()
             page = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
             file = io.BytesIO()
-            page.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+            page.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                file, "PNG", optimize=True
+            )
             packed = file.getvalue()
             if len(packed) < MOST_BYTES:
                 break

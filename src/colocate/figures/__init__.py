@@ -1,0 +1,5 @@
+"""Pictures of a run."""
+
+from .report import report
+
+__all__ = ["report"]

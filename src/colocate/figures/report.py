@@ -1,0 +1,219 @@
+"""One picture page of a run: what it trained on, what its features became, how it went, what they are good for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from ..backbones import Backbone
+from ..checkpoint import write_atomically
+from ..data import Index
+from ..errors import UserError
+from ..evaluate.masks import Split, masks_beside
+from ..evaluate.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
+from ..export import load_backbone
+from ..journal import read_journal
+from ..recipe import Recipe, read_recipe
+from ..train import build_method
+from .curves import Rows, draw_correspondence, draw_losses, draw_spread
+from .features import draw_features, principal_colours
+from .matches import draw_pair, training_pair
+from .probe import draw_scores, draw_segmented
+from .sample import evenly, read_spread, resized, square, view_px
+from .style import SOFT, TITLE, Page, columns, listed, picture
+
+WIDTH, MARGIN, GAP, LABEL = 12.0, 0.5, 0.12, 1.25  # inches
+INNER = WIDTH - 2 * MARGIN
+SHOWN = 6  # tiles in a row
+SETTLING = 64  # tiles whose statistics batch norm takes
+SEGMENTED = 4  # test tiles drawn
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page's parts are drawn from."""
+
+    run: Path
+    recipe: Recipe
+    rows: Rows
+    index: Index
+    networks: dict[str, Backbone]
+    """The backbone before and after training, by name."""
+    px: int
+    """Height and width that tiles are given to the networks with."""
+
+    def tiles(self, count: int) -> UInt8[Tensor, "n 3 h w"]:
+        """The middle squares of tiles spread over the index."""
+        return torch.stack([square(tile, self.px) for _, tile in read_spread(self.index, count, self.run)])
+
+
+def report(run: Path, out: Path | None = None) -> Path:
+    """Draw the page of a run as `out` (default RUN/report.png); returns where it is.
+
+    The same run gives the same page: tiles are taken evenly spaced, and the network before training is built anew
+    from the recipe's seed.
+
+    Raises:
+        UserError: no run there, or one without a backbone yet, or its tiles have moved away.
+    """
+    run = Path(run)
+    out = run / "report.png" if out is None else Path(out)
+    shown = read_run(run)
+    split = masks_beside(shown.index)
+    page = Page(WIDTH, 12.35 + (0 if split is None else 4.35))
+    _title(page, shown)
+    _matches(page, 1.25, shown)
+    _features(page, 4.15, shown)
+    _curves(page, 9.65, shown)
+    if split is not None:
+        _probe(page, 12.6, shown, split)
+    packed = page.png()
+    write_atomically(out, lambda file: file.write(packed))
+    return out
+
+
+def read_run(run: Path) -> Shown:
+    """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles."""
+    if not (run / "recipe.json").is_file():
+        raise UserError(f"{run} is not the folder of a run (it has no recipe.json): give the --out of a pretraining")
+    recipe = read_recipe(run / "recipe.json")
+    rows = read_journal(run) if (run / "journal.csv").is_file() else []
+    if not rows or not (run / "backbone.json").is_file():
+        raise UserError(
+            f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: "
+            f"colocate pretrain --from {run}/recipe.json --resume"
+        )
+    index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
+    initial = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride)
+    initial.load_state_dict(build_method(recipe).query.backbone.state_dict())
+    shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
+    settling = shown.tiles(SETTLING)
+    for name, network in ((f"{recipe.encoder.init} weights", initial), ("pretrained", trained)):
+        shown.networks[name] = settle_batch_norm(network, settling, recipe.views.mean, recipe.views.std)
+    return shown
+
+
+def _title(page: Page, shown: Shown) -> None:
+    recipe, index = shown.recipe, shown.index
+    data, written = Path(recipe.data), datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
+    name = data.parent.name if index.kind in ("list", "table") and data.parent.name else data.name
+    steps = shown.rows[-1]["step"]
+    page.text(MARGIN, 0.4, f"{recipe.name or 'pretraining'} on {name}", TITLE, fontweight="bold")
+    facts = [
+        f"{recipe.encoder.backbone}, {recipe.views.size} px views",
+        f"{_count(len(index), 'tile')} of {_count(len(index.sources), 'source')}",
+        f"{_count(int(steps), 'step')} of {_count(recipe.batch * recipe.accumulate, 'pair')}",
+        f"seed {recipe.seed}",
+        f"{written:%d %B %Y}",
+    ]
+    page.text(MARGIN, 0.8, listed(facts), color=SOFT)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _matches(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "Which cells show the same tissue",
+        "Two crops of a tile, and the views of them that the network was given. A cell of view 1 is matched with the "
+        "cells of view 2 that share its tissue:\nthe larger the share, the stronger the colour.",
+    )
+    recipe, index = shown.recipe, shown.index
+    cells = recipe.views.size // next(iter(shown.networks.values())).stride
+    tiles = read_spread(index, 2, shown.run)
+    for (left, width), (number, tile) in zip(columns(MARGIN, INNER, 2, 0.4), tiles, strict=False):
+        pair = training_pair(tile, number, recipe.views, recipe.seed, (cells, cells), float(index.mpp[number]))
+        boxes = [page.axes(x, top + 1.0, w, w) for x, w in columns(left, width, 3, GAP)]
+        for axes, name in zip(boxes, ("tile with both crops", "view 1", "view 2"), strict=True):
+            axes.set_title(name, fontsize=8.5, color=SOFT, loc="left", pad=4)
+        draw_pair((boxes[0], boxes[1], boxes[2]), pair)
+
+
+def _row(page: Page, top: float, label: str) -> list[Axes]:
+    """Square axes side by side, with a label at their left."""
+    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
+    size = lefts[0][1]
+    page.text(MARGIN, top + size / 2, label, va="center")
+    return [page.axes(left, top, size, size) for left, _ in lefts]
+
+
+ROW = (INNER - LABEL - GAP * (SHOWN - 1)) / SHOWN + GAP  # height of such a row and the gap below
+
+
+def _features(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "What the backbone tells apart",
+        "The first three principal components of its cells as red, green and blue: cells of like colour have like "
+        "features. Fitted for each row on its own,\nso that colours compare along a row, not between rows.",
+    )
+    tiles, views = shown.tiles(SHOWN), shown.recipe.views
+    top += 0.85
+    for axes, tile in zip(_row(page, top, "tile"), tiles, strict=False):
+        picture(axes, tile.permute(1, 2, 0).numpy())
+    for turn, (name, network) in enumerate(shown.networks.items(), 1):
+        colours, share = principal_colours(cell_features(network, tiles, views.mean, views.std))
+        row = _row(page, top + turn * ROW, f"{name}\n({share:.0%} of\nvariance)")
+        draw_features(row[: len(tiles)], colours)
+        for spare in row[len(tiles) :]:
+            spare.set_axis_off()
+
+
+def _curves(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "How training went",
+        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it.",
+    )
+    (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
+    y, height = top + 0.95, 1.4
+    recipe = shown.recipe
+    full = getattr(recipe.method, "queue_length", 0) / (recipe.batch * recipe.accumulate)
+    draw_losses(page.axes(a, y, width, height), shown.rows, full)
+    draw_correspondence(page.axes(b, y, width, height), shown.rows)
+    half = (height - 0.4) / 2
+    draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)
+
+
+def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
+    views = shown.recipe.views
+    train, test = (resized(part.images, shown.px) for part in (split.train, split.test))
+    scores = {
+        name: nearest_neighbour_probe(
+            network, train, split.train.masks, test, split.test.masks, mean=views.mean, std=views.std
+        )
+        for name, network in shown.networks.items()
+    }
+    memory = next(iter(scores.values())).memory
+    unseen = "that pretraining never saw" if split.unseen else "that pretraining saw, without masks"
+    page.heading(
+        MARGIN,
+        top,
+        "Does it know glands?",
+        f"Nothing is trained here: each cell of {_count(len(test), 'tile')} of other slides, {unseen}, takes the "
+        f"majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
+        "Outlines: the truth.",
+    )
+    top += 0.85
+    chosen = evenly(len(test), SEGMENTED)
+    for turn, (name, score) in enumerate(scores.items()):
+        row = _row(page, top + turn * ROW, name)
+        for axes, number in zip(row, chosen, strict=False):
+            image, mask = test[number].permute(1, 2, 0).numpy(), split.test.masks[number].numpy()
+            draw_segmented(axes, image, mask, score.predicted[number].numpy())
+        for spare in row[len(chosen) :]:
+            spare.remove()
+    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
+    left = lefts[SEGMENTED][0] + 0.25
+    draw_scores(page.axes(left, top, MARGIN + INNER - left, 2 * ROW - GAP), scores)
