@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
-import importlib.util
 import os
 import platform
 import re
@@ -16,13 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import parts  # noqa: E402
+from benchmarks import parts, step  # noqa: E402
 from benchmarks.timing import Row  # noqa: E402
 
-# Every module has `rows(threads) -> list[Row]`. Add yours here.
-MODULES = [parts]
-if importlib.util.find_spec("benchmarks.step"):
-    MODULES.append(importlib.import_module("benchmarks.step"))
+MODULES = [parts, step]  # each has `rows(threads) -> list[Row]`
 
 
 def cpu_model() -> str:

@@ -74,6 +74,14 @@ def test_no_weights_is_weight_one_and_the_mean() -> None:
     torch.testing.assert_close(plain, slow_info_nce(query, key, negatives))
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.2])
+def test_more_negatives_than_are_taken_at_once(temperature: float) -> None:
+    query, key, negatives = _vectors(5, 4100, 6)
+    ours = _value_and_gradients(info_nce, query, key, negatives, temperature=temperature, chunk=2)
+    expected = _value_and_gradients(slow_info_nce, query, key, negatives, temperature=temperature)
+    _agree(ours, expected, 1e-9, rounding=1e-12)
+
+
 def test_the_value_of_a_case_done_by_hand() -> None:
     query, key = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.1]])  # at right angles
     negatives = torch.tensor([[5.0, 0.0], [-1.0, 0.0]])  # the same direction, and the opposite one

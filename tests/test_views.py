@@ -215,6 +215,8 @@ def test_area_and_ratio_are_uniform_where_all_fit() -> None:
     assert _distance(high * wide / 1e6, 0.05 + 0.25 * torch.rand(20_000, generator=generator)) < 1.95
     low, top = math.log(3 / 4), math.log(4 / 3)
     assert _distance((wide / high).log(), low + (top - low) * torch.rand(20_000, generator=generator)) < 1.95
+    _, high, wide = _crop_table(replace(config, ratio=(2.0, 3.0)), 1000, 1000, 100)
+    assert bool((wide > 1.9 * high).all())
 
 
 @settings(max_examples=25)

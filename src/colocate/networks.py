@@ -85,10 +85,15 @@ class Momentum(nn.Module):
 
 @final
 class Queue(nn.Module):
-    """The last `length` pushed vectors at unit length: a ring, first in, first out, that takes any number at once."""
+    """The last `length` pushed vectors at unit length: a ring, first in, first out, that takes any number at once.
+
+    It starts with random vectors, which the first push replaces by copies of what it brings: random negatives would
+    reward features that are all the same, and in small runs the encoder collapses before they are used up.
+    """
 
     vectors: Float[Tensor, "m d"]
     position: Tensor
+    used: Tensor
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -96,15 +101,22 @@ class Queue(nn.Module):
             raise ValueError(f"a queue holds at least one vector, not {length}")
         self.register_buffer("vectors", F.normalize(torch.randn(length, width), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
+        self.register_buffer("used", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def push(self, vectors: Float[Tensor, "b d"]) -> None:
         """Store the vectors of all processes, normalised, in place of the oldest ones."""
         new = F.normalize(gather(vectors).to(self.vectors), dim=1)
-        places = self.position + torch.arange(len(new), device=new.device)
-        kept = slice(max(0, len(new) - len(self.vectors)), None)
-        self.vectors.index_copy_(0, places[kept] % len(self.vectors), new[kept])
-        self.position.copy_((self.position + len(new)) % len(self.vectors))
+        if not len(new):
+            return
+        length = len(self.vectors)
+        count = torch.arange(max(length, len(new)), device=new.device)
+        # `used` stays on the device: asking it on the host would wait for it.
+        self.vectors.copy_(torch.where(self.used, self.vectors, new[count[:length] % len(new)]))
+        self.used.fill_(True)
+        kept = slice(max(0, len(new) - length), None)
+        self.vectors.index_copy_(0, (self.position + count[: len(new)])[kept] % length, new[kept])
+        self.position.copy_((self.position + len(new)) % length)
 
 
 def group_batch_norm(module: nn.Module, size: int) -> nn.Module:

@@ -75,23 +75,24 @@ class _InfoNCE(Function):
         pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
         loss = query.new_zeros(())
         sharp = temperature < 1 / 40
-        space = query.new_empty(min(chunk, len(query)), len(negatives))
+        tile = 2048 if query.device.type == "cpu" else max(len(negatives), 1)  # a core's cache holds chunk x tile
         for start in range(0, len(query), chunk):
             rows = slice(start, start + chunk)
             q, k, s = query[rows] / temperature, key[rows], scale[rows]
             positive = (q * k).sum(1)
-            logits = torch.mm(q, negatives.T, out=space[: len(q)])
-            if sharp:
-                top = torch.maximum(logits.amax(1), positive)
-                logits, positive = logits.sub_(top[:, None]), positive - top
-            own, weights = positive.exp(), logits.exp_()  # in place: the logits are not needed again
-            others = weights.sum(1)
-            total = others + own
-            loss += (s * (total.log() - positive)).sum()
+            top = torch.maximum(positive, (q @ negatives.T).amax(1)) if sharp else torch.zeros_like(positive)
+            others, pushed = torch.zeros_like(positive), torch.zeros_like(q)
+            for some in negatives.split(tile):
+                logits = q @ some.T
+                weights = (logits.sub_(top[:, None]) if sharp else logits).exp_()
+                others += weights.sum(1)
+                if grad_query is not None:
+                    pushed.addmm_(weights, some)
+            total = others + (positive - top).exp()
+            loss += (s * (total.log() + top - positive)).sum()
             pull[rows] = -s * others / total / temperature
             if grad_query is not None:
-                torch.mm(weights, negatives, out=grad_query[rows])
-                grad_query[rows] *= (s / total / temperature)[:, None]
+                grad_query[rows] = pushed * (s / total / temperature)[:, None]
         if grad_query is not None:
             grad_query.addcmul_(pull[:, None], key)
         ctx.save_for_backward(grad_query, pull[:, None] * query if needs_key else None)

@@ -14,13 +14,9 @@ from .style import BLUE, GREEN, INK, ORANGE, SMALL, SOFT, plot
 Rows = Sequence[dict[str, float]]
 
 
-def draw_losses(axes: Axes, rows: Rows, queue_full: float = 0) -> None:
-    """The loss and its terms; up to step `queue_full` the queues still hold the random vectors they began with."""
+def draw_losses(axes: Axes, rows: Rows) -> None:
+    """The loss and its weighted terms."""
     plot(axes, "Loss", "step")
-    if 0 < queue_full < 0.9 * rows[-1]["step"]:
-        axes.axvline(queue_full, color=SOFT, lw=0.8, ls=(0, (1, 2)))
-        axes.annotate("queues full", (queue_full, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
-                      textcoords="offset points", fontsize=SMALL, color=SOFT)  # fmt: skip
     for name, label, colour in (("loss", "total", INK), ("whole", "whole views", BLUE), ("cells", "cells", ORANGE)):
         _line(axes, rows, name, label, colour)
     _fit(axes, rows)
@@ -29,13 +25,13 @@ def draw_losses(axes: Axes, rows: Rows, queue_full: float = 0) -> None:
 def draw_correspondence(axes: Axes, rows: Rows) -> None:
     """How often the most similar cell of the other view truly shares tissue, against picking one blindly."""
     plot(axes, "Correspondence accuracy", "step")
-    _line(axes, rows, "correspondence", "backbone's cells", GREEN)
+    _line(axes, rows, "correspondence", "", GREEN)
     chance = _values(rows, "correspondence_chance")
     if np.isfinite(chance).any():
         level = float(np.nanmean(chance))
         axes.axhline(level, color=SOFT, lw=1.1, ls=(0, (4, 3)))
-        axes.annotate(f"chance {level:.2f}", (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                      textcoords="offset points", va="center", fontsize=SMALL, color=SOFT)  # fmt: skip
+        axes.annotate(f"chance {level:.2f}", (0, level), xycoords=("axes fraction", "data"), xytext=(4, -3),
+                      textcoords="offset points", va="top", fontsize=SMALL, color=SOFT)  # fmt: skip
     _fit(axes, rows)
     axes.set_ylim(0, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from ..matching import Match, overlap
 from ..views import View, ViewConfig, sample_views
 from .style import CELLS, INK, SMALL, halo, picture
 
-EPOCHS = 12  # pairs of views of a tile to choose an instructive one from
+Box = tuple[float, float, float, float]  # top, left, bottom, right
+
 LEAST_SHARED = 0.4  # of a cell, for it to be drawn
 
 
@@ -41,14 +42,16 @@ def training_pair(
     config: ViewConfig,
     seed: int,
     grid: tuple[int, int],
+    *,
     mpp: float = float("nan"),
+    epochs: int = 1,
 ) -> DrawnPair:
-    """The views that training with this seed saw of tile `number`, in the epoch (of the first few) that shows most.
+    """The views that training with this seed saw of tile `number`, in the most instructive of the first `epochs`.
 
     That is one in which the views share much but not all, and were turned differently.
     """
     pairs = []
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         batch = sample_views(
             tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=torch.tensor([mpp])
         )
@@ -78,7 +81,7 @@ def matched_cells(match: Match, cell: int) -> list[tuple[int, float]]:
     return [(int(other), float(shares[other])) for other in shares.nonzero().squeeze(1)]
 
 
-def cell_box(crop: Crop, grid: tuple[int, int], cell: int) -> tuple[float, float, float, float]:
+def cell_box(crop: Crop, grid: tuple[int, int], cell: int) -> Box:
     """Top, left, bottom and right, in source pixels, of the tissue under a cell of the first view of `crop`.
 
     >>> cell_box(Crop.of([[0, 8, 8, 0]]), (2, 2), cell=0)      # mirrored: the first cell is the tile's top right
@@ -109,29 +112,52 @@ def chosen_cells(match: Match, grid: tuple[int, int], count: int) -> list[int]:
     return sorted(chosen)
 
 
+def box_in_view(crop: Crop, size: int, box: Box) -> Box:
+    """Where a box of the tile (top, left, bottom, right) lies in the first view of `crop`, in view pixels.
+
+    >>> box_in_view(Crop.of([[0, 8, 8, 0]]), 16, (0.0, 4.0, 4.0, 8.0))      # mirrored: to the left
+    (0.0, 0.0, 8.0, 8.0)
+    """
+    rows, cols = (
+        sorted(((edge - ends[0, 0]) / (ends[0, 1] - ends[0, 0])).item() * size for edge in edges)
+        for ends, edges in ((crop.rows, box[0::2]), (crop.cols, box[1::2]))
+    )
+    rows, cols = (cols, rows) if crop.transpose[0] else (rows, cols)
+    return rows[0], cols[0], rows[1], cols[1]
+
+
 def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 6) -> None:
     """The tile with both crops, the first view with a few of its cells, the second with the cells that they match.
 
-    Opacity in the second view follows the area shared, relative to each cell's best match.
+    In the second view the outline is where the cell's tissue truly lies; matched cells are filled, the more of the
+    cell's area they share, the stronger (relative to its best match).
     """
     where, own, other = axes
+    size = pair.config.size
     chosen = chosen_cells(pair.match, pair.grid, min(count, len(CELLS)))
     picture(where, pair.tile.permute(1, 2, 0).numpy())
     for axis, view, grid in ((own, pair.first, pair.grid), (other, pair.second, pair.match.grid)):
         picture(axis, shown(view, pair.config))
-        _draw_grid(axis, grid, pair.config.size)
+        _draw_grid(axis, grid, size)
     for name, view, dashes in (("1", pair.first, "-"), ("2", pair.second, (0, (3.5, 2.5)))):
         _draw_crop(where, view.crop, name, dashes)
     for number, (cell, colour) in enumerate(zip(chosen, CELLS, strict=False), 1):
-        top, left, bottom, right = cell_box(pair.first.crop, pair.grid, cell)
-        where.add_patch(Rectangle((left, top), right - left, bottom - top, fc=to_rgba(colour, 0.5), ec=colour, lw=0.8))
-        _draw_cell(own, pair.grid, pair.config.size, cell, colour, 0.45)
-        _label(own, pair.grid, pair.config.size, [(cell, 1.0)], number, colour)
+        tissue = cell_box(pair.first.crop, pair.grid, cell)
+        _fill(where, tissue, colour, 0.25)
+        _outline(where, tissue, colour, 0.9)
+        own_box = box_in_view(pair.first.crop, size, tissue)
+        _fill(own, own_box, colour, 0.25)
+        _outline(own, own_box, colour, 1.5)
+        _label(own, own_box, number, colour)
         matched = matched_cells(pair.match, cell)
         most = max(share for _, share in matched)
         for found, share in matched:
-            _draw_cell(other, pair.match.grid, pair.config.size, found, colour, 0.6 * share / most)
-        _label(other, pair.match.grid, pair.config.size, matched, number, colour)
+            box = cell_box(pair.second.crop, pair.match.grid, found)
+            _fill(other, box_in_view(pair.second.crop, size, box), colour, 0.5 * share / most)
+    for number, (cell, colour) in enumerate(zip(chosen, CELLS, strict=False), 1):  # above every filled cell
+        truth = box_in_view(pair.second.crop, size, cell_box(pair.first.crop, pair.grid, cell))
+        _outline(other, truth, colour, 1.5)
+        _label(other, truth, number, colour)
 
 
 def shown(view: View, config: ViewConfig) -> UInt8[np.ndarray, "s s 3"]:
@@ -165,21 +191,24 @@ def _draw_grid(axes: Axes, grid: tuple[int, int], size: int) -> None:
             draw(size * line / count, color="white", lw=0.5, alpha=0.45)
 
 
-def _draw_cell(axes: Axes, grid: tuple[int, int], size: int, cell: int, colour: str, opacity: float) -> None:
-    high, wide = size / grid[0], size / grid[1]
-    row, col = divmod(cell, grid[1])
-    axes.add_patch(Rectangle((col * wide, row * high), wide, high, fc=to_rgba(colour, opacity), ec="none"))
-    if opacity > 0.25:
-        axes.add_patch(Rectangle((col * wide, row * high), wide, high, fill=False, ec=colour, lw=1.1))
+def _rectangle(box: Box, **style: Any) -> Rectangle:
+    return Rectangle((box[1], box[0]), box[3] - box[1], box[2] - box[0], **style)
 
 
-def _label(
-    axes: Axes, grid: tuple[int, int], size: int, cells: list[tuple[int, float]], number: int, colour: str
-) -> None:
-    """The number at the cells' common centre, weighted by share."""
-    total = sum(share for _, share in cells)
-    row = sum(share * (cell // grid[1] + 0.5) for cell, share in cells) / total
-    col = sum(share * (cell % grid[1] + 0.5) for cell, share in cells) / total
-    at = (col * size / grid[1], row * size / grid[0])
-    axes.text(*at, str(number), color=colour, fontsize=SMALL, fontweight="bold", ha="center", va="center",
+def _fill(axes: Axes, box: Box, colour: str, opacity: float) -> None:
+    axes.add_patch(_rectangle(box, fc=to_rgba(colour, opacity), ec="none"))
+
+
+def _outline(axes: Axes, box: Box, colour: str, width: float) -> None:
+    edge = _rectangle(box, fill=False, ec=colour, lw=width, joinstyle="miter")
+    edge.set_path_effects(halo(width + 1.2))
+    axes.add_patch(edge)
+
+
+def _label(axes: Axes, box: Box, number: int, colour: str) -> None:
+    """The number in the middle of what of the box is to be seen."""
+    (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
+    x = (max(box[1], left) + min(box[3], right)) / 2
+    y = (max(box[0], low) + min(box[2], high)) / 2
+    axes.text(x, y, str(number), color=colour, fontsize=SMALL, fontweight="bold", ha="center", va="center",
               path_effects=halo(2.2))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ INNER = WIDTH - 2 * MARGIN
 SHOWN = 6  # tiles in a row
 SETTLING = 64  # tiles whose statistics batch norm takes
 SEGMENTED = 4  # test tiles drawn
+CHOICE = 12  # epochs that the most instructive pair of views is taken from
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,13 @@ def report(run: Path, out: Path | None = None) -> Path:
     out = run / "report.png" if out is None else Path(out)
     shown = read_run(run)
     split = masks_beside(shown.index)
-    page = Page(WIDTH, 12.35 + (0 if split is None else 4.35))
+    parts = [(_matches, 3.1), (_features, 1.25 + 3 * ROW), (_curves, 3.3)]
+    parts += [(partial(_probe, split=split), 1.55 + 2 * ROW)] if split else []
+    page, top = Page(WIDTH, 1.25 + sum(height for _, height in parts)), 1.25
     _title(page, shown)
-    _matches(page, 1.25, shown)
-    _features(page, 4.15, shown)
-    _curves(page, 9.65, shown)
-    if split is not None:
-        _probe(page, 12.6, shown, split)
+    for draw, height in parts:
+        draw(page, top, shown)
+        top += height
     packed = page.png()
     write_atomically(out, lambda file: file.write(packed))
     return out
@@ -128,10 +130,14 @@ def _matches(page: Page, top: float, shown: Shown) -> None:
         "cells of view 2 that share its tissue:\nthe larger the share, the stronger the colour.",
     )
     recipe, index = shown.recipe, shown.index
-    cells = recipe.views.size // next(iter(shown.networks.values())).stride
+    network = next(iter(shown.networks.values()))
+    with torch.no_grad():
+        high, wide = network(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
+    epochs = min(CHOICE, max(1, int(shown.rows[-1]["epoch"])))
     tiles = read_spread(index, 2, shown.run)
     for (left, width), (number, tile) in zip(columns(MARGIN, INNER, 2, 0.4), tiles, strict=False):
-        pair = training_pair(tile, number, recipe.views, recipe.seed, (cells, cells), float(index.mpp[number]))
+        mpp = float(index.mpp[number])
+        pair = training_pair(tile, number, recipe.views, recipe.seed, (high, wide), mpp=mpp, epochs=epochs)
         boxes = [page.axes(x, top + 1.0, w, w) for x, w in columns(left, width, 3, GAP)]
         for axes, name in zip(boxes, ("tile with both crops", "view 1", "view 2"), strict=True):
             axes.set_title(name, fontsize=8.5, color=SOFT, loc="left", pad=4)
@@ -178,9 +184,7 @@ def _curves(page: Page, top: float, shown: Shown) -> None:
     )
     (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
     y, height = top + 0.95, 1.4
-    recipe = shown.recipe
-    full = getattr(recipe.method, "queue_length", 0) / (recipe.batch * recipe.accumulate)
-    draw_losses(page.axes(a, y, width, height), shown.rows, full)
+    draw_losses(page.axes(a, y, width, height), shown.rows)
     draw_correspondence(page.axes(b, y, width, height), shown.rows)
     half = (height - 0.4) / 2
     draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
 INK = "#1d2433"
@@ -18,7 +18,7 @@ SOFT = "#667085"  # secondary text, axes
 RULE = "#d9dde5"
 # Okabe and Ito's palette. On pink and purple tissue its light half shows best, and every cell bears a number as well.
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-CELLS = ("#f0e442", "#56b4e9", "#e69f00", "#ffffff", "#00c08b", "#ff7f50", "#b3e5ff", "#c8e66e")
+CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b", "#111827")
 TITLE, TEXT, SMALL = 17, 9.5, 8.5
 MOST_BYTES = 300_000
 
@@ -64,9 +64,9 @@ class Page:
 
 
 def picture(axes: Axes, image: UInt8[np.ndarray, "h w 3"], *, smooth: bool = True) -> None:
-    """An image that fills its axes, without ticks; nearest neighbour unless `smooth`."""
+    """An image that fills its axes, without ticks; pixels are squares unless `smooth`."""
     height, width = image.shape[:2]
-    axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased" if smooth else "nearest")
+    axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic" if smooth else "nearest")
     bare(axes)
 
 
@@ -90,7 +90,7 @@ def plot(axes: Axes, title: str, xlabel: str) -> None:
         spine.set(color=SOFT, linewidth=0.6)
 
 
-def halo(width: float = 2.5, colour: str = INK) -> list[withStroke]:
+def halo(width: float = 2.5, colour: str = INK) -> list[AbstractPathEffect]:
     """A dark edge behind lines and letters, so that light ones show on light tissue too."""
     return [withStroke(linewidth=width, foreground=colour)]
 

@@ -1,0 +1,54 @@
+"""Curves from a journal: what was measured, its running mean, and gaps where a method has no such term."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from colocate.figures.curves import _running_mean, draw_correspondence, draw_losses, draw_spread
+
+
+def rows(count: int, **fixed: float) -> list[dict[str, float]]:
+    names = ("loss", "whole", "cells", "effective_rank", "feature_std", "correspondence", "correspondence_chance")
+    return [{"step": 10.0 * (i + 1)} | {name: 1.0 + i for name in names} | fixed for i in range(count)]
+
+
+def test_running_mean_equals_a_plain_one_and_keeps_straight_lines() -> None:
+    values = np.random.default_rng(0).normal(size=23)
+    plain = []
+    for at in range(23):
+        reach = min(at, 22 - at, 2)
+        plain.append(values[at - reach : at + reach + 1].mean())
+    assert _running_mean(values, 5) == pytest.approx(plain)
+    line = np.arange(9.0)
+    assert _running_mean(line, 5) == pytest.approx(line)
+
+
+def test_each_loss_term_is_a_line_and_absent_ones_are_not() -> None:
+    axes = Figure().subplots()
+    draw_losses(axes, rows(30))
+    assert len(axes.lines) == 6  # measured and running mean, for the total and two terms
+    assert axes.lines[0].get_ydata()[-1] == 30
+    axes = Figure().subplots()
+    draw_losses(axes, rows(30, cells=math.nan))
+    assert len(axes.lines) == 4
+    assert not any("cells" in text.get_text() for text in axes.texts)
+
+
+def test_chance_is_a_level_of_its_own() -> None:
+    axes = Figure().subplots()
+    draw_correspondence(axes, rows(30, correspondence_chance=0.25))
+    level = axes.lines[-1].get_ydata()
+    assert list(level) == [0.25, 0.25]
+    assert any(text.get_text() == "chance 0.25" for text in axes.texts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_short_runs_are_drawn(count: int) -> None:
+    upper, lower = Figure().subplots(2)
+    draw_spread(upper, lower, rows(count))
+    assert upper.lines and lower.lines
+    draw_correspondence(Figure().subplots(), rows(count, correspondence=math.nan, correspondence_chance=math.nan))

@@ -1,0 +1,77 @@
+"""The demo in small: its files, its held-out slides, what happens the second time. In full (slow): it has learned."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from colocate.data import Index
+from colocate.demo import demo
+from colocate.errors import UserError
+from colocate.evaluate.masks import masks_beside
+from colocate.evaluate.probes import nearest_neighbour_probe
+from colocate.figures.report import read_run
+from colocate.journal import read_journal
+from colocate.recipe import Recipe
+from tests.figures.tiny import SMALL
+
+
+def test_page_run_and_tiles_are_there(tiny_demo: Path) -> None:
+    assert {entry.name for entry in tiny_demo.iterdir()} == {"phantom", "run", "report.png"}
+    assert (tiny_demo / "run" / "backbone.safetensors").is_file()
+    with Image.open(tiny_demo / "report.png") as page:
+        assert page.width > 600 and page.height > page.width
+
+
+def test_whole_slides_are_held_out(tiny_demo: Path) -> None:
+    with (tiny_demo / "phantom" / "pretrain.csv").open() as file:
+        seen = {row["source"] for row in csv.DictReader(file)}
+    assert seen == {"slide00", "slide01"}
+    split = masks_beside(Index.open(tiny_demo / "run" / "tiles.arrow"))
+    assert split is not None and split.unseen
+    assert (len(split.train.images), len(split.test.images)) == (16, 8)
+
+
+def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(tiny_demo, again, copy_function=shutil.copy2)
+    (again / "report.png").unlink()
+    weights = (again / "run" / "backbone.safetensors").stat().st_mtime_ns
+    assert demo(again, tiny_recipe, **SMALL) == again / "report.png"
+    assert (again / "run" / "backbone.safetensors").stat().st_mtime_ns == weights
+    assert (again / "report.png").is_file()
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"thesis\.txt.*another --out"):
+        demo(tmp_path, tiny_recipe, **SMALL)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_the_full_demo_has_learned(tmp_path: Path) -> None:
+    """Correspondence well above chance and rising; glands of unseen slides told better than by random weights."""
+    page = demo(tmp_path / "demo")
+    assert 50_000 < page.stat().st_size < 300_000
+    rows = read_journal(tmp_path / "demo" / "run")
+    third = len(rows) // 3
+    mean = {
+        name: [sum(row[name] for row in part) / len(part) for part in (rows[:third], rows[-third:])]
+        for name in ("correspondence", "correspondence_chance")
+    }
+    assert mean["correspondence"][1] > 1.5 * mean["correspondence_chance"][1]
+    assert mean["correspondence"][1] > mean["correspondence"][0]
+    shown = read_run(tmp_path / "demo" / "run")
+    split = masks_beside(shown.index)
+    assert split is not None and split.unseen
+    random, pretrained = (
+        nearest_neighbour_probe(network, split.train.images, split.train.masks, split.test.images, split.test.masks)
+        for network in shown.networks.values()
+    )
+    assert pretrained.dice > random.dice
+    assert pretrained.image_dice > random.image_dice
