@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,32 @@ from colocate.evaluate.masks import masks_beside
 from colocate.evaluate.probes import nearest_neighbour_probe
 from colocate.figures.report import read_run
 from colocate.journal import read_journal
-from colocate.recipe import Recipe
-from tests.figures.tiny import SMALL
+from colocate.recipe import EncoderConfig, MachineConfig, Recipe
+from colocate.recipes import plm_demo
+
+SMALL = {"tiles": 24, "held_out": 3, "size": 64, "mpp": 2.0}
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe() -> Recipe:
+    recipe = plm_demo()
+    return replace(
+        recipe,
+        steps=3,
+        batch=8,
+        encoder=EncoderConfig("test_resnet"),
+        views=replace(recipe.views, size=64, area=(0.25, 1.0)),
+        method=replace(recipe.method, queue_length=16, norm_group=8),
+        machine=MachineConfig("cpu", workers=0, log_every=1, journals=()),
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_demo(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo of 24 tiles of three slides, one of them held out."""
+    out = tmp_path_factory.mktemp("tiny") / "demo"
+    assert demo(out, tiny_recipe, **SMALL) == out / "report.png"
+    return out
 
 
 def test_page_run_and_tiles_are_there(tiny_demo: Path) -> None:

@@ -28,9 +28,8 @@ def demo(
     """
     found = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if found - OURS or out.is_file():
-        raise UserError(
-            f"{out} holds other things ({', '.join(sorted(found - OURS)[:3]) or 'a file'}): give a new --out"
-        )
+        strange = ", ".join(sorted(found - OURS)[:3]) or "it is a file"
+        raise UserError(f"{out} is no folder of a demo ({strange}): choose another --out")
     phantom = out / "phantom"
     if not (phantom / "pretrain.csv").is_file():
         write_phantom(phantom, tiles, size=size, mpp=mpp)

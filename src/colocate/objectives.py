@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -75,21 +76,22 @@ class _InfoNCE(Function):
         pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
         loss = query.new_zeros(())
         sharp = temperature < 1 / 40
+        bits = math.log2(math.e) / temperature  # logits to base 2: exp2 takes a third of exp's time
         tile = 2048 if query.device.type == "cpu" else max(len(negatives), 1)  # a core's cache holds chunk x tile
         for start in range(0, len(query), chunk):
             rows = slice(start, start + chunk)
-            q, k, s = query[rows] / temperature, key[rows], scale[rows]
+            q, k, s = query[rows] * bits, key[rows], scale[rows]
             positive = (q * k).sum(1)
             top = torch.maximum(positive, (q @ negatives.T).amax(1)) if sharp else torch.zeros_like(positive)
             others, pushed = torch.zeros_like(positive), torch.zeros_like(q)
             for some in negatives.split(tile):
                 logits = q @ some.T
-                weights = (logits.sub_(top[:, None]) if sharp else logits).exp_()
+                weights = (logits.sub_(top[:, None]) if sharp else logits).exp2_()
                 others += weights.sum(1)
                 if grad_query is not None:
                     pushed.addmm_(weights, some)
-            total = others + (positive - top).exp()
-            loss += (s * (total.log() + top - positive)).sum()
+            total = others + (positive - top).exp2()
+            loss += (s * (total.log2() + top - positive)).sum() * math.log(2)
             pull[rows] = -s * others / total / temperature
             if grad_query is not None:
                 grad_query[rows] = pushed * (s / total / temperature)[:, None]

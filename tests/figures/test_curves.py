@@ -13,7 +13,7 @@ from colocate.figures.curves import _running_mean, draw_correspondence, draw_los
 
 def rows(count: int, **fixed: float) -> list[dict[str, float]]:
     names = ("loss", "whole", "cells", "effective_rank", "feature_std", "correspondence", "correspondence_chance")
-    return [{"step": 10.0 * (i + 1)} | {name: 1.0 + i for name in names} | fixed for i in range(count)]
+    return [{"step": 10.0 * (i + 1)} | dict.fromkeys(names, 1.0 + i) | fixed for i in range(count)]
 
 
 def test_running_mean_equals_a_plain_one_and_keeps_straight_lines() -> None:

@@ -127,7 +127,7 @@ def test_the_picture_draws_each_chosen_cell_over_its_own_tissue() -> None:
     shares = [share for cell in chosen for _, share in matched_cells(pair.match, cell)]
     assert len(filled) == len(shares)
     assert max(patch.get_facecolor()[3] for patch in filled) == pytest.approx(0.5)  # each cell's best match
-    assert len({share for share in shares}) > 1
+    assert len(set(shares)) > 1
     assert len({patch.get_facecolor()[3] for patch in filled}) > 1
 
 

@@ -38,9 +38,9 @@ class ProbeScore(NamedTuple):
 def nearest_neighbour_probe(
     backbone: nn.Module,
     train_images: UInt8[Tensor, "m 3 h w"],
-    train_masks: Bool[Tensor, "m h w"],
+    train_masks: Bool[Tensor, "m y x"],
     test_images: UInt8[Tensor, "n 3 h w"],
-    test_masks: Bool[Tensor, "n h w"],
+    test_masks: Bool[Tensor, "n y x"],
     k: int = 20,
     *,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -50,7 +50,8 @@ def nearest_neighbour_probe(
     """Segment test images by what the most similar training cells are: nothing is trained, nothing is random.
 
     A cell belongs to the class when more than half of its pixels do. Every training cell is remembered; a test cell is
-    called positive when more than half of its `k` nearest (cosine) are. `backbone` maps normalised images to one grid
+    called positive when more than half of its `k` nearest (cosine) are. Masks may be finer or coarser than the images,
+    if they cover the same tissue. `backbone` maps normalised images to one grid
     of features and is used as it is: batch norms with statistics of other images (or none, as in a random network)
     want `settle_batch_norm` first.
 

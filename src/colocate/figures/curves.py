@@ -17,15 +17,16 @@ Rows = Sequence[dict[str, float]]
 def draw_losses(axes: Axes, rows: Rows) -> None:
     """The loss and its weighted terms."""
     plot(axes, "Loss", "step")
-    for name, label, colour in (("loss", "total", INK), ("whole", "whole views", BLUE), ("cells", "cells", ORANGE)):
-        _line(axes, rows, name, label, colour)
+    terms = (("loss", "total", INK), ("whole", "whole views", BLUE), ("cells", "cells", ORANGE))
+    ends = [(_line(axes, rows, name, colour), label, colour) for name, label, colour in terms]
     _fit(axes, rows)
+    _name(axes, [(end, f"{label} {end:.2f}", colour) for end, label, colour in ends if math.isfinite(end)])
 
 
 def draw_correspondence(axes: Axes, rows: Rows) -> None:
     """How often the most similar cell of the other view truly shares tissue, against picking one blindly."""
     plot(axes, "Correspondence accuracy", "step")
-    _line(axes, rows, "correspondence", "", GREEN)
+    end = _line(axes, rows, "correspondence", GREEN)
     chance = _values(rows, "correspondence_chance")
     if np.isfinite(chance).any():
         level = float(np.nanmean(chance))
@@ -34,6 +35,7 @@ def draw_correspondence(axes: Axes, rows: Rows) -> None:
                       textcoords="offset points", va="top", fontsize=SMALL, color=SOFT)  # fmt: skip
     _fit(axes, rows)
     axes.set_ylim(0, None)
+    _name(axes, [(end, f"{end:.2f}", GREEN)])
 
 
 def draw_spread(upper: Axes, lower: Axes, rows: Rows) -> None:
@@ -43,9 +45,10 @@ def draw_spread(upper: Axes, lower: Axes, rows: Rows) -> None:
         (lower, "feature_std", "Feature standard deviation", ORANGE),
     ):
         plot(axes, title, "step" if axes is lower else "")
-        _line(axes, rows, name, "", colour)
+        end = _line(axes, rows, name, colour)
         _fit(axes, rows)
         axes.set_ylim(0, None)
+        _name(axes, [(end, f"{end:.3g}", colour)])
     upper.tick_params(labelbottom=False)
 
 
@@ -53,18 +56,29 @@ def _values(rows: Rows, name: str) -> Float[np.ndarray, "n"]:
     return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
 
 
-def _line(axes: Axes, rows: Rows, name: str, label: str, colour: str) -> None:
-    """What was measured, thin, and its running mean over about a tenth of the run; named at its right end."""
+def _line(axes: Axes, rows: Rows, name: str, colour: str) -> float:
+    """What was measured, thin, and its running mean over about a tenth of the run; returns where that ends."""
     steps, values = _values(rows, "step"), _values(rows, name)
     known = np.isfinite(values)
     if not known.any():
-        return
+        return math.nan
     steps, values = steps[known], values[known]
     smooth = _running_mean(values, max(1, len(values) // 10))
     axes.plot(steps, values, color=colour, lw=0.7, alpha=0.35)
     axes.plot(steps, smooth, color=colour, lw=1.8, marker="o" if len(values) == 1 else None)
-    axes.annotate(f"{label} {smooth[-1]:.3g}".strip(), (steps[-1], smooth[-1]), xytext=(4, 0),
-                  textcoords="offset points", va="center", fontsize=SMALL, color=colour)  # fmt: skip
+    return float(smooth[-1])
+
+
+def _name(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Names beside the lines' right ends, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    apart = (high - low) * 0.12
+    last = -math.inf
+    for end, words, colour in sorted(ends):
+        if math.isfinite(end):
+            last = max(end, last + apart)
+            axes.annotate(words, (1, last), xycoords=("axes fraction", "data"), xytext=(4, 0), annotation_clip=False,
+                          textcoords="offset points", va="center", fontsize=SMALL, color=colour)  # fmt: skip
 
 
 def _running_mean(values: Float[np.ndarray, "n"], width: int) -> Float[np.ndarray, "n"]:

@@ -126,7 +126,7 @@ def box_in_view(crop: Crop, size: int, box: Box) -> Box:
     return rows[0], cols[0], rows[1], cols[1]
 
 
-def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 6) -> None:
+def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) -> None:
     """The tile with both crops, the first view with a few of its cells, the second with the cells that they match.
 
     In the second view the outline is where the cell's tissue truly lies; matched cells are filled, the more of the

@@ -34,7 +34,7 @@ def draw_scores(axes: Axes, scores: dict[str, ProbeScore]) -> None:
 def draw_segmented(
     axes: Axes,
     image: UInt8[np.ndarray, "h w 3"],
-    mask: Bool[np.ndarray, "h w"],
+    mask: Bool[np.ndarray, "y x"],
     predicted: Bool[np.ndarray, "g f"],
 ) -> None:
     """A tile: cells called gland in green, the rest faded, the true glands outlined."""
@@ -44,6 +44,5 @@ def draw_segmented(
     washed = np.where(called, 0.55 * image + 0.45 * WASH, 0.55 * image + 0.45 * 255)
     picture(axes, washed.round().astype(np.uint8))
     if mask.any() and not mask.all():
-        high, wide = (np.arange(count) + 0.5 for count in mask.shape)
-        scale = image.shape[0] / mask.shape[0]
-        axes.contour(wide * scale, high * scale, mask.astype(float), levels=[0.5], colors=[INK], linewidths=1.1)
+        y, x = ((np.arange(own) + 0.5) * shown / own for own, shown in zip(mask.shape, image.shape[:2], strict=True))
+        axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[INK], linewidths=1.1)

@@ -1,0 +1,149 @@
+"""The page of any run: drawn, small, the same each time, and a clear sentence where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colocate.cli import main
+from colocate.data import Index
+from colocate.data.phantom import write_phantom
+from colocate.errors import UserError
+from colocate.evaluate.masks import masks_beside
+from colocate.export import load_backbone
+from colocate.figures import report
+from colocate.figures.report import read_run
+from colocate.figures.sample import evenly, spread, square, view_px
+from colocate.recipe import EncoderConfig
+from colocate.train import build_method, pretrain
+from colocate.views import ViewConfig
+from tests.tiny import tiny_recipe, write_tiles
+
+
+@pytest.fixture(scope="module")
+def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few steps on 32 phantom tiles of four slides, which have masks."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_phantom(folder / "tissue", 32, size=64, mpp=2.0)
+    encoder, views = EncoderConfig("resnet18", output_stride=16), ViewConfig(size=32, area=(0.25, 1.0))
+    return pretrain(tiny_recipe(folder / "tissue" / "tiles.csv", folder / "run", encoder=encoder, views=views, steps=3))
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on nine pictures of two sizes without masks."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_tiles(folder / "tiles", 5, size=80)
+    write_tiles(folder / "tiles" / "other", 4, size=56)
+    return pretrain(tiny_recipe(folder / "tiles", folder / "run", steps=2))
+
+
+def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
+    path = report(phantom_run)
+    assert path == phantom_run / "report.png"
+    assert 20_000 < path.stat().st_size < 300_000
+    with Image.open(path) as page:
+        pixels = np.asarray(page.convert("RGB"))
+    assert pixels.shape[1] > 900 and pixels.shape[0] > pixels.shape[1]
+    inked = (pixels < 250).any(2)
+    # Something is drawn in every tenth of the page's height, and nothing runs over its edges.
+    assert all(part.any() for part in np.array_split(inked, 10))
+    assert not inked[:, :20].any() and not inked[:, -5:].any() and not inked[-5:].any()
+
+
+def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
+    first, second = (report(phantom_run, tmp_path / name) for name in ("a.png", "b.png"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_any_run_has_a_page_and_one_without_masks_no_probe(
+    plain_run: Path, phantom_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["report", str(plain_run), "--out", str(tmp_path / "plain.png")])
+    assert str(tmp_path / "plain.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "plain.png") as plain, Image.open(report(phantom_run, tmp_path / "p.png")) as phantom:
+        assert plain.width == phantom.width
+        assert plain.height < 0.85 * phantom.height
+
+
+def test_before_is_the_seeds_network_and_after_the_trained_one(phantom_run: Path) -> None:
+    shown = read_run(phantom_run)
+    before, after = shown.networks.values()
+    first = build_method(shown.recipe).query.backbone.state_dict()
+    last = load_backbone(phantom_run).state_dict()
+    learned = [name for name in first if name.endswith("weight")]
+    assert all(torch.equal(before.state_dict()[name], first[name]) for name in learned)
+    assert all(torch.equal(after.state_dict()[name], last[name]) for name in learned)
+    assert not torch.equal(first["net.conv1.weight"], last["net.conv1.weight"])
+    assert not before.training and not after.training
+
+
+def test_masks_of_sources_in_the_run_are_split_by_source(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "few", 24, size=32, mpp=4.0)
+    few = Index.build(tmp_path / "few" / "tiles.csv", tmp_path / "few.arrow")
+    assert masks_beside(few) is None  # three slides, no fourth to test on
+    write_phantom(tmp_path / "tissue", 40, size=32, mpp=4.0)
+    split = masks_beside(Index.build(tmp_path / "tissue" / "tiles.csv", tmp_path / "index.arrow"))
+    assert split is not None and not split.unseen
+    assert (len(split.train.images), len(split.test.images)) == (32, 8)
+    fourth = Image.open(tmp_path / "tissue" / "images" / "slide03" / "0024.png")
+    assert np.array_equal(split.test.images[0].permute(1, 2, 0).numpy(), np.asarray(fourth))
+    ids = np.asarray(Image.open(tmp_path / "tissue" / "glands" / "slide03" / "0024.png"))
+    assert np.array_equal(split.test.masks[0].numpy(), ids > 0)
+
+
+def test_shown_tiles_are_spread_over_sources(phantom_run: Path) -> None:
+    index = Index.open(phantom_run / "tiles.arrow")
+    chosen = spread(index, 8)
+    assert sorted(index.source_numbers[chosen].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(set(chosen)) == 8
+    assert evenly(3, 10) == [0, 1, 2]
+
+
+def test_tiles_are_shown_at_the_finest_scale_of_training(phantom_run: Path) -> None:
+    index = Index.open(phantom_run / "tiles.arrow")
+    recipe = read_run(phantom_run).recipe
+    assert view_px(recipe, index, 16) == 64  # a quarter of a tile's area filled a view of 32 px
+    assert view_px(replace(recipe, views=ViewConfig(size=48, area=(0.25, 1.0))), index, 16) == 96
+    physical = ViewConfig(size=32, area=(1.0, 1.0), mpp=4.0)  # tiles of 64 px at 2 um: half as many at 4 um
+    assert view_px(replace(recipe, views=physical), index, 16) == 32
+
+
+def test_a_tile_is_shown_by_its_middle_square() -> None:
+    tile = torch.zeros(3, 20, 60, dtype=torch.uint8)
+    tile[:, :, 20:40] = 200
+    assert (square(tile, 40) == 200).float().mean() > 0.99
+    assert square(tile, 40).shape == (3, 40, 40)
+
+
+def test_no_run_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert "is not the folder of a run" in message and message.count("\n") == 1
+
+
+def test_a_run_without_a_backbone_says_how_to_get_one(plain_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_run, tmp_path / "run")
+    (tmp_path / "run" / "backbone.json").unlink()
+    with pytest.raises(UserError, match=r"no backbone yet.*--resume"):
+        report(tmp_path / "run")
+
+
+def test_tiles_that_moved_are_found_again_by_the_command_that_the_error_names(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 10, size=64)
+    run = pretrain(tiny_recipe(tiles, tmp_path / "run", steps=1))
+    tiles.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"none of the tiles.*--data PLACE --resume") as caught:
+        report(run)
+    command = str(caught.value).partition("colocate pretrain ")[2].replace("PLACE", str(tmp_path / "moved"))
+    weights = (run / "backbone.safetensors").stat().st_mtime_ns
+    main(["pretrain", *command.split()])
+    assert (run / "backbone.safetensors").stat().st_mtime_ns == weights  # nothing was trained again
+    assert report(run).is_file()
