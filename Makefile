@@ -18,13 +18,13 @@ demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py

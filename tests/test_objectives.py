@@ -189,7 +189,9 @@ def test_sharp_temperatures_stay_finite(temperature: float) -> None:
     for key in (query, -query):
         results = _value_and_gradients(info_nce, query, key, negatives, temperature=temperature)
         assert all(bool(x.isfinite().all()) for x in results)
-        torch.testing.assert_close(results[0], slow_info_nce(query, key, negatives, temperature=temperature))
+        expected = slow_info_nce(query, key, negatives, temperature=temperature)
+        # A logit of 1 / temperature is itself rounded.
+        torch.testing.assert_close(results[0], expected, rtol=1e-5, atol=1e-7 / temperature)
 
 
 def test_no_rows_lose_nothing() -> None:

@@ -36,9 +36,7 @@ def plm_small() -> Recipe:
     method = MoCoConfig(match=Overlap(), queue_length=1024, momentum=0.99, norm_group=16)
     # The paper's rate for a batch of 256, scaled: at 0.03 features drift faster than the queue is renewed.
     optim = OptimConfig(lr=0.03, scale_lr=True)
-    return replace(
-        plm(), name="plm-small", batch=64, method=method, optim=optim, views=ViewConfig(symmetries="all")
-    )
+    return replace(plm(), name="plm-small", batch=64, method=method, optim=optim, views=ViewConfig(symmetries="all"))
 
 
 def moco_small() -> Recipe:
