@@ -81,11 +81,13 @@ def read_facts(path: Path) -> dict[str, Any]:
     """What a backbone.json says."""
     try:
         facts = json.loads(path.read_text())
-        facts["architecture"], facts["output_stride"], facts["mean"], facts["std"]
+        missing = {"architecture", "output_stride", "mean", "std"} - facts.keys()
     except OSError as error:
         raise UserError(f"{path} cannot be read: a backbone needs backbone.json beside its weights") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is not the backbone.json of a colocate run") from error
+    if missing:
+        raise UserError(f"{path} does not say {', '.join(sorted(missing))}: is it the backbone.json of a colocate run?")
     return facts
 
 

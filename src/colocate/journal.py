@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .data import Index
 from .errors import UserError
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
     "lr",
@@ -50,7 +50,7 @@ class Journal:
         """Append one row; columns that do not apply stay empty."""
         with self.path.open("a", newline="") as file:
             cells = {name: f"{value:.6g}" for name, value in row.items()}
-            csv.DictWriter(file, list(COLUMNS)).writerow({"step": str(step)} | cells)
+            csv.DictWriter(file, COLUMNS).writerow({"step": str(step)} | cells)
 
 
 @final

@@ -57,6 +57,8 @@ def step(values: dict[str, torch.Tensor]) -> tuple[MoCo, Batch, torch.Tensor]:
     assert method.past_cells is not None
     method.past_wholes.vectors.copy_(values["plm.before.queue"].T)
     method.past_cells.vectors.copy_(values["plm.before.queue2"].T)
+    method.past_wholes.used.fill_(True)  # a run under way
+    method.past_cells.used.fill_(True)
     features = values["features"].clone().requires_grad_()
     views = [View(features[:, view], crops(values, view)) for view in (0, 1)]
     return method, Batch(views[0], views[1], torch.arange(8)), features

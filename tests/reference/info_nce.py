@@ -23,8 +23,7 @@ def info_nce(
 ) -> Tensor:
     """The whole r x (1 + m) matrix of logits, and autograd's own gradients."""
     query, key, negatives = F.normalize(query, dim=1), F.normalize(key, dim=1), F.normalize(negatives, dim=1)
-    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ negatives.T], 1)
-    logits = logits.div_(temperature)
+    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ negatives.T], 1) / temperature
     losses = F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device), reduction="none")
     weighted = losses if weight is None else weight * losses
     return weighted.sum() / (len(query) if count is None else count)

@@ -115,8 +115,8 @@ def chosen_cells(match: Match, grid: tuple[int, int], count: int) -> list[int]:
 def box_in_view(crop: Crop, size: int, box: Box) -> Box:
     """Where a box of the tile (top, left, bottom, right) lies in the first view of `crop`, in view pixels.
 
-    >>> box_in_view(Crop.of([[0, 8, 8, 0]]), 16, (0.0, 4.0, 4.0, 8.0))      # mirrored: to the left
-    (0.0, 0.0, 8.0, 8.0)
+    >>> box_in_view(Crop.of([[0, 8, 8, 0]]), 16, (0.0, 2.0, 4.0, 6.0))      # mirrored
+    (0.0, 4.0, 8.0, 12.0)
     """
     rows, cols = (
         sorted(((edge - ends[0, 0]) / (ends[0, 1] - ends[0, 0])).item() * size for edge in edges)
