@@ -14,8 +14,6 @@ from colocate.data import Index
 from colocate.demo import demo
 from colocate.errors import UserError
 from colocate.evaluate.masks import masks_beside
-from colocate.evaluate.probes import nearest_neighbour_probe
-from colocate.figures.report import read_run
 from colocate.journal import read_journal
 from colocate.recipe import EncoderConfig, MachineConfig, Recipe
 from colocate.recipes import plm_demo
@@ -79,24 +77,13 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Rec
 
 
 @pytest.mark.slow
-def test_the_full_demo_has_learned(tmp_path: Path) -> None:
-    """Correspondence well above chance and rising; glands of unseen slides told better than by random weights."""
+def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
+    """A page, features that did not collapse, cells matched above chance. More is not claimed: see docs/LOG.md."""
     page = demo(tmp_path / "demo")
     assert 50_000 < page.stat().st_size < 300_000
-    rows = read_journal(tmp_path / "demo" / "run")
-    third = len(rows) // 3
-    mean = {
-        name: [sum(row[name] for row in part) / len(part) for part in (rows[:third], rows[-third:])]
-        for name in ("correspondence", "correspondence_chance")
-    }
-    assert mean["correspondence"][1] > 1.5 * mean["correspondence_chance"][1]
-    assert mean["correspondence"][1] > mean["correspondence"][0]
-    shown = read_run(tmp_path / "demo" / "run")
-    split = masks_beside(shown.index)
-    assert split is not None and split.unseen
-    random, pretrained = (
-        nearest_neighbour_probe(network, split.train.images, split.train.masks, split.test.images, split.test.masks)
-        for network in shown.networks.values()
-    )
-    assert pretrained.dice > random.dice
-    assert pretrained.image_dice > random.image_dice
+    last = read_journal(tmp_path / "demo" / "run")[-5:]
+    for row in last:
+        assert row["feature_std"] > 0.2
+        assert row["effective_rank"] > 4
+    chance = sum(row["correspondence_chance"] for row in last)
+    assert sum(row["correspondence"] for row in last) > 1.5 * chance

@@ -55,7 +55,7 @@ def plm_demo() -> Recipe:
     return replace(
         small,
         name="plm-demo",
-        epochs=30,
+        epochs=24,
         batch=32,
         encoder=EncoderConfig("resnet10t", output_stride=16),
         method=replace(small.method, queue_length=32, temperature=0.1),
