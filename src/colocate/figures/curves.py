@@ -17,7 +17,7 @@ Rows = Sequence[dict[str, float]]
 def draw_losses(axes: Axes, rows: Rows) -> None:
     """The loss and its weighted terms."""
     plot(axes, "Loss", "step")
-    terms = (("loss", "total", INK), ("whole", "whole views", BLUE), ("cells", "cells", ORANGE))
+    terms = (("loss", "total", INK), ("whole", "views", BLUE), ("cells", "cells", ORANGE))
     ends = [(_line(axes, rows, name, colour), label, colour) for name, label, colour in terms]
     _fit(axes, rows)
     _name(axes, [(end, f"{label} {end:.2f}", colour) for end, label, colour in ends if math.isfinite(end)])
