@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from colocate.backbones import Backbone
 from colocate.errors import UserError
+from colocate.looks import ViewConfig
 from colocate.recipe import EncoderConfig
 from colocate.train import build_method
-from colocate.views import ViewConfig, sample_views
+from colocate.views import sample_views
 from tests.tiny import tiny_recipe
 
 FAMILIES = [

@@ -19,9 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from colocate import checkpoint
 from colocate.journal import read_journal
-from colocate.methods.moco import MoCoConfig, Overlap
+from colocate.looks import ViewConfig
+from colocate.methods.moco import MoCoConfig
+from colocate.methods.rules import Overlap
 from colocate.train import build_method
-from colocate.views import Batch, View, ViewConfig, sample_views
+from colocate.views import Batch, View, sample_views
 from tests.tiny import tiny_recipe, write_tiles
 
 CONFIG = MoCoConfig(match=Overlap(), queue_length=20, hidden=16, width=8)

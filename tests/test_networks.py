@@ -14,7 +14,7 @@ from torch import nn
 
 from colocate.backbones import Backbone
 from colocate.errors import UserError
-from colocate.networks import Encoder, Momentum, Queue, group_batch_norm
+from colocate.networks import Encoder, Momentum, Queue, group_batch_norm, projector
 
 
 @given(length=st.integers(1, 9), pushes=st.lists(st.integers(0, 20), min_size=1, max_size=6))
@@ -67,7 +67,7 @@ def test_a_batch_that_does_not_divide_into_groups_is_named() -> None:
 def encoder(name: str = "test_resnet") -> Encoder:
     backbone = Backbone(name)
     group_batch_norm(backbone, 4)
-    return Encoder(backbone, backbone.channels, hidden=16, width=8, dense=True)
+    return Encoder(backbone, *(projector(backbone.channels, 16, 8) for _ in range(2)))
 
 
 def test_momentum_moves_parameters_and_leaves_buffers() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from colocate.methods.moco import MoCoConfig, Overlap
+from colocate.looks import ViewConfig
+from colocate.methods.moco import MoCoConfig
+from colocate.methods.rules import Overlap
 from colocate.recipe import EncoderConfig, MachineConfig, Recipe
-from colocate.views import ViewConfig
 
 
 def write_tiles(folder: Path, count: int = 20, size: int = 40) -> Path:

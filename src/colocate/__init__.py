@@ -5,7 +5,7 @@ The pieces for your own training loop, a complete dense loss in ten lines:
 >>> import torch
 >>> from colocate import ViewConfig, info_nce, overlap, sample_views
 >>> tiles = torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8)
->>> first, second, _ = sample_views(tiles, ViewConfig(size=64), seed=0)
+>>> first, second, *_ = sample_views(tiles, ViewConfig(size=64), seed=0)
 >>> encoder = torch.nn.Conv2d(3, 16, kernel_size=8, stride=8)                   # any network with a feature grid
 >>> query, key = (encoder(view.images).flatten(2).mT for view in (first, second))   # (4, 64, 16): 8 x 8 cells
 >>> match = overlap(first.crop, second.crop, cells=8)
@@ -19,9 +19,10 @@ The pieces for your own training loop, a complete dense loss in ten lines:
 
 from .export import load_backbone
 from .geometry import Crop
+from .looks import ViewConfig
 from .matching import Match, overlap
 from .objectives import info_nce
-from .views import Batch, View, ViewConfig, sample_views
+from .views import Batch, View, sample_views
 
 __all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
 __version__ = "0.1.0"

@@ -26,7 +26,7 @@ class Backbone(nn.Module):
         UserError: timm has no such network, or it gives no feature grid, or not at this stride.
     """
 
-    def __init__(self, name: str = "resnet18", output_stride: int = 32) -> None:
+    def __init__(self, name: str = "resnet18", output_stride: int = 32, drop_path: float = 0.0) -> None:
         super().__init__()
         self.name = name
         self.facts: dict[str, Any] = {}  # of an exported backbone: what backbone.json says
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
             raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
-        self.net = _build(name, output_stride)
+        self.net = _build(name, output_stride, drop_path)
         try:
             with torch.no_grad():
                 grid = self.eval()(torch.zeros(1, 3, 224, 224))
@@ -49,6 +49,11 @@ class Backbone(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
         forward: Any = self.net.forward_intermediates
         return forward(images, indices=1, norm=True, intermediates_only=True)[0]
+
+    def last_but_one(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b e i j"]:
+        """The grid of the stage before the last (of a ViT: the block), stride 16 in ResNets and ConvNeXts."""
+        forward: Any = self.net.forward_intermediates
+        return forward(images, indices=[-2], norm=True, intermediates_only=True, stop_early=True)[0]
 
     def load_published(self) -> None:
         """Take the backbone's own published weights, downloaded (and cached) by timm."""
@@ -94,18 +99,21 @@ class Backbone(nn.Module):
         self.net.load_state_dict({name: tensors[name] for name in own})
 
 
-def _build(name: str, output_stride: int) -> nn.Module:
+def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
     attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride != 32 else []
+    always = {"num_classes": 0} | ({"drop_path_rate": drop_path} if drop_path else {})
     net: Any = None
     # Families of networks know different options; __init__ checks the stride that comes out.
     for options in (*attempts, {"dynamic_img_size": True}, {}):
         try:
-            net = timm.create_model(name, num_classes=0, **options)  # pyright: ignore[reportArgumentType]
+            net = timm.create_model(name, **always, **options)  # pyright: ignore[reportArgumentType]
             break
         except TypeError:
             continue
         except (NotImplementedError, AssertionError) as error:
             raise UserError(f"{name} cannot have output_stride={output_stride} ({error})") from error
+    if net is None:
+        raise UserError(f"{name} cannot be built with drop_path={drop_path}")
     if not hasattr(net, "prune_intermediate_layers"):
         raise UserError(f"{name} gives no feature grid that cells could be taken from")
     net.prune_intermediate_layers(1, prune_norm=False, prune_head=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__, train
 from .data import inspect as look
@@ -128,19 +128,18 @@ def _recipe_words(arguments: list[str]) -> tuple[str | None, Path | None, list[s
 
 
 def recipes() -> None:
-    """List the recipes that come with colocate."""
-    table = Table("recipe", "whole views", "cells", "matching", "backbone", "epochs", "batch", box=None)
-    for name, recipe in RECIPES.items():
-        made = recipe()
-        match = made.method.match
-        cells = "InfoNCE + queue, weighted" if match else "none"
-        rule = match.rule if match else "none"
-        table.add_row(name, "InfoNCE + queue", cells, rule, made.encoder.backbone, str(made.epochs), str(made.batch))
-    console = Console()
+    """List the recipes that come with colocate: what their losses are made of, and what each is for."""
+    columns = (Column(name, no_wrap=True) for name in ("recipe", "whole views", "cells", "matching", "backbone"))
+    table = Table(*columns, box=None, pad_edge=False)
+    made = {name: recipe() for name, recipe in RECIPES.items()}
+    for name, recipe in made.items():
+        if not name.endswith("-small"):
+            table.add_row(name, *recipe.method.terms, recipe.encoder.backbone)
+    console = Console(highlight=False, soft_wrap=True, width=180)  # rows stay whole; the terminal may wrap them
     console.print(table)
     console.print()
     for name, recipe in RECIPES.items():
-        console.print(f"{name}: {summary(recipe)}", highlight=False, soft_wrap=True)
+        console.print(f"{name}: {summary(recipe)}")
 
 
 def inspect(

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 
 def world() -> tuple[int, int]:
@@ -24,6 +25,13 @@ def gather(x: Tensor) -> Tensor:
     everyone = x.new_empty(processes * len(x), *x.shape[1:])
     dist.all_gather_into_tensor(everyone, x)
     return everyone
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """As `gather`, but each process's part receives the sum of all processes' gradients."""
+    if world()[1] == 1:
+        return x
+    return torch.cat(all_gather(x.contiguous()))
 
 
 def own_part(x: Tensor) -> Tensor:

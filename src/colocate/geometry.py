@@ -52,6 +52,13 @@ class Crop(NamedTuple):
         return torch.where(turned, self.cols, self.rows), torch.where(turned, self.rows, self.cols)
 
 
+def bounding_box(first: Crop, second: Crop) -> Crop:
+    """The smallest upright crops that hold both of each pair."""
+    rows, cols = torch.cat([first.rows, second.rows], 1), torch.cat([first.cols, second.cols], 1)
+    ends = [torch.stack([axis.amin(1), axis.amax(1)], 1) for axis in (rows, cols)]
+    return Crop(ends[0], ends[1], torch.zeros_like(first.transpose))
+
+
 def cell_edges(ends: Float[Tensor, "b 2"], cells: int) -> Float[Tensor, "b edges"]:
     """The `cells` + 1 edges of equal cells between two signed ends.
 
@@ -60,6 +67,23 @@ def cell_edges(ends: Float[Tensor, "b 2"], cells: int) -> Float[Tensor, "b edges
     """
     steps = torch.arange(cells + 1, dtype=ends.dtype, device=ends.device) / cells
     return ends[:, :1] * (1 - steps) + ends[:, 1:] * steps
+
+
+def cell_centres(crop: Crop, cells: int | tuple[int, int]) -> Float[Tensor, "b n 2"]:
+    """(x, y) of the middle of every cell of a view's grid, row by row, in source pixels.
+
+    >>> cell_centres(Crop.of([[0, 8, 4, 0]]), (1, 2))          # mirrored: the view's left half shows the right one
+    tensor([[[6., 2.],
+             [2., 2.]]], dtype=torch.float64)
+    """
+    vertical, horizontal = (
+        (edges[:, 1:] + edges[:, :-1]) / 2
+        for edges in map(cell_edges, crop.view_axes(), grid_size(cells))
+    )  # fmt: skip
+    h, w = vertical.shape[1], horizontal.shape[1]
+    down, across = vertical[:, :, None].expand(-1, h, w).flatten(1), horizontal[:, None].expand(-1, h, w).flatten(1)
+    turned = crop.transpose[:, None]
+    return torch.stack([torch.where(turned, down, across), torch.where(turned, across, down)], 2)
 
 
 def shared_fraction(
@@ -133,6 +157,15 @@ def triangle_with_blur(
 
     kernel = (ramp(offset + reach) - 2 * ramp(offset) + ramp(offset - reach)) / reach
     return kernel.masked_fill(offset.abs() >= reach + 4 * sigma, 0.0).clamp_min(0)
+
+
+def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f"]:
+    """A grid of cells averaged by area to at most `most` x `most`; a smaller one stays as it is."""
+    if max(grid.shape[2:]) <= most:
+        return grid
+    unit = torch.tensor([[0.0, 1.0]])
+    rows, cols = (shared_fraction(unit, min(n, most), unit, n)[0].to(grid) for n in grid.shape[2:])
+    return rows @ grid @ cols.T
 
 
 def grid_size(cells: int | tuple[int, int]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ MOST_TILES = 64  # a sample is enough for a curve, and keeps the check cheap at 
 def feature_std(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Mean standard deviation of normalised features, times sqrt(d): about 1 when spread out, 0 when collapsed."""
     unit = F.normalize(features.float(), dim=1)
-    return unit.std(0).mean() * unit.shape[1] ** 0.5
+    return (unit - unit.mean(0)).square().sum(0).div(max(1, len(unit) - 1)).sqrt().mean() * unit.shape[1] ** 0.5
 
 
 def effective_rank(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -32,6 +32,17 @@ def effective_rank(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         return values.new_ones(())
     share = values / values.sum()
     return (-(share * (share + 1e-12).log()).sum()).exp()
+
+
+def within_tile(field: Float[Tensor, "b n c"]) -> Float[Tensor, ""]:
+    """Share of the variance of normalised cells that lies within tiles: 0 where a tile's cells are all alike.
+
+    >>> within_tile(torch.eye(4).repeat(2, 1, 1)), within_tile(torch.eye(2)[:, None].repeat(1, 3, 1))
+    (tensor(1.), tensor(0.))
+    """
+    unit = F.normalize(field.float(), dim=2)
+    within = (unit - unit.mean(1, keepdim=True)).square().sum()
+    return within / (unit - unit.mean((0, 1))).square().sum().clamp_min(1e-12)
 
 
 def correspondence(
@@ -52,7 +63,10 @@ def correspondence(
 
 @torch.no_grad()
 def measure(losses: Losses, batch: Batch) -> dict[str, float]:
-    """The health of one batch, by the names that the journal uses."""
+    """The health of one batch, by the names that the journal uses.
+
+    On one scale for all methods: the backbone's own features, or (feature_std) unit vectors whatever their length.
+    """
     few = slice(0, MOST_TILES)
     query, key = losses.query, losses.key
     match = overlap(batch.first.crop.select(few), batch.second.crop.select(few), query.grid, key.grid)
@@ -61,7 +75,8 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     return {
         "overlap": match.weight.mean().item(),
         "feature_std": feature_std(query.whole).item(),
-        "effective_rank": effective_rank(query.whole).item(),
+        "effective_rank": effective_rank(query.field.mean(1)).item(),
+        "within_tile": within_tile(query.field).item(),
         "correspondence": accuracy,
         "correspondence_chance": chance,
     }

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .geometry import Crop, grid_size, shared_fraction
+from .geometry import Crop, cell_centres, grid_size, shared_fraction
 
 
-class Match(NamedTuple):
-    """The overlap of b pairs of views as an outer product, ready to pool the other view's cells onto one's own.
+class Match(ABC):
+    """b pairs of views, matched: each of one's own n cells has a partner made of the other view's m cells."""
+
+    weight: Float[Tensor, "b n"]
+    """How much each of one's own cells counts, in [0, 1]."""
+
+    @abstractmethod
+    def ranking(self) -> Float[Tensor, "b n"]:
+        """How good each own cell's match is; what it means is the rule's, larger is better."""
+
+    @abstractmethod
+    def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
+        """Each own cell's partner, out of the other view's cells."""
+
+    def best(self, count: int) -> Int[Tensor, "b k"]:
+        """The `count` best matched of one's own cells (all, where there are fewer), in the order of the grid."""
+        return self.ranking().sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SharedArea(Match):
+    """The overlap of b pairs of views as an outer product.
 
     `rows` and `cols` carry one's own grid (h x w) onto the other's (g x f), each row summing to one, or to zero
     where nothing is shared. `swap` marks the pairs of which exactly one view is transposed; there `rows` meets the
@@ -26,6 +50,10 @@ class Match(NamedTuple):
     """How much of each of the n = h * w cells the other view saw at all, in [0, 1]: w_i = sum_j S[i, j]."""
     grid: tuple[int, int]
     """Rows and columns of the *other* view's grid."""
+
+    def ranking(self) -> Float[Tensor, "b n"]:
+        """The share of the cell that the other view saw."""
+        return self.weight
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The other view's cells averaged by shared area: sum_j S[i, j] / w_i * cells_j, zero where w_i = 0.
@@ -57,9 +85,47 @@ class Match(NamedTuple):
         return torch.where(self.swap.to(field.device).view(-1, *[1] * (field.ndim - 1)), turned, field)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Attended(Match):
+    """Each cell's partner is a mean of the other view's cells under any weights: n^4 numbers."""
+
+    shares: Float[Tensor, "b n m"]
+    weight: Float[Tensor, "b n"]
+
+    def ranking(self) -> Float[Tensor, "b n"]:
+        """The cell's weight."""
+        return self.weight
+
+    def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
+        """The other view's cells averaged by `shares`."""
+        return self.shares.to(cells) @ cells
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Nearest(Match):
+    """Each cell's partner is one cell of the other view."""
+
+    partner: Int[Tensor, "b n"]
+    closeness: Float[Tensor, "b n"]
+    """Cosine similarity to the partner, or minus the distance."""
+    weight: Float[Tensor, "b n"]
+    """One for each: nothing is known of how much they share."""
+
+    def ranking(self) -> Float[Tensor, "b n"]:
+        """How close the partner is."""
+        return self.closeness
+
+    def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
+        """The partners."""
+        partner = self.partner.to(cells.device, non_blocking=True)
+        return cells.gather(1, partner[:, :, None].expand(-1, -1, cells.shape[2]))
+
+
 def overlap(
     own: Crop, other: Crop, cells: int | tuple[int, int] = 7, other_cells: int | tuple[int, int] | None = None
-) -> Match:
+) -> SharedArea:
     """Precise location matching (arXiv:2212.12105): every cell's share of every cell of the other view, exactly.
 
     `own` and `other` are b crops each of the same b tiles; `cells` is the grid of the first view (one number or
@@ -90,8 +156,56 @@ def overlap(
     cols = shared_fraction(own_horizontal, w, torch.where(across, other_vertical, other_horizontal), facing_cols)
     seen_rows, seen_cols = rows.sum(2), cols.sum(2)
     weight = (seen_rows[:, :, None] * seen_cols[:, None, :]).flatten(1).clamp(0, 1)
-    return Match(_normalised(rows, seen_rows), _normalised(cols, seen_cols), swap, weight, (g, f))
+    return SharedArea(_normalised(rows, seen_rows), _normalised(cols, seen_cols), swap, weight, (g, f))
 
 
 def _normalised(shares: Float[Tensor, "b n m"], seen: Float[Tensor, "b n"]) -> Float[Tensor, "b n m"]:
     return shares / torch.where(seen > 0, seen, torch.ones_like(seen))[:, :, None]
+
+
+@torch.no_grad()
+def attend(
+    match: SharedArea, own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"], temperature: float = 0.2
+) -> Attended:
+    """Overlap pooling with attention: shares proportional to shared area times exp(cosine / temperature).
+
+    Cells that share nothing stay out. An ablation of plain area; no gradient passes through the shares.
+    """
+    area = match.fractions().to(own, non_blocking=True)
+    similar = F.normalize(own, dim=2) @ F.normalize(other, dim=2).mT / temperature
+    shares = area * (similar - similar.amax(2, keepdim=True)).exp()
+    return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight)
+
+
+@torch.no_grad()
+def most_similar(own: Float[Tensor, "b n c"], other: Float[Tensor, "b m c"]) -> Nearest:
+    """The partner of largest cosine similarity (DenseCL, arXiv:2011.09157, on the backbone's features).
+
+    >>> match = most_similar(torch.tensor([[[1.0, 0.0], [1.0, 2.0]]]), torch.tensor([[[0.0, 3.0], [4.0, 1.0]]]))
+    >>> match.partner
+    tensor([[1, 0]])
+    """
+    score, partner = (F.normalize(own, dim=2) @ F.normalize(other, dim=2).mT).max(2)
+    return Nearest(partner, score, torch.ones_like(score))
+
+
+@torch.no_grad()
+def nearest_feature(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Nearest:
+    """The partner at the smallest Euclidean distance (VICRegL, arXiv:2210.01571, on the expanded cells)."""
+    return _nearest(own.float(), other.float())
+
+
+def nearest_centre(
+    own: Crop, other: Crop, cells: int | tuple[int, int] = 7, other_cells: int | tuple[int, int] | None = None
+) -> Nearest:
+    """The partner whose centre is nearest on the tile, in source pixels (VICRegL, arXiv:2210.01571).
+
+    Centres are true ones: the middle of each cell, flips and quarter turns applied. Arguments as for `overlap`.
+    """
+    return _nearest(cell_centres(own, cells), cell_centres(other, cells if other_cells is None else other_cells))
+
+
+def _nearest(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Nearest:
+    # Differences, not |a|^2 - 2ab + |b|^2: near cells would drown in rounding.
+    distance, partner = torch.cdist(own, other, compute_mode="donot_use_mm_for_euclid_dist").min(2)
+    return Nearest(partner, -distance, torch.ones_like(distance))

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, cast, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from timm.layers import BatchNormAct2d
+from jaxtyping import Bool, Float
+from timm.layers import BatchNormAct2d, DropPath
 from torch import Tensor, nn
 
 from .distributed import gather, own_part, shuffled_order, world
 from .errors import UserError
+from .geometry import coarser
 
 
 class Features(NamedTuple):
@@ -31,23 +32,48 @@ def projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
 
 
+class Expander(nn.Sequential):
+    """VICReg's expander on the last axis: twice Linear, batch norm, ReLU, then Linear without bias."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(
+            *(nn.Linear(channels, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)),
+            *(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)),
+            nn.Linear(width, width, bias=False),
+        )
+
+    def forward(self, x: Float[Tensor, "*some c"]) -> Float[Tensor, "*some d"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        flat = super().forward(x.reshape(-1, x.shape[-1]))
+        return flat.view(*x.shape[:-1], -1)
+
+
 @final
 class Encoder(nn.Module):
-    """Backbone, a projector of the pooled view and, where cells are contrasted, one of cells and the linear `align`.
+    """Backbone, a projector of the pooled view and, where cells are learned from, one of cells.
 
-    `align` (A in the paper) is applied to matched cells after pooling.
+    `align` (A in the PLM paper) is applied to matched cells after pooling. A backbone's grid finer than `most_cells`
+    a side is averaged to that first.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int, hidden: int, width: int, dense: bool) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        whole: nn.Module,
+        cells: nn.Module | None = None,
+        align: nn.Module | None = None,
+        most_cells: int | None = None,
+    ) -> None:
         super().__init__()
-        self.width = width
         self.backbone = backbone
-        self.whole = projector(channels, hidden, width)
-        self.cells = projector(channels, hidden, width) if dense else None
-        self.align = nn.Linear(width, width) if dense else None
+        self.whole = whole
+        self.cells = cells
+        self.align = align
+        self.most_cells = most_cells
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         grid: Tensor = self.backbone(images)  # b c g f
+        if self.most_cells is not None:
+            grid = coarser(grid, self.most_cells)
         field = grid.flatten(2).mT
         cells = None if self.cells is None else self.cells(field)
         return Features(self.whole(field.mean(1)), cells, field, (grid.shape[2], grid.shape[3]))
@@ -65,6 +91,9 @@ class Momentum(nn.Module):
     def __init__(self, encoder: Encoder, momentum: float) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        for part in self.encoder.modules():
+            if isinstance(part, DropPath):
+                part.drop_prob = 0.0  # keys are whole
         self.momentum = momentum
         self.shuffles = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
 
@@ -104,19 +133,22 @@ class Queue(nn.Module):
         self.register_buffer("used", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
-    def push(self, vectors: Float[Tensor, "b d"]) -> None:
-        """Store the vectors of all processes, normalised, in place of the oldest ones."""
+    def push(self, vectors: Float[Tensor, "b d"], valid: Bool[Tensor, " b"] | None = None) -> None:
+        """Store the (valid) vectors of all processes, normalised, in place of the oldest ones."""
         new = F.normalize(gather(vectors).to(self.vectors), dim=1)
         if not len(new):
             return
-        length = len(self.vectors)
-        count = torch.arange(max(length, len(new)), device=new.device)
-        # `used` stays on the device: asking it on the host would wait for it.
-        self.vectors.copy_(torch.where(self.used, self.vectors, new[count[:length] % len(new)]))
-        self.used.fill_(True)
-        kept = slice(max(0, len(new) - length), None)
-        self.vectors.index_copy_(0, (self.position + count[: len(new)])[kept] % length, new[kept])
-        self.position.copy_((self.position + len(new)) % length)
+        kept = torch.ones_like(new[:, 0], dtype=torch.bool) if valid is None else gather(valid.byte()).bool()
+        # How many are valid is known to the device alone: asking for it here would wait for it.
+        new, count = new[kept.argsort(descending=True, stable=True)], kept.sum()
+        slot = torch.arange(len(self.vectors), device=new.device)
+        turn = (slot - self.position) % len(slot)  # the slot takes the turn-th new vector, or one some rounds later
+        last = turn + (count - 1 - turn).clamp_min(0) // len(slot) * len(slot)
+        filled = torch.where(turn < count, last, slot % count.clamp_min(1))
+        fresh = (count > 0) & ((turn < count) | ~self.used)
+        self.vectors.copy_(torch.where(fresh[:, None], new[filled.clamp_max(len(new) - 1)], self.vectors))
+        self.used.logical_or_(count > 0)
+        self.position.copy_((self.position + count) % len(slot))
 
 
 def group_batch_norm(module: nn.Module, size: int) -> nn.Module:

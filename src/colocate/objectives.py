@@ -108,3 +108,38 @@ class _InfoNCE(Function):
         (upstream,) = grad_outputs
         query, key = ctx.saved_tensors
         return (None if query is None else upstream * query, None if key is None else upstream * key, *[None] * 4)
+
+
+def vicreg_invariance(
+    x: Float[Tensor, "b *k d"], y: Float[Tensor, "b *k d"], weight: Float[Tensor, "b *k"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean squared error (VICReg, arXiv:2105.04906, equation 5), each pair of vectors times its weight if given.
+
+    The mean is over all pairs and dimensions, not over the sum of weights.
+    """
+    error = (x.float() - y.float()).square().mean(-1)
+    return (error if weight is None else error * weight.to(error)).mean()
+
+
+def vicreg_variance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
+    """How far the standard deviation of each dimension over the b samples falls short of 1, on average.
+
+    VICReg, arXiv:2105.04906, equations 1 and 2; for k vectors a sample (VICRegL, arXiv:2210.01571), each on its own.
+
+    >>> vicreg_variance(torch.tensor([[0.0, 1.0], [0.0, 3.0]])) > 0.49   # the first dimension has collapsed
+    tensor(True)
+    """
+    return F.relu(1 - (x.float().var(0) + 1e-4).sqrt()).mean()
+
+
+def vicreg_covariance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
+    """Sum of squared covariances between different dimensions over the b samples, divided by their number d.
+
+    VICReg, arXiv:2105.04906, equations 3 and 4; for k vectors a sample, each on its own, then the mean.
+    """
+    samples = x.float().flatten(1, -2) if x.ndim > 2 else x.float()[:, None]  # b k d
+    centred = (samples - samples.mean(0)).transpose(0, 1)  # k b d
+    covariance = centred.mT @ centred / (len(x) - 1)
+    squares = covariance.square()
+    off_diagonal = squares.sum((1, 2)) - squares.diagonal(dim1=1, dim2=2).sum(1)
+    return (off_diagonal / x.shape[-1]).mean()

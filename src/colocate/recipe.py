@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tyro
 
 from .errors import UserError
+from .looks import ViewConfig
+from .methods.concl import ConCLConfig
+from .methods.method import MethodConfig
 from .methods.moco import MoCoConfig
+from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
-from .views import ViewConfig
+from .outside import load, name_of
 
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]
@@ -27,6 +31,8 @@ class EncoderConfig:
     """Any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224, ..."""
     output_stride: int = 32
     """Pixels a cell; 16 makes the last stage of a ResNet or ConvNeXt twice as fine."""
+    drop_path: float = 0.0
+    """Share of residual branches left out at random while training (stochastic depth)."""
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
 
@@ -61,7 +67,7 @@ class MachineConfig:
 class Recipe:
     """A complete description of a pretraining run."""
 
-    method: MoCoConfig
+    method: MethodConfig
     encoder: Annotated[EncoderConfig, Flat] = field(default_factory=EncoderConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -104,22 +110,37 @@ class Recipe:
             raise UserError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
 
 
+# Methods that come with colocate, as a stored recipe calls them; others are stored by file or module.
+METHODS: dict[str, type[MethodConfig]] = {"moco": MoCoConfig, "vicregl": VICRegLConfig, "concl": ConCLConfig}
 _RECIPE = pydantic.TypeAdapter(Recipe)
 
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as readable JSON, every field written out."""
-    return json.dumps(asdict(recipe), indent=2) + "\n"
+    return json.dumps(_plain(recipe), indent=2) + "\n"
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    method = type(recipe.method)
+    kinds = [kind for kind, known in METHODS.items() if known is method]
+    plain = asdict(recipe)
+    return plain | {"method": {"kind": kinds[0] if kinds else name_of(method), **plain["method"]}}
 
 
 def from_json(text: str, origin: str) -> Recipe:
     """A recipe from `to_json`'s text; `origin` names it in errors.
 
     Raises:
-        UserError: not JSON, an unknown field, or a value of the wrong kind.
+        UserError: not JSON, an unknown field, a value of the wrong kind, or a method of the user's own that has gone.
     """
     try:
-        return _RECIPE.validate_json(text, extra="forbid")
+        plain = json.loads(text)
+        kind = plain["method"].pop("kind")
+        config = METHODS[kind] if kind in METHODS else load(kind)
+        method: MethodConfig = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
+        return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -145,14 +166,14 @@ FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name"}
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:
     """What of two recipes differs and changes what is computed, one line each; data are compared elsewhere."""
-    lines = []
-    for part in fields(Recipe):
-        mine, yours = getattr(recipe, part.name), getattr(other, part.name)
-        if part.name in FREE or mine == yours:
-            continue
-        if not hasattr(mine, "__dataclass_fields__"):
-            lines.append(f"{part.name} is {mine}, was {yours}")
-            continue
-        a, b = asdict(mine), asdict(yours)
-        lines += [f"{part.name}.{key} is {a.get(key)}, was {b.get(key)}" for key in a if a.get(key) != b.get(key)]
-    return lines
+    mine, yours = (_leaves({k: v for k, v in _plain(one).items() if k not in FREE}) for one in (recipe, other))
+    names = dict.fromkeys([*mine, *yours])
+    return [f"{name} is {mine.get(name)}, was {yours.get(name)}" for name in names if mine.get(name) != yours.get(name)]
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Every value under its full name: {"a": {"b": 1}} is {"a.b": 1}."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= _leaves(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+    return leaves

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 
 from .errors import UserError
-from .methods.moco import MoCoConfig, Overlap
+from .looks import ViewConfig
+from .methods.concl import ConCLConfig
+from .methods.moco import MoCoConfig
+from .methods.rules import MostSimilar, Overlap
+from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
+from .outside import load
 from .recipe import EncoderConfig, Recipe
-from .views import ViewConfig
 
 
 def plm() -> Recipe:
@@ -26,23 +28,78 @@ def moco_v2() -> Recipe:
     return replace(plm(), name="moco-v2", method=MoCoConfig(match=None, dense=0.0))
 
 
+def densecl() -> Recipe:
+    """DenseCL: cells matched by the backbone's own features, from the query's side."""
+    return replace(plm(), name="densecl", method=MoCoConfig(match=MostSimilar(), both_ways=False, align=False))
+
+
+def vicregl() -> Recipe:
+    """VICRegL: no negatives; cells matched by nearest feature and nearest centre; LARS as published."""
+    optim = OptimConfig(name="lars", lr=0.3, scale_lr=True, weight_decay=1e-6, warmup_epochs=10)
+    return replace(plm(), name="vicregl", method=VICRegLConfig(), optim=optim)
+
+
+def plm_vicregl() -> Recipe:
+    """PLM on VICRegL: shared tissue in place of nearest centres."""
+    return replace(vicregl(), name="plm-vicregl", method=VICRegLConfig(location=Overlap()))
+
+
+def concl() -> Recipe:
+    """ConCL: contrast of concepts, clusters of a tile's cells, after a warm-up of 10 epochs."""
+    method = ConCLConfig(MoCoConfig(match=None, dense=0.0))
+    return replace(plm(), name="concl", method=method, views=ViewConfig(reference=True))
+
+
+def plm_concl() -> Recipe:
+    """PLM on ConCL: concepts and matched cells, half each."""
+    return replace(concl(), name="plm-concl", method=ConCLConfig(MoCoConfig(match=Overlap(), dense=0.5)))
+
+
 def plm_tissue() -> Recipe:
     """PLM for tissue, which has no up: all eight symmetries and stain jitter."""
     return replace(plm(), name="plm-tissue", views=ViewConfig(symmetries="all", stain=0.05))
 
 
-def plm_small() -> Recipe:
-    """PLM for a few thousand tiles or small batches: a queue that fills within an epoch, a key that follows sooner."""
-    method = MoCoConfig(match=Overlap(), queue_length=1024, momentum=0.99, norm_group=16)
+def plm_vit() -> Recipe:
+    """PLM for a ViT-S/16, whose 14 x 14 patch tokens are the cells: AdamW, warm-up, drop path, clipped gradients."""
+    optim = OptimConfig(name="adamw", lr=1.5e-4, scale_lr=True, weight_decay=0.1, warmup_epochs=10, clip=1.0)
+    encoder = EncoderConfig("vit_small_patch16_224", drop_path=0.1)
+    return replace(plm(), name="plm-vit", encoder=encoder, optim=optim)
+
+
+def plm_multicrop() -> Recipe:
+    """PLM with four small local views of each tile beside the two whole ones."""
+    return replace(plm(), name="plm-multicrop", views=ViewConfig(local_views=4))
+
+
+def vicregl_convnext() -> Recipe:
+    """VICRegL on ConvNeXt-T with multi-crop: two whole views and six local ones, AdamW."""
+    optim = OptimConfig(name="adamw", lr=7.5e-4, scale_lr=True, weight_decay=0.05, warmup_epochs=10)
+    views = ViewConfig(area=(0.25, 1.0), local_views=6, local_area=(0.05, 0.25))
+    encoder = EncoderConfig("convnext_tiny")
+    return replace(vicregl(), name="vicregl-convnext", encoder=encoder, views=views, optim=optim)
+
+
+def small(recipe: Recipe) -> Recipe:
+    """The recipe for a few thousand tiles or small batches: short queues, a key that follows sooner, all symmetries."""
+
+    def sooner(moco: MoCoConfig) -> MoCoConfig:
+        return replace(moco, queue_length=1024, momentum=0.99, norm_group=16)
+
+    method = recipe.method
+    if isinstance(method, MoCoConfig):
+        method = sooner(method)
+    elif isinstance(method, ConCLConfig):
+        method = replace(method, moco=sooner(method.moco), warmup_epochs=2)
     # The paper's rate for a batch of 256, scaled: at 0.03 features drift faster than the queue is renewed.
-    optim = OptimConfig(lr=0.03, scale_lr=True)
-    return replace(plm(), name="plm-small", batch=64, method=method, optim=optim, views=ViewConfig(symmetries="all"))
-
-
-def moco_small() -> Recipe:
-    """MoCo-v2 with plm-small's settings."""
-    small = plm_small()
-    return replace(small, name="moco-small", method=replace(small.method, match=None, dense=0.0))
+    return replace(
+        recipe,
+        name=f"{recipe.name.removesuffix('-v2')}-small",
+        method=method,
+        views=replace(recipe.views, symmetries="all"),
+        optim=replace(recipe.optim, scale_lr=True),
+        batch=64,
+    )
 
 
 def plm_demo() -> Recipe:
@@ -51,21 +108,34 @@ def plm_demo() -> Recipe:
     A queue of one batch: in so short a run the keys move fast, and telling past keys from new ones by their age alone
     would pay. Milder colours and Adam, for there are but a few hundred steps.
     """
-    small = plm_small()
+    recipe = small(plm())
+    assert isinstance(recipe.method, MoCoConfig)
     return replace(
-        small,
+        recipe,
         name="plm-demo",
         epochs=24,
         batch=32,
         encoder=EncoderConfig("resnet10t", output_stride=16),
-        method=replace(small.method, queue_length=32, temperature=0.1),
-        views=replace(small.views, size=96, jitter=(0.2, 0.2, 0.2, 0.05), grey_p=0.05, blur_px=(0.1, 1.0)),
+        method=replace(recipe.method, queue_length=32, temperature=0.1),
+        views=replace(recipe.views, size=96, jitter=(0.2, 0.2, 0.2, 0.05), grey_p=0.05, blur_px=(0.1, 1.0)),
         optim=OptimConfig(name="adamw", lr=0.001, weight_decay=0.01, warmup_epochs=2),
     )
 
 
+PAPER = (moco_v2, densecl, plm, vicregl, plm_vicregl, concl, plm_concl)
+
+
+def _small(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    def made() -> Recipe:
+        return small(recipe())
+
+    made.__doc__ = f"{recipe().name} for a few thousand tiles or small batches, as plm-small."
+    return made
+
+
+_OTHERS = (plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe().name: recipe for recipe in (plm, moco_v2, plm_tissue, plm_small, moco_small, plm_demo)
+    recipe().name: recipe for recipe in (*PAPER, *_OTHERS, *(_small(recipe) for recipe in PAPER))
 }
 
 
@@ -77,23 +147,17 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]()
-    path, colon, function = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         close = get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"no recipe {name!r}: {hint}`colocate recipes` lists them; your own: my_module.py:my_recipe")
-    spec = importlib.util.spec_from_file_location("recipe_of_the_user", path) if Path(path).is_file() else None
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file that a recipe could be taken from")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = getattr(module, function, None)
+    made = load(name)
     if not callable(made):
-        raise UserError(f"{path} has no function {function!r}")
+        raise UserError(f"{name} is not a function")
     recipe = made()
     if not isinstance(recipe, Recipe):
         raise UserError(f"{name} returns {type(recipe).__name__}, not a colocate Recipe")
-    return replace(recipe, name=recipe.name or function)
+    return replace(recipe, name=recipe.name or name.rpartition(":")[2])
 
 
 def summary(recipe: Callable[[], Recipe]) -> str:

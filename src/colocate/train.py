@@ -110,7 +110,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
 def build_method(recipe: Recipe) -> Method:
     """The recipe's method with its first weights: a function of the recipe alone."""
     torch.manual_seed(recipe.seed)
-    backbone = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride)
+    backbone = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride, recipe.encoder.drop_path)
     if recipe.encoder.init == "published":
         backbone.load_published()
     elif recipe.encoder.init != "random":
@@ -133,10 +133,9 @@ def _clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: F
 
 
 def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
-    cells = losses.cells
-    terms = {"loss": losses.total().item(), "whole": losses.whole.item()}
-    terms |= {} if cells is None else {"cells": cells.item()}
-    return terms | {"grad_norm": float(grad_norm)} | health.measure(losses, batch)
+    terms = {"loss": losses.total(), "whole": losses.whole, "cells": losses.cells, "concepts": losses.concepts}
+    known = {name: term.item() for name, term in terms.items() if term is not None}
+    return known | {"grad_norm": float(grad_norm)} | health.measure(losses, batch)
 
 
 def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, float]:

@@ -10,75 +10,16 @@ edge by renormalising, not by reflection; nothing is rounded to 8 bits in betwee
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .colour import affine, colour_matrix, jitter_stain, stain_matrix
-from .draws import uniforms
-from .errors import UserError
-from .geometry import Crop, resampling
-
-Symmetries = Literal["none", "horizontal", "flips", "all"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """How views are drawn. The defaults are the paper's (MoCo-v2's with crops of 20-100 % area)."""
-
-    size: int = 224
-    """Height and width of a view, in pixels."""
-    area: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest crop, as a fraction of the tile's area (with `mpp`: of a view's area at that mpp)."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width-to-height ratio of a crop."""
-    symmetries: Symmetries = "horizontal"
-    """none; horizontal (flips, as the paper); flips (both ways); all (flips and quarter turns: tissue has no up)."""
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    """Strength of brightness, contrast, saturation and hue (in turns) jitter."""
-    jitter_p: float = 0.8
-    """Probability of colour jitter."""
-    grey_p: float = 0.2
-    """Probability of turning the view grey."""
-    blur_px: tuple[float, float] = (0.1, 2.0)
-    """Smallest and largest sigma of the Gaussian blur, in view pixels."""
-    blur_p: float = 0.5
-    """Probability of blur."""
-    stain: float = 0.0
-    """Strength of stain jitter: haematoxylin, eosin and DAB scaled by 1 +- this, shifted by +- this in optical
-    density (Tellez et al. 2018); 0 = none."""
-    stain_p: float = 0.5
-    """Probability of stain jitter, where it is on."""
-    mpp: float | None = None
-    """Draw crops at one physical scale: a view of full `area` shows `size` pixels at this many micrometres each,
-    whatever the tile's own resolution. None: crops are fractions of the tile."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Channel means subtracted from views (RGB in 0-1)."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Channel standard deviations views are divided by."""
-
-    def __post_init__(self) -> None:
-        for name in ("area", "ratio", "blur_px"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"views.{name} must be two positive numbers, the smaller first, not {low} {high}")
-        for name in ("jitter_p", "grey_p", "blur_p", "stain_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"views.{name} is a probability between 0 and 1, not {getattr(self, name)}")
-        if not all(strength >= 0 for strength in self.jitter) or self.jitter[3] > 0.5:
-            raise UserError(f"views.jitter must be four numbers from 0, the last at most 0.5, not {self.jitter}")
-        if not all(0 <= mean <= 1 for mean in self.mean) or not all(std > 0 for std in self.std):
-            raise UserError(f"views: mean must lie in [0, 1] and std be positive, not {self.mean} and {self.std}")
-        if self.size < 1 or self.area[1] > 1 or not 0 <= self.stain < 1:
-            raise UserError("views: size must be positive, area at most 1, stain in [0, 1)")
-        if self.mpp is not None and not 0 < self.mpp < 100:
-            raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+from .geometry import Crop, bounding_box, resampling
+from .looks import Looks, ViewConfig, draw_looks, plain_looks
 
 
 class View(NamedTuple):
@@ -89,104 +30,17 @@ class View(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Two views of each of b tiles, and the tiles' numbers."""
+    """Two views of each of b tiles, the tiles' numbers, and what else the settings ask for."""
 
     first: View
     second: View
     tiles: Int[Tensor, " b"]
-
-
-class Looks(NamedTuple):
-    """Everything that decides b views of b tiles, drawn on the host."""
-
-    crop: Crop
-    sigma_px: Float[Tensor, " b"]
-    factors: Float[Tensor, "b 4"]
-    grey: Bool[Tensor, " b"]
-    stain_scale: Float[Tensor, "b 3"]
-    stain_shift: Float[Tensor, "b 3"]
-
-    def select(self, item: slice | Tensor) -> Looks:
-        """Those of some of the views, as `Crop.select`."""
-        crop, *rest = self
-        return Looks(crop.select(item), *(values[item] for values in rest))
-
-
-def draw_looks(
-    config: ViewConfig,
-    sizes: Int[Tensor, "b 2"],
-    index: Int[Tensor, " b"],
-    *key: int,
-    mpp: Float[Tensor, " b"] | None = None,
-) -> Looks:
-    """Draw one view of each of b tiles of (height, width) `sizes` pixels, a pure function of (config, key, index).
-
-    Raises:
-        UserError: `config.mpp` is set and a tile's own `mpp` is unknown (nan or not given).
-    """
-    u = uniforms(index, *key, count=64)
-    low, high = 1 - torch.tensor(config.jitter), 1 + torch.tensor(config.jitter)
-    low[3], high[3] = -config.jitter[3], config.jitter[3]
-    unchanged = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=u.dtype)
-    low = low.clamp_min(0).where(torch.tensor([True, True, True, False]), low)
-    jittered = (u[:, 0] < config.jitter_p)[:, None]
-    factors = torch.where(jittered, low + (high - low) * u[:, 1:5], unchanged)
-    blurred = u[:, 6] < config.blur_p
-    sigma_px = config.blur_px[0] + (config.blur_px[1] - config.blur_px[0]) * u[:, 7]
-    stained = (u[:, 8] < config.stain_p)[:, None] * config.stain
-    return Looks(
-        crop=_draw_crop(config, sizes, u[:, 32:], mpp),
-        sigma_px=sigma_px * blurred,
-        factors=factors,
-        grey=u[:, 5] < config.grey_p,
-        stain_scale=1 + stained * (2 * u[:, 9:12] - 1),
-        stain_shift=stained * (2 * u[:, 12:15] - 1),
-    )
-
-
-def _draw_crop(
-    config: ViewConfig, sizes: Int[Tensor, "b 2"], u: Float[Tensor, "b 32"], mpp: Float[Tensor, " b"] | None
-) -> Crop:
-    """The first of ten tries (area and log ratio uniform) that fits its tile, else the largest that does; whole pixels.
-
-    This is torchvision's RandomResizedCrop, all tiles at once.
-    """
-    size = sizes.to(u.dtype)
-    height, width = size[:, :1], size[:, 1:]
-    full = height * width
-    if config.mpp is not None:
-        if mpp is None or mpp.isnan().any():
-            raise UserError(f"views.mpp={config.mpp} needs every tile's own mpp: give --tile-mpp, or a table with mpp")
-        full = (config.size * config.mpp / mpp.to(u.dtype)[:, None]) ** 2
-    area = full * (config.area[0] + (config.area[1] - config.area[0]) * u[:, :10])
-    log_low, log_high = math.log(config.ratio[0]), math.log(config.ratio[1])
-    ratio = (log_low + (log_high - log_low) * u[:, 10:20]).exp()
-    wide, high = (area * ratio).sqrt().round().clamp_min(1), (area / ratio).sqrt().round().clamp_min(1)
-    fits = (wide <= width) & (high <= height)
-    first = fits.to(torch.uint8).argmax(1, keepdim=True)
-    whole_high = torch.minimum(height, (width / config.ratio[0]).round().clamp_min(1))
-    whole_wide = torch.minimum(width, (height * config.ratio[1]).round().clamp_min(1))
-    found = fits.any(1, keepdim=True)
-    high = torch.where(found, high.gather(1, first), whole_high)
-    wide = torch.where(found, wide.gather(1, first), whole_wide)
-
-    top = (u[:, 20:21] * (height - high + 1)).floor()
-    left = (u[:, 21:22] * (width - wide + 1)).floor()
-    rows, cols = torch.cat([top, top + high], 1), torch.cat([left, left + wide], 1)
-    flips = u[:, 22:25] < 0.5
-    sideways, upside, turned = (flips & torch.tensor(_ALLOWED[config.symmetries])).unbind(1)
-    rows = torch.where(upside[:, None], rows.flip(1), rows)
-    cols = torch.where(sideways[:, None], cols.flip(1), cols)
-    return Crop(rows, cols, turned)
-
-
-# Which of a horizontal flip, a vertical flip and a transposition may be drawn; all three make the eight symmetries.
-_ALLOWED: dict[Symmetries, tuple[bool, bool, bool]] = {
-    "none": (False, False, False),
-    "horizontal": (True, False, False),
-    "flips": (True, True, False),
-    "all": (True, True, True),
-}
+    locals: tuple[View, ...] = ()
+    """Smaller views of the same tiles."""
+    reference: View | None = None
+    """One view of all that the first two show, upright and in the tile's own colours."""
+    epoch: int = 0
+    """How often these tiles were seen before."""
 
 
 def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> View:
@@ -241,7 +95,7 @@ def sample_views(
     sizes: Int[Tensor, "b 2"] | None = None,
     mpp: Float[Tensor, " b"] | None = None,
 ) -> Batch:
-    """Two random views of each tile, with the crops they were cut from.
+    """Two random views of each tile, with the crops they were cut from; local and reference views by `config`.
 
     The views are a pure function of (config, seed, epoch, tile number): the same whatever the batch, the worker or
     the machine. `index` numbers the tiles (default 0, 1, ...), `sizes` gives their true height and width where they are
@@ -257,7 +111,13 @@ def sample_views(
         index = torch.arange(len(tiles))
     if sizes is None:
         sizes = torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
-    first, second = (
-        render(tiles, draw_looks(config, sizes, index, seed, epoch, view, mpp=mpp), config) for view in (0, 1)
-    )
-    return Batch(first, second, index)
+
+    def drawn(number: int, config: ViewConfig, size: int) -> View:
+        looks = draw_looks(config, sizes, index, seed, epoch, number, mpp=mpp)
+        return render(tiles, looks, replace(config, size=size))
+
+    first, second = (drawn(number, config, config.size) for number in (0, 1))
+    small = replace(config, area=config.local_area)
+    local = tuple(drawn(2 + number, small, config.local_size) for number in range(config.local_views))
+    reference = render(tiles, plain_looks(bounding_box(first.crop, second.crop)), config) if config.reference else None
+    return Batch(first, second, index, local, reference, epoch)

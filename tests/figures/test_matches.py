@@ -18,8 +18,9 @@ from colocate.figures.matches import (
     training_pair,
 )
 from colocate.geometry import Crop
+from colocate.looks import Looks, ViewConfig
 from colocate.matching import overlap
-from colocate.views import Looks, ViewConfig, render, sample_views
+from colocate.views import render, sample_views
 from tests.strategies import SYMMETRIES, TILE, crop_pairs, crops, grids, placed
 
 PLAIN = ViewConfig(size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))

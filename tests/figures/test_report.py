@@ -20,9 +20,9 @@ from colocate.export import load_backbone
 from colocate.figures import report
 from colocate.figures.report import read_run
 from colocate.figures.sample import evenly, spread, square, view_px
+from colocate.looks import ViewConfig
 from colocate.recipe import EncoderConfig
 from colocate.train import build_method, pretrain
-from colocate.views import ViewConfig
 from tests.tiny import tiny_recipe, write_tiles
 
 

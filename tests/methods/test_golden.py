@@ -9,7 +9,8 @@ from torch import nn
 
 from colocate import Crop, overlap
 from colocate.methods.moco import MoCo
-from colocate.networks import Encoder
+from colocate.methods.rules import MostSimilar, Overlap, Rule
+from colocate.networks import Encoder, projector
 from colocate.views import Batch, View
 
 
@@ -29,6 +30,8 @@ def crops(values: dict[str, torch.Tensor], view: int) -> Crop:
 
 def load_encoder(encoder: Encoder, values: dict[str, torch.Tensor], prefix: str) -> None:
     for ours, theirs in NAMES.items():
+        if ours.startswith("align") and encoder.align is None:
+            continue
         tensor = values[f"{prefix}.{theirs}"]
         encoder.get_parameter(ours).data.copy_(tensor.squeeze((-2, -1)) if tensor.ndim == 4 else tensor)
 
@@ -41,22 +44,29 @@ NAMES = {
 } | {"align.weight": "2.fc.weight", "align.bias": "2.fc.bias"}
 
 
-@pytest.fixture
-def step(values: dict[str, torch.Tensor]) -> tuple[MoCo, Batch, torch.Tensor]:
+Step = tuple[MoCo, Batch, torch.Tensor]
+
+
+def method_of(values: dict[str, torch.Tensor], name: str, match: Rule, both_ways: bool) -> Step:
     """Our method holding the reference's state, and the batch whose 'images' are the reference's backbone features."""
-    encoder = Encoder(nn.Identity(), channels=32, hidden=32, width=16, dense=True).double()
+    align = nn.Linear(16, 16) if both_ways else None
+    encoder = Encoder(nn.Identity(), projector(32, 32, 16), projector(32, 32, 16), align).double()
+    plm = name == "plm"
     method = MoCo(
         encoder,
-        dense=float(values["plm.lambda"]),
+        match,
+        dense=float(values["plm.lambda"]) if plm else 0.5,
+        both_ways=both_ways,
         temperature=float(values["plm.temperature"]),
+        width=16,
         queue_length=64,
         momentum=float(values["plm.momentum"]),
     ).double()
-    load_encoder(method.query, values, "plm.before.encoder_q")
-    load_encoder(method.key.encoder, values, "plm.before.encoder_k")
+    load_encoder(method.query, values, f"{name}.before.encoder_q")
+    load_encoder(method.key.encoder, values, f"{name}.before.encoder_k")
     assert method.past_cells is not None
-    method.past_wholes.vectors.copy_(values["plm.before.queue"].T)
-    method.past_cells.vectors.copy_(values["plm.before.queue2"].T)
+    method.past_wholes.vectors.copy_(values[f"{name}.before.queue"].T)
+    method.past_cells.vectors.copy_(values[f"{name}.before.queue2"].T)
     method.past_wholes.used.fill_(True)  # a run under way
     method.past_cells.used.fill_(True)
     features = values["features"].clone().requires_grad_()
@@ -76,8 +86,8 @@ def test_overlaps(values):
         torch.testing.assert_close(shares, values[f"overlap_{name}"], rtol=0, atol=1e-6)
 
 
-def test_losses_gradients_key_encoder_and_queues(values, step):
-    method, batch, features = step
+def test_plm_losses_gradients_key_encoder_and_queues(values):
+    method, batch, features = method_of(values, "plm", Overlap(), both_ways=True)
     losses = method(batch)
     assert losses.cells is not None
     torch.testing.assert_close(losses.whole, values["plm.loss_whole_times_1_minus_lambda"], rtol=1e-6, atol=0)
@@ -97,3 +107,17 @@ def test_losses_gradients_key_encoder_and_queues(values, step):
     for ours, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
         close(ours.vectors, values[f"plm.after.{theirs}"].T, 1e-6)
         assert ours.position == values[f"plm.after.{theirs}_ptr"].item()
+
+
+def test_densecl_losses_gradients_and_queues(values):
+    method, batch, features = method_of(values, "densecl", MostSimilar(), both_ways=False)
+    losses = method(batch)
+    assert losses.cells is not None
+    torch.testing.assert_close(losses.whole, values["densecl.loss_whole_times_half"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(losses.cells, values["densecl.loss_cells_times_half"], rtol=1e-6, atol=0)
+    losses.total().backward()
+    assert features.grad is not None
+    close(features.grad, values["densecl.grad_features"], 1e-6)
+    assert method.past_cells is not None
+    for ours, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
+        close(ours.vectors, values[f"densecl.after.{theirs}"].T, 1e-6)

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from colocate.errors import UserError
 from colocate.geometry import Crop
-from colocate.methods.moco import MoCo, MoCoConfig, Overlap
+from colocate.looks import ViewConfig
+from colocate.methods.moco import MoCo, MoCoConfig
+from colocate.methods.rules import Overlap
 from colocate.train import build_method
-from colocate.views import Batch, ViewConfig, sample_views
+from colocate.views import Batch, sample_views
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe
 
@@ -30,7 +32,7 @@ def built(config: MoCoConfig = PLM) -> MoCo:
 def batch_of(count: int = 6, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
-    first, second, index = sample_views(tiles, ViewConfig(size=96, symmetries="all"), seed=seed)
+    first, second, index, *_ = sample_views(tiles, ViewConfig(size=96, symmetries="all"), seed=seed)
     return Batch(first._replace(images=first.images.double()), second._replace(images=second.images.double()), index)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from ..views import IMAGENET_MEAN, IMAGENET_STD
+from ..looks import IMAGENET_MEAN, IMAGENET_STD
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -13,8 +13,9 @@ from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor
 
 from ..geometry import Crop, cell_edges
-from ..matching import Match, overlap
-from ..views import View, ViewConfig, sample_views
+from ..looks import ViewConfig
+from ..matching import SharedArea, overlap
+from ..views import View, sample_views
 from .style import CELLS, INK, SMALL, halo, picture
 
 Box = tuple[float, float, float, float]  # top, left, bottom, right
@@ -28,7 +29,7 @@ class DrawnPair(NamedTuple):
     tile: UInt8[Tensor, "3 h w"]
     first: View
     second: View
-    match: Match
+    match: SharedArea
     """From the first view's cells to the second's."""
     grid: tuple[int, int]
     """Of the first view."""
@@ -70,7 +71,7 @@ def _turning(crop: Crop) -> tuple[bool, bool, bool]:
     return bool(upside), bool(sideways), bool(crop.transpose[0])
 
 
-def matched_cells(match: Match, cell: int) -> list[tuple[int, float]]:
+def matched_cells(match: SharedArea, cell: int) -> list[tuple[int, float]]:
     """The other view's cells that share tissue with `cell` of the first pair, and what share of `cell` each holds.
 
     >>> left, whole = Crop.of([[0, 0, 8, 4]]), Crop.of([[0, 0, 8, 8]])
@@ -95,7 +96,7 @@ def cell_box(crop: Crop, grid: tuple[int, int], cell: int) -> Box:
     return rows[0], cols[0], rows[1], cols[1]
 
 
-def chosen_cells(match: Match, grid: tuple[int, int], count: int) -> list[int]:
+def chosen_cells(match: SharedArea, grid: tuple[int, int], count: int) -> list[int]:
     """Up to `count` cells of the first pair that the other view saw well, as far from each other as can be."""
     weight = match.weight[0]
     open_cells = (weight > LEAST_SHARED).nonzero().squeeze(1)

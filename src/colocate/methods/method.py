@@ -1,8 +1,9 @@
-"""What training knows of a method: a module whose forward takes a batch of view pairs and returns its losses."""
+"""What training knows of a method: a module whose forward takes a batch of views and returns its losses."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -17,13 +18,19 @@ class Losses(NamedTuple):
     """The terms of a method's loss, weighted already, and the features they were taken from (for health checks)."""
 
     whole: Float[Tensor, ""]
+    """Of whole views."""
     cells: Float[Tensor, ""] | None
+    """Of matched cells."""
     query: Features
+    """Of the batch's first views."""
     key: Features
+    """Of the batch's second views."""
+    concepts: Float[Tensor, ""] | None = None
+    """Of clusters of cells."""
 
     def total(self) -> Float[Tensor, ""]:
         """What is minimised."""
-        return self.whole if self.cells is None else self.whole + self.cells
+        return sum((term for term in (self.cells, self.concepts) if term is not None), start=self.whole)
 
 
 class Method(nn.Module, ABC):
@@ -43,3 +50,25 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Losses of one batch. State that is not learned (key encoder, queues) moves here as well."""
+
+
+class Terms(NamedTuple):
+    """What a method is made of, in words, for `colocate recipes`."""
+
+    whole: str
+    dense: str
+    matching: str
+
+
+@dataclass(frozen=True)
+class MethodConfig(ABC):
+    """The settings of a method: a frozen dataclass whose fields become options of `colocate pretrain`."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> Terms:
+        """What it is made of."""
+
+    @abstractmethod
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
+        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""

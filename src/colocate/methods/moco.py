@@ -1,43 +1,42 @@
-"""MoCo-v2, and dense contrast along a match on top of it."""
+"""MoCo-v2, and dense contrast along a match on top of it: PLM and DenseCL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, final
+from typing import Annotated, NamedTuple, final
 
 import torch
 import tyro
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones import Backbone
 from ..errors import UserError
-from ..matching import overlap
-from ..networks import Encoder, Features, Momentum, Queue, group_batch_norm
+from ..networks import Encoder, Features, Momentum, Queue, group_batch_norm, projector
 from ..objectives import info_nce
-from ..views import Batch
-from .method import Losses, Method
+from ..views import Batch, View
+from .method import Losses, Method, MethodConfig, Terms
+from .rules import MostSimilar, Overlap, Rule
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """Precise location matching: cells are paired by the exact tissue area they share."""
+class MoCoConfig(MethodConfig):
+    """MoCo-v2 (match None), or PLM or DenseCL on top of it, by the match."""
 
-    rule: Annotated[Literal["overlap"], tyro.conf.Suppress] = "overlap"
-
-
-@dataclass(frozen=True)
-class MoCoConfig:
-    """MoCo-v2 (match None), or PLM on top of it."""
-
-    match: Annotated[Overlap | None, tyro.conf.Suppress] = None
+    match: Annotated[Overlap | MostSimilar | None, tyro.conf.AvoidSubcommands] = None
     """What pairs the cells of two views; none: whole views are contrasted only."""
     dense: float = 0.5
     """Share of the dense term in the loss (lambda in the paper); 0 without a match."""
+    both_ways: bool = True
+    """Match the cells of either view (PLM), not the query's alone (DenseCL)."""
+    align: bool = True
+    """A linear layer on matched cells after pooling (A in the PLM paper); DenseCL has none."""
+    most_cells: int | None = None
+    """Average finer grids to at most so many cells a side before they are contrasted."""
     temperature: float = 0.2
-    """Temperature of both InfoNCE terms."""
+    """Temperature of all InfoNCE terms."""
     queue_length: int = 16_384
-    """Past keys kept as negatives, in each of the two queues."""
+    """Past keys kept as negatives, in each queue."""
     momentum: float = 0.999
     """Momentum of the key encoder."""
     hidden: int = 512
@@ -52,77 +51,149 @@ class MoCoConfig:
             raise UserError(f"method.dense is a share between 0 and 1, not {self.dense}")
         if not 0 <= self.momentum < 1:
             raise UserError(f"method.momentum must lie in [0, 1), not {self.momentum}")
-        if min(self.temperature, self.queue_length, self.hidden, self.width) <= 0 or self.norm_group < 2:
+        positive = (self.temperature, self.queue_length, self.hidden, self.width, self.most_cells or 1)
+        if min(positive) <= 0 or self.norm_group < 2:
             raise UserError(
-                "method: temperature, queue_length, hidden and width must be positive, norm_group 2 or more"
+                "method: temperature, queue_length, hidden, width and most_cells must be positive, norm_group 2 or more"
             )
+
+    @property
+    def terms(self) -> Terms:
+        """What it is made of."""
+        if self.match is None:
+            return Terms("InfoNCE + queue", "none", "none")
+        weighted = ", weighted" if isinstance(self.match, Overlap) and self.match.weighted else ""
+        return Terms("InfoNCE + queue", f"InfoNCE + queue{weighted}", self.match.words)
 
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        matched = self.match is not None
+        return self.build_with_cells(backbone, forwards_per_step, projects_cells=self.match is not None)
+
+    def build_with_cells(self, backbone: Backbone, forwards_per_step: int, projects_cells: bool) -> MoCo:
+        """As `build`; cells can be projected though no match contrasts them."""
         group_batch_norm(backbone, self.norm_group)
-        encoder = Encoder(backbone, backbone.channels, self.hidden, self.width, dense=matched)
+        sizes = (backbone.channels, self.hidden, self.width)
+        encoder = Encoder(
+            backbone,
+            whole=projector(*sizes),
+            cells=projector(*sizes) if projects_cells else None,
+            align=nn.Linear(self.width, self.width) if self.match is not None and self.align else None,
+            most_cells=self.most_cells,
+        )
         return MoCo(
             encoder,
-            dense=self.dense if matched else 0.0,
+            self.match,
+            dense=self.dense if self.match is not None else 0.0,
+            both_ways=self.both_ways,
             temperature=self.temperature,
+            width=self.width,
             queue_length=self.queue_length,
             # The key encoder follows at every forward; over a whole step it shall have moved by `momentum` once.
             momentum=self.momentum ** (1 / forwards_per_step),
         )
 
 
+class Contrast(NamedTuple):
+    """The unweighted terms of a MoCo step, and the features of the first and second views."""
+
+    whole: Float[Tensor, ""]
+    cells: Float[Tensor, ""] | None
+    query: Features
+    key: Features
+
+
+class Pairs(NamedTuple):
+    """r pairs of cells to be contrasted, and how much each counts."""
+
+    queries: Float[Tensor, "r d"]
+    keys: Float[Tensor, "r d"]
+    weight: Float[Tensor, " r"]
+
+    @staticmethod
+    def stacked(*pairs: Pairs) -> Pairs:
+        """All of them, one after the other."""
+        return Pairs(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+
 @final
 class MoCo(Method):
-    """MoCo-v2 (arXiv:2003.04297); with `dense` > 0, dense contrast of matched cells as well (PLM: arXiv:2212.12105).
+    """MoCo-v2 (arXiv:2003.04297); with a match, dense contrast as well (PLM: arXiv:2212.12105, DenseCL: 2011.09157).
 
-    b tiles, n cells a view, d projection width. An encoder without a cell projector makes it plain MoCo-v2.
+    b tiles, n cells a view, d projection width. Local views, where a batch has them, are queries too.
     """
 
-    def __init__(self, encoder: Encoder, dense: float, temperature: float, queue_length: int, momentum: float) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        match: Rule | None,
+        *,
+        dense: float,
+        both_ways: bool,
+        temperature: float,
+        width: int,
+        queue_length: int,
+        momentum: float,
+    ) -> None:
         super().__init__()
         self.query = encoder
         self.key = Momentum(encoder, momentum)
+        self.match = match
         self.dense = dense
+        self.both_ways = both_ways
         self.temperature = temperature
-        self.past_wholes = Queue(queue_length, encoder.width)
-        self.past_cells = None if encoder.cells is None else Queue(queue_length, encoder.width)
+        self.past_wholes = Queue(queue_length, width)
+        self.past_cells = None if match is None else Queue(queue_length, width)
 
     def forward(self, batch: Batch) -> Losses:
-        q: Features = self.query(batch.first.images)
+        whole, cells, q, k = self.contrast(batch)
+        return Losses((1 - self.dense) * whole, None if cells is None else self.dense * cells, q, k)
+
+    def contrast(self, batch: Batch) -> Contrast:
+        """Both terms before they are weighted; the key encoder and the queues move on."""
+        views = (batch.first, *batch.locals)
+        queries: list[Features] = [self.query(view.images) for view in views]
         with torch.no_grad():
             self.key.follow(self.query)
             k: Features = self.key(batch.second.images)
-        whole = info_nce(q.whole, k.whole, self.past_wholes.vectors, temperature=self.temperature)
+        whole = info_nce(
+            torch.cat([q.whole for q in queries]),
+            k.whole.repeat(len(views), 1),
+            self.past_wholes.vectors,
+            temperature=self.temperature,
+        )
         cells = None
-        if self.past_cells is not None and k.cells is not None:
-            cells = self.dense * self.contrast_cells(q, k, batch, self.past_cells.vectors)
+        if self.match is not None and self.past_cells is not None and k.cells is not None:
+            pairs = [self.pair(self.match, view, batch.second, q, k) for view, q in zip(views, queries, strict=True)]
+            cells = self.contrast_cells(pairs, self.past_cells.vectors)
             self.past_cells.push(k.cells.mean(1))  # pooled, then normalised
         self.past_wholes.push(k.whole)
-        return Losses((1 - self.dense) * whole, cells, q, k)
+        return Contrast(whole, cells, queries[0], k)
 
-    def contrast_cells(
-        self, q: Features, k: Features, batch: Batch, negatives: Float[Tensor, "m d"]
-    ) -> Float[Tensor, ""]:
-        """Both directions at once: every cell of one view against its match in the other, weighted by shared area."""
+    def pair(self, match: Rule, own: View, other: View, q: Features, k: Features) -> Pairs:
+        """Every cell of the query view against its partner among the keys and, with `both_ways`, the reverse."""
         assert q.cells is not None and k.cells is not None
-        assert self.query.align is not None and self.key.encoder.align is not None
-        there = overlap(batch.first.crop, batch.second.crop, q.grid, k.grid)
-        back = overlap(batch.second.crop, batch.first.crop, k.grid, q.grid)
+        there = match(own, other, q, k)
         with torch.no_grad():
-            matched_keys = self.key.encoder.align(there.pool(k.cells))
-        matched_queries = self.query.align(back.pool(q.cells))
-        queries = torch.cat([q.cells.flatten(0, 1), matched_queries.flatten(0, 1)])  # 2bn d
-        keys = torch.cat([matched_keys.flatten(0, 1), k.cells.flatten(0, 1)])
-        weight = torch.cat([there.weight.flatten(), back.weight.flatten()])
+            partners = _aligned(self.key.encoder, there.pool(k.cells))
+        pairs = Pairs(q.cells.flatten(0, 1), partners.flatten(0, 1), there.weight.flatten())
+        if not self.both_ways:
+            return pairs
+        back = match(other, own, k, q)
+        partners = _aligned(self.query, back.pool(q.cells))
+        return Pairs.stacked(pairs, Pairs(partners.flatten(0, 1), k.cells.flatten(0, 1), back.weight.flatten()))
+
+    def contrast_cells(self, pairs: list[Pairs], negatives: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+        """InfoNCE of all pairs of cells: the mean over pairs of weight x loss."""
+        queries, keys, weight = Pairs.stacked(*pairs)
         # Cells that the other view never saw need no row. Crops, so weights too, are on the host: no synchronisation.
-        seen = weight.nonzero().squeeze(1)
-        rows = seen.to(queries.device, non_blocking=True)
-        return info_nce(
-            queries[rows],
-            keys[rows],
-            negatives,
-            weight[seen].to(queries.device, non_blocking=True),
-            temperature=self.temperature,
-            count=len(weight),
-        )
+        count = len(weight)
+        if weight.device.type == "cpu":
+            seen = weight.nonzero().squeeze(1)
+            rows = seen.to(queries.device, non_blocking=True)
+            queries, keys, weight = queries[rows], keys[rows], weight[seen]
+        weight = weight.to(queries.device, non_blocking=True)
+        return info_nce(queries, keys, negatives, weight, temperature=self.temperature, count=count)
+
+
+def _aligned(encoder: Encoder, partners: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    return partners if encoder.align is None else encoder.align(partners)

@@ -1,0 +1,137 @@
+"""ConCL: contrast of concepts, clusters of a tile's cells; with overlap matching of cells beside it, PLM's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, final
+
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from ..backbones import Backbone
+from ..clustering import Prototypes, k_means, prototypes
+from ..distributed import gather, world
+from ..errors import UserError
+from ..matching import overlap
+from ..networks import Encoder, Features, Queue
+from ..objectives import info_nce
+from ..views import Batch, View
+from .method import Losses, Method, MethodConfig, Terms
+from .moco import MoCo, MoCoConfig
+
+LEAST_CELLS = 0.5  # cells' worth of a view that a concept must cover there, or its prototype is but a neighbour's
+
+
+@dataclass(frozen=True)
+class ConCLConfig(MethodConfig):
+    """ConCL on MoCo-v2; needs `views.reference`."""
+
+    moco: Annotated[MoCoConfig, tyro.conf.arg(name="")] = field(default_factory=MoCoConfig)
+    """What it stands on. After the warm-up concepts take the place of whole views: `dense` is the share of matched
+    cells, the rest is the concepts'."""
+    concepts: int = 8
+    """Clusters a tile."""
+    iterations: int = 10
+    """Rounds of k-means."""
+    warmup_epochs: int = 10
+    """Epochs on whole views alone, before clusters mean something."""
+
+    def __post_init__(self) -> None:
+        if min(self.concepts, self.iterations) < 1 or self.warmup_epochs < 0:
+            raise UserError("method: concepts and iterations must be 1 or more, warmup_epochs 0 or more")
+
+    @property
+    def terms(self) -> Terms:
+        """What it is made of."""
+        whole, dense, matching = self.moco.terms
+        matched = self.moco.match is not None
+        return Terms(
+            f"{whole}, at first",
+            "InfoNCE + queue on concepts" + (f"; {dense}" if matched else ""),
+            f"{self.concepts} concepts" + (f"; {matching}" if matched else ""),
+        )
+
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
+        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+        return ConCL(self.moco.build_with_cells(backbone, forwards_per_step, projects_cells=True), self)
+
+
+@final
+class ConCL(Method):
+    """ConCL (arXiv:2207.06733): prototypes of the concepts that both views of a tile show, against past ones.
+
+    Concepts are k-means clusters of a reference view (the bounding box of both crops) on the grid of the key
+    backbone's last stage but one; they are carried into each view by exact shared area, not by rounding to cells.
+    b tiles, k concepts, n cells a view, d projection width.
+    """
+
+    def __init__(self, moco: MoCo, config: ConCLConfig) -> None:
+        super().__init__()
+        self.moco = moco
+        self.config = config
+        self.past_prototypes = Queue(config.moco.queue_length, config.moco.width)
+
+    @property
+    def query(self) -> Encoder:  # type: ignore[override]
+        """The encoder that learns."""
+        return self.moco.query
+
+    def forward(self, batch: Batch) -> Losses:
+        whole, cells, q, k = self.moco.contrast(batch)
+        assert q.cells is not None
+        dense = self.moco.dense
+        # A term that does not count (yet, or any more) still gives its parameters a gradient, zero: DDP wants one.
+        if batch.epoch < self.config.warmup_epochs:
+            return Losses(whole, None if cells is None else 0 * cells, q, k, concepts=0 * q.cells.sum())
+        concepts = self.contrast_concepts(batch, q, k)
+        return Losses(0 * whole, None if cells is None else dense * cells, q, k, concepts=(1 - dense) * concepts)
+
+    def contrast_concepts(self, batch: Batch, q: Features, k: Features) -> Float[Tensor, ""]:
+        """InfoNCE of the prototypes that both views show: the mean over all of them, on all processes."""
+        if batch.reference is None:
+            raise UserError("concl clusters a reference view: switch views.reference on")
+        clusters, grid = self.cluster(batch.reference)
+        mine, theirs = (
+            carried(clusters, grid, batch.reference, view, features)
+            for view, features in ((batch.first, q), (batch.second, k))
+        )
+        shown = (torch.minimum(mine.cells, theirs.cells) >= LEAST_CELLS).flatten()
+        everywhere = gather(shown.sum()[None]).sum().clamp_min(1)
+        loss = info_nce(
+            mine.mean.flatten(0, 1),
+            theirs.mean.detach().flatten(0, 1),
+            self.past_prototypes.vectors,
+            shown / everywhere * world()[1],
+            temperature=self.moco.temperature,
+            count=1,
+        )
+        self.past_prototypes.push(theirs.mean.flatten(0, 1), shown)
+        return loss
+
+    @torch.no_grad()
+    def cluster(self, reference: View) -> tuple[Float[Tensor, "b m k"], tuple[int, int]]:
+        """The concept of each of the reference view's m cells, one-hot, and the rows and columns of its grid."""
+        backbone = self.moco.key.encoder.backbone
+        assert isinstance(backbone, Backbone)
+        training = backbone.training
+        grid = backbone.eval().last_but_one(
+            reference.images
+        )  # statistics as they stand: plain tiles must not move them
+        backbone.train(training)
+        rows, cols = grid.shape[2:]
+        if rows * cols < self.config.concepts:
+            raise UserError(f"a reference view of {rows} x {cols} cells cannot be {self.config.concepts} concepts")
+        cluster = k_means(grid.flatten(2).mT, self.config.concepts, self.config.iterations)
+        return F.one_hot(cluster, self.config.concepts).float(), (rows, cols)
+
+
+def carried(
+    clusters: Float[Tensor, "b m k"], grid: tuple[int, int], reference: View, view: View, features: Features
+) -> Prototypes:
+    """The prototypes that a view shows of the reference view's clusters."""
+    assert features.cells is not None
+    shares = overlap(view.crop, reference.crop, features.grid, grid).pool(clusters)
+    return prototypes(features.cells, shares)
