@@ -20,6 +20,7 @@ from .demo import demo as run_demo
 from .errors import UserError
 from .export import Library
 from .export import export as write_for
+from .figures import compare as lay_over
 from .figures import report as draw
 from .recipe import Recipe, read_recipe
 from .recipes import RECIPES, find_recipe, summary
@@ -192,11 +193,23 @@ def report(run: Place[Path], out: Path | None = None) -> None:
     print(draw(run, out))
 
 
+def compare(runs: Place[list[Path]], out: Path = Path("compare.png")) -> None:
+    """Lay runs of any methods over each other: a table in Markdown, and one page of curves.
+
+    Args:
+        runs: The run folders, two or more.
+        out: The picture.
+    """
+    print(lay_over(runs, out))
+    print(f"\ncurves: {out}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "recipes": recipes,
     "inspect": inspect,
     "export": export,
     "report": report,
+    "compare": compare,
     "demo": demo,
 }

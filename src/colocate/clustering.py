@@ -28,17 +28,18 @@ def k_means(points: Float[Tensor, "b m c"], clusters: int, iterations: int = 10)
     if m < clusters:
         raise ValueError(f"{m} points cannot be {clusters} clusters")
     points = F.normalize(points.float(), dim=2)
-    spaced = ((torch.arange(clusters, device=points.device) + 0.5) * (m / clusters)).long()
+    spaced = (2 * torch.arange(clusters, device=points.device) + 1) * m // (2 * clusters)
     centres = points[:, spaced]  # b k c
-    for _ in range(iterations):
-        similarity, cluster = (points @ centres.mT).max(2)  # b m
-        members = F.one_hot(cluster, clusters).to(points)  # b m k
-        empty = members.sum(1) == 0  # b k
-        worst = similarity.topk(clusters, largest=False).indices  # b k
-        turn = (empty.cumsum(1) - 1).clamp_min(0)
-        seeds = points.gather(1, worst.gather(1, turn)[:, :, None].expand_as(centres))
-        centres = F.normalize(torch.where(empty[:, :, None], seeds, members.mT @ points), dim=2)
-    return (points @ centres.mT).argmax(2)
+    with torch.autocast(points.device.type, enabled=False):  # cells of one tile differ by less than bfloat16 rounds
+        for _ in range(iterations):
+            similarity, cluster = (points @ centres.mT).max(2)  # b m
+            members = F.one_hot(cluster, clusters).to(points)  # b m k
+            empty = members.sum(1) == 0  # b k
+            worst = similarity.topk(clusters, largest=False).indices  # b k
+            turn = (empty.cumsum(1) - 1).clamp_min(0)
+            seeds = points.gather(1, worst.gather(1, turn)[:, :, None].expand_as(centres))
+            centres = F.normalize(torch.where(empty[:, :, None], seeds, members.mT @ points), dim=2)
+        return (points @ centres.mT).argmax(2)
 
 
 class Prototypes(NamedTuple):

@@ -185,7 +185,9 @@ def most_similar(own: Float[Tensor, "b n c"], other: Float[Tensor, "b m c"]) -> 
     >>> match.partner
     tensor([[1, 0]])
     """
-    score, partner = (F.normalize(own, dim=2) @ F.normalize(other, dim=2).mT).max(2)
+    with torch.autocast(own.device.type, enabled=False):  # in bfloat16 too many would be equally similar
+        similarity = F.normalize(own.float(), dim=2) @ F.normalize(other.float(), dim=2).mT
+    score, partner = similarity.max(2)
     return Nearest(partner, score, torch.ones_like(score))
 
 

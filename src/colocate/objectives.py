@@ -46,12 +46,16 @@ def info_nce(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     with torch.autocast(query.device.type, enabled=False):
-        exact = torch.promote_types(query.dtype, torch.float32)
-        query, key = F.normalize(query.to(exact), dim=1), F.normalize(key.to(exact), dim=1)
+        query, key = F.normalize(exact(query), dim=1), F.normalize(exact(key), dim=1)
         scale = torch.ones_like(query[:, 0]) if weight is None else weight.to(query)
         scale = scale / (len(query) if count is None else count)
-        negatives = F.normalize(negatives.detach().to(exact), dim=1)
+        negatives = F.normalize(exact(negatives.detach()).to(query), dim=1)
         return _InfoNCE.apply(query, key, negatives, scale, temperature, chunk)  # type: ignore[no-any-return]
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _InfoNCE(Function):
@@ -117,7 +121,7 @@ def vicreg_invariance(
 
     The mean is over all pairs and dimensions, not over the sum of weights.
     """
-    error = (x.float() - y.float()).square().mean(-1)
+    error = (exact(x) - exact(y)).square().mean(-1)
     return (error if weight is None else error * weight.to(error)).mean()
 
 
@@ -129,7 +133,7 @@ def vicreg_variance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
     >>> vicreg_variance(torch.tensor([[0.0, 1.0], [0.0, 3.0]])) > 0.49   # the first dimension has collapsed
     tensor(True)
     """
-    return F.relu(1 - (x.float().var(0) + 1e-4).sqrt()).mean()
+    return F.relu(1 - (exact(x).var(0) + 1e-4).sqrt()).mean()
 
 
 def vicreg_covariance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
@@ -137,9 +141,10 @@ def vicreg_covariance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
 
     VICReg, arXiv:2105.04906, equations 3 and 4; for k vectors a sample, each on its own, then the mean.
     """
-    samples = x.float().flatten(1, -2) if x.ndim > 2 else x.float()[:, None]  # b k d
+    samples = exact(x).reshape(len(x), -1, x.shape[-1])  # b k d
     centred = (samples - samples.mean(0)).transpose(0, 1)  # k b d
-    covariance = centred.mT @ centred / (len(x) - 1)
+    with torch.autocast(x.device.type, enabled=False):
+        covariance = centred.mT @ centred / (len(x) - 1)
     squares = covariance.square()
     off_diagonal = squares.sum((1, 2)) - squares.diagonal(dim1=1, dim2=2).sum(1)
     return (off_diagonal / x.shape[-1]).mean()

@@ -116,8 +116,25 @@ _RECIPE = pydantic.TypeAdapter(Recipe)
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as readable JSON, every field written out."""
-    return json.dumps(_plain(recipe), indent=2) + "\n"
+    """The recipe as readable JSON, every field written out.
+
+    Raises:
+        UserError: a method of the user's own that does not come back from it as it was.
+    """
+    plain, method = _plain(recipe), type(recipe.method)
+    if method in METHODS.values():
+        return json.dumps(plain, indent=2) + "\n"
+    try:
+        text = json.dumps(plain, indent=2) + "\n"
+        same = from_json(text, method.__name__).method == recipe.method
+    except TypeError as error:
+        raise UserError(f"{method.__name__} cannot be stored as JSON: {error}") from error
+    if not same:
+        raise UserError(
+            f"{method.__name__} does not come back from JSON as it was: do its fields have types, and its matching "
+            "rules a `rule` field that tells them apart?"
+        )
+    return text
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -135,18 +152,34 @@ def from_json(text: str, origin: str) -> Recipe:
     """
     try:
         plain = json.loads(text)
-        kind = plain["method"].pop("kind")
-        config = METHODS[kind] if kind in METHODS else load(kind)
-        method: MethodConfig = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
-        return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
+        kind = str(plain["method"].pop("kind"))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
+    config = METHODS[kind] if kind in METHODS else _config_outside(kind, origin)
+    try:
+        method: MethodConfig = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
+        return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
             f"{origin}: {where}: {first['msg']} (fields are listed by `colocate pretrain --help`)"
         ) from error
+    except (pydantic.errors.PydanticUserError, NameError) as error:
+        raise UserError(f"{origin}: {kind} has a field that JSON cannot hold ({str(error).splitlines()[0]})") from error
+
+
+def _config_outside(kind: str, origin: str) -> type[MethodConfig]:
+    """The settings' class of a method of the user's own, from where its code lay when the recipe was stored."""
+    try:
+        config = load(kind)
+    except UserError as error:
+        raise UserError(
+            f"{origin}: its method cannot be had: {error}; put it back, or give its new place under method.kind"
+        ) from error
+    if not (isinstance(config, type) and issubclass(config, MethodConfig)):
+        raise UserError(f"{origin}: {kind}, its method.kind, is not a MethodConfig")
+    return config
 
 
 def read_recipe(path: Path) -> Recipe:

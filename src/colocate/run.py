@@ -66,6 +66,11 @@ def workers(recipe: Recipe) -> int:
     return min(8, len(os.sched_getaffinity(0)))
 
 
+def planned_steps(recipe: Recipe, tiles: int) -> int:
+    """Optimiser steps of the whole run on so many tiles."""
+    return recipe.steps or max(1, recipe.epochs * max(1, tiles // recipe.batch) // recipe.accumulate)
+
+
 def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder with recipe.json and tiles.arrow, or check that it can be gone on with.
 

@@ -19,7 +19,7 @@ from .journal import Journal, Pace, Screen, Skipped
 from .methods.method import Losses, Method
 from .optim import build_optimizer, learning_rate, peak_lr
 from .recipe import Recipe
-from .run import anyone, launch, prepare_folder, restore, resume_command, state, stop_signals, workers
+from .run import anyone, launch, planned_steps, prepare_folder, restore, resume_command, state, stop_signals, workers
 from .views import Batch, sample_views
 
 
@@ -48,7 +48,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     method, optimizer = fabric.setup(bare := build_method(recipe), build_optimizer(recipe.optim, bare))
     step = restore(run, recipe, index, fabric, bare, optimizer) if resume else 0
     batches_per_epoch = max(1, len(index) // recipe.batch)
-    steps = recipe.steps or max(1, recipe.epochs * batches_per_epoch // recipe.accumulate)
+    steps = planned_steps(recipe, len(index))
     warmup_steps = recipe.optim.warmup_epochs * batches_per_epoch / recipe.accumulate
     peak = peak_lr(recipe.optim, recipe.batch * recipe.accumulate)
     order = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}

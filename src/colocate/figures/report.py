@@ -20,9 +20,10 @@ from ..evaluate.masks import Split, masks_beside
 from ..evaluate.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from ..export import load_backbone
 from ..journal import read_journal
-from ..recipe import Recipe, read_recipe
+from ..recipe import Recipe
 from ..train import build_method
 from .curves import Rows, draw_correspondence, draw_losses, draw_spread
+from .facts import counted, data_name, recipe_of
 from .features import draw_features, principal_colours
 from .matches import draw_pair, training_pair
 from .probe import draw_scores, draw_segmented
@@ -82,9 +83,7 @@ def report(run: Path, out: Path | None = None) -> Path:
 
 def read_run(run: Path) -> Shown:
     """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles."""
-    if not (run / "recipe.json").is_file():
-        raise UserError(f"{run} is not the folder of a run (it has no recipe.json): give the --out of a pretraining")
-    recipe = read_recipe(run / "recipe.json")
+    recipe = recipe_of(run)
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
         raise UserError(
@@ -103,22 +102,18 @@ def read_run(run: Path) -> Shown:
 
 def _title(page: Page, shown: Shown) -> None:
     recipe, index = shown.recipe, shown.index
-    data, written = Path(recipe.data), datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
-    name = data.parent.name if index.kind in ("list", "table") and data.parent.name else data.name
+    written = datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
     steps = shown.rows[-1]["step"]
-    page.text(MARGIN, 0.4, f"{recipe.name or 'pretraining'} on {name}", TITLE, fontweight="bold")
+    title = f"{recipe.name or 'pretraining'} on {data_name(recipe, index.kind)}"
+    page.text(MARGIN, 0.4, title, TITLE, fontweight="bold")
     facts = [
         f"{recipe.encoder.backbone}, {recipe.views.size} px views",
-        f"{_count(len(index), 'tile')} of {_count(len(index.sources), 'source')}",
-        f"{_count(int(steps), 'step')} of {_count(recipe.batch * recipe.accumulate, 'pair')}",
+        f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}",
+        f"{counted(int(steps), 'step')} of {counted(recipe.batch * recipe.accumulate, 'pair')}",
         f"seed {recipe.seed}",
         f"{written:%d %B %Y}",
     ]
     page.text(MARGIN, 0.8, listed(facts), color=SOFT)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _matches(page: Page, top: float, shown: Shown) -> None:
@@ -205,7 +200,7 @@ def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
         MARGIN,
         top,
         "Does it know glands?",
-        f"Nothing is trained here: each cell of {_count(len(test), 'tile')} of other slides, {unseen}, takes the "
+        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of other slides, {unseen}, takes the "
         f"majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
         "Outlines: the truth.",
     )

@@ -18,6 +18,7 @@ SOFT = "#667085"  # secondary text, axes
 RULE = "#d9dde5"
 # Okabe and Ito's palette. On pink and purple tissue its light half shows best, and every cell bears a number as well.
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#cc79a7", "#56b4e9", INK, "#999999")  # without yellow: paper is white
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
 TITLE, TEXT, SMALL = 17, 9.5, 8.5
 MOST_BYTES = 300_000
