@@ -1,0 +1,216 @@
+"""ConCL's concepts in its reference implementation's published values, and where carrying them exactly differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colocate.clustering import prototypes
+from colocate.geometry import Crop
+from colocate.matching import overlap
+from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig, carried
+from colocate.methods.moco import MoCo, MoCoConfig
+from colocate.networks import Encoder, Features
+from colocate.views import Batch, View
+from tests.reference import concl as slow
+from tests.reference.info_nce import info_nce as plain_info_nce
+
+GRID, CELLS = (14, 14), (7, 7)
+SIDES = ("query", "key")
+
+
+@pytest.fixture(scope="module")
+def values(golden: Path) -> dict[str, Tensor]:
+    with np.load(golden / "vicregl_concl.npz") as stored:
+        return {key.removeprefix("concl."): torch.from_numpy(stored[key]) for key in stored if key.startswith("concl.")}
+
+
+class Concepts(NamedTuple):
+    """What a view shows of its reference view's concepts, both ways: b x n clusters, b x n x k shares."""
+
+    published: Tensor
+    exact: Tensor
+
+
+def view_of(values: dict[str, Tensor], side: str) -> Crop:
+    """A view's place in its reference view, which is the unit square."""
+    top, left, bottom, right, flip = values["view_in_reference"][:, SIDES.index(side)].unbind(1)
+    start, end = torch.where(flip > 0, right, left), torch.where(flip > 0, left, right)
+    return Crop.of(torch.stack([top, start, bottom, end], 1))
+
+
+def reference_of(values: dict[str, Tensor]) -> Crop:
+    return Crop.of([[0, 0, 1, 1]] * len(values["assignment"]))
+
+
+def one_hot(values: dict[str, Tensor], name: str) -> Tensor:
+    return F.one_hot(values[name].long().flatten(1), int(values["concepts"])).double()
+
+
+def concepts(values: dict[str, Tensor], side: str) -> Concepts:
+    match = overlap(view_of(values, side), reference_of(values), CELLS, GRID)
+    return Concepts(values[f"assignment_{side}"].long().flatten(1), match.pool(one_hot(values, "assignment")))
+
+
+def features(values: dict[str, Tensor], side: str) -> Tensor:
+    return values[f"features_{side}"].flatten(2).mT
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_published_rule_of_carrying_is_a_vote_in_a_cut_of_whole_cells(values, side):
+    place = values["view_in_reference"][:, SIDES.index(side)]
+    assignment, expected = values["assignment"].long(), values[f"assignment_{side}"].long()
+    ours = [slow.rounded(grid, p[:4], bool(p[4]), 7) for grid, p in zip(assignment, place, strict=True)]
+    assert torch.equal(torch.stack(ours), expected)
+    assert torch.equal(slow.rounded_loop(assignment, place[:, :4], place[:, 4] > 0, 7), expected)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_prototypes(values, side):
+    shares, cells = one_hot(values, f"assignment_{side}"), features(values, side)
+    ours, (loops, covered) = prototypes(cells, shares), slow.prototypes(cells, shares)
+    torch.testing.assert_close(ours.mean.flatten(0, 1), values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loops.flatten(0, 1), values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
+    assert torch.equal(ours.cells, covered)
+
+
+def test_the_looping_prototypes_of_benchmarks(values):
+    """They are the published ones."""
+    sides = [(features(values, side), values[f"assignment_{side}"]) for side in SIDES]
+    for side, found in zip(SIDES, slow.prototypes_loop(*sides[0], *sides[1]), strict=True):
+        torch.testing.assert_close(found, values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
+
+
+# Exact area, where the published rule rounds -------------------------------------------------------------------------
+
+
+def measured(values: dict[str, Tensor]) -> dict[str, float]:
+    """How far the published assignment of cells is from the exact one, over both views of all tiles."""
+    found = [concepts(values, side) for side in SIDES]
+    exact = torch.stack([each.exact for each in found])
+    largest = exact.max(3).values
+    published = torch.stack([each.published for each in found])
+    got = exact.gather(3, published[..., None]).squeeze(3)
+    other = (largest - got > 1e-9).float()
+    crops = [view_of(values, side) for side in SIDES]
+    cut = torch.stack([(crop.area() < 1) for crop in crops])
+    pairs = [(features(values, side), each) for side, each in zip(SIDES, found, strict=True)]
+    means = [
+        (prototypes(x, each.exact).mean, prototypes(x, F.one_hot(each.published).double()).mean) for x, each in pairs
+    ]
+    return {
+        "cells with another concept": float(other.mean()),
+        "the same, views that are cut": float(other[cut].mean()),
+        "the same, views that are the whole reference": float(other[~cut].mean()),
+        "area under a wrong concept, published": 1 - float(got.mean()),
+        "area under a wrong concept, best single one": 1 - float(largest.mean()),
+        "cells of more than one concept": float((largest < 1 - 1e-9).float().mean()),
+        "cosine of prototypes": float(torch.stack([F.cosine_similarity(a, b, dim=2) for a, b in means]).mean()),
+    }
+
+
+def test_where_exact_area_and_rounding_differ(values):
+    """Where a view is the whole reference view nothing needs rounding, and the votes are the areas."""
+    found = measured(values)
+    assert found["the same, views that are the whole reference"] == 0
+    assert 0.1 < found["the same, views that are cut"] < 0.3
+    assert found["area under a wrong concept, best single one"] < found["area under a wrong concept, published"]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_exact_rule_is_consistent(values, side):
+    view, reference, shares = view_of(values, side), reference_of(values), concepts(values, side).exact
+    loops = slow.carried(values["assignment"].long().flatten(1), 4, GRID, reference, view, CELLS)
+    torch.testing.assert_close(shares, loops, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shares.sum(2), torch.ones(8, 49, dtype=torch.float64))
+    # From the reference view's side: how much of each of its cells the view sees, summed over a concept's cells.
+    seen = overlap(reference, view, GRID, CELLS).weight[:, None] @ one_hot(values, "assignment") / 14**2
+    torch.testing.assert_close(shares.mean(1) * view.area()[:, None], seen.squeeze(1), rtol=0, atol=1e-12)
+
+
+# What counts in the loss ---------------------------------------------------------------------------------------------
+
+
+def method_of(assignment: Tensor) -> ConCL:
+    """ConCL with a cluster map in place of its k-means; features are given, so there is no network."""
+    encoder = Encoder(nn.Identity(), nn.Identity())
+    moco = MoCo(
+        encoder, None, dense=0.0, both_ways=True, temperature=0.2, width=32, queue_length=64, momentum=0.9
+    ).double()
+    method = ConCL(moco, ConCLConfig(MoCoConfig(match=None, dense=0.0, width=32, queue_length=64))).double()
+    method.past_prototypes.used.fill_(True)
+    method.cluster = lambda reference: (F.one_hot(assignment.flatten(1)).double(), GRID)
+    return method
+
+
+def batch_of(values: dict[str, Tensor]) -> tuple[Batch, Features, Features]:
+    pixels = torch.zeros(8, 3, 2, 2)
+    reference = View(pixels, reference_of(values))
+    first, second = (View(pixels, view_of(values, side)) for side in SIDES)
+    q, k = (
+        Features(cells.mean(1), cells.clone().requires_grad_(), cells, CELLS)
+        for cells in (features(values, side) for side in SIDES)
+    )
+    return Batch(first, second, torch.arange(8), reference=reference), q, k
+
+
+def test_concepts_hardly_seen_by_either_view_do_not_count(values):
+    """The loss, its gradient and the queue, against loops over the concepts that cover half a cell of both views."""
+    assignment = values["assignment"].long().clone()
+    assignment[:, 0, 0] = 4  # a corner: a quarter of a cell of a whole view, nothing where the view is cut
+    assignment[:, :2, -2:] = 5  # a cell of a view that is the whole reference, less or nothing elsewhere
+    batch, q, k = batch_of(values)
+    assert batch.reference is not None and q.cells is not None and k.cells is not None
+    method = method_of(assignment)
+    negatives = method.past_prototypes.vectors.clone()
+    loss = method.contrast_concepts(batch, q, k)
+
+    sides = []
+    for view, seen in ((batch.first, q), (batch.second, k)):
+        shares = slow.carried(assignment.flatten(1), 6, GRID, batch.reference.crop, view.crop, CELLS)
+        sides.append((seen.cells, shares, shares.sum(1)))
+    (mine, shares, covered), (theirs, other_shares, other_covered) = sides
+    shown = [(t, c) for t in range(8) for c in range(6) if min(covered[t, c], other_covered[t, c]) >= LEAST_CELLS]
+    assert not {(t, 4) for t in range(8)} & set(shown)
+    assert 0 < len({(t, 5) for t in range(8)} & set(shown)) < 8
+    assert (covered > 0).sum() > len(shown)
+
+    def means(cells: Tensor, shares: Tensor) -> Tensor:
+        return torch.stack([(shares[t, :, c, None] * cells[t]).sum(0) / shares[t, :, c].sum() for t, c in shown])
+
+    keys = means(theirs, other_shares).detach()
+    expected = plain_info_nce(means(mine, shares), keys, negatives)
+    torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)  # weights are float32
+    (gradient,), (expected_gradient,) = (torch.autograd.grad(each, mine) for each in (loss, expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-8)
+    past = torch.cat([F.normalize(keys, dim=1), negatives[len(shown) :]])
+    torch.testing.assert_close(method.past_prototypes.vectors, past, rtol=0, atol=1e-10)
+    assert method.past_prototypes.position == len(shown)
+
+
+def test_a_batch_whose_views_share_no_concept_gives_no_loss_and_a_finite_gradient(values):
+    batch, q, k = batch_of(values)
+    apart = Crop.of([[0, 0, 0.5, 1]] * 8), Crop.of([[0.5, 0, 1, 1]] * 8)
+    batch = batch._replace(first=batch.first._replace(crop=apart[0]), second=batch.second._replace(crop=apart[1]))
+    assignment = (torch.arange(14) >= 7).long()[None, :, None].expand(8, 14, 14)
+    method = method_of(assignment)
+    before = method.past_prototypes.vectors.clone()
+    loss = method.contrast_concepts(batch, q, k)
+    assert loss == 0 and torch.equal(method.past_prototypes.vectors, before)
+    assert q.cells is not None
+    (gradient,) = torch.autograd.grad(loss, q.cells)
+    assert bool((gradient == 0).all())
+
+
+def test_carried_gives_what_a_view_shows(values):
+    batch, q, _ = batch_of(values)
+    assert batch.reference is not None
+    mine = carried(one_hot(values, "assignment"), GRID, batch.reference, batch.first, q)
+    torch.testing.assert_close(mine.cells, concepts(values, "query").exact.sum(1))
+    torch.testing.assert_close(mine.cells.sum(1), torch.full((8,), 49.0, dtype=torch.float64))
