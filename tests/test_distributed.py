@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,38 @@ from torch.nn.parallel import DistributedDataParallel
 from colocate import checkpoint
 from colocate.journal import read_journal
 from colocate.looks import ViewConfig
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.rules import Overlap
+from colocate.methods.method import Method
 from colocate.train import build_method
 from colocate.views import Batch, View, sample_views
-from tests.tiny import tiny_recipe, write_tiles
+from tests.tiny import METHODS, tiny_recipe, write_tiles
 
-CONFIG = MoCoConfig(match=Overlap(), queue_length=20, hidden=16, width=8)
+VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
 
 
 def batches() -> list[Batch]:
+    """In float64, so that what differs is no rounding."""
     generator = torch.Generator().manual_seed(0)
     tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    return [sample_views(tiles, ViewConfig(size=64, symmetries="all"), seed=step) for step in range(3)]
+    return [of_each(sample_views(tiles, VIEWS, seed=step, epoch=step), double) for step in range(3)]
+
+
+def double(view: View) -> View:
+    return view._replace(images=view.images.double())
+
+
+def of_each(batch: Batch, change: Callable[[View], View]) -> Batch:
+    assert batch.reference is not None
+    local = tuple(change(view) for view in batch.locals)
+    first, second, reference = (change(view) for view in (batch.first, batch.second, batch.reference))
+    return batch._replace(first=first, second=second, locals=local, reference=reference)
 
 
 def half(batch: Batch, rank: int) -> Batch:
     part = slice(4 * rank, 4 * rank + 4)
-    views = [View(view.images[part], view.crop.select(part)) for view in (batch.first, batch.second)]
-    return Batch(views[0], views[1], batch.tiles[part])
+
+    return of_each(batch, lambda view: View(view.images[part], view.crop.select(part)))._replace(
+        tiles=batch.tiles[part]
+    )
 
 
 def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict[str, Any]:
@@ -50,17 +64,24 @@ def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict
         terms = method(batch)
         terms.total().backward()
         optimizer.step()
-        losses.append(torch.stack([terms.whole.detach(), terms.cells.detach()]))
+        known = [term.detach() for term in (terms.whole, terms.cells, terms.concepts) if term is not None]
+        losses.append(torch.stack(known))
     return {"losses": torch.stack(losses), "state": inner.state_dict()}
+
+
+def fresh(name: str) -> Method:
+    return build_method(tiny_recipe(Path(), Path(), method=METHODS[name])).double().eval()  # frozen batch norm
 
 
 def one_of_two(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    method = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).eval()  # frozen batch norm
-    parallel = DistributedDataParallel(method, broadcast_buffers=False)
-    torch.save(state_after(parallel, method, [half(batch, rank) for batch in batches()]), f"{folder}/{rank}.pt")
+    for name in METHODS:
+        method = fresh(name)
+        parallel = DistributedDataParallel(method, broadcast_buffers=False)
+        after = state_after(parallel, method, [half(batch, rank) for batch in batches()])
+        torch.save(after, f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -70,17 +91,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    mp.start_processes(one_of_two, (free_port(), str(tmp_path)), nprocs=2, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    method = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).eval()
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two processes computed, for every method."""
+    folder = tmp_path_factory.mktemp("two")
+    mp.start_processes(one_of_two, (free_port(), str(folder)), nprocs=2, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_compute_what_one_does(two_processes: Path, name: str) -> None:
+    first, second = (torch.load(two_processes / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    method = fresh(name)
     before = copy.deepcopy(method.state_dict())
     alone = state_after(method, method, batches())
     torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"])
-    for name, tensor in alone["state"].items():
-        assert torch.equal(first["state"][name], second["state"][name]), name
-        torch.testing.assert_close(first["state"][name], tensor, msg=name)
-    assert not torch.equal(before["past_cells.vectors"], alone["state"]["past_cells.vectors"])
+    for key, tensor in alone["state"].items():
+        assert torch.equal(first["state"][key], second["state"][key]), key
+        torch.testing.assert_close(first["state"][key], tensor, msg=key)
+    moved = [key for key, tensor in alone["state"].items() if not torch.equal(before[key], tensor)]
+    assert any("vectors" in key for key in moved) or "vicregl" in name
+    assert ("past_prototypes.vectors" in moved) == ("concl" in name)
 
 
 def shuffled_halves(rank: int, port: int, folder: str) -> None:
@@ -88,10 +119,12 @@ def shuffled_halves(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(rank)  # processes agree on the order whatever their own generators
-    key = build_method(tiny_recipe(Path(), Path(), method=CONFIG)).train().key
+    key = fresh("plm").train().key
     seen: list[Tensor] = []
     key.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # type: ignore
-    images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 64, 64)[4 * rank : 4 * rank + 4] + torch.rand(3, 64, 64)
+    images = torch.arange(8.0, dtype=torch.float64).view(8, 1, 1, 1).expand(8, 3, 64, 64)[
+        4 * rank : 4 * rank + 4
+    ] + torch.rand(3, 64, 64)
     features = key(images)
     torch.save({"seen": seen[0].mean((1, 2, 3)).floor(), "field": features.field}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -14,7 +14,7 @@ from torch import nn
 
 from colocate.backbones import Backbone
 from colocate.errors import UserError
-from colocate.networks import Encoder, Momentum, Queue, group_batch_norm, projector
+from colocate.networks import Encoder, Expander, Momentum, Queue, group_batch_norm, projector
 
 
 @given(length=st.integers(1, 9), pushes=st.lists(st.integers(0, 20), min_size=1, max_size=6))
@@ -27,6 +27,27 @@ def test_a_queue_keeps_the_last_vectors_whatever_is_pushed_at_once(length: int, 
         plain.extend(F.normalize(new, dim=1))
     # A ring: the oldest vector stands at `position`.
     torch.testing.assert_close(queue.vectors.roll(-int(queue.position), 0), torch.stack(list(plain)))
+
+
+@given(
+    length=st.integers(1, 9),
+    pushes=st.lists(st.lists(st.booleans(), min_size=1, max_size=20), min_size=1, max_size=6),
+)
+def test_a_queue_takes_only_what_is_valid(length: int, pushes: list[list[bool]]) -> None:
+    queue, plain = Queue(length, 3), None
+    for valid in pushes:
+        new = torch.randn(len(valid), 3)
+        queue.push(new, torch.tensor(valid))
+        kept = F.normalize(new[torch.tensor(valid)], dim=1)
+        if plain is None and len(kept):
+            plain = deque(maxlen=length)
+        if plain is not None:
+            plain.extend(kept)
+    if plain is None:
+        assert not queue.used
+        return
+    start = int(queue.position) if len(plain) == length else 0
+    torch.testing.assert_close(queue.vectors.roll(-start, 0)[: len(plain)], torch.stack(list(plain)))
 
 
 def grouped(network: nn.Module, size: int) -> nn.Module:
@@ -118,3 +139,19 @@ def test_cells_are_projected_one_by_one() -> None:
     assert features.cells.shape[1] == features.grid[0] * features.grid[1] and features.grid[0] < features.grid[1]
     torch.testing.assert_close(features.cells[1, 5], network.cells(features.field[1, 5]))
     torch.testing.assert_close(features.whole, network.whole(features.field.mean(1)))
+
+
+def test_keys_are_made_without_drop_path() -> None:
+    backbone = Backbone("test_vit", drop_path=0.5)
+    network = Encoder(backbone, projector(backbone.channels, 16, 8))
+    images = torch.randn(8, 3, 64, 64)
+    key = Momentum(network, 0.9).train()
+    torch.testing.assert_close(key(images).whole, key(images).whole)
+    assert not torch.allclose(network(images).whole, network(images).whole)  # the query drops
+
+
+def test_an_expander_works_on_the_last_axis() -> None:
+    expander = Expander(6, 4).eval()
+    cells = torch.randn(3, 5, 6)
+    torch.testing.assert_close(expander(cells)[2, 4], expander(cells[2, 4:5])[0])
+    assert expander(cells).shape == (3, 5, 4) and expander(cells[:, 0]).shape == (3, 4)

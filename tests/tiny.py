@@ -10,9 +10,24 @@ import numpy as np
 from PIL import Image
 
 from colocate.looks import ViewConfig
+from colocate.methods.concl import ConCLConfig
+from colocate.methods.method import MethodConfig
 from colocate.methods.moco import MoCoConfig
-from colocate.methods.rules import Overlap
+from colocate.methods.rules import MostSimilar, Overlap
+from colocate.methods.vicregl import VICRegLConfig
 from colocate.recipe import EncoderConfig, MachineConfig, Recipe
+
+MOCO = MoCoConfig(match=Overlap(), queue_length=20, momentum=0.9, hidden=16, width=8, norm_group=4)
+VICREGL = VICRegLConfig(width=16, cells_width=8, best=3, best_local=2)
+METHODS: dict[str, MethodConfig] = {
+    "moco-v2": replace(MOCO, match=None, dense=0.0),
+    "densecl": replace(MOCO, match=MostSimilar(), both_ways=False, align=False),
+    "plm": MOCO,
+    "vicregl": VICREGL,
+    "plm-vicregl": replace(VICREGL, location=Overlap()),
+    "concl": ConCLConfig(replace(MOCO, match=None, dense=0.0), concepts=3, warmup_epochs=1),
+    "plm-concl": ConCLConfig(MOCO, concepts=3, warmup_epochs=1),
+}
 
 
 def write_tiles(folder: Path, count: int = 20, size: int = 40) -> Path:
@@ -29,7 +44,7 @@ def tiny_recipe(data: Path, out: Path, **changes: Any) -> Recipe:
     """PLM with timm's own test network: a few batches of eight tiles; `changes` replace fields of the recipe."""
     recipe = Recipe(
         name="tiny",
-        method=MoCoConfig(match=Overlap(), queue_length=20, momentum=0.9, hidden=16, width=8, norm_group=4),
+        method=MOCO,
         encoder=EncoderConfig("test_resnet"),
         views=ViewConfig(size=64, symmetries="all", stain=0.05),
         machine=MachineConfig("cpu", workers=0, log_every=1, save_every=2, journals=()),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 def world() -> tuple[int, int]:
@@ -29,9 +32,23 @@ def gather(x: Tensor) -> Tensor:
 
 def gather_with_gradient(x: Tensor) -> Tensor:
     """As `gather`, but each process's part receives the sum of all processes' gradients."""
-    if world()[1] == 1:
-        return x
-    return torch.cat(all_gather(x.contiguous()))
+    return x if world()[1] == 1 else _Gather.apply(x)  # type: ignore[no-any-return]
+
+
+class _Gather(Function):
+    """torch's own (torch.distributed.nn.functional.all_gather) is deprecated, and with gloo mixes up gradients that
+    are not contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        everyone = grad_outputs[0].contiguous()
+        dist.all_reduce(everyone)
+        return own_part(everyone)
 
 
 def own_part(x: Tensor) -> Tensor:

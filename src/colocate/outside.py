@@ -30,6 +30,23 @@ def load(name: str) -> Any:
     return getattr(module, what)
 
 
+def call(name: str) -> Any:
+    """What a function of the user's own returns.
+
+    Raises:
+        UserError: as `load`, or it is no function, or has an error inside.
+    """
+    made = load(name)
+    if not callable(made):
+        raise UserError(f"{name} is not a function")
+    try:
+        return made()
+    except UserError:
+        raise
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
 def name_of(thing: type) -> str:
     """The name that `load` finds a class under.
 

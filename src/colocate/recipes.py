@@ -14,7 +14,7 @@ from .methods.moco import MoCoConfig
 from .methods.rules import MostSimilar, Overlap
 from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
-from .outside import load
+from .outside import call
 from .recipe import EncoderConfig, Recipe
 
 
@@ -151,10 +151,7 @@ def find_recipe(name: str) -> Recipe:
         close = get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"no recipe {name!r}: {hint}`colocate recipes` lists them; your own: my_module.py:my_recipe")
-    made = load(name)
-    if not callable(made):
-        raise UserError(f"{name} is not a function")
-    recipe = made()
+    recipe = call(name)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{name} returns {type(recipe).__name__}, not a colocate Recipe")
     return replace(recipe, name=recipe.name or name.rpartition(":")[2])

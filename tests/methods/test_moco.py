@@ -14,9 +14,9 @@ from colocate.errors import UserError
 from colocate.geometry import Crop
 from colocate.looks import ViewConfig
 from colocate.methods.moco import MoCo, MoCoConfig
-from colocate.methods.rules import Overlap
+from colocate.methods.rules import MostSimilar, Overlap
 from colocate.train import build_method
-from colocate.views import Batch, sample_views
+from colocate.views import Batch, View, sample_views
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe
 
@@ -29,46 +29,68 @@ def built(config: MoCoConfig = PLM) -> MoCo:
     return method
 
 
-def batch_of(count: int = 6, seed: int = 0) -> Batch:
+def batch_of(count: int = 6, seed: int = 0, local_views: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
-    first, second, index, *_ = sample_views(tiles, ViewConfig(size=96, symmetries="all"), seed=seed)
-    return Batch(first._replace(images=first.images.double()), second._replace(images=second.images.double()), index)
+    config = ViewConfig(size=96, symmetries="all", local_views=local_views, local_size=64, local_area=(0.1, 0.4))
+    batch = sample_views(tiles, config, seed=seed)
+
+    def double(view: View) -> View:
+        return view._replace(images=view.images.double())
+
+    local = tuple(double(view) for view in batch.locals)
+    return batch._replace(first=double(batch.first), second=double(batch.second), locals=local)
 
 
-def plain_loss(method: MoCo, batch: Batch) -> torch.Tensor:
-    """DESIGN's equations row by row, with the n^4 overlap and every logit written out."""
-    assert method.past_cells is not None and method.query.align is not None and method.key.encoder.align is not None
-    q, k = method.query(batch.first.images), method.key.encoder(batch.second.images)
+def plain_loss(method: MoCo, batch: Batch, weighted: bool = True, both_ways: bool = True) -> torch.Tensor:
+    """The paper's equations row by row, with the n^4 overlap and every logit written out; several query views."""
+    assert method.past_cells is not None
+    k = method.key.encoder(batch.second.images)
 
     def term(a: torch.Tensor, b: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
         a, b = F.normalize(a, dim=0), F.normalize(b, dim=0)
         logits = torch.cat([(a @ b)[None], past @ a]) / method.temperature
         return logits.logsumexp(0) - logits[0]
 
-    whole = torch.stack([term(q.whole[i], k.whole[i], method.past_wholes.vectors) for i in range(len(q.whole))]).mean()
-    rows = []
-    for tile in range(len(q.whole)):
-        one = slice(tile, tile + 1)
-        there = overlap_matrix(batch.first.crop.select(one), batch.second.crop.select(one), q.grid, k.grid)[0]
-        back = overlap_matrix(batch.second.crop.select(one), batch.first.crop.select(one), k.grid, q.grid)[0]
-        for shares, mine, other, align, queries in (
-            (there, q.cells[tile], k.cells[tile], method.key.encoder.align, True),
-            (back, k.cells[tile], q.cells[tile], method.query.align, False),
-        ):
-            for cell in range(len(mine)):
-                weight = shares[cell].sum()
-                pooled = align(shares[cell] @ other / weight if weight > 0 else 0 * other[0])
-                a, b = (mine[cell], pooled) if queries else (pooled, mine[cell])
-                rows.append(weight * term(a, b, method.past_cells.vectors))
-    return (1 - method.dense) * whole + method.dense * torch.stack(rows).mean()
+    wholes, rows = [], []
+    for view in (batch.first, *batch.locals):
+        q = method.query(view.images)
+        wholes += [term(q.whole[i], k.whole[i], method.past_wholes.vectors) for i in range(len(q.whole))]
+        for tile in range(len(q.whole)):
+            one = slice(tile, tile + 1)
+            there = overlap_matrix(view.crop.select(one), batch.second.crop.select(one), q.grid, k.grid)[0]
+            back = overlap_matrix(batch.second.crop.select(one), view.crop.select(one), k.grid, q.grid)[0]
+            sides = [(there, q.cells[tile], k.cells[tile], method.key.encoder.align, True)]
+            sides += [(back, k.cells[tile], q.cells[tile], method.query.align, False)] if both_ways else []
+            for shares, mine, other, align, queries in sides:
+                for cell in range(len(mine)):
+                    weight = shares[cell].sum()
+                    pooled = shares[cell] @ other / weight if weight > 0 else 0 * other[0]
+                    pooled = pooled if align is None else align(pooled)
+                    a, b = (mine[cell], pooled) if queries else (pooled, mine[cell])
+                    counts = weight if weighted else (weight > 0).double()
+                    rows.append(counts * term(a, b, method.past_cells.vectors))
+    return (1 - method.dense) * torch.stack(wholes).mean() + method.dense * torch.stack(rows).mean()
 
 
-def test_the_loss_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, batch = built(), batch_of()
+ABLATIONS = {
+    "the paper": (PLM, 0, {}),
+    "without area weights": (replace(PLM, match=Overlap(weighted=False)), 0, {"weighted": False}),
+    "without the linear after pooling": (replace(PLM, align=False), 0, {}),
+    "one way": (replace(PLM, both_ways=False, align=False), 0, {"both_ways": False}),
+    "a coarser grid": (replace(PLM, most_cells=2), 0, {}),
+    "lambda": (replace(PLM, dense=0.75), 0, {}),
+    "local views": (PLM, 2, {}),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_loss_is_the_papers(name: str) -> None:
+    config, local_views, changes = ABLATIONS[name]
+    method, batch = built(config), batch_of(3 if local_views else 6, local_views=local_views)
     plain = copy.deepcopy(method)
     losses = method(batch)
-    expected = plain_loss(plain, batch)
+    expected = plain_loss(plain, batch, **changes)
     torch.testing.assert_close(losses.total(), expected)
     losses.total().backward()
     expected.backward()
@@ -129,3 +151,35 @@ def test_gathered_batches_move_the_key_once_a_step() -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"method"):
         replace(PLM, **changes)  # type: ignore[arg-type]
+
+
+def test_attention_pools_otherwise_but_weighs_alike() -> None:
+    plain, attending = built(), built(replace(PLM, match=Overlap(attention=True)))
+    attending.load_state_dict(plain.state_dict())
+    batch = batch_of()
+    a, b = plain(batch), attending(batch)
+    assert a.whole == b.whole and a.cells is not None and b.cells is not None and a.cells != b.cells
+    torch.testing.assert_close(a.cells, b.cells, rtol=0.1, atol=0)
+
+
+def test_a_linear_layer_that_could_not_learn_is_refused() -> None:
+    with pytest.raises(UserError, match=r"method\.no-align"):
+        replace(PLM, both_ways=False)
+
+
+def test_densecl_follows_its_own_features() -> None:
+    """Query cells alone, partners by backbone similarity, no weights, no linear: written out."""
+    config = replace(PLM, match=MostSimilar(), both_ways=False, align=False)
+    method, batch = built(config), batch_of()
+    plain = copy.deepcopy(method)
+    losses = method(batch)
+    assert plain.past_cells is not None and losses.cells is not None
+    q, k = plain.query(batch.first.images), plain.key.encoder(batch.second.images)
+    rows = []
+    for tile in range(6):
+        for cell, feature in zip(q.cells[tile], q.field[tile], strict=True):
+            similar = torch.stack([F.cosine_similarity(feature, other, dim=0) for other in k.field[tile]])
+            a, b = F.normalize(cell, dim=0), F.normalize(k.cells[tile, similar.argmax()], dim=0)
+            logits = torch.cat([(a @ b)[None], plain.past_cells.vectors @ a]) / plain.temperature
+            rows.append(logits.logsumexp(0) - logits[0])
+    torch.testing.assert_close(losses.cells, method.dense * torch.stack(rows).mean())

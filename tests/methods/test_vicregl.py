@@ -75,7 +75,8 @@ def test_published_cell_terms_and_gradients(values: dict[str, Tensor], monkeypat
     first, second = crops(values, 0), crops(values, 1)
     matches = nearest_centre(first, second), nearest_centre(second, first)
     choices = [tied_choices(match, int(values["best_matches"])) for match in matches]
-    assert all(any(torch.equal(match.best(20), choice) for choice in some) for match, some in zip(matches, choices))
+    for match, some in zip(matches, choices, strict=True):
+        assert any(torch.equal(match.best(20), choice) for choice in some)
 
     cells = [values[f"cells_{view}"].clone().requires_grad_() for view in (0, 1)]
     seen = [Features(cell[:, 0], cell, cell, (7, 7)) for cell in cells]

@@ -51,6 +51,11 @@ class MoCoConfig(MethodConfig):
             raise UserError(f"method.dense is a share between 0 and 1, not {self.dense}")
         if not 0 <= self.momentum < 1:
             raise UserError(f"method.momentum must lie in [0, 1), not {self.momentum}")
+        if self.match is not None and self.align and not self.both_ways:
+            raise UserError(
+                "method.align learns from matched queries, which --method.no-both-ways leaves out: "
+                "give --method.no-align too"
+            )
         positive = (self.temperature, self.queue_length, self.hidden, self.width, self.most_cells or 1)
         if min(positive) <= 0 or self.norm_group < 2:
             raise UserError(

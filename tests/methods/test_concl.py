@@ -1,0 +1,130 @@
+"""ConCL and PLM's form of it: what counts when, and the concept loss against plain loops."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from colocate.errors import UserError
+from colocate.looks import ViewConfig
+from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig
+from colocate.methods.moco import MoCoConfig
+from colocate.methods.rules import Overlap
+from colocate.train import build_method
+from colocate.views import Batch, View, sample_views
+from tests.reference.overlap import overlap_matrix
+from tests.tiny import tiny_recipe
+
+MOCO = MoCoConfig(queue_length=20, hidden=16, width=8)
+CONFIG = ConCLConfig(MOCO, concepts=3, warmup_epochs=2)
+PLM = replace(CONFIG, moco=replace(MOCO, match=Overlap(), dense=0.4))
+
+
+def built(config: ConCLConfig = CONFIG) -> ConCL:
+    method = build_method(tiny_recipe(Path(), Path(), method=config)).double().eval()
+    assert isinstance(method, ConCL)
+    return method
+
+
+def batch_of(count: int = 5, epoch: int = 2, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
+    config = ViewConfig(size=96, symmetries="all", reference=True)
+    batch = sample_views(tiles, config, seed=seed, epoch=epoch)
+
+    def double(view: View) -> View:
+        return view._replace(images=view.images.double())
+
+    assert batch.reference is not None
+    return batch._replace(
+        first=double(batch.first), second=double(batch.second), reference=double(batch.reference), epoch=epoch
+    )
+
+
+def plain_concepts(method: ConCL, batch: Batch) -> tuple[torch.Tensor, int]:
+    """The concept loss tile by tile and concept by concept, and how many concepts were shown twice."""
+    assert batch.reference is not None
+    clusters, grid = method.cluster(batch.reference)
+    q, k = method.query(batch.first.images), method.moco.key.encoder(batch.second.images)
+    losses = []
+    for tile in range(len(q.whole)):
+        for concept in range(clusters.shape[2]):
+            means, covered = [], []
+            for view, features in ((batch.first, q), (batch.second, k)):
+                one = slice(tile, tile + 1)
+                shares = overlap_matrix(view.crop.select(one), batch.reference.crop.select(one), features.grid, grid)[0]
+                parts = shares @ clusters[tile, :, concept].double()
+                assert features.cells is not None
+                means.append((parts[:, None] * features.cells[tile]).sum(0) / parts.sum())
+                covered.append(float(parts.sum()))
+            if min(covered) < LEAST_CELLS:
+                continue
+            a, b = (F.normalize(mean, dim=0) for mean in means)
+            logits = torch.cat([(a @ b)[None], method.past_prototypes.vectors @ a]) / method.moco.temperature
+            losses.append(logits.logsumexp(0) - logits[0])
+    return torch.stack(losses).mean(), len(losses)
+
+
+def test_concepts_are_contrasted_as_the_paper_says() -> None:
+    method, batch = built(), batch_of()
+    method.moco.key.follow(method.query)  # and once more, in forward: they stay equal
+    plain = copy.deepcopy(method)
+    losses = method(batch)
+    expected, count = plain_concepts(plain, batch)
+    assert losses.concepts is not None and losses.cells is None
+    torch.testing.assert_close(losses.concepts, expected)
+    torch.testing.assert_close(losses.total(), expected)
+    assert 5 < count <= 15
+    assert int(method.past_prototypes.position) == count % 20
+    losses.total().backward()
+    expected.backward()
+    for (name, mine), theirs in zip(method.query.named_parameters(), plain.query.parameters(), strict=True):
+        assert mine.grad is not None, name
+        torch.testing.assert_close(mine.grad, torch.zeros_like(mine) if theirs.grad is None else theirs.grad, msg=name)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PLM])
+def test_only_whole_views_count_before_the_warm_up_ends(config: ConCLConfig) -> None:
+    method = built(config)
+    early = method(batch_of(epoch=1)._replace(reference=None))
+    assert early.concepts == 0 and early.total() == early.whole > 0
+    early.total().backward()
+    assert [name for name, p in method.query.named_parameters() if p.grad is None] == []
+    assert not method.past_prototypes.used
+
+    late = method(batch_of(epoch=2))
+    assert late.whole == 0 < late.concepts
+    if config is PLM:
+        late_terms = method.moco.contrast(batch_of(epoch=2))
+        assert late.cells is not None and late_terms.cells is not None and late.cells > 0
+    torch.testing.assert_close(late.total(), late.concepts + (0 if late.cells is None else late.cells))
+
+
+def test_shares_of_the_terms_are_lambdas() -> None:
+    alike = {name: built(replace(PLM, moco=replace(PLM.moco, dense=dense))) for name, dense in (("a", 0.0), ("b", 0.4))}
+    a, b = (method(batch_of()) for method in alike.values())
+    torch.testing.assert_close(b.concepts, 0.6 * a.concepts)
+    assert a.cells == 0 < b.cells
+
+
+def test_clustering_leaves_the_key_encoder_as_it_was() -> None:
+    method, batch = built().train(), batch_of()
+    assert batch.reference is not None
+    before = copy.deepcopy(method.state_dict())
+    method.cluster(batch.reference)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.state_dict().items())
+    assert method.moco.key.encoder.training
+
+
+def test_what_it_cannot_do_without_is_named() -> None:
+    with pytest.raises(UserError, match=r"switch views\.reference on"):
+        built()(batch_of()._replace(reference=None))
+    with pytest.raises(UserError, match=r"cells cannot be 500 concepts"):
+        built(replace(CONFIG, concepts=500))(batch_of())
+    with pytest.raises(UserError, match="method"):
+        replace(CONFIG, concepts=0)
