@@ -41,12 +41,19 @@ class Backbone(nn.Module):
         except (AttributeError, RuntimeError, ValueError, AssertionError, TypeError) as error:
             raise UserError(f"{name} gives no feature grid that cells could be taken from ({error})") from error
         self.train()
+        self.normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.modules())
         self.channels = grid.shape[1]
         self.stride = 224 // grid.shape[2]
         if grid.shape[2] * self.stride != 224 or (self.stride != output_stride and output_stride != 32):
             raise UserError(f"{name} has a stride of {self.stride}, not the {output_stride} asked for")
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
+        if self.training and self.normalises and len(images) == 1 and max(images.shape[2:]) <= self.stride:
+            size = " x ".join(map(str, images.shape[2:]))
+            raise UserError(
+                f"a single view of {size} px is one cell of {self.name}, which batch norm cannot take: "
+                "give a larger batch or larger views"
+            )
         forward: Any = self.net.forward_intermediates
         return forward(images, indices=1, norm=True, intermediates_only=True)[0]
 

@@ -53,6 +53,8 @@ def launch(recipe: Recipe) -> Fabric:
         raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+    if recipe.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise UserError("precision 16-mixed needs a GPU: give --precision bf16-mixed")
     fabric.launch()
     if recipe.batch % fabric.world_size:
         raise UserError(f"a batch of {recipe.batch} cannot be shared evenly by {fabric.world_size} devices")

@@ -1,0 +1,102 @@
+"""What every method must stand: stopping anywhere, half precision, one tile at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from colocate.errors import UserError
+from colocate.journal import read_journal
+from colocate.looks import ViewConfig
+from colocate.recipe import Recipe, from_json, to_json
+from colocate.train import Interrupted, build_method, pretrain
+from colocate.views import sample_views
+from tests.test_train import same_run, stop_at
+from tests.tiny import METHODS, tiny_recipe, write_tiles
+
+VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
+
+
+def recipe_of(name: str, tiles: Path, run: Path, **changes: object) -> Recipe:
+    return tiny_recipe(tiles, run, **({"method": METHODS[name], "views": VIEWS} | changes))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pretrain(recipe_of(name, tiles, tmp_path / "whole"))
+    halves = recipe_of(name, tiles, tmp_path / "halves")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)  # concepts count from step 2 on
+        pretrain(halves)
+    pretrain(halves, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_stays_finite_and_near(tiles: Path, tmp_path: Path, name: str) -> None:
+    pretrain(recipe_of(name, tiles, tmp_path / "half", precision="bf16-mixed", steps=3))
+    pretrain(recipe_of(name, tiles, tmp_path / "full", steps=3))
+    half, full = read_journal(tmp_path / "half"), read_journal(tmp_path / "full")
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in half)
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.02) and half[0]["loss"] != full[0]["loss"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_float16_stays_finite(name: str) -> None:
+    """Lightning has no 16-mixed on a CPU; autocast itself does."""
+    method = build_method(recipe_of(name, Path(), Path()))
+    batch = sample_views(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8), VIEWS, epoch=5)
+    with torch.autocast("cpu", torch.float16):
+        loss = method(batch).total()
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    (1024 * loss).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_float16_on_a_cpu_is_refused(tiles: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="16-mixed needs a GPU: give --precision bf16-mixed"):
+        pretrain(recipe_of("plm", tiles, tmp_path / "run", precision="16-mixed"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_tile_a_device(tiles: Path, tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(name, tiles, tmp_path / "run", batch=1, steps=2, views=replace(VIEWS, local_views=0))
+    if "vicregl" in name:
+        with pytest.raises(UserError, match="2 or more tiles a device"):
+            pretrain(recipe)
+        return
+    pretrain(recipe)
+    assert all(math.isfinite(row["loss"]) for row in read_journal(tmp_path / "run"))
+
+
+def test_a_single_cell_cannot_be_normalised(tiles: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a single view of 32 x 32 px is one cell .* larger"):
+        pretrain(recipe_of("plm", tiles, tmp_path / "run", batch=1, steps=2))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_has_a_gradient_at_every_epoch(name: str) -> None:
+    method = build_method(recipe_of(name, Path(), Path()))
+    images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    for epoch in (0, 5):
+        method.zero_grad()
+        method(sample_views(images, VIEWS, epoch=epoch)).total().backward()
+        learning = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+        assert learning == []  # DDP waits for each of them
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_survive_json(name: str) -> None:
+    recipe = recipe_of(name, Path(), Path())
+    assert from_json(to_json(recipe), "there") == recipe
