@@ -14,10 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import parts, step  # noqa: E402
+from benchmarks import methods, parts, step  # noqa: E402
 from benchmarks.timing import Row  # noqa: E402
 
-MODULES = [parts, step]  # each has `rows(threads) -> list[Row]`
+MODULES = [parts, step, methods]  # each has `rows(threads) -> list[Row]`
 
 
 def cpu_model() -> str:
@@ -40,7 +40,9 @@ def _cores() -> int:
 def line(row: Row) -> str:
     """One row of the table."""
     faster = f"{row.faster:.1f} x" + _verdict(row.goal_faster, row.faster)
-    memory = "" if row.memory is None else f"1 / {1 / row.memory:.0f}"
+    if row.baseline:
+        faster = f"{1 / row.faster:.2f} x the time"
+    memory = "" if row.memory is None else f"1 / {1 / row.memory:.0f}" if row.memory < 1 else f"{row.memory:.2f} x"
     if row.memory is not None and row.goal_memory is not None:
         memory += " ✓" if row.memory <= row.goal_memory else " ✗"
     goal = [] if row.goal_faster is None else [f"≥ {row.goal_faster:g} x"]
@@ -77,6 +79,7 @@ def page(rows: list[Row], name: str, loads: tuple[float, float]) -> str:
 Made by `python benchmarks/run.py --name {name}`. Load average before {loads[0]:.1f}, after {loads[1]:.1f}.
 
 Ours and the other way run in turns within one process; times are medians, "faster" the median of each turn's ratio.
+Rows against moco-v2, which does less, say what a method costs instead: its time and memory over moco-v2's.
 Memory is the most that torch's allocator held at once beyond the inputs.
 
 {HEADER}

@@ -6,8 +6,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ class Row:
     goal_faster: float | None = None
     goal_memory: float | None = None
     """Largest share of the other's memory that ours may take."""
+    baseline: bool = False
+    """The other does less: the table says how many times its time and memory ours takes."""
 
     @property
     def memory(self) -> float | None:
@@ -54,11 +56,14 @@ def compare(
     Whatever else the machine does then falls on both alike, and the median of the rounds' ratios forgets the rounds
     that were disturbed.
     """
-    torch.set_num_threads(threads)
-    for way in (ours, other):
-        way()  # the first time allocates, plans and caches
-    repeats = [max(1, round(least_s / _seconds(way, 1))) for way in (ours, other)]
-    times = [[_seconds(way, n) for way, n in zip((ours, other), repeats, strict=True)] for _ in range(rounds)]
+    times = in_turns([ours, other], threads=threads, rounds=rounds, least_s=least_s)
+    row = ratio(what, other_name, threads, [(mine, theirs) for mine, theirs in times])
+    sizes = (peak_bytes(ours), peak_bytes(other)) if memory else (None, None)
+    return replace(row, ours_bytes=sizes[0], other_bytes=sizes[1], goal_faster=goal_faster, goal_memory=goal_memory)
+
+
+def ratio(what: str, other_name: str, threads: int, times: list[tuple[float, float]]) -> Row:
+    """The row of rounds of (our seconds, the other's)."""
     return Row(
         what,
         other_name,
@@ -66,26 +71,40 @@ def compare(
         ours_s=statistics.median(mine for mine, _ in times),
         other_s=statistics.median(theirs for _, theirs in times),
         faster=statistics.median(theirs / mine for mine, theirs in times),
-        ours_bytes=peak_bytes(ours) if memory else None,
-        other_bytes=peak_bytes(other) if memory else None,
-        goal_faster=goal_faster,
-        goal_memory=goal_memory,
     )
+
+
+def in_turns(
+    ways: Sequence[Callable[[], object]], *, threads: int, rounds: int, least_s: float = 0.1
+) -> list[tuple[float, ...]]:
+    """Each round's seconds of every way, one way after the other."""
+    torch.set_num_threads(threads)
+    first = [_seconds(way, 1) for way in ways]  # allocates, plans and caches: tells only that a way is slow
+    once = [s if s > 10 * least_s else _seconds(way, 1) for way, s in zip(ways, first, strict=True)]
+    repeats = [max(1, round(least_s / s)) for s in once]
+    return [tuple(_seconds(way, n) for way, n in zip(ways, repeats, strict=True)) for _ in range(rounds)]
 
 
 def _seconds(way: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         way()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) / repeats
 
 
 def peak_bytes(way: Callable[[], object]) -> int:
-    """The most that torch's allocator holds on the CPU at one time beyond what it held before.
+    """The most that torch's allocator holds at one time beyond what it held before; on the GPU, where one is in use.
 
-    Counted allocation by allocation from the profiler's trace: the same in every run, where resident memory depends on
-    what the C library keeps. What numpy and the matrix library take for themselves is not in it.
+    On a CPU it is counted allocation by allocation from the profiler's trace: the same in every run, where resident
+    memory depends on what the C library keeps. What numpy and the matrix library take for themselves is not in it.
     """
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         way()
     with tempfile.TemporaryDirectory() as folder:
