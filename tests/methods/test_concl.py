@@ -91,7 +91,7 @@ def test_concepts_are_contrasted_as_the_paper_says() -> None:
 @pytest.mark.parametrize("config", [CONFIG, PLM])
 def test_only_whole_views_count_before_the_warm_up_ends(config: ConCLConfig) -> None:
     method = built(config)
-    early = method(batch_of(epoch=1)._replace(reference=None))
+    early = method(batch_of(epoch=1))
     assert early.concepts == 0 and early.total() == early.whole > 0
     early.total().backward()
     assert [name for name, p in method.query.named_parameters() if p.grad is None] == []
@@ -122,8 +122,8 @@ def test_clustering_leaves_the_key_encoder_as_it_was() -> None:
 
 
 def test_what_it_cannot_do_without_is_named() -> None:
-    with pytest.raises(UserError, match=r"switch views\.reference on"):
-        built()(batch_of()._replace(reference=None))
+    with pytest.raises(UserError, match="switch it on with --views.reference"):
+        built()(batch_of(epoch=0)._replace(reference=None))
     with pytest.raises(UserError, match=r"cells cannot be 500 concepts"):
         built(replace(CONFIG, concepts=500))(batch_of())
     with pytest.raises(UserError, match="method"):

@@ -80,22 +80,22 @@ class ConCL(Method):
         return self.moco.query
 
     def forward(self, batch: Batch) -> Losses:
+        if batch.reference is None:
+            raise UserError("concl clusters a reference view: switch it on with --views.reference")
         whole, cells, q, k = self.moco.contrast(batch)
         assert q.cells is not None
         dense = self.moco.dense
         # A term that does not count (yet, or any more) still gives its parameters a gradient, zero: DDP wants one.
         if batch.epoch < self.config.warmup_epochs:
             return Losses(whole, None if cells is None else 0 * cells, q, k, concepts=0 * q.cells.sum())
-        concepts = self.contrast_concepts(batch, q, k)
+        concepts = self.contrast_concepts(batch, batch.reference, q, k)
         return Losses(0 * whole, None if cells is None else dense * cells, q, k, concepts=(1 - dense) * concepts)
 
-    def contrast_concepts(self, batch: Batch, q: Features, k: Features) -> Float[Tensor, ""]:
+    def contrast_concepts(self, batch: Batch, reference: View, q: Features, k: Features) -> Float[Tensor, ""]:
         """InfoNCE of the prototypes that both views show: the mean over all of them, on all processes."""
-        if batch.reference is None:
-            raise UserError("concl clusters a reference view: switch views.reference on")
-        clusters, grid = self.cluster(batch.reference)
+        clusters, grid = self.cluster(reference)
         mine, theirs = (
-            carried(clusters, grid, batch.reference, view, features)
+            carried(clusters, grid, reference, view, features)
             for view, features in ((batch.first, q), (batch.second, k))
         )
         shown = (torch.minimum(mine.cells, theirs.cells) >= LEAST_CELLS).flatten()
@@ -117,9 +117,8 @@ class ConCL(Method):
         backbone = self.moco.key.encoder.backbone
         assert isinstance(backbone, Backbone)
         training = backbone.training
-        grid = backbone.eval().last_but_one(
-            reference.images
-        )  # statistics as they stand: plain tiles must not move them
+        backbone.eval()  # statistics as they stand: plain tiles must not move them
+        grid = backbone.last_but_one(reference.images)
         backbone.train(training)
         rows, cols = grid.shape[2:]
         if rows * cols < self.config.concepts:
