@@ -46,6 +46,23 @@ def test_tiles_in_a_backbone_out(tiles: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"done: {run}" in capsys.readouterr().out
 
 
+def test_runs_are_compared_in_whole_rows_on_any_terminal(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for recipe in ("moco-v2", "plm"):
+        main(["pretrain", recipe, "--data", str(tiles), "--out", str(tmp_path / f"a-long-name-of-a-{recipe}"), *TINY])
+    monkeypatch.setenv("COLUMNS", "40")
+    capsys.readouterr()
+    folders = [str(tmp_path / f"a-long-name-of-a-{recipe}") for recipe in ("moco-v2", "plm")]
+    main(["compare", *folders, "--out", str(tmp_path / "both.png")])
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if line.startswith("| a-long-name")]
+    assert len(rows) == 2 and all(row.endswith("% |") for row in rows)
+    assert f"curves: {tmp_path}/both.png" in said and (tmp_path / "both.png").is_file()
+    with Image.open(tmp_path / "both.png") as page:
+        assert page.width > 900
+
+
 def test_a_recipe_of_the_users_own(tiles: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\nfrom colocate.recipes import moco_v2\n"
@@ -70,7 +87,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in listed for name in RECIPES)
 
 
-@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report"])
+@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report", "compare"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])
@@ -112,6 +129,9 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
         ),
         (["export", "{empty}", "out.pth"], "backbone.json"),
         (["report", "{empty}"], "empty"),
+        (["compare"], "give two runs or more"),
+        (["compare", "{empty}"], "colocate report"),
+        (["compare", "{empty}", "{tmp}"], "empty is not the folder of a run"),
         (["inspect", "{empty}"], "empty"),
     ],
 )

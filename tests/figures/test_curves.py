@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as some
 from matplotlib.figure import Figure
 
-from colocate.figures.curves import _running_mean, draw_correspondence, draw_losses, draw_spread
+from colocate.figures.curves import _apart, _running_mean, draw_correspondence, draw_line, draw_losses, draw_spread
 
 
 def rows(count: int, **fixed: float) -> list[dict[str, float]]:
@@ -52,3 +54,29 @@ def test_short_runs_are_drawn(count: int) -> None:
     draw_spread(upper, lower, rows(count))
     assert upper.lines and lower.lines
     draw_correspondence(Figure().subplots(), rows(count, correspondence=math.nan, correspondence_chance=math.nan))
+
+
+def test_a_full_running_mean_is_drawn_where_all_its_rows_are() -> None:
+    axes = Figure().subplots()
+    values = np.random.default_rng(0).normal(size=40)
+    journal = [{"step": 5.0 * (i + 1), "loss": float(value)} for i, value in enumerate(values)]
+    end = draw_line(axes, journal, "loss", "black", pairs=3, full=True)
+    thin, thick = axes.lines
+    assert list(thin.get_ydata()) == list(values)
+    assert list(thick.get_xdata()) == [15.0 * step for step in range(3, 39)]
+    assert thick.get_ydata() == pytest.approx([values[at - 2 : at + 3].mean() for at in range(2, 38)])
+    assert end == pytest.approx(values[-5:].mean())
+
+
+@example([1.0, 1.0, 1.0], 0.1)
+@example([0.0, 0.0], 0.1)
+@given(some.lists(some.floats(0, 1), max_size=8).map(sorted), some.floats(0, 0.12))
+def test_names_are_moved_apart_in_order_within_the_chart_and_no_further_than_need_be(
+    ends: list[float], gap: float
+) -> None:
+    places = _apart(np.array(ends), gap, (0.0, 1.0))
+    assert (np.diff(places) >= gap - 1e-9).all()
+    assert ((places >= -1e-9) & (places <= 1 + 1e-9)).all()
+    assert _apart(places, gap, (0.0, 1.0)) == pytest.approx(places)
+    if len(ends) == 2 and 0.1 < sum(ends) / 2 < 0.9:
+        assert places.mean() == pytest.approx(np.mean(ends))  # both make way

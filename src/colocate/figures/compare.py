@@ -93,7 +93,7 @@ def draw(runs: Sequence[Run]) -> Page:
     deep = -(-len(runs) // across)
     key_top = 0.95 + LINE * (len(shared) + len(others)) + 0.1 * bool(others)
     charts = key_top + LINE * deep + 0.4
-    page = Page(WIDTH, charts + 2 * ROW)
+    page = Page(WIDTH, charts + 2 * ROW + 0.25)
 
     page.text(MARGIN, 0.4, _title(runs), TITLE, fontweight="bold")
     for number, line in enumerate(shared + others):
@@ -112,6 +112,11 @@ def draw(runs: Sequence[Run]) -> Page:
         top = charts + number // 2 * ROW
         page.heading(left - 0.4, top, title, explanation)
         _chart(page.axes(left, top + TOP, width, CHART), runs, column, looks)
+    numbers = (
+        " The numbers at the right are means over the last tenth of the rows." if len(runs) <= len(COLOURS) else ""
+    )
+    foot = f"Thin: each row of the journal. Thick: its running mean over a tenth of the run.{numbers}"
+    page.text(MARGIN, charts + 2 * ROW - 0.2, foot, SMALL, color=SOFT)
     return page
 
 
@@ -121,17 +126,18 @@ def _wrapped(line: str) -> list[str]:
 
 def _label(run: Run) -> str:
     """The run's name, with its recipe's where that says more; of a very long one the end."""
-    label = run.name if run.recipe.name in ("", run.name) else f"{run.name} ({run.recipe.name})"
+    label = run.name if run.recipe.name in ("", Path(run.name).name) else f"{run.name} ({run.recipe.name})"
     most = int((INNER - 0.9) * LETTERS)
     return label if len(label) <= most else f"...{label[3 - most :]}"
 
 
 def _title(runs: Sequence[Run]) -> str:
+    """Recipes and data, as far as a line has room for them."""
     recipes = list(dict.fromkeys(run.recipe.name or "own" for run in runs))
-    named = ", ".join(recipes) if len(", ".join(recipes)) < 60 else f"{len(recipes)} recipes"
-    several = f"{named}: {len(runs)} runs" if len(recipes) < len(runs) else named
-    data = {run.data for run in runs}
-    return f"{several} on {data.pop()}"[:80] if len(data) == 1 else several
+    data = f" on {runs[0].data}" if len({run.data for run in runs}) == 1 else ""
+    count = f": {len(runs)} runs" if len(recipes) < len(runs) else ""
+    whole = f"{', '.join(recipes)}{count}{data}"
+    return next((words for words in (whole, f"{len(runs)} runs{data}") if len(words) <= 75), f"{len(runs)} runs")
 
 
 def _chart(axes: Axes, runs: Sequence[Run], column: str, looks: list[tuple[str, Dashes]]) -> None:
@@ -141,11 +147,13 @@ def _chart(axes: Axes, runs: Sequence[Run], column: str, looks: list[tuple[str, 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for run, units, (colour, dashes) in zip(runs, pairs, looks, strict=True):
         draw_line(axes, run.rows, column, colour, dashes=dashes, faint=0.25, pairs=units, full=True)
+    fit(axes, max(run.rows[-1]["step"] * units for run, units in zip(runs, pairs, strict=True)))
     if not axes.lines:
         axes.text(0.5, 0.5, "not in these journals", transform=axes.transAxes, color=SOFT, fontsize=SMALL, ha="center")
+        axes.set_yticks([])
+        return
     if column == "correspondence":
         _chance(axes, runs, [colour for colour, _ in looks])
-    fit(axes, max(run.rows[-1]["step"] * units for run, units in zip(runs, pairs, strict=True)))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     low, high = axes.dataLim.intervaly
     axes.set_ylim(0 if low < high / 2 else high / 2, None)
@@ -163,8 +171,9 @@ def _chance(axes: Axes, runs: Sequence[Run], colours: list[str]) -> None:
     if max(known) - min(known) < 0.01:
         level = sum(known) / len(known)
         axes.axhline(level, color=SOFT, lw=1.1, ls=CHANCE)
-        name_level(axes, level, f"chance {level:.3g}")
+        name_level(axes, level, f"chance {level:.2f}")
         return
     for level, colour in zip(levels.values(), colours, strict=True):
-        axes.axhline(level, color=colour, lw=1.1, ls=CHANCE)
+        if math.isfinite(level):
+            axes.axhline(level, color=colour, lw=1.1, ls=CHANCE)
     name_level(axes, min(known), "chance (dashed)")
