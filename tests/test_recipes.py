@@ -1,0 +1,80 @@
+"""The recipes that come with colocate: each trains as it stands, and says what it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from colocate.methods.concl import ConCLConfig
+from colocate.methods.moco import MoCoConfig
+from colocate.methods.vicregl import VICRegLConfig
+from colocate.optim import build_optimizer
+from colocate.recipe import EncoderConfig, Recipe, differences
+from colocate.recipes import PAPER, RECIPES, find_recipe, small, summary
+from colocate.train import build_method
+from colocate.views import sample_views
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """Its own networks and settings, with queues, expanders and views that fit a test."""
+    method = recipe.method
+    if isinstance(method, MoCoConfig):
+        method = replace(method, queue_length=64)
+    elif isinstance(method, ConCLConfig):
+        method = replace(method, moco=replace(method.moco, queue_length=64))
+    elif isinstance(method, VICRegLConfig):
+        method = replace(method, width=64)
+    return replace(recipe, method=method, views=replace(recipe.views, size=96, local_size=64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-small")])
+def test_every_recipe_takes_steps(name: str) -> None:
+    """On one batch, with its own optimiser."""
+    recipe = shortened(find_recipe(name))
+    method = build_method(recipe)
+    optimizer = build_optimizer(replace(recipe.optim, lr=recipe.optim.lr / 10), method)
+    batch = sample_views(torch.randint(0, 256, (8, 3, 96, 96), dtype=torch.uint8), recipe.views, epoch=20)
+    losses = []
+    for _ in range(4):
+        loss = method(batch).total()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert len(set(losses)) == 4
+
+
+def test_paper_recipes_stand_on_one_footing() -> None:
+    """They differ in the method, in the reference view that ConCL needs, and in VICRegL's optimiser: nothing else."""
+    plm = find_recipe("plm")
+    for recipe in PAPER:
+        parts = {line.split(" ")[0].split(".")[0] for line in differences(recipe(), plm)}
+        allowed = {"method"} | ({"optim"} if "vicregl" in recipe().name else set())
+        allowed |= {"views"} if "concl" in recipe().name else set()
+        assert parts <= allowed, recipe().name
+
+
+def test_each_small_recipe_is_its_own_made_small() -> None:
+    for recipe in PAPER:
+        name = recipe().name.removesuffix("-v2") + "-small"
+        assert find_recipe(name) == small(recipe())
+        assert recipe().name in summary(RECIPES[name])
+
+
+def test_what_plm_adds_is_the_match() -> None:
+    for plain, matched, field in (("moco-v2", "plm", "match"), ("vicregl", "plm-vicregl", "location")):
+        lines = differences(find_recipe(matched), find_recipe(plain))
+        assert {line.split(" ")[0].split(".")[1] for line in lines} <= {field, "dense"}
+
+
+def test_a_vit_has_patch_tokens_as_cells() -> None:
+    recipe = find_recipe("plm-vit")
+    assert recipe.encoder == EncoderConfig("vit_small_patch16_224", drop_path=0.1)
+    assert recipe.optim.name == "adamw" and recipe.optim.clip == 1.0
+    method = build_method(shortened(recipe)).eval()
+    assert method.query(torch.zeros(1, 3, 224, 224)).grid == (14, 14)
