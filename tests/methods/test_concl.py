@@ -122,7 +122,7 @@ def test_clustering_leaves_the_key_encoder_as_it_was() -> None:
 
 
 def test_what_it_cannot_do_without_is_named() -> None:
-    with pytest.raises(UserError, match="switch it on with --views.reference"):
+    with pytest.raises(UserError, match=r"switch it on with --views\.reference"):
         built()(batch_of(epoch=0)._replace(reference=None))
     with pytest.raises(UserError, match=r"cells cannot be 500 concepts"):
         built(replace(CONFIG, concepts=500))(batch_of())

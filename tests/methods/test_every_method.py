@@ -81,7 +81,7 @@ def test_one_tile_a_device(tiles: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_a_single_cell_cannot_be_normalised(tiles: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a single view of 32 x 32 px is one cell .* larger"):
+    with pytest.raises(UserError, match=r"a single view of 32 x 32 px is one cell .* larger"):
         pretrain(recipe_of("plm", tiles, tmp_path / "run", batch=1, steps=2))
 
 
