@@ -175,7 +175,7 @@ def export(run: Place[Path], out: Place[Path], to: Library = "timm") -> None:
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Pretrain on made-up tissue and draw a page of pictures: under three minutes on two cores.
+    """Pretrain on made-up tissue and draw a page of pictures: two minutes on two cores.
 
     Args:
         out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.

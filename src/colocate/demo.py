@@ -1,4 +1,4 @@
-"""The whole of colocate in three minutes: made-up tissue, a pretraining, and one page of pictures."""
+"""The whole of colocate in two minutes: made-up tissue, a pretraining, and one page of pictures."""
 
 from __future__ import annotations
 

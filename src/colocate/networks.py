@@ -140,7 +140,7 @@ class Queue(nn.Module):
             return
         kept = torch.ones_like(new[:, 0], dtype=torch.bool) if valid is None else gather(valid.byte()).bool()
         # How many are valid is known to the device alone: asking for it here would wait for it.
-        new, count = new[kept.argsort(descending=True, stable=True)], kept.sum()
+        new, count = new[(~kept).byte().argsort(stable=True)], kept.sum()
         slot = torch.arange(len(self.vectors), device=new.device)
         turn = (slot - self.position) % len(slot)  # the slot takes the turn-th new vector, or one some rounds later
         last = turn + (count - 1 - turn).clamp_min(0) // len(slot) * len(slot)

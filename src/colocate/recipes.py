@@ -103,21 +103,22 @@ def small(recipe: Recipe) -> Recipe:
 
 
 def plm_demo() -> Recipe:
-    """What `colocate demo` trains on its phantom tissue: minutes on two cores.
+    """What `colocate demo` trains on its phantom tissue: two minutes on two cores.
 
-    A queue of one batch: in so short a run the keys move fast, and telling past keys from new ones by their age alone
-    would pay. Milder colours and Adam, for there are but a few hundred steps.
+    For a few hundred steps, which cannot teach everything (docs/LOG.md): no flips, milder colours, mostly the dense
+    term and a sharper softmax; a queue of two batches, or old keys would be told from new ones by their age; Adam.
     """
     recipe = small(plm())
     assert isinstance(recipe.method, MoCoConfig)
+    views = replace(recipe.views, size=64, symmetries="none", jitter=(0.2, 0.2, 0.2, 0.05), grey_p=0.05)
     return replace(
         recipe,
         name="plm-demo",
         epochs=24,
         batch=32,
         encoder=EncoderConfig("resnet10t", output_stride=16),
-        method=replace(recipe.method, queue_length=32, temperature=0.1),
-        views=replace(recipe.views, size=96, jitter=(0.2, 0.2, 0.2, 0.05), grey_p=0.05, blur_px=(0.1, 1.0)),
+        method=replace(recipe.method, dense=0.9, queue_length=64, temperature=0.1),
+        views=replace(views, blur_px=(0.1, 1.0)),
         optim=OptimConfig(name="adamw", lr=0.001, weight_decay=0.01, warmup_epochs=2),
     )
 

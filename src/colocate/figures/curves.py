@@ -21,6 +21,7 @@ def draw_losses(axes: Axes, rows: Rows) -> None:
     """The loss and its weighted terms."""
     plot(axes, "Loss", "step")
     terms = (("loss", "total", INK), ("whole", "views", BLUE), ("cells", "cells", ORANGE))
+    terms += (("concepts", "concepts", GREEN),)
     ends = [(draw_line(axes, rows, name, colour), label, colour) for name, label, colour in terms]
     fit(axes, rows[-1]["step"])
     name_ends(axes, [(end, f"{label} {end:.2f}", colour) for end, label, colour in ends])
