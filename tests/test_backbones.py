@@ -54,6 +54,18 @@ def test_a_backbone_that_cannot_be_is_named(name: str, output_stride: int, messa
         Backbone(name, output_stride)
 
 
+@pytest.mark.parametrize(
+    ("name", "views", "message"),
+    [
+        ("test_vit", ViewConfig(size=100), r"views\.size 100: test_vit cannot take views of 100 x 100 px"),
+        ("test_convnext", ViewConfig(size=64, local_views=1, local_size=4), r"views\.local_size 4: test_convnext"),
+    ],
+)
+def test_views_that_a_backbone_cannot_take_are_named(name: str, views: ViewConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_method(tiny_recipe(Path(), Path(), encoder=EncoderConfig(name), views=views))
+
+
 def test_first_weights_come_from_the_seed_alone(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path)
     torch.manual_seed(7)

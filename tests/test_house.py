@@ -13,8 +13,8 @@ SOURCE = ROOT / "src" / "colocate"
 # From the ground up; a module imports only from floors below its own, packages count as one room.
 FLOORS = [
     {"errors"},
-    {"geometry", "draws", "objectives", "distributed", "outside"},
-    {"colour", "matching", "clustering", "data", "checkpoint", "optim"},
+    {"geometry", "draws", "distributed", "outside"},
+    {"objectives", "colour", "matching", "clustering", "data", "checkpoint", "optim"},
     {"looks"},
     {"views"},
     {"backbones"},

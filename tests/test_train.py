@@ -209,6 +209,14 @@ def test_what_cannot_be_resumed_is_said(tiles: Path, tmp_path: Path) -> None:
     pretrain(recipe, resume=True)  # from the one before
 
 
+def test_a_run_that_never_took_a_step_may_be_started_otherwise(tiles: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run", batch=14)
+    with pytest.raises(UserError, match="do not divide into groups"):
+        pretrain(recipe)
+    pretrain(replace(recipe, batch=12))
+    assert read_journal(tmp_path / "run")[-1]["step"] == 6
+
+
 def test_moved_tiles_may_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):

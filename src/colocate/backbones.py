@@ -57,6 +57,23 @@ class Backbone(nn.Module):
         forward: Any = self.net.forward_intermediates
         return forward(images, indices=1, norm=True, intermediates_only=True)[0]
 
+    @torch.no_grad()
+    def check(self, size: int, option: str) -> None:
+        """See whether views of `size` x `size` px go through; `option` is what sets their size.
+
+        Raises:
+            UserError: they do not.
+        """
+        training = self.training
+        try:
+            self.eval()(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{option} {size}: {self.name} cannot take views of {size} x {size} px ({error})"
+            ) from error
+        finally:
+            self.train(training)
+
     def last_but_one(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b e i j"]:
         """The grid of the stage before the last (of a ViT: the block), stride 16 in ResNets and ConvNeXts."""
         forward: Any = self.net.forward_intermediates

@@ -164,8 +164,13 @@ def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f
     if max(grid.shape[2:]) <= most:
         return grid
     unit = torch.tensor([[0.0, 1.0]])
-    rows, cols = (shared_fraction(unit, min(n, most), unit, n)[0].to(grid) for n in grid.shape[2:])
+    rows, cols = (shared_fraction(unit, min(n, most), unit, n)[0].to(grid, non_blocking=True) for n in grid.shape[2:])
     return rows @ grid @ cols.T
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def grid_size(cells: int | tuple[int, int]) -> tuple[int, int]:

@@ -87,6 +87,6 @@ def warning(measures: dict[str, float], batch: int) -> str | None:
     if measures["feature_std"] < 0.1 or (batch >= 8 and measures["effective_rank"] < 1.5):
         return (
             f"features look collapsed (std {measures['feature_std']:.2f} of 1, effective rank "
-            f"{measures['effective_rank']:.1f}): try a lower optim.lr, more warm-up or a smaller method.norm-group"
+            f"{measures['effective_rank']:.1f}): try a lower optim.lr or more warm-up"
         )
     return None

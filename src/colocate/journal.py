@@ -104,6 +104,12 @@ def read_journal(run: Path) -> list[dict[str, float]]:
         raise UserError(f"{run} has no readable journal.csv: is it the folder of a run?") from error
 
 
+def has_rows(run: Path) -> bool:
+    """Whether a run has logged anything yet."""
+    path = run / "journal.csv"
+    return path.exists() and len(path.read_text().splitlines()) > 1
+
+
 def loggers(names: tuple[str, ...], run: Path, recipe: dict[str, Any]) -> list[Any]:
     """Lightning's loggers for these journals.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .geometry import Crop, cell_centres, grid_size, shared_fraction
+from .geometry import Crop, cell_centres, exact, grid_size, shared_fraction
 
 
 class Match(ABC):
@@ -46,14 +46,20 @@ class SharedArea(Match):
     rows: Float[Tensor, "b h g"]
     cols: Float[Tensor, "b w f"]
     swap: Bool[Tensor, " b"]
-    weight: Float[Tensor, "b n"]
+    seen: Float[Tensor, "b n"]
     """How much of each of the n = h * w cells the other view saw at all, in [0, 1]: w_i = sum_j S[i, j]."""
+    weight: Float[Tensor, "b n"]
+    """How much each cell counts: the same, unless changed."""
     grid: tuple[int, int]
     """Rows and columns of the *other* view's grid."""
 
     def ranking(self) -> Float[Tensor, "b n"]:
-        """The share of the cell that the other view saw."""
-        return self.weight
+        """How much of the cell the other view saw; among equals, how much of that lies in a single cell.
+
+        Without the second, cells that were seen whole (often most of them) would be taken from the view's top.
+        """
+        single = (self.rows.amax(2)[:, :, None] * self.cols.amax(2)[:, None, :]).flatten(1)
+        return (self.seen * 1e6).round() + single / 2
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The other view's cells averaged by shared area: sum_j S[i, j] / w_i * cells_j, zero where w_i = 0.
@@ -82,7 +88,8 @@ class SharedArea(Match):
         turned = field.transpose(axis, axis + 1)
         if self.swap.all():
             return turned
-        return torch.where(self.swap.to(field.device).view(-1, *[1] * (field.ndim - 1)), turned, field)
+        swap = self.swap.to(field.device, non_blocking=True)
+        return torch.where(swap.view(-1, *[1] * (field.ndim - 1)), turned, field)
 
 
 @final
@@ -155,15 +162,14 @@ def overlap(
     rows = shared_fraction(own_vertical, h, torch.where(across, other_horizontal, other_vertical), facing_rows)
     cols = shared_fraction(own_horizontal, w, torch.where(across, other_vertical, other_horizontal), facing_cols)
     seen_rows, seen_cols = rows.sum(2), cols.sum(2)
-    weight = (seen_rows[:, :, None] * seen_cols[:, None, :]).flatten(1).clamp(0, 1)
-    return SharedArea(_normalised(rows, seen_rows), _normalised(cols, seen_cols), swap, weight, (g, f))
+    seen = (seen_rows[:, :, None] * seen_cols[:, None, :]).flatten(1).clamp(0, 1)
+    return SharedArea(_normalised(rows, seen_rows), _normalised(cols, seen_cols), swap, seen, seen, (g, f))
 
 
 def _normalised(shares: Float[Tensor, "b n m"], seen: Float[Tensor, "b n"]) -> Float[Tensor, "b n m"]:
     return shares / torch.where(seen > 0, seen, torch.ones_like(seen))[:, :, None]
 
 
-@torch.no_grad()
 def attend(
     match: SharedArea, own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"], temperature: float = 0.2
 ) -> Attended:
@@ -171,8 +177,8 @@ def attend(
 
     Cells that share nothing stay out. An ablation of plain area; no gradient passes through the shares.
     """
-    area = match.fractions().to(own, non_blocking=True)
-    similar = F.normalize(own, dim=2) @ F.normalize(other, dim=2).mT / temperature
+    similar = _cosine(own.detach(), other.detach()) / temperature
+    area = match.fractions().to(similar, non_blocking=True)
     shares = area * (similar - similar.amax(2, keepdim=True)).exp()
     return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight)
 
@@ -185,16 +191,14 @@ def most_similar(own: Float[Tensor, "b n c"], other: Float[Tensor, "b m c"]) -> 
     >>> match.partner
     tensor([[1, 0]])
     """
-    with torch.autocast(own.device.type, enabled=False):  # in bfloat16 too many would be equally similar
-        similarity = F.normalize(own.float(), dim=2) @ F.normalize(other.float(), dim=2).mT
-    score, partner = similarity.max(2)
+    score, partner = _cosine(own, other).max(2)
     return Nearest(partner, score, torch.ones_like(score))
 
 
 @torch.no_grad()
 def nearest_feature(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Nearest:
     """The partner at the smallest Euclidean distance (VICRegL, arXiv:2210.01571, on the expanded cells)."""
-    return _nearest(own.float(), other.float())
+    return _nearest(exact(own), exact(other))
 
 
 def nearest_centre(
@@ -205,6 +209,11 @@ def nearest_centre(
     Centres are true ones: the middle of each cell, flips and quarter turns applied. Arguments as for `overlap`.
     """
     return _nearest(cell_centres(own, cells), cell_centres(other, cells if other_cells is None else other_cells))
+
+
+def _cosine(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Float[Tensor, "b n m"]:
+    with torch.autocast(own.device.type, enabled=False):  # in bfloat16 too many would be equally similar
+        return F.normalize(exact(own), dim=2) @ F.normalize(exact(other), dim=2).mT
 
 
 def _nearest(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Nearest:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .geometry import exact
+
 
 def info_nce(
     query: Float[Tensor, "r d"],
@@ -51,11 +53,6 @@ def info_nce(
         scale = scale / (len(query) if count is None else count)
         negatives = F.normalize(exact(negatives.detach()).to(query), dim=1)
         return _InfoNCE.apply(query, key, negatives, scale, temperature, chunk)  # type: ignore[no-any-return]
-
-
-def exact(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _InfoNCE(Function):

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .data import Index
 from .errors import UserError
-from .journal import loggers
+from .journal import has_rows, loggers
 from .methods.method import Method
 from .recipe import Recipe, differences, from_json, read_recipe, to_json
 
@@ -80,9 +80,10 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
     """
     stored = run / "recipe.json"
-    if not resume and stored.exists():
+    begun = stored.exists() and (checkpoint.checkpoints(run / "checkpoints") or has_rows(run))
+    if begun and not resume:
         raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
-    if resume and stored.exists():
+    if begun:
         before = read_recipe(stored)
         if changed := differences(recipe, before):
             raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")

@@ -111,6 +111,9 @@ def build_method(recipe: Recipe) -> Method:
     """The recipe's method with its first weights: a function of the recipe alone."""
     torch.manual_seed(recipe.seed)
     backbone = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride, recipe.encoder.drop_path)
+    backbone.check(recipe.views.size, "views.size")
+    if recipe.views.local_views:
+        backbone.check(recipe.views.local_size, "views.local_size")
     if recipe.encoder.init == "published":
         backbone.load_published()
     elif recipe.encoder.init != "random":

@@ -65,7 +65,7 @@ def _pixels(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -
     low = rows @ tiles.transpose(1, 2).flatten(2).float()  # b s (3 W)
     view = (low.view(len(tiles), -1, width) @ cols.mT).unflatten(1, (-1, 3)).transpose(1, 2)  # b 3 s s
     if crop.transpose.any():
-        view = torch.where(crop.transpose.to(device)[:, None, None, None], view.mT, view)
+        view = torch.where(_send(crop.transpose, device)[:, None, None, None], view.mT, view)
     if config.stain > 0:
         matrix, offset = stain_matrix(looks.stain_scale.float(), looks.stain_shift.float())
         view = jitter_stain(view, _send(matrix, device), _send(offset, device))

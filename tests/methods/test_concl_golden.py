@@ -154,7 +154,7 @@ def batch_of(values: dict[str, Tensor]) -> tuple[Batch, Features, Features]:
     reference = View(pixels, reference_of(values))
     first, second = (View(pixels, view_of(values, side)) for side in SIDES)
     q, k = (
-        Features(cells.mean(1), cells.clone().requires_grad_(), cells, CELLS)
+        Features(cells.mean(1), None, cells.clone().requires_grad_(), CELLS)
         for cells in (features(values, side) for side in SIDES)
     )
     return Batch(first, second, torch.arange(8), reference=reference), q, k
@@ -166,15 +166,15 @@ def test_concepts_hardly_seen_by_either_view_do_not_count(values):
     assignment[:, 0, 0] = 4  # a corner: a quarter of a cell of a whole view, nothing where the view is cut
     assignment[:, :2, -2:] = 5  # a cell of a view that is the whole reference, less or nothing elsewhere
     batch, q, k = batch_of(values)
-    assert batch.reference is not None and q.cells is not None and k.cells is not None
+    assert batch.reference is not None
     method = method_of(assignment)
     negatives = method.past_prototypes.vectors.clone()
-    loss = method.contrast_concepts(batch, q, k)
+    loss = method.contrast_concepts(batch, batch.reference, q, k)
 
     sides = []
     for view, seen in ((batch.first, q), (batch.second, k)):
         shares = slow.carried(assignment.flatten(1), 6, GRID, batch.reference.crop, view.crop, CELLS)
-        sides.append((seen.cells, shares, shares.sum(1)))
+        sides.append((seen.field, shares, shares.sum(1)))
     (mine, shares, covered), (theirs, other_shares, other_covered) = sides
     shown = [(t, c) for t in range(8) for c in range(6) if min(covered[t, c], other_covered[t, c]) >= LEAST_CELLS]
     assert not {(t, 4) for t in range(8)} & set(shown)
@@ -201,10 +201,10 @@ def test_a_batch_whose_views_share_no_concept_gives_no_loss_and_a_finite_gradien
     assignment = (torch.arange(14) >= 7).long()[None, :, None].expand(8, 14, 14)
     method = method_of(assignment)
     before = method.past_prototypes.vectors.clone()
-    loss = method.contrast_concepts(batch, q, k)
+    assert batch.reference is not None
+    loss = method.contrast_concepts(batch, batch.reference, q, k)
     assert loss == 0 and torch.equal(method.past_prototypes.vectors, before)
-    assert q.cells is not None
-    (gradient,) = torch.autograd.grad(loss, q.cells)
+    (gradient,) = torch.autograd.grad(loss, q.field)
     assert bool((gradient == 0).all())
 
 

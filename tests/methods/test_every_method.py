@@ -41,6 +41,9 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
         pretrain(halves)
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
+    if "concl" in name:
+        concepts = [row["concepts"] for row in read_journal(tmp_path / "whole")]
+        assert concepts[:2] == [0, 0] and min(concepts[2:]) > 0
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
@@ -18,7 +19,7 @@ from colocate.methods.rules import NearestCentre, NearestFeature, Overlap
 from colocate.methods.vicregl import VICRegL, VICRegLConfig
 from colocate.networks import Features
 from colocate.train import build_method
-from colocate.views import View
+from colocate.views import Batch, View
 from tests.methods.test_golden import close, crops
 from tests.methods.test_moco import batch_of
 from tests.reference import vicreg as slow
@@ -45,15 +46,22 @@ def only(config: VICRegLConfig, term: str) -> VICRegLConfig:
     return replace(config, **off)  # type: ignore[arg-type]
 
 
+def whole_loss(method: VICRegL, x: Tensor, y: Tensor) -> Tensor:
+    """The whole term, of projected features that are given."""
+    method.query.forward = lambda images: Features(images, images[:, None], images[:, None], (1, 1))  # type: ignore
+    crop = Crop.of([[0, 0, 8, 8]]).select(torch.zeros(len(x), dtype=torch.long))
+    return method(Batch(View(x, crop), View(y, crop), torch.arange(len(x)))).whole / method.config.alpha
+
+
 @pytest.mark.parametrize("term", ["invariance", "variance", "covariance"])
 def test_published_whole_terms(values: dict[str, Tensor], term: str) -> None:
     method = built(only(VICRegLConfig(), term))
-    torch.testing.assert_close(method.vicreg(values["whole_0"], values["whole_1"]), values[f"whole_{term}"])
+    torch.testing.assert_close(whole_loss(method, values["whole_0"], values["whole_1"]), values[f"whole_{term}"])
 
 
 def test_published_whole_gradients(values: dict[str, Tensor]) -> None:
     x, y = (values[f"whole_{view}"].clone().requires_grad_() for view in (0, 1))
-    built(VICRegLConfig()).vicreg(x, y).backward()
+    whole_loss(built(VICRegLConfig()), x, y).backward()
     for ours, name in ((x, "grad_whole_0"), (y, "grad_whole_1")):
         assert ours.grad is not None
         close(ours.grad, values[name], 1e-6)
@@ -107,58 +115,78 @@ def test_published_cell_terms_and_gradients(values: dict[str, Tensor], monkeypat
         close(cell.grad, values[name], 1e-6)
 
 
-def plain_cells(config: VICRegLConfig, own: Crop, other: Crop, x: Tensor, y: Tensor, grid: tuple[int, int]) -> Tensor:
+def plain_cells(
+    config: VICRegLConfig, own: View, other: View, x: Features, y: Features, best: int
+) -> Tensor:  # fmt: skip
     """VICRegL's local term from one side, in loops; with Overlap, PLM's."""
+    assert x.cells is not None and y.cells is not None
 
     def term(pairs: list[list[tuple[Tensor, Tensor, float]]]) -> Tensor:
         """pairs[slot][tile]: a cell, its partner and its weight."""
-        loss = x.new_zeros(())
+        losses = []
         for slot in pairs:
-            errors = [weight * slow.invariance(a[None], b[None]) for a, b, weight in slot]
-            loss = loss + config.invariance * torch.stack(errors).mean()
+            loss = torch.stack([weight * slow.invariance(a[None], b[None]) for a, b, weight in slot]).mean()
+            loss = config.invariance * loss
             for stacked in (torch.stack([a for a, _, _ in slot]), torch.stack([b for _, b, _ in slot])):
                 loss = loss + config.variance * slow.variance(stacked) / 2
                 loss = loss + config.covariance * slow.covariance(stacked) / 2
-        return loss / len(pairs)
+            losses.append(loss)
+        return torch.stack(losses).mean()
 
-    n, tiles = x.shape[1], range(len(x))
-    by_feature = [slow.nearest(list(x[t]), list(y[t]))[0] for t in tiles]
-    loss = term([[(x[t, i], y[t, by_feature[t][i]], 1.0) for t in tiles] for i in range(n)])
+    n, tiles = x.cells.shape[1], range(len(x.cells))
+    nearest = [slow.nearest(list(x.cells[t]), list(y.cells[t]))[0] for t in tiles]
+    loss = term([[(x.cells[t, i], y.cells[t, nearest[t][i]], 1.0) for t in tiles] for i in range(n)])
 
     kept, partners, weights = [], [], []
-    shares = overlap_matrix(own, other, grid, grid)
+    shares = overlap_matrix(own.crop, other.crop, x.grid, y.grid)
     for t in tiles:
         if isinstance(config.location, Overlap):
             weight = shares[t].sum(1).tolist()
-            order = sorted(range(n), key=lambda i: -round(weight[i], 9))
-            partners.append([shares[t, i] @ y[t] / (weight[i] or 1) for i in range(n)])
+            single = [round(float(row.max() / (row.sum() or 1)), 9) for row in shares[t]]
+            order = sorted(range(n), key=lambda i: (-round(weight[i], 6), -single[i]))
+            mean = [shares[t, i] @ y.cells[t] / (weight[i] or 1) for i in range(n)]
+            partners.append([mean[i] if weight[i] > 0 else x.cells[t, i] for i in range(n)])
         else:
-            places = [[torch.tensor(c, dtype=x.dtype) for c in slow.centres(crop, t, grid)] for crop in (own, other)]
+            sides = ((own, x), (other, y))
+            places = [[torch.tensor(c) for c in slow.centres(view.crop, t, z.grid)] for view, z in sides]
             index, distance = slow.nearest(*places)
-            weight, order = [1.0] * n, sorted(range(n), key=lambda i: round(distance[i], 9))
-            partners.append([y[t, j] for j in index])
-        kept.append(sorted(order[: config.best]))
+            weight, order = [1.0] * n, sorted(range(n), key=lambda i: round(distance[i], 4))
+            partners.append([y.cells[t, j] for j in index])
+        kept.append(sorted(order[:best]))
         weights.append(weight)
-    slots = range(config.best)
-    return loss + term([[(x[t, i := kept[t][s]], partners[t][i], weights[t][i]) for t in tiles] for s in slots])
+    slots = range(len(kept[0]))
+    return loss + term([[(x.cells[t, i := kept[t][s]], partners[t][i], weights[t][i]) for t in tiles] for s in slots])
 
 
+@pytest.mark.parametrize("local_views", [0, 2])
 @pytest.mark.parametrize("location", [NearestCentre(), Overlap()])
-def test_the_loss_is_the_papers(location: NearestCentre | Overlap) -> None:
+def test_the_loss_is_the_papers(location: NearestCentre | Overlap, local_views: int) -> None:
     config = replace(CONFIG, location=location)
-    method, batch = built(config), batch_of(count=4)
-    losses = method(batch)
-    x, y = method.query(batch.first.images), method.query(batch.second.images)
-    assert losses.cells is not None and x.cells is not None and y.cells is not None
-    first, second = batch.first.crop, batch.second.crop
-    there = plain_cells(config, first, second, x.cells, y.cells, x.grid)
-    back = plain_cells(config, second, first, y.cells, x.cells, y.grid)
-    torch.testing.assert_close(losses.cells, 0.25 * (there + back) / 2)
+    method, batch = built(config), batch_of(count=4, local_views=local_views)
+    plain = copy.deepcopy(method)
+    views = (batch.first, batch.second, *batch.locals)
+    seen = [plain.query(view.images) for view in views]
+    pairs = [(i, j) for i in (0, 1) for j in range(i + 1, len(views))]
+    best = [config.best, config.best] + [config.best_local] * local_views
+    cells = []
+    for i, j in pairs:
+        there = plain_cells(config, views[i], views[j], seen[i], seen[j], best[i])
+        back = plain_cells(config, views[j], views[i], seen[j], seen[i], best[j])
+        cells.append((there + back) / 2)
+    alike = torch.stack([slow.invariance(seen[i].whole, seen[j].whole) for i, j in pairs]).mean()
+    spread = [config.variance * slow.variance(x.whole) + config.covariance * slow.covariance(x.whole) for x in seen]
+    whole = config.invariance * alike + torch.stack(spread).mean()
 
-    whole = config.invariance * slow.invariance(x.whole, y.whole)
-    for z in (x.whole, y.whole):
-        whole = whole + config.variance * slow.variance(z) / 2 + config.covariance * slow.covariance(z) / 2
+    losses = method(batch)
+    assert losses.cells is not None
+    torch.testing.assert_close(losses.cells, 0.25 * torch.stack(cells).mean(), rtol=1e-6, atol=0)
     torch.testing.assert_close(losses.whole, 0.75 * whole)
+    losses.total().backward()
+    (0.75 * whole + 0.25 * torch.stack(cells).mean()).backward()
+    for (name, mine), theirs in zip(method.named_parameters(), plain.parameters(), strict=True):
+        assert mine.grad is not None and theirs.grad is not None, name
+        apart = (mine.grad - theirs.grad).abs().max() / theirs.grad.abs().max().clamp_min(1)
+        assert apart < 1e-6, (name, apart)
 
 
 def test_every_parameter_learns_and_cells_apart_weigh_nothing() -> None:

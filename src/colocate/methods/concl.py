@@ -56,7 +56,7 @@ class ConCLConfig(MethodConfig):
 
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        return ConCL(self.moco.build_with_cells(backbone, forwards_per_step, projects_cells=True), self)
+        return ConCL(self.moco.build(backbone, forwards_per_step), self)
 
 
 @final
@@ -65,6 +65,7 @@ class ConCL(Method):
 
     Concepts are k-means clusters of a reference view (the bounding box of both crops) on the grid of the key
     backbone's last stage but one; they are carried into each view by exact shared area, not by rounding to cells.
+    A prototype, a mean of the backbone's features, is projected as the mean of a whole view is.
     b tiles, k concepts, n cells a view, d projection width.
     """
 
@@ -83,11 +84,10 @@ class ConCL(Method):
         if batch.reference is None:
             raise UserError("concl clusters a reference view: switch it on with --views.reference")
         whole, cells, q, k = self.moco.contrast(batch)
-        assert q.cells is not None
         dense = self.moco.dense
-        # A term that does not count (yet, or any more) still gives its parameters a gradient, zero: DDP wants one.
+        # A term that does not count yet still gives its parameters a gradient, zero: DDP wants one.
         if batch.epoch < self.config.warmup_epochs:
-            return Losses(whole, None if cells is None else 0 * cells, q, k, concepts=0 * q.cells.sum())
+            return Losses(whole, None if cells is None else 0 * cells, q, k, concepts=torch.zeros_like(whole))
         concepts = self.contrast_concepts(batch, batch.reference, q, k)
         return Losses(0 * whole, None if cells is None else dense * cells, q, k, concepts=(1 - dense) * concepts)
 
@@ -98,17 +98,20 @@ class ConCL(Method):
             carried(clusters, grid, reference, view, features)
             for view, features in ((batch.first, q), (batch.second, k))
         )
+        queries = self.query.whole(mine.mean.flatten(0, 1))
+        with torch.no_grad():
+            keys = self.moco.key.encoder.whole(theirs.mean.flatten(0, 1))
         shown = (torch.minimum(mine.cells, theirs.cells) >= LEAST_CELLS).flatten()
         everywhere = gather(shown.sum()[None]).sum().clamp_min(1)
         loss = info_nce(
-            mine.mean.flatten(0, 1),
-            theirs.mean.detach().flatten(0, 1),
+            queries,
+            keys,
             self.past_prototypes.vectors,
             shown / everywhere * world()[1],
             temperature=self.moco.temperature,
             count=1,
         )
-        self.past_prototypes.push(theirs.mean.flatten(0, 1), shown)
+        self.past_prototypes.push(keys, shown)
         return loss
 
     @torch.no_grad()
@@ -130,7 +133,6 @@ class ConCL(Method):
 def carried(
     clusters: Float[Tensor, "b m k"], grid: tuple[int, int], reference: View, view: View, features: Features
 ) -> Prototypes:
-    """The prototypes that a view shows of the reference view's clusters."""
-    assert features.cells is not None
+    """The prototypes that a view shows of the reference view's clusters: mean features of the backbone."""
     shares = overlap(view.crop, reference.crop, features.grid, grid).pool(clusters)
-    return prototypes(features.cells, shares)
+    return prototypes(features.field, shares)

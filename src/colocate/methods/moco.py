@@ -53,8 +53,8 @@ class MoCoConfig(MethodConfig):
             raise UserError(f"method.momentum must lie in [0, 1), not {self.momentum}")
         if self.match is not None and self.align and not self.both_ways:
             raise UserError(
-                "method.align learns from matched queries, which --method.no-both-ways leaves out: "
-                "give --method.no-align too"
+                "method.align learns from matched queries, which come with --method.both-ways: "
+                "give both, or leave the linear layer out (--method.no-align)"
             )
         positive = (self.temperature, self.queue_length, self.hidden, self.width, self.most_cells or 1)
         if min(positive) <= 0 or self.norm_group < 2:
@@ -68,20 +68,17 @@ class MoCoConfig(MethodConfig):
         if self.match is None:
             return Terms("InfoNCE + queue", "none", "none")
         weighted = ", weighted" if isinstance(self.match, Overlap) and self.match.weighted else ""
-        return Terms("InfoNCE + queue", f"InfoNCE + queue{weighted}", self.match.words)
+        sides = "" if self.both_ways else ", query side"
+        return Terms("InfoNCE + queue", f"InfoNCE + queue{weighted}{sides}", self.match.words)
 
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        return self.build_with_cells(backbone, forwards_per_step, projects_cells=self.match is not None)
-
-    def build_with_cells(self, backbone: Backbone, forwards_per_step: int, projects_cells: bool) -> MoCo:
-        """As `build`; cells can be projected though no match contrasts them."""
         group_batch_norm(backbone, self.norm_group)
         sizes = (backbone.channels, self.hidden, self.width)
         encoder = Encoder(
             backbone,
             whole=projector(*sizes),
-            cells=projector(*sizes) if projects_cells else None,
+            cells=projector(*sizes) if self.match is not None else None,
             align=nn.Linear(self.width, self.width) if self.match is not None and self.align else None,
             most_cells=self.most_cells,
         )
@@ -188,10 +185,11 @@ class MoCo(Method):
         return Pairs.stacked(pairs, Pairs(partners.flatten(0, 1), k.cells.flatten(0, 1), back.weight.flatten()))
 
     def contrast_cells(self, pairs: list[Pairs], negatives: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-        """InfoNCE of all pairs of cells: the mean over pairs of weight x loss."""
-        queries, keys, weight = Pairs.stacked(*pairs)
+        """InfoNCE in one pass: the mean over pairs of cells of weight x loss, each pair of views counting the same."""
+        count = len(pairs[0].weight)
+        scaled = [some._replace(weight=some.weight * (count / len(some.weight) / len(pairs))) for some in pairs]
+        queries, keys, weight = Pairs.stacked(*scaled)
         # Cells that the other view never saw need no row. Crops, so weights too, are on the host: no synchronisation.
-        count = len(weight)
         if weight.device.type == "cpu":
             seen = weight.nonzero().squeeze(1)
             rows = seen.to(queries.device, non_blocking=True)

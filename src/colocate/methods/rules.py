@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, final
 
-import torch
 import tyro
 
 from ..matching import Match, attend, most_similar, nearest_centre, nearest_feature, overlap
@@ -40,12 +39,11 @@ class Overlap(Rule):
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
         match = overlap(own.crop, other.crop, mine.grid, theirs.grid)
         if not self.weighted:
-            match = replace(match, weight=(match.weight > 0).to(match.weight))
+            match = replace(match, weight=(match.seen > 0).to(match.seen))
         if not self.attention:
             return match
         assert mine.cells is not None and theirs.cells is not None
-        with torch.no_grad():
-            return attend(match, mine.cells, theirs.cells)
+        return attend(match, mine.cells, theirs.cells)
 
 
 @final

@@ -35,9 +35,9 @@ class VICRegLConfig(MethodConfig):
     covariance: float = 1.0
     """Coefficient of the covariance term."""
     best: int = 20
-    """Cells of a whole view kept by place, the best matched."""
+    """Cells of a whole view that are compared by place: the best matched."""
     best_local: int = 4
-    """The same where one of the two is a local view."""
+    """The same of a local view."""
     width: int = 2048
     """Width of the expander of whole views (8,192 for a ResNet-50)."""
     cells_width: int = 512
@@ -85,7 +85,8 @@ class VICRegL(Method):
         views = (batch.first, batch.second, *batch.locals)
         seen: list[Features] = [self.query(view.images) for view in views]
         pairs = [(i, j) for i in (0, 1) for j in range(i + 1, len(views))]
-        whole = torch.stack([self.vicreg(seen[i].whole, seen[j].whole) for i, j in pairs]).mean()
+        alike = torch.stack([vicreg_invariance(seen[i].whole, seen[j].whole) for i, j in pairs]).mean()
+        whole = self.config.invariance * alike + torch.stack([self.spread(x.whole) for x in seen]).mean()
         cells = torch.stack([self.compare_cells(views[i], views[j], seen[i], seen[j]) for i, j in pairs]).mean()
         alpha = self.config.alpha
         return Losses(alpha * whole, (1 - alpha) * cells, seen[0], seen[1])
@@ -95,10 +96,11 @@ class VICRegL(Method):
 
         The two directions are averaged, the two ways of matching added up.
         """
-        best = self.config.best if first.images.shape == second.images.shape else self.config.best_local
-        sides = ((first, second, x, y), (second, first, y, x))
-        terms = [self.matched(NearestFeature(), None, *side) for side in sides]
-        terms += [self.matched(self.config.location, best, *side) for side in sides]
+        there, back = (first, second, x, y), (second, first, y, x)
+        best, local = self.config.best, first.images.shape != second.images.shape
+        terms = [self.matched(NearestFeature(), None, *side) for side in (there, back)]
+        terms += [self.matched(self.config.location, best, *there)]
+        terms += [self.matched(self.config.location, self.config.best_local if local else best, *back)]
         return torch.stack(terms).sum() / 2
 
     def matched(
@@ -114,17 +116,18 @@ class VICRegL(Method):
             weight = weight.gather(1, chosen)
             chosen = chosen.to(cells.device, non_blocking=True)
             cells, partners = _chosen(cells, chosen), _chosen(partners, chosen)
-        return self.vicreg(cells, partners, weight.to(cells.device, non_blocking=True))
+        weight = weight.to(cells.device, non_blocking=True)
+        # A cell that the other view never saw has no partner: its own twin keeps variance and covariance what they are.
+        partners = torch.where(weight[:, :, None] > 0, partners, cells)
+        return (
+            self.config.invariance * vicreg_invariance(cells, partners, weight)
+            + (self.spread(cells) + self.spread(partners)) / 2
+        )
 
-    def vicreg(
-        self, x: Float[Tensor, "b *k d"], y: Float[Tensor, "b *k d"], weight: Float[Tensor, "b *k"] | None = None
-    ) -> Float[Tensor, ""]:
-        """The weighted sum of invariance, and of variance and covariance averaged over x and y, of all processes."""
-        loss = self.config.invariance * vicreg_invariance(x, y, weight)
-        for z in (gather_with_gradient(x), gather_with_gradient(y)):
-            loss = loss + self.config.variance * vicreg_variance(z) / 2
-            loss = loss + self.config.covariance * vicreg_covariance(z) / 2
-        return loss
+    def spread(self, x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
+        """The variance and covariance terms of one side, over the batches of all processes."""
+        x = gather_with_gradient(x)
+        return self.config.variance * vicreg_variance(x) + self.config.covariance * vicreg_covariance(x)
 
 
 def _chosen(cells: Float[Tensor, "b n d"], chosen: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

@@ -1,0 +1,65 @@
+"""Which features feed which column of the journal, on features made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from colocate.geometry import Crop
+from colocate.health import effective_rank, measure, warning, within_tile
+from colocate.methods import Losses
+from colocate.networks import Features
+from colocate.views import Batch, View
+
+SAME = Crop.of([[0, 0, 8, 8]] * 4)
+
+
+def losses_of(whole: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> Losses:
+    zero = torch.zeros(())
+    return Losses(zero, None, Features(whole, None, query, (2, 2)), Features(whole, None, key, (2, 2)))
+
+
+def batch_of(first: Crop, second: Crop) -> Batch:
+    pixels = torch.zeros(4, 3, 2, 2)
+    return Batch(View(pixels, first), View(pixels, second), torch.arange(4))
+
+
+def test_each_column_measures_what_it_says() -> None:
+    cells = torch.eye(4).repeat(4, 1, 1)  # each tile's four cells are four directions, the same in every tile
+    whole = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [-1, 1, 1, -1], [-1, -1, 1, 1]])
+    measures = measure(losses_of(whole, cells, cells), batch_of(SAME, SAME))
+    assert measures["overlap"] == 1 and measures["correspondence"] == 1
+    assert measures["correspondence_chance"] == pytest.approx(0.25)
+    assert measures["within_tile"] == pytest.approx(1.0)
+    assert measures["effective_rank"] == pytest.approx(1.0)  # the tiles' mean cells are one and the same
+    assert measures["feature_std"] == pytest.approx(math.sqrt(4 / 3) * 0.75, rel=1e-5)  # one of four columns is still
+
+
+def test_correspondence_follows_the_crops() -> None:
+    """The second view is the first one mirrored: equal cells at equal numbers are then not the same tissue."""
+    cells, mirrored = torch.eye(4).repeat(4, 1, 1), SAME._replace(cols=SAME.cols.flip(1))
+    losses = losses_of(torch.randn(4, 8), cells, cells)
+    assert measure(losses, batch_of(SAME, mirrored))["correspondence"] == 0
+    turned = replace_key(losses, cells[:, [1, 0, 3, 2]])
+    assert measure(turned, batch_of(SAME, mirrored))["correspondence"] == 1
+    apart = measure(losses, batch_of(SAME, Crop.of([[8, 8, 16, 16]] * 4)))
+    assert math.isnan(apart["correspondence"]) and apart["overlap"] == 0
+
+
+def replace_key(losses: Losses, field: torch.Tensor) -> Losses:
+    return losses._replace(key=losses.key._replace(field=field))
+
+
+def test_one_tile_gives_no_nonsense() -> None:
+    assert effective_rank(torch.randn(1, 8)) == 1
+    assert within_tile(torch.randn(1, 4, 8)) == pytest.approx(1.0)
+    assert warning({"feature_std": 0.0, "effective_rank": 1.0}, batch=1) is not None
+
+
+def test_collapse_is_warned_of() -> None:
+    fine = {"feature_std": 0.8, "effective_rank": 9.0}
+    assert warning(fine, batch=64) is None
+    assert "std 0.05" in (warning(fine | {"feature_std": 0.05}, batch=64) or "")
+    assert "rank 1.2" in (warning(fine | {"effective_rank": 1.2}, batch=64) or "")
