@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -208,7 +208,8 @@ def nearest_centre(
 
     Centres are true ones: the middle of each cell, flips and quarter turns applied. Arguments as for `overlap`.
     """
-    return _nearest(cell_centres(own, cells), cell_centres(other, cells if other_cells is None else other_cells))
+    match = _nearest(cell_centres(own, cells), cell_centres(other, cells if other_cells is None else other_cells))
+    return replace(match, closeness=match.closeness.round(decimals=6))  # so that what is equally near ranks equal
 
 
 def _cosine(own: Float[Tensor, "b n d"], other: Float[Tensor, "b m d"]) -> Float[Tensor, "b n m"]:

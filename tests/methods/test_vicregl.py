@@ -148,9 +148,11 @@ def plain_cells(
             partners.append([mean[i] if weight[i] > 0 else x.cells[t, i] for i in range(n)])
         else:
             sides = ((own, x), (other, y))
-            places = [[torch.tensor(c) for c in slow.centres(view.crop, t, z.grid)] for view, z in sides]
+            places = [
+                [torch.tensor(c, dtype=x.cells.dtype) for c in slow.centres(view.crop, t, z.grid)] for view, z in sides
+            ]
             index, distance = slow.nearest(*places)
-            weight, order = [1.0] * n, sorted(range(n), key=lambda i: round(distance[i], 4))
+            weight, order = [1.0] * n, sorted(range(n), key=lambda i: round(distance[i], 6))
             partners.append([y.cells[t, j] for j in index])
         kept.append(sorted(order[:best]))
         weights.append(weight)
