@@ -86,16 +86,26 @@ def test_overlaps(values):
         torch.testing.assert_close(shares, values[f"overlap_{name}"], rtol=0, atol=1e-6)
 
 
-def test_plm_losses_gradients_key_encoder_and_queues(values):
-    method, batch, features = method_of(values, "plm", Overlap(), both_ways=True)
+def step_as_published(values: dict[str, torch.Tensor], step: Step, name: str, shares: tuple[str, str]) -> MoCo:
+    """Losses, the gradient of the features and both queues after one step; returns the method that took it."""
+    method, batch, features = step
     losses = method(batch)
     assert losses.cells is not None
-    torch.testing.assert_close(losses.whole, values["plm.loss_whole_times_1_minus_lambda"], rtol=1e-6, atol=0)
-    torch.testing.assert_close(losses.cells, values["plm.loss_cells_times_lambda"], rtol=1e-6, atol=0)
-
+    for ours, part, share in zip((losses.whole, losses.cells), ("whole", "cells"), shares, strict=True):
+        torch.testing.assert_close(ours, values[f"{name}.loss_{part}_times_{share}"], rtol=1e-6, atol=0)
     losses.total().backward()
     assert features.grad is not None
-    close(features.grad, values["plm.grad_features"], 1e-6)
+    close(features.grad, values[f"{name}.grad_features"], 1e-6)
+    assert method.past_cells is not None
+    for queue, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
+        close(queue.vectors, values[f"{name}.after.{theirs}"].T, 1e-6)
+        assert queue.position == values[f"{name}.after.{theirs}_ptr"].item()
+    return method
+
+
+def test_plm_losses_gradients_key_encoder_and_queues(values):
+    step = method_of(values, "plm", Overlap(), both_ways=True)
+    method = step_as_published(values, step, "plm", ("1_minus_lambda", "lambda"))
     for ours, theirs in NAMES.items():
         grad = method.query.get_parameter(ours).grad
         assert grad is not None
@@ -103,21 +113,7 @@ def test_plm_losses_gradients_key_encoder_and_queues(values):
         after = method.key.encoder.get_parameter(ours)
         close(after, values[f"plm.after.encoder_k.{theirs}"].view_as(after), 1e-12)
 
-    assert method.past_cells is not None
-    for ours, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
-        close(ours.vectors, values[f"plm.after.{theirs}"].T, 1e-6)
-        assert ours.position == values[f"plm.after.{theirs}_ptr"].item()
-
 
 def test_densecl_losses_gradients_and_queues(values):
-    method, batch, features = method_of(values, "densecl", MostSimilar(), both_ways=False)
-    losses = method(batch)
-    assert losses.cells is not None
-    torch.testing.assert_close(losses.whole, values["densecl.loss_whole_times_half"], rtol=1e-6, atol=0)
-    torch.testing.assert_close(losses.cells, values["densecl.loss_cells_times_half"], rtol=1e-6, atol=0)
-    losses.total().backward()
-    assert features.grad is not None
-    close(features.grad, values["densecl.grad_features"], 1e-6)
-    assert method.past_cells is not None
-    for ours, theirs in ((method.past_wholes, "queue"), (method.past_cells, "queue2")):
-        close(ours.vectors, values[f"densecl.after.{theirs}"].T, 1e-6)
+    step = method_of(values, "densecl", MostSimilar(), both_ways=False)
+    step_as_published(values, step, "densecl", ("half", "half"))
