@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 
-from ..evaluate.probes import ProbeScore, dice
+from ..probes.nearest import ProbeScore, dice
 from .style import BLUE, INK, RULE, SMALL, SOFT, picture, plot
 
 WASH = np.array([0, 158, 115])  # of cells called gland

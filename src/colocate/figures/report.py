@@ -17,9 +17,9 @@ from ..checkpoint import write_atomically
 from ..data import Index
 from ..errors import UserError
 from ..evaluate.masks import Split, masks_beside
-from ..evaluate.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from ..export import load_backbone
 from ..journal import read_journal
+from ..probes.nearest import cell_features, nearest_neighbour_probe, settle_batch_norm
 from ..recipe import Recipe
 from ..train import build_method
 from .curves import Rows, draw_correspondence, draw_losses, draw_spread

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from colocate.backbones import Backbone
-from colocate.evaluate import nearest_neighbour_probe, settle_batch_norm
-from colocate.evaluate.probes import cell_features, cell_labels, dice, neighbour_vote
 from colocate.networks import group_batch_norm
+from colocate.probes import nearest_neighbour_probe, settle_batch_norm
+from colocate.probes.nearest import cell_features, cell_labels, dice, neighbour_vote
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
