@@ -79,6 +79,18 @@ class Backbone(nn.Module):
         forward: Any = self.net.forward_intermediates
         return forward(images, indices=[-2], norm=True, intermediates_only=True, stop_early=True)[0]
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell at each stage, finest first; of a ViT, whose blocks are all alike, only one."""
+        info: Any = self.net.feature_info
+        strides = info.reduction() if hasattr(info, "reduction") else [stage["reduction"] for stage in info]
+        return tuple(sorted(set(strides)))
+
+    def stages(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The grid at the end of each stage, finest first, as `strides` lists them."""
+        forward: Any = self.net.forward_intermediates
+        return forward(images, indices=len(self.strides), norm=True, intermediates_only=True)
+
     def load_published(self) -> None:
         """Take the backbone's own published weights, downloaded (and cached) by timm."""
         try:
@@ -97,7 +109,7 @@ class Backbone(nn.Module):
             UserError: the file cannot be read, or a tensor of the backbone is missing in it or has another shape.
         """
         if not path.is_file():
-            raise UserError(f"--init {path}: no such file (or give random, or published)")
+            raise UserError(f"{path}: no such weights file")
         try:
             tensors: Any = (
                 load_file(path)

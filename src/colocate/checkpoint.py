@@ -55,8 +55,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step*.pt"))
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, holding: str = "method") -> dict[str, Any]:
     """A checkpoint's state, on the CPU; only tensors and plain values are unpickled.
+
+    `holding` is the part that tells a pretraining's checkpoint ("method") from a fine-tuning's ("model").
 
     Raises:
         UserError: cut short, or not a checkpoint.
@@ -65,6 +67,6 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is cut short or not a checkpoint: delete it to go on from the one before") from error
-    if not isinstance(state, dict) or not {"step", "recipe", "method", "optimizer"} <= state.keys():
+    if not isinstance(state, dict) or not {"step", "recipe", holding, "optimizer"} <= state.keys():
         raise UserError(f"{path} is not a checkpoint of a colocate run")
     return state

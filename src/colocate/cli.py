@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ from .data import inspect as look
 from .data import show
 from .demo import demo as run_demo
 from .errors import UserError
+from .evaluate import table as results_table
+from .evaluate.command import evaluate_command
+from .evaluate.markdown import markdown
 from .export import Library
 from .export import export as write_for
 from .figures import compare as lay_over
 from .figures import report as draw
+from .figures.scores import scores as draw_scores
+from .prepare import prepare
 from .recipe import Recipe, read_recipe
 from .recipes import RECIPES, find_recipe, summary
 
@@ -59,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    if name == "pretrain":  # its defaults depend on its first word
-        pretrain(arguments)
+    if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
+        COMMANDS[name](arguments)
     else:
         tyro.cli(COMMANDS[name], prog=f"colocate {name}", args=arguments)
 
@@ -193,6 +199,35 @@ def report(run: Place[Path], out: Path | None = None) -> None:
     print(draw(run, out))
 
 
+def evaluate(arguments: list[str]) -> None:
+    """Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ..."""
+    files = evaluate_command(arguments)
+    print(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
+
+
+def table(
+    results: Place[list[Path]],
+    against: str | None = None,
+    by: results_table.Drawn = "cases",
+    out: Path | None = None,
+) -> None:
+    """Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.
+
+    Args:
+        results: Folders of results, or result.json files.
+        against: The backbone that others are compared with (default: random, else the first).
+        by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
+        out: Folder for table.md, table.csv, table.json and table.png.
+    """
+    tables = results_table.collect(results, against, by)
+    text = markdown(tables) + "\n"
+    print(text, end="")
+    if out is not None:
+        results_table.write(tables, text, out)
+        draw_scores(tables, out / "table.png")
+        print(f"\nwritten: {out}/table.md, .csv, .json and .png")
+
+
 def compare(runs: Place[list[Path]], out: Path = Path("compare.png")) -> None:
     """Lay runs of any methods over each other: a table in Markdown, and one page of curves.
 
@@ -206,8 +241,11 @@ def compare(runs: Place[list[Path]], out: Path = Path("compare.png")) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
+    "evaluate": evaluate,
+    "table": table,
     "recipes": recipes,
     "inspect": inspect,
+    "prepare": prepare,
     "export": export,
     "report": report,
     "compare": compare,

@@ -6,7 +6,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,17 +42,18 @@ COLUMNS: tuple[str, ...] = (
 class Journal:
     """RUN/journal.csv: one row every few steps. A resumed run drops the rows after the step it goes on from."""
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
         self.path = run / "journal.csv"
+        self.columns = columns
         lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
         kept = [line for line in lines if int(line.split(",")[0]) <= step]
-        self.path.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
+        self.path.write_text("\n".join([",".join(columns), *kept]) + "\n")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row; columns that do not apply stay empty."""
         with self.path.open("a", newline="") as file:
             cells = {name: f"{value:.6g}" for name, value in row.items()}
-            csv.DictWriter(file, COLUMNS).writerow({"step": str(step)} | cells)
+            csv.DictWriter(file, self.columns).writerow({"step": str(step)} | cells)
 
 
 @final
@@ -138,11 +139,12 @@ def loggers(names: tuple[str, ...], run: Path, recipe: dict[str, Any]) -> list[A
 
 @final
 class Pace:
-    """Pairs per second, and the share of time spent waiting for data, since the last reading."""
+    """What is counted (pairs) per second, and the share of time spent waiting for data, since the last reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: str = "pairs") -> None:
+        self.counted = counted
         self.began = time.perf_counter()
-        self.pairs = 0
+        self.count = 0
         self.waited = 0.0
 
     @contextmanager
@@ -155,8 +157,8 @@ class Pace:
     def read(self) -> dict[str, float]:
         """The two figures; counting starts anew."""
         spent = time.perf_counter() - self.began
-        figures = {"pairs_per_s": self.pairs / spent, "waiting": self.waited / spent}
-        self.__init__()
+        figures = {f"{self.counted}_per_s": self.count / spent, "waiting": self.waited / spent}
+        self.__init__(self.counted)
         return figures
 
 
@@ -164,7 +166,7 @@ class Pace:
 class Screen:
     """A progress bar on a terminal; elsewhere (a file, a cluster's log) a plain line every row of the journal."""
 
-    def __init__(self, steps: int, done: int, shown: bool) -> None:
+    def __init__(self, steps: int, done: int, shown: bool, doing: str = "pretrain") -> None:
         self.steps = steps
         self.console = Console(stderr=True, quiet=not shown, highlight=False)
         self.live = self.console.is_terminal and sys.stderr.isatty()
@@ -176,7 +178,7 @@ class Screen:
             console=self.console,
             disable=not (self.live and shown),
         )
-        self.task = self.bar.add_task("pretrain", total=steps, completed=done, words="starting")
+        self.task = self.bar.add_task(doing, total=steps, completed=done, words="starting")
         self.began, self.first = time.perf_counter(), done
         self.warned: set[str] = set()
 
@@ -201,8 +203,10 @@ class Screen:
 
     def show(self, step: int, row: Mapping[str, float]) -> None:
         """The latest row of the journal."""
-        words = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.1f} pairs/s  waiting {row['waiting']:.0%}"
-        if not math.isnan(row["correspondence"]):
+        rate = next(name for name in row if name.endswith("_per_s"))
+        pace = f"{row[rate]:.1f} {rate.replace('_per_', '/')}"
+        words = f"loss {row['loss']:.3f}  {pace}  waiting {row['waiting']:.0%}"
+        if not math.isnan(row.get("correspondence", math.nan)):
             words = f"correspondence {row['correspondence']:.2f}  {words}"
         self.bar.update(self.task, completed=step, words=words)
         if not self.live:

@@ -21,6 +21,7 @@ from .outside import load, name_of
 
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Recipe:
     """Tiles a forward pass, over all devices."""
     accumulate: int = 1
     """Forward passes an optimiser step."""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "32"
     """Arithmetic of the networks; losses and weights are float32 always (on a GPU with TF32 products)."""
     seed: int = 0
     """Everything random follows from this."""

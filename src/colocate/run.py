@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,18 +20,17 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .data import Index
 from .errors import UserError
-from .journal import has_rows, loggers
+from .journal import has_rows
 from .methods.method import Method
-from .recipe import Recipe, differences, from_json, read_recipe, to_json
+from .recipe import MachineConfig, Precision, Recipe, differences, from_json, read_recipe, to_json
 
 
-def launch(recipe: Recipe) -> Fabric:
-    """Lightning's Fabric on the recipe's machine, its processes started.
+def launch(machine: MachineConfig, precision: Precision, batch: int, journals: Sequence[Any] = ()) -> Fabric:
+    """Lightning's Fabric on a machine, its processes started.
 
     Raises:
         UserError: a machine that is not there, or a batch that its devices cannot share.
     """
-    machine = recipe.machine
     devices, nodes = machine.devices or "auto", machine.nodes
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has decided
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -46,25 +44,25 @@ def launch(recipe: Recipe) -> Fabric:
             num_nodes=nodes,
             # Queues are equal everywhere by construction, and batch norm keeps each process's own statistics.
             strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-            precision="32-true" if recipe.precision == "32" else recipe.precision,
-            loggers=loggers(machine.journals, Path(recipe.out), asdict(recipe)),
+            precision="32-true" if precision == "32" else precision,
+            loggers=list(journals),
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    if recipe.precision == "16-mixed" and fabric.device.type == "cpu":
+    if precision == "16-mixed" and fabric.device.type == "cpu":
         raise UserError("precision 16-mixed needs a GPU: give --precision bf16-mixed")
     fabric.launch()
-    if recipe.batch % fabric.world_size:
-        raise UserError(f"a batch of {recipe.batch} cannot be shared evenly by {fabric.world_size} devices")
+    if batch % fabric.world_size:
+        raise UserError(f"a batch of {batch} cannot be shared evenly by {fabric.world_size} devices")
     return fabric
 
 
-def workers(recipe: Recipe) -> int:
+def workers(machine: MachineConfig) -> int:
     """Loader processes per device."""
-    if recipe.machine.workers is not None:
-        return recipe.machine.workers
+    if machine.workers is not None:
+        return machine.workers
     return min(8, len(os.sched_getaffinity(0)))
 
 

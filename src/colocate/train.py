@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from .data import Index, Tiles, batch_indices, tile_loader
 from .draws import uniforms
 from .errors import UserError
 from .export import backbone_facts, write_backbone
-from .journal import Journal, Pace, Screen, Skipped
+from .journal import Journal, Pace, Screen, Skipped, loggers
 from .methods.method import Losses, Method
 from .optim import build_optimizer, learning_rate, peak_lr
 from .recipe import Recipe
@@ -38,7 +39,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
     """
     run = Path(recipe.out)
-    fabric = launch(recipe)
+    journals = loggers(recipe.machine.journals, run, asdict(recipe))
+    fabric = launch(recipe.machine, recipe.precision, recipe.batch, journals)
     rank, world = fabric.global_rank, fabric.world_size
     if rank == 0:
         prepare_folder(run, recipe, resume)
@@ -53,7 +55,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     peak = peak_lr(recipe.optim, recipe.batch * recipe.accumulate)
     order = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}
     turns = {"start": step * recipe.accumulate, "stop": steps * recipe.accumulate}
-    batches = tile_loader(index, **order, **turns, workers=workers(recipe), pin_memory=fabric.device.type == "cuda")
+    processes = workers(recipe.machine)
+    batches = tile_loader(index, **order, **turns, workers=processes, pin_memory=fabric.device.type == "cuda")
 
     journal = Journal(run, step) if rank == 0 else None
     skipped = Skipped(run, index, recipe.max_skipped / world)
@@ -76,7 +79,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 loss = losses.total()
                 fabric.backward(loss / recipe.accumulate)
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
-            pace.pairs += recipe.batch
+            pace.count += recipe.batch
             if not last:
                 continue
             norm = _clip(method, optimizer, recipe.optim.clip, fabric)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from colocate.backbones import Backbone
 from colocate.networks import group_batch_norm
 from colocate.probes import nearest_neighbour_probe, settle_batch_norm
-from colocate.probes.nearest import cell_features, cell_labels, dice, neighbour_vote
+from colocate.probes.nearest import cell_features, cell_labels, dice, neighbour_shares, neighbour_vote
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -113,7 +113,9 @@ def test_batches_and_chunks_change_nothing() -> None:
     assert torch.equal(whole.predicted, parts.predicted)
     memory, labels = torch.randn(40, 6), torch.rand(40) < 0.5
     queries = torch.randn(9, 6)
-    assert torch.equal(neighbour_vote(memory, labels, queries, 4), neighbour_vote(memory, labels, queries, 4, chunk=2))
+    shares = labels.to(memory)[:, None]
+    parts = neighbour_shares(memory, shares, queries, 4, chunk=2)[:, 0]
+    assert torch.equal(neighbour_vote(memory, labels, queries, 4), parts)
 
 
 def test_a_cell_needs_more_than_half_of_its_pixels() -> None:

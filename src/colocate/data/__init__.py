@@ -3,6 +3,19 @@
 from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.inspect import Summary, inspect, show
-from colocate.data.loader import Tiles, batch_indices, tile_loader
+from colocate.data.labelled import Labelled
+from colocate.data.loader import Tiles, batch_indices, one_order, start_worker, tile_loader
 
-__all__ = ["Index", "Summary", "Tiles", "batch_indices", "decode", "inspect", "show", "tile_loader"]
+__all__ = [
+    "Index",
+    "Labelled",
+    "Summary",
+    "Tiles",
+    "batch_indices",
+    "decode",
+    "inspect",
+    "one_order",
+    "show",
+    "start_worker",
+    "tile_loader",
+]

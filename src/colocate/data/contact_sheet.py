@@ -24,22 +24,26 @@ def thumb(tile: Image.Image) -> Image.Image:
     return small
 
 
-def contact_sheet(thumbs: list[tuple[Image.Image, str, str]], out: Path) -> None:
+def contact_sheet(
+    thumbs: list[tuple[Image.Image, str, str]], out: Path, side_px: int = THUMB_PX, columns: int = COLUMNS
+) -> None:
     """Write thumbs, each with its two lines of caption, as a PNG below 300 kB (with fewer colours, if it must be).
 
     Raises UserError if `out` cannot be written.
     """
-    columns = min(COLUMNS, len(thumbs))
-    wide, high = THUMB_PX + GAP_PX, THUMB_PX + 2 * LINE_PX + GAP_PX
+    columns = min(columns, len(thumbs))
+    wide, high = side_px + GAP_PX, side_px + 2 * LINE_PX + GAP_PX
     rows = -(-len(thumbs) // columns)
     sheet = Image.new("RGB", (GAP_PX + columns * wide, GAP_PX + rows * high), PAGE)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=9)
     for cell, (image, *lines) in enumerate(thumbs):
         left, top = GAP_PX + cell % columns * wide, GAP_PX + cell // columns * high
-        sheet.paste(image, (left, top + THUMB_PX - image.height))
+        sheet.paste(image, (left, top + side_px - image.height))
         for line, text in enumerate(lines):
-            draw.text((left, top + THUMB_PX + line * LINE_PX), _fitted(draw, text, font), fill="black", font=font)
+            draw.text(
+                (left, top + side_px + line * LINE_PX), _fitted(draw, text, font, side_px), fill="black", font=font
+            )
     try:
         out.write_bytes(_packed(sheet))
     except OSError as error:
@@ -48,10 +52,10 @@ def contact_sheet(thumbs: list[tuple[Image.Image, str, str]], out: Path) -> None
         ) from error
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, px: int) -> str:
     """The text, or as much of its end as fits under a thumb: file names differ there."""
     shown = text
-    while draw.textlength(shown, font) > THUMB_PX:
+    while draw.textlength(shown, font) > px:
         text = text[1:]
         shown = "…" + text
     return shown

@@ -4,9 +4,9 @@
     FOLDER/items.csv      one line an image (its columns are `COLUMNS`, then one `split:SCHEME` for each way to split)
     FOLDER/images/, FOLDER/masks/
 
-Masks are PNG of the image's size. Instances: 8 or 16 bits, 0 = background, each object its own number; the class of each
-stands in FOLDER/objects.csv (path,object,class) where there is more than one. Semantics: 8 bits, the class of each
-pixel. `colocate prepare` writes this form; `Labelled` reads it.
+Masks are PNG of the image's size. Instances: 8 or 16 bits, 0 = background, each object its own number; the class
+of each stands in FOLDER/objects.csv (path,object,class) where there is more than one. Semantics: 8 bits, the class of
+each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 """
 
 from __future__ import annotations
@@ -177,6 +177,24 @@ class Labelled:
             return torch.tensor([self._objects[path, object] for object in ids.tolist()], dtype=torch.int64)
         except KeyError as error:
             raise UserError(f"{self.folder}/objects.csv has no class for object {error.args[0][1]} of {path}") from None
+
+    @property
+    def pixel_class_count(self) -> int:
+        """Classes that a pixel can have, background included."""
+        return len(self.classes) + (self.kind == "instances")
+
+    def pixel_classes(self, number: int, mask: Int32[Tensor, "h w"]) -> Int64[Tensor, "h w"]:
+        """The class of each pixel of an image's mask, or of a part of it; of objects: 0 is background.
+
+        Pixels below 0 (added around the image) stay as they are.
+        """
+        if self.kind == "semantics":
+            return mask.long()
+        ids = mask.unique()
+        ids = ids[ids > 0].long()
+        table = torch.arange(-1, int(mask.max()) + 1).clamp_max(0)  # table[id + 1]
+        table[ids + 1] = self.object_classes(number, ids)
+        return table[mask.long() + 1]
 
     def verify(self) -> None:
         """See that every file is still what was written.

@@ -54,11 +54,12 @@ def batch_indices(count: int, batch: int, seed: int, step: int, rank: int = 0, w
     epoch, within = divmod(step, count // batch)
     share = batch // world
     start = within * batch + rank * share
-    return _order(count, seed, epoch)[start : start + share].tolist()
+    return one_order(count, seed, epoch)[start : start + share].tolist()
 
 
-@lru_cache(maxsize=1)
-def _order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
+@lru_cache(maxsize=2)
+def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
+    """The numbers below `count` in the order of an epoch."""
     mixed = blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
 
@@ -90,7 +91,7 @@ def tile_loader(
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
@@ -172,7 +173,7 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
     return Tiles(images, sizes, numbers, torch.from_numpy(index.mpp[numbers.numpy()]), tuple(skipped.items()))
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
     """Leave Ctrl-C and a scheduler's SIGTERM to the main process, which may want one more batch, and ends workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

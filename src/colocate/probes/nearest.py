@@ -100,7 +100,7 @@ def cell_labels(masks: Bool[Tensor, "n h w"], grid: tuple[int, int]) -> Bool[Ten
 
 
 def neighbour_vote(
-    memory: Float[Tensor, "m c"], labels: Bool[Tensor, " m"], queries: Float[Tensor, "q c"], k: int, chunk: int = 1024
+    memory: Float[Tensor, "m c"], labels: Bool[Tensor, " m"], queries: Float[Tensor, "q c"], k: int
 ) -> Float[Tensor, " q"]:
     """The share of positive labels among each query's k most similar (cosine) remembered vectors.
 
@@ -108,9 +108,16 @@ def neighbour_vote(
     >>> neighbour_vote(memory, torch.tensor([True, True, False]), torch.tensor([[5.0, 1.0], [0.0, 2.0]]), k=2)
     tensor([1.0000, 0.5000])
     """
-    table, votes = F.normalize(memory, dim=1), labels.to(memory)
-    shares = [votes[(part @ table.T).topk(k).indices].mean(1) for part in F.normalize(queries, dim=1).split(chunk)]
-    return torch.cat(shares) if shares else votes.new_zeros(0)
+    return neighbour_shares(memory, labels.to(memory)[:, None], queries, k)[:, 0]
+
+
+def neighbour_shares(
+    memory: Float[Tensor, "m c"], shares: Float[Tensor, "m j"], queries: Float[Tensor, "q c"], k: int, chunk: int = 1024
+) -> Float[Tensor, "q j"]:
+    """The mean of `shares` over each query's k most similar (cosine) remembered vectors."""
+    table = F.normalize(memory, dim=1)
+    means = [shares[(part @ table.T).topk(k).indices].mean(1) for part in F.normalize(queries, dim=1).split(chunk)]
+    return torch.cat(means) if means else shares.new_zeros(0, shares.shape[1])
 
 
 def dice(predicted: Bool[Tensor, "n m"], truth: Bool[Tensor, "n m"]) -> Float[Tensor, " n"]:

@@ -1,0 +1,134 @@
+"""A backbone to be judged: what the user calls `--backbone`, found, checked and built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from ..backbones import Backbone
+from ..errors import UserError
+from ..export import load_backbone
+from ..looks import IMAGENET_MEAN, IMAGENET_STD
+
+ANY = "resnet18"  # the architecture where nothing says another
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone to be judged, not built yet."""
+
+    label: str
+    """What tables call it."""
+    architecture: str
+    origin: str
+    """A path, or what it is (random, imagenet)."""
+    fingerprint: str
+    """Hash of its weights; of random ones, which every seed draws anew, of their kind."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    path: Path | None = None
+    """Where its weights are, or the run that made it."""
+    steps: int | None = None
+    recipe: str | None = None
+    weights: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def build(self, seed: int, output_stride: int = 32) -> Backbone:
+        """The backbone with its weights, in evaluation mode; random ones are drawn by the seed."""
+        torch.manual_seed(seed)
+        backbone = Backbone(self.architecture, output_stride)
+        if self.weights:
+            backbone.fill(self.weights, self.origin)
+        return backbone.eval()
+
+    def facts(self) -> dict[str, Any]:
+        """What results say of it."""
+        kept = ("label", "architecture", "fingerprint", "origin", "steps", "recipe")
+        return {name: getattr(self, name) for name in kept}
+
+
+def find_candidate(
+    word: str,
+    architecture: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Candidate:
+    """What a word names: a run's folder, its backbone.safetensors, another weights file, `imagenet` or `random`.
+
+    `LABEL=WORD` sets the label. `architecture` is that of a plain weights file, of `imagenet` and of `random` (resnet18
+    if not given); mean and std those that a plain file wants of its images (ImageNet's if not given).
+
+    Raises:
+        UserError: nothing of the kind; a tensor missing, unknown or of another shape; another architecture or
+            normalisation than the backbone was trained with; published weights that cannot be downloaded.
+    """
+    label, found, rest = word.partition("=")
+    label, word = (label, rest) if found and label else ("", word)
+    if word in ("random", "imagenet"):
+        return _of_a_kind(word, label or word, architecture or ANY)
+    path = Path(word)
+    if not path.exists():
+        raise UserError(f"--backbone {word}: no such run or file (or give imagenet, or random)")
+    normalisation = _checked(mean or IMAGENET_MEAN, std or IMAGENET_STD, word)
+    facts: dict[str, Any] = {}
+    if path.is_dir() or path.with_suffix(".json").exists():
+        backbone = load_backbone(path)
+        facts = backbone.facts
+        trained = _checked(tuple(facts["mean"]), tuple(facts["std"]), str(path))
+        if architecture not in (None, backbone.name):
+            raise UserError(f"{path} is a {backbone.name}, not a {architecture}: leave --architecture out")
+        if (mean or std) and trained != normalisation:
+            raise UserError(
+                f"{path} was trained on images normalised by mean {trained[0]} and std {trained[1]}, not by "
+                f"{normalisation[0]} and {normalisation[1]}: leave --mean and --std out"
+            )
+        normalisation = trained
+    else:
+        backbone = Backbone(architecture or ANY)
+        backbone.load_file(path)
+    folder = path.name if path.is_dir() else path.parent.name if path.stem == "backbone" else path.stem
+    weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
+    return Candidate(
+        label or folder or path.resolve().name,
+        backbone.name,
+        str(path),
+        _fingerprint(weights),
+        mean=normalisation[0],
+        std=normalisation[1],
+        path=path,
+        steps=facts.get("steps"),
+        recipe=facts.get("recipe", {}).get("name") or None,
+        weights=weights,
+    )
+
+
+def _of_a_kind(word: str, label: str, architecture: str) -> Candidate:
+    backbone = Backbone(architecture)
+    if word == "random":
+        return Candidate(label, architecture, "random", f"random {architecture}")
+    backbone.load_published()
+    config: Any = backbone.net.pretrained_cfg
+    weights = backbone.net.state_dict()
+    mean, std = _checked(tuple(config["mean"]), tuple(config["std"]), f"the published {architecture}")
+    return Candidate(label, architecture, "imagenet", _fingerprint(weights), mean, std, weights=weights)
+
+
+def _checked(mean: tuple[float, ...], std: tuple[float, ...], origin: str) -> tuple[tuple[float, ...], ...]:
+    """Mean and std of images in [0, 1], three numbers each."""
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
+        raise UserError(
+            f"{origin}: mean {mean} and std {std} are no normalisation of images in [0, 1] "
+            "(three numbers each, of 255 levels divided by 255)"
+        )
+    return mean, std
+
+
+def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode() + str(tensor.dtype).encode() + tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

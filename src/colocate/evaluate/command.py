@@ -1,0 +1,99 @@
+"""`colocate evaluate`: the command line of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from ..data import Labelled
+from ..errors import UserError
+from ..probes.labelled import ProbeConfig
+from .candidates import find_candidate
+from .presets import instances_for, semantics_for, smoke_instances, smoke_semantics
+from .protocol import Protocol, evaluate
+from .tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+
+Flat = tyro.conf.arg(name="")
+AnyTask = TypeVar("AnyTask", bound=Task)
+TASKS = ("instances", "semantics", "probe")
+
+
+@dataclass(frozen=True)
+class Backbones:
+    """Which backbones are judged."""
+
+    backbone: tuple[str, ...] = ()
+    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
+    architecture: str | None = None
+    """The architecture of a plain weights file, of imagenet and of random (default: resnet18)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the images that a plain weights file was trained on (default: ImageNet's)."""
+    std: tuple[float, float, float] | None = None
+    """Their standard deviation."""
+
+
+@dataclass(frozen=True)
+class Asked(Generic[AnyTask]):
+    """Judge backbones by segmentation."""
+
+    backbones: Annotated[Backbones, Flat]
+    task: Annotated[AnyTask, Flat]
+    protocol: Annotated[Protocol, Flat]
+
+
+def evaluate_command(arguments: list[str]) -> list[Path]:
+    """Parse `TASK --data DATA --backbone ... [--smoke]` and run it; the data set decides the task's defaults.
+
+    Raises:
+        UserError: words that make no sense, and what `evaluate` raises.
+    """
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    rest = arguments[1:] if name else arguments
+    asks_help = not name and bool({"-h", "--help"} & set(rest))
+    if name not in TASKS and not asks_help:
+        raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
+    smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
+    task = _default_task(name, _value_of("--data", rest), smoke)
+    asked: Any = tyro.cli(
+        Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
+        prog=f"colocate evaluate {name or 'TASK'}",
+        description=f"TASK is one of {', '.join(TASKS)}. --data DATA sets the defaults shown here; --smoke takes tiny "
+        "ones, to see that all is in place.",
+        default=Asked(Backbones(), task, Protocol()),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if not asked.protocol.data:
+        raise UserError("give --data DATA, a folder that `colocate prepare` wrote")
+    if not asked.backbones.backbone:
+        raise UserError("give --backbone RUN (or a weights file, imagenet, random; several to compare them)")
+    chosen = asked.backbones
+    candidates = [find_candidate(word, chosen.architecture, chosen.mean, chosen.std) for word in chosen.backbone]
+    labels = [candidate.label for candidate in candidates]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
+    return evaluate(asked.task, asked.protocol, candidates)
+
+
+def _value_of(option: str, arguments: list[str]) -> str:
+    for place, word in enumerate(arguments):
+        if word == option and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _default_task(name: str, data: str, smoke: bool) -> InstancesTask | SemanticsTask | ProbeTask:
+    if name == "probe":
+        return ProbeTask(ProbeConfig())
+    if name == "semantics":
+        return SemanticsTask(
+            smoke_semantics() if smoke else semantics_for(Labelled.open(data)) if data else SemanticsTask().config
+        )
+    return InstancesTask(
+        smoke_instances() if smoke else instances_for(Labelled.open(data)) if data else InstancesTask().config
+    )

@@ -1,0 +1,120 @@
+"""Labelled images in batches: which, in what order and how altered follow from the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int32, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..data import Labelled, one_order, start_worker
+from ..draws import uniforms
+from ..errors import UserError
+
+DRAWS = 8  # random numbers an example may use
+
+
+class Example(NamedTuple):
+    """An image and what is to be learned from it, by name."""
+
+    image: UInt8[Tensor, "3 h w"]
+    target: dict[str, Tensor]
+
+
+Alter = Callable[[UInt8[Tensor, "3 h w"], Int32[Tensor, "h w"], Float[Tensor, " k"]], tuple[Tensor, Tensor]]
+"""Image, mask and `DRAWS` numbers in [0, 1) to the image and mask of one example."""
+
+
+@final
+@dataclass(frozen=True)
+class Examples(Dataset[Any]):
+    """Altered images and their targets; asked for by (number, epoch)."""
+
+    data: Labelled
+    alter: Alter
+    target: Callable[[Labelled, int, Tensor], dict[str, Tensor]]
+    seed: int
+
+    def __getitem__(self, turns: Sequence[tuple[int, int]]) -> list[Example] | UserError:
+        try:
+            return [self.one(number, epoch) for number, epoch in turns]
+        except UserError as error:  # raised in a worker it would arrive wrapped in a traceback's text
+            return error
+
+    def one(self, number: int, epoch: int) -> Example:
+        """The example that an image gives in an epoch."""
+        draws = uniforms(torch.tensor([number]), self.seed, epoch, count=DRAWS)[0]
+        image, mask = self.alter(self.data.image(number), self.data.mask(number), draws)
+        return Example(image, self.target(self.data, number, mask))
+
+
+def turns(numbers: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Any]:
+    """(number, epoch) of the images that process `rank` of `world` takes at a step, however few images there are.
+
+    Epochs follow one another without a gap, each in its own order; a batch may reach into the next.
+
+    >>> [turns([7, 8, 9], 2, seed=0, step=step) for step in range(3)]
+    [[(9, 0), (7, 0)], [(8, 0), (9, 1)], [(8, 1), (7, 1)]]
+    """
+    share = batch // world
+    start = step * batch + rank * share
+    places = (divmod(place, len(numbers)) for place in range(start, start + share))
+    return [(numbers[int(one_order(len(numbers), seed, epoch)[within])], epoch) for epoch, within in places]
+
+
+@final
+@dataclass(frozen=True)
+class _Turns(Sampler[list[Any]]):
+    numbers: Sequence[int]
+    batch: int
+    seed: int
+    steps: range
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for step in self.steps:
+            yield turns(self.numbers, self.batch, self.seed, step, self.rank, self.world)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def example_loader(
+    examples: Examples, numbers: Sequence[int], batch: int, steps: range, rank: int, world: int, workers: int
+) -> Iterator[list[Example]]:
+    """This process's examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
+    loader = DataLoader(
+        examples,
+        sampler=_Turns(numbers, batch, examples.seed, steps, rank, world),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # else the loader would draw from the global one
+    )
+    for batch_ in loader:
+        if isinstance(batch_, UserError):
+            raise batch_
+        yield batch_
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def flipped(
+    image: UInt8[Tensor, "3 h w"], mask: Int32[Tensor, "h w"], draws: Float[Tensor, " k"], symmetries: bool
+) -> tuple[UInt8[Tensor, "3 _ _"], Int32[Tensor, "_ _"]]:
+    """Flipped sideways by the first number; with all eight symmetries also upside down and turned, by two more."""
+    for axes, draw in (((-1,), draws[0]), *((((-2,), draws[1]),) if symmetries else ())):
+        if draw < 0.5:
+            image, mask = image.flip(axes), mask.flip(axes)
+    if symmetries and draws[2] < 0.5:
+        image, mask = image.mT, mask.mT
+    return image.contiguous(), mask.contiguous()

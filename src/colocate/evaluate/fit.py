@@ -1,0 +1,150 @@
+"""Teaching a decoder, and the backbone below it: the loop of fine-tuning, on the same engine as pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..draws import uniforms
+from ..errors import UserError
+from ..journal import Journal, Pace, Screen
+from ..optim import OptimConfig, build_optimizer, learning_rate
+from ..recipe import MachineConfig, Precision
+from ..run import anyone, launch, stop_signals, workers
+from ..train import Interrupted
+from .examples import Examples, example_loader
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how fast a decoder learns."""
+
+    steps: int | None = None
+    """Optimiser steps; None: `epochs`."""
+    epochs: int = 20
+    """Times every training image is seen."""
+    batch: int = 16
+    """Images a step, over all devices."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW."""
+    lr: float = 0.02
+    """Learning rate at its peak."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    warmup: float = 0.02
+    """Share of the steps in which the rate rises from zero."""
+    drops: tuple[float, ...] = (0.8,)
+    """Shares of the steps after which the rate falls to a tenth; none: it follows a cosine to zero."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.steps or 1) < 1 or self.lr <= 0 or self.weight_decay < 0:
+            raise UserError("steps, epochs and batch must be 1 or more, lr positive, weight_decay not negative")
+        if not all(0 <= share < 1 for share in (self.warmup, *self.drops)):
+            raise UserError("warmup and drops are shares of the steps, in [0, 1)")
+
+    def planned(self, images: int) -> int:
+        """Steps on so many images."""
+        return self.steps or -(-self.epochs * images // self.batch)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step (0 is the first).
+
+        >>> config = FitConfig(lr=1.0, warmup=0.2, drops=(0.5, 0.9))
+        >>> [round(config.rate(step, 10), 3) for step in range(10)]
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1, 0.01]
+        """
+        warmup = self.warmup * steps
+        if not self.drops:
+            return learning_rate(self.lr, step, steps, warmup)
+        fallen = sum(step >= drop * steps for drop in self.drops)
+        return self.lr * min(1.0, (step + 1) / max(1.0, warmup)) * 0.1**fallen
+
+
+def fit(
+    model: nn.Module,
+    examples: Examples,
+    numbers: Sequence[int],
+    config: FitConfig,
+    folder: Path,
+    identity: str,
+    machine: MachineConfig,
+    precision: Precision,
+    ready: Callable[[nn.Module], object] = nn.Module.train,
+) -> nn.Module:
+    """Train `model`, or go on where `folder` says it stopped; returns it, on its device.
+
+    `model(images, targets)` gives named losses: images a list of (3, h, w) in [0, 1], targets a list of dictionaries.
+    Everything random in step t is a function of (seed, t). `ready` puts the model into its training state;
+    `identity` names all that decides the numbers: a checkpoint of another one is not gone on with.
+
+    Raises:
+        UserError: a loss that is not finite, a checkpoint of something else, what `launch` raises.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
+    """
+    fabric = launch(machine, precision, config.batch)
+    rank, world, seed = fabric.global_rank, fabric.world_size, examples.seed
+    if world > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ready(model)
+    optim = OptimConfig(name=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, clip=config.clip)
+    network, optimizer = fabric.setup(model, build_optimizer(optim, model))
+    steps = config.planned(len(numbers))
+    step = _restore(folder, identity, model, optimizer)
+    batches = example_loader(examples, numbers, config.batch, range(step, steps), rank, world, workers(machine))
+
+    journal: Journal | None = None
+    pace = Pace("images")
+    with stop_signals() as asked, Screen(steps, step, shown=rank == 0, doing="fit") as screen:
+        for batch in batches:
+            torch.manual_seed(int(uniforms(torch.tensor([rank]), seed, step, count=1).item() * 2**53))
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step, steps)
+            images = [example.image.to(fabric.device).float() / 255 for example in batch]
+            targets = [{k: v.to(fabric.device) for k, v in example.target.items()} for example in batch]
+            losses: dict[str, Tensor] = network(images, targets)
+            loss = torch.stack([term.float() for term in losses.values()]).sum()
+            fabric.backward(loss)
+            if config.clip:
+                fabric.clip_gradients(network, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            pace.count += config.batch
+
+            logs = step % machine.log_every == 0 or step == steps
+            stops = anyone(asked, fabric) if logs or world == 1 else False
+            if logs:
+                row = {"loss": loss.item()} | {name: term.item() for name, term in losses.items()}
+                if not torch.isfinite(loss):
+                    raise UserError(f"{folder}: the loss was not finite at step {step}: try a lower lr or more warmup")
+                row |= {"lr": config.rate(step - 1, steps)} | pace.read()
+                screen.show(step, row)
+                if rank == 0:
+                    journal = journal or Journal(folder, step - 1, ("step", *row))
+                    journal.write(step, row)
+            if (stops or step % machine.save_every == 0) and step < steps and rank == 0:
+                state = {"step": step, "recipe": identity, "model": model.state_dict()}
+                checkpoint.save(folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1)
+            if stops and step < steps:
+                raise Interrupted(f"stopped at step {step} of {steps}; the same command goes on")
+    return model
+
+
+def _restore(folder: Path, identity: str, model: nn.Module, optimizer: Any) -> int:
+    paths = checkpoint.checkpoints(folder / "checkpoints")
+    if not paths:
+        return 0
+    stored = checkpoint.load(paths[-1], holding="model")
+    if stored["recipe"] != identity:
+        raise UserError(f"{paths[-1]} is a checkpoint of another evaluation: delete {folder}, or choose another --out")
+    model.load_state_dict(stored["model"])
+    optimizer.load_state_dict(stored["optimizer"])
+    return int(stored["step"])

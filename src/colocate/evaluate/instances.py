@@ -1,0 +1,144 @@
+"""Instance segmentation: Mask R-CNN (arXiv:1703.06870) with a feature pyramid on the backbone, by torchvision."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int32, UInt8
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from ..backbones import Backbone
+from ..data import Labelled
+from ..errors import UserError
+from .examples import Alter, flipped
+from .fit import FitConfig
+from .metrics.objects import Objects
+from .pyramid import Pyramid, freeze_norms, norms_of
+
+
+@dataclass(frozen=True)
+class InstancesConfig:
+    """Mask R-CNN with a feature pyramid, as the paper trains it on GlaS."""
+
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=5000))
+    short_side: tuple[int, int] = (400, 522)
+    """Training images are resized so that the short side is some length in this range, in px."""
+    test_short_side: int = 522
+    """Short side of test images, in px."""
+    long_side: int = 1333
+    """Largest long side, in px."""
+    symmetries: bool = False
+    """All flips and quarter turns of training images; else sideways flips."""
+    norm: Literal["tuned", "frozen"] = "tuned"
+    """Batch norm of the backbone: trained (over all devices' images), or fixed at the statistics of the training
+    images, as tiny batches want it."""
+    detections: int = 100
+    """Most objects found in an image."""
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Sides of the anchors at the five levels of the pyramid, in px."""
+
+    def __post_init__(self) -> None:
+        low, high = self.short_side
+        if not 0 < low <= high <= self.long_side or not 0 < self.test_short_side <= self.long_side:
+            raise UserError("short_side is a range, and with test_short_side at most long_side, in px")
+        if len(self.anchors) != 5 or self.detections < 1:
+            raise UserError("anchors are five sides, detections 1 or more")
+
+    @property
+    def alter(self) -> Alter:
+        """What happens to a training image before the model resizes it."""
+        return partial(flipped, symmetries=self.symmetries)
+
+    def build(
+        self, backbone: Backbone, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
+    ) -> Detector:
+        """The model, on a backbone of its own."""
+        return Detector(self, backbone, len(classes), mean, std)
+
+
+@final
+class Detector(nn.Module):
+    """Mask R-CNN: (images, targets) to named losses; `predict` gives the objects of one image."""
+
+    def __init__(
+        self, config: InstancesConfig, backbone: Backbone, classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        sides = tuple((side,) for side in config.anchors)
+        self.net = MaskRCNN(
+            _Levels(Pyramid(backbone)),
+            num_classes=classes + 1,
+            # Of a tuple one is drawn for each training image, the last one taken in tests.
+            min_size=tuple(range(config.short_side[0], config.short_side[1] + 1)),  # pyright: ignore[reportArgumentType]
+            max_size=config.long_side,
+            image_mean=list(mean),
+            image_std=list(std),
+            rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
+            box_detections_per_img=config.detections,
+        )
+        self.norms = norms_of(backbone)
+
+    def ready(self) -> None:
+        """Training mode; frozen batch norms stay as they are."""
+        self.train()
+        if self.config.norm == "frozen":
+            freeze_norms(self.norms)
+
+    def forward(self, images: list[Float[Tensor, "3 _ _"]], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self.net(images, targets)
+
+    @torch.no_grad()
+    def predict(self, image: UInt8[Tensor, "3 h w"]) -> Objects:
+        """The objects of an image, most certain first."""
+        self.eval()
+        device = next(self.parameters()).device
+        transform: Any = self.net.transform
+        transform.min_size = (self.config.test_short_side,)
+        found: dict[str, Tensor] = self.net([image.to(device).float() / 255])[0]
+        low, high = self.config.short_side
+        transform.min_size = tuple(range(low, high + 1))
+        boxes = found["boxes"].cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        masks = found["masks"][:, 0].cpu() > 0.5
+        return Objects.of_masks(masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
+
+
+class _Levels(nn.Module):
+    """The grids from stride 4 on, brought to one width, with the level above the last that the proposals want."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.out_channels = 256
+        self.first = pyramid.strides.index(4)
+        simple = pyramid.simple is not None
+        self.fpn = (
+            None if simple else FeaturePyramidNetwork(list(pyramid.channels[self.first :]), 256, LastLevelMaxPool())
+        )
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> OrderedDict[str, Tensor]:
+        named = OrderedDict((str(i), grid) for i, grid in enumerate(self.pyramid(images)[self.first :]))
+        if self.fpn is not None:
+            return self.fpn(named)
+        named["pool"] = nn.functional.max_pool2d(named["3"], 1, 2)
+        return named
+
+
+def target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dict[str, Tensor]:
+    """What Mask R-CNN learns from: boxes (x0, y0, x1, y1; edges, not pixels), labels and masks of the objects."""
+    ids = mask.unique()
+    ids = ids[ids > 0].long()
+    masks: Bool[Tensor, "n h w"] = mask[None] == ids[:, None, None]
+    boxes = masks_to_boxes(masks) if len(ids) else torch.zeros(0, 4)
+    boxes[:, 2:] += 1  # torchvision gives the last pixel, the COCO library counts to its far edge
+    return {"boxes": boxes, "labels": data.object_classes(number, ids), "masks": masks.to(torch.uint8)}

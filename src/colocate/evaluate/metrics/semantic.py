@@ -1,0 +1,64 @@
+"""Dice and Jaccard of classes of pixels, over all pixels that count of all images together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64, Integer
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from .family import Packed, Record, mean_of_defined, ratio
+
+
+def record(
+    truth: Integer[Tensor, "h w"], found: Integer[Tensor, "h w"], classes: Sequence[str], ignored: int | None = None
+) -> Record:
+    """Count one image's pixels: for each class, as what its pixels were found, such as {"tumour": {"stroma": 12}}.
+
+    Pixels whose truth is the class `ignored` do not count, and it has no entry; a pixel that counts may still be found
+    as it, which is wrong.
+
+    Raises:
+        RuntimeError: a map has a number that is none of the classes'.
+    """
+    table = multiclass_confusion_matrix(found.long(), truth.long(), len(classes), ignore_index=ignored).tolist()
+    return {
+        name: {other: pixels for other, pixels in zip(classes, row, strict=True) if pixels}
+        for number, (name, row) in enumerate(zip(classes, table, strict=True))
+        if number != ignored
+    }
+
+
+def pack(records: Sequence[Record]) -> Packed:
+    """Scores in percent: "micro Dice", "macro Dice", "Dice CLASS", and the same of "Jaccard".
+
+    A class that a set of images has neither in truth nor found is nan, and left out of macro, the mean over classes.
+    Micro adds up all classes: of pixels that count, c right and w wrong, Dice is c / (c + w), which is their accuracy,
+    and Jaccard c / (c + 2 w).
+    """
+    names = list(dict.fromkeys(name for record in records for name in record))
+
+    def table(of: list[dict[str, float]]) -> Float64[np.ndarray, "n c"]:
+        return np.array([[row.get(name, 0) for name in names] for row in of], np.float64).reshape(len(of), len(names))
+
+    true = table([{name: sum(row.values()) for name, row in record.items()} for record in records])
+    right = table([{name: row.get(name, 0) for name, row in record.items()} for record in records])
+    found = table([{name: sum(row.get(name, 0) for row in record.values()) for name in names} for record in records])
+    pixels = true.sum(1)
+
+    def scores(counts: Int64[np.ndarray, "d n"]) -> dict[str, Float64[np.ndarray, " d"]]:
+        shared, both = counts @ right, counts @ (true + found)
+        all_shared, all_pixels = shared.sum(1), counts @ pixels
+        dice, jaccard = 100 * ratio(2 * shared, both), 100 * ratio(shared, both - shared)
+        return {
+            "micro Dice": 100 * ratio(all_shared, all_pixels),
+            "macro Dice": mean_of_defined(dice),
+            "micro Jaccard": 100 * ratio(all_shared, 2 * all_pixels - all_shared),
+            "macro Jaccard": mean_of_defined(jaccard),
+            **{f"Dice {name}": values for name, values in zip(names, dice.T, strict=True)},
+            **{f"Jaccard {name}": values for name, values in zip(names, jaccard.T, strict=True)},
+        }
+
+    return scores

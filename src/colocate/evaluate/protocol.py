@@ -1,0 +1,212 @@
+"""The protocol: which backbones on which images with which seeds; a result is written once and not computed twice."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from safetensors.torch import save
+
+from ..checkpoint import write_atomically
+from ..data import Labelled
+from ..draws import uniforms
+from ..errors import UserError
+from ..recipe import MachineConfig, Precision
+from .candidates import Candidate
+from .leakage import Findings, check, refuse, tiles_of
+from .metrics import FAMILIES
+from .overlays import Overlays
+from .tasks import Outcome, Task, Trial
+
+VERSION = 1  # of results; to be raised when the same settings would give other numbers
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """On which images, how often, and where the results go."""
+
+    data: str = ""
+    """A data set that `colocate prepare` wrote."""
+    out: str = "results"
+    """Folder of results: each is written once, and a command that was stopped goes on."""
+    split: str | None = None
+    """The way of splitting (None: the data set's first)."""
+    fraction: float = 1.0
+    """Share of the training images to learn from, of as few cases as they come from; another choice for each seed."""
+    seeds: int = 3
+    """Repetitions: initial weights, order, alterations and choice of images differ."""
+    first_seed: int = 0
+    """The first of them."""
+    allow_leakage: bool = False
+    """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
+    keep_models: bool = False
+    """Keep each fine-tuned model: model.safetensors beside its result."""
+    precision: Precision = "32"
+    """Arithmetic of the networks."""
+    machine: Annotated[MachineConfig, tyro.conf.arg(name="")] = field(default_factory=MachineConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction is a share of the training images, above 0 and at most 1, not {self.fraction}")
+        if self.seeds < 1:
+            raise UserError(f"seeds must be 1 or more, not {self.seeds}")
+
+
+def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) -> list[Path]:
+    """Judge backbones, seed by seed; returns the results' files. What is there already is not computed again.
+
+    Raises:
+        UserError: data that do not serve, or test images that a backbone or decoder would have learned from.
+        Interrupted: stopped; the same call goes on.
+    """
+    data = Labelled.open(protocol.data)
+    scheme = protocol.split or next(iter(data.schemes), "")
+    if not data.train(scheme) or not data.test(scheme):
+        raise UserError(f"{protocol.data}: split {scheme!r} has no training or no test images")
+    findings = {}
+    for candidate in candidates:
+        index = None if candidate.path is None else tiles_of(candidate.path)
+        findings[candidate.label] = check(data, scheme, index, candidate.origin)
+        refuse(findings[candidate.label], protocol.allow_leakage)
+    console = Console(stderr=True, highlight=False)
+    files = []
+    for seed in range(protocol.first_seed, protocol.first_seed + protocol.seeds):
+        for candidate in candidates:
+            train = some_of(data, data.train(scheme), protocol.fraction, seed)
+            trial = _trial(task, protocol, candidate, data, scheme, train, seed)
+            file = trial.folder / "result.json"
+            if file.exists() and json.loads(file.read_text()).get("identity") == trial.identity:
+                console.print(f"{candidate.label}, seed {seed}: {file} is there", soft_wrap=True)
+            else:
+                console.print(f"{candidate.label}, seed {seed}: {len(train)} training images", soft_wrap=True)
+                _compute(task, protocol, trial, scheme, findings[candidate.label])
+            files.append(file)
+    return files
+
+
+def some_of(data: Labelled, train: Sequence[int], fraction: float, seed: int) -> list[int]:
+    """A share of the training images, at least one, of as few cases as possible; larger shares contain smaller ones.
+
+    Cases come in an order drawn by the seed, and each one's images too; images without a case are cases of their own.
+    """
+    if fraction == 1:
+        return list(train)
+    cases: dict[str, list[int]] = {}
+    for number in train:
+        cases.setdefault(data.items[number].source or f"image {number}", []).append(number)
+    order = uniforms(torch.arange(len(cases)), seed, 1, count=1)[:, 0].argsort().tolist()
+    within = dict(zip(train, uniforms(torch.tensor(train), seed, 2, count=1)[:, 0].tolist(), strict=True))
+    groups = list(cases.values())
+    images = [number for case in order for number in sorted(groups[case], key=within.__getitem__)]
+    return sorted(images[: max(1, round(fraction * len(train)))])
+
+
+def _trial(
+    task: Task, protocol: Protocol, candidate: Candidate, data: Labelled, scheme: str, train: list[int], seed: int
+) -> Trial:
+    identity = {
+        "version": VERSION,
+        "task": task.name,
+        "settings": asdict(task),  # pyright: ignore[reportArgumentType]  # tasks are dataclasses
+        "precision": protocol.precision,
+        "data": data.fingerprint,
+        "split": scheme,
+        "train": train,
+        "backbone": candidate.fingerprint,
+        "normalised": [candidate.mean, candidate.std],
+        "seed": seed,
+    }
+    text = json.dumps(identity, sort_keys=True)
+    key = blake2b(text.encode(), digest_size=5).hexdigest()
+    share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
+    name = f"{task.name}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
+    test = data.test(scheme)
+    where = (Path(protocol.out) / name.replace("/", "_"), text, protocol.machine, protocol.precision)
+    return Trial(candidate, data, train, test, seed, *where)
+
+
+def _compute(task: Task, protocol: Protocol, trial: Trial, scheme: str, findings: Findings) -> None:
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(trial.seed)
+    overlays = Overlays(trial.data, trial.test)
+    outcome = task.run(trial, overlays)
+    overlays.write(trial.folder / "overlays.png")
+    if outcome.predictions:
+        text = json.dumps(outcome.predictions)
+        write_atomically(trial.folder / "predictions.json", lambda file: file.write(text.encode()))
+    if protocol.keep_models and outcome.model is not None:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.model.items()}
+        write_atomically(trial.folder / "model.safetensors", lambda file: file.write(save(tensors)))
+    result = _result(task, protocol, trial, scheme, findings, outcome)
+    text = json.dumps(result, indent=1)
+    write_atomically(trial.folder / "result.json", lambda file: file.write(text.encode()))
+    shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
+
+
+def _result(
+    task: Task, protocol: Protocol, trial: Trial, scheme: str, findings: Findings, outcome: Outcome
+) -> dict[str, Any]:
+    data, items = trial.data, trial.data.items
+    parts = {number: part for part, numbers in data.parts(scheme).items() for number in numbers}
+    named = [{"image": items[n].name, "part": parts[n], "source": items[n].source} for n in trial.test]
+    records = [name | record for name, record in zip(named, outcome.records, strict=True)]
+    of_part: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        of_part.setdefault(record["part"], []).append(record)
+    sources = [{items[n].source for n in numbers} - {""} for numbers in (trial.train, trial.test)]
+    settings = asdict(task)  # pyright: ignore[reportArgumentType]
+    return {
+        "version": VERSION,
+        "identity": trial.identity,
+        "task": task.name,
+        "dataset": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": scheme,
+            "train": len(trial.train),
+            "test": len(trial.test),
+            "train_sources": len(sources[0]),
+            "test_sources": len(sources[1]),
+            "shared_sources": sorted(sources[0] & sources[1]),
+            "notes": list(data.notes),
+        },
+        "backbone": trial.candidate.facts(),
+        "settings": settings["config"] | {"precision": protocol.precision},
+        "fraction": protocol.fraction,
+        "seed": trial.seed,
+        "leakage": findings.facts(protocol.allow_leakage),
+        "metrics": list(task.metrics),
+        "scores": scores_of(task.metrics, records),
+        "parts": {part: scores_of(task.metrics, some) for part, some in of_part.items()} if len(of_part) > 1 else {},
+        "records": records,
+        "seconds": {name: round(seconds, 2) for name, seconds in outcome.seconds.items()},
+        "versions": {name: version(name) for name in ("colocate", "torch", "torchvision", "timm")},
+        "machine": _machine(),
+        "date": date.today().isoformat(),
+    }
+
+
+def scores_of(metrics: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """All scores of these images' records; None where undefined (JSON has no nan)."""
+    scores: dict[str, float | None] = {}
+    for name in metrics:
+        found = FAMILIES[name].scores([record[name] for record in records])
+        scores |= {score: None if value != value else value for score, value in found.items()}
+    return scores
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,172 @@
+"""The ways to judge a backbone: each takes one to training and test images, and gives a record of every test image."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, final
+
+import tyro
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..data import Labelled
+from ..errors import UserError
+from ..probes.labelled import ProbeConfig, probe, settled
+from ..recipe import MachineConfig, Precision
+from . import instances, semantics
+from .candidates import Candidate
+from .examples import Examples
+from .fit import fit
+from .instances import InstancesConfig
+from .metrics import FAMILIES, Objects, label_map
+from .overlays import Overlays
+from .semantics import SemanticsConfig
+
+
+@final
+@dataclass
+class Outcome:
+    """What one seed gave."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    """Objects found, in COCO's form of results; image_id is the number of the image in the data set."""
+    model: dict[str, Tensor] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """One backbone, one seed, one choice of images."""
+
+    candidate: Candidate
+    data: Labelled
+    train: Sequence[int]
+    test: Sequence[int]
+    seed: int
+    folder: Path
+    identity: str
+    machine: MachineConfig
+    precision: Precision
+
+
+class Task(ABC):
+    """A way to judge a backbone."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    """Families of scores, as `metrics.FAMILIES` names them."""
+
+    @abstractmethod
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        """Learn from the training images, and judge by the test images."""
+
+
+@final
+@dataclass(frozen=True)
+class InstancesTask(Task):
+    """Instance segmentation: Mask R-CNN with a feature pyramid."""
+
+    config: Annotated[InstancesConfig, tyro.conf.arg(name="")] = field(default_factory=InstancesConfig)
+    name: ClassVar[str] = "instances"
+    metrics: ClassVar[tuple[str, ...]] = ("coco", "glas", "panoptic")
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, outcome = trial.data, Outcome()
+        if data.kind != "instances":
+            raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
+        candidate = trial.candidate
+        backbone: Any = candidate.build(trial.seed)
+        if self.config.norm == "frozen":
+            backbone = settled(backbone, data, trial.train, candidate.mean, candidate.std)
+        model = instances.Detector(self.config, backbone, len(data.classes), candidate.mean, candidate.std)
+        examples = Examples(data, self.config.alter, instances.target, trial.seed)
+        with _clock(outcome, "train"):
+            fitted = (trial.folder, trial.identity, trial.machine, trial.precision)
+            fit(model, examples, trial.train, self.config.fit, *fitted, ready=lambda _: model.ready())
+        for number in trial.test:
+            with _clock(outcome, "predict"):
+                found = model.predict(data.image(number))
+            with _clock(outcome, "measure"):
+                ids = data.mask(number)
+                numbers = ids.unique()
+                truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
+                outcome.records.append({name: FAMILIES[name].record(truth, found) for name in self.metrics})
+                outcome.predictions += found.to_coco(number)
+            overlays.objects(number, ids, label_map(found))
+        outcome.model = model.state_dict()
+        return outcome
+
+
+@final
+@dataclass(frozen=True)
+class SemanticsTask(Task):
+    """Semantic segmentation: a U-Net."""
+
+    config: Annotated[SemanticsConfig, tyro.conf.arg(name="")] = field(default_factory=SemanticsConfig)
+    name: ClassVar[str] = "semantics"
+    metrics: ClassVar[tuple[str, ...]] = ("semantic",)
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, candidate, outcome = trial.data, trial.candidate, Outcome()
+        backbone: Any = candidate.build(trial.seed)
+        if self.config.encoder == "frozen":
+            backbone = settled(backbone, data, trial.train, candidate.mean, candidate.std)
+        kinds = (data.pixel_class_count, data.ignored)
+        model = semantics.Segmenter(self.config, backbone, *kinds, candidate.mean, candidate.std)
+        examples = Examples(data, self.config.alter, semantics.target, trial.seed)
+        with _clock(outcome, "train"):
+            fitted = (trial.folder, trial.identity, trial.machine, trial.precision)
+            fit(model, examples, trial.train, self.config.fit, *fitted, ready=lambda _: model.ready())
+        for number in trial.test:
+            with _clock(outcome, "predict"):
+                found = model.predict(data.image(number))
+            with _clock(outcome, "measure"):
+                truth = data.pixel_classes(number, data.mask(number))
+                names = data.classes if data.kind == "semantics" else ("background", *data.classes)
+                outcome.records.append({"semantic": FAMILIES["semantic"].record(truth, found, names, data.ignored)})
+            overlays.classes(number, truth, found)
+        outcome.model = model.state_dict()
+        return outcome
+
+
+@final
+@dataclass(frozen=True)
+class ProbeTask(Task):
+    """Segmentation by frozen cells, without a decoder."""
+
+    config: Annotated[ProbeConfig, tyro.conf.arg(name="")] = field(default_factory=ProbeConfig)
+    name: ClassVar[str] = "probe"
+    metrics: ClassVar[tuple[str, ...]] = ("probe",)
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, candidate, outcome = trial.data, trial.candidate, Outcome()
+        backbone = candidate.build(trial.seed, self.config.stride)
+
+        def seen(number: int, found: Int64[Tensor, "h w"]) -> None:
+            overlays.classes(number, data.pixel_classes(number, data.mask(number)), found)
+
+        with _clock(outcome, "predict"):
+            choice = (trial.train, trial.test, self.config, trial.seed, candidate.mean, candidate.std)
+            records = probe(backbone, data, *choice, seen=seen)
+        outcome.records = [{"probe": record} for record in records]
+        return outcome
+
+
+class _clock:
+    """Adds the time spent in it to an outcome's seconds."""
+
+    def __init__(self, outcome: Outcome, name: str) -> None:
+        self.outcome, self.name = outcome, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self.began
+        self.outcome.seconds[self.name] = self.outcome.seconds.get(self.name, 0.0) + spent

@@ -1,0 +1,139 @@
+"""Average precision is the COCO library's own, of random images and of real glands."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from colocate.evaluate.metrics import FAMILIES, Objects
+from colocate.evaluate.metrics.coco import pack, record
+
+from .scenes import disturbed, glas_truth, judged, moved_and_merged, pair
+
+Scene = tuple[Objects, Objects]
+
+
+def library(scenes: Sequence[Scene]) -> dict[str, float]:
+    """pycocotools as everybody runs it: one data set, one list of results, its own summary; nan for its -1."""
+    truth: Any = {"images": [], "annotations": [], "categories": [{"id": number} for number in range(1, 8)]}
+    results: list[dict[str, Any]] = []
+    for image, (true, found) in enumerate(scenes):
+        truth["images"].append({"id": image, "height": true.size[0], "width": true.size[1]})
+        for rle, category, box, area in zip(true.rles, true.classes, true.xywh, true.areas, strict=True):
+            number = len(truth["annotations"]) + 1
+            one = {"id": number, "image_id": image, "category_id": category, "iscrowd": 0}
+            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": area})
+        results += found.to_coco(image)
+    coco = COCO()
+    coco.dataset = truth
+    coco.createIndex()
+    scores = {}
+    for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
+        judge = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), iou_type)  # type: ignore[arg-type]
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        for name, value in zip(("AP", "AP50", "AP75"), judge.stats, strict=False):
+            scores[f"{kind} {name}"] = float("nan") if value == -1 else 100 * value
+    return scores
+
+
+def random_scenes(seed: int, count: int = 12, classes: int = 3, step: float = 0.1) -> list[Scene]:
+    """Images some of which have no objects or no detections, all detections with boxes of their own for odd seeds."""
+    rng = np.random.default_rng(seed)
+    scenes = []
+    for _ in range(count):
+        truth, found = pair(rng)
+        true = judged(rng, truth, classes)
+        scenes.append((true._replace(scores=[1.0] * len(true.rles)), judged(rng, found, classes, seed % 2 == 1, step)))
+    return scenes
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_the_library(seed: int) -> None:
+    scenes = random_scenes(seed, 30, classes=1 + seed % 4)
+    records = json.loads(json.dumps([record(*scene) for scene in scenes]))
+    scores = FAMILIES["coco"].scores(records)
+    assert scores == pytest.approx(library(scenes), abs=1e-12, nan_ok=True)
+    assert 0 < scores["mask AP50"] < 100
+
+
+def test_equals_the_library_on_images_drawn_more_than_once() -> None:
+    scenes = random_scenes(3, step=1e-6)  # no ties within an image
+    counts = np.random.default_rng(0).multinomial(12, [1 / 12] * 12, size=5)
+    drawn = pack([record(*scene) for scene in scenes])(counts)
+    for row, count in enumerate(counts):
+        again = [scene for scene, times in zip(scenes, count, strict=True) for _ in range(times)]
+        assert {name: values[row] for name, values in drawn.items()} == pytest.approx(library(again), abs=1e-12)
+
+
+def test_more_than_a_hundred_detections_of_a_class() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = pair(rng)
+    one = judged(rng, truth, 1), judged(rng, found, 1, step=1e-6)
+    noise = judged(rng, found, 1)
+    many = [noise._replace(scores=[0.5 + k / 1000] * len(noise.rles)) for k in range(50)]
+    crowd = one[1]._replace(
+        rles=[*one[1].rles, *(rle for part in many for rle in part.rles)],
+        classes=[1] * (len(one[1].rles) + sum(len(part.rles) for part in many)),
+        scores=[*one[1].scores, *(score for part in many for score in part.scores)],
+    )
+    assert len(crowd.rles) > 100
+    assert len(record(one[0], crowd)["1"]["scores"]) == 100
+    scores = FAMILIES["coco"].scores([record(one[0], crowd)])
+    assert scores == pytest.approx(library([(one[0], crowd)]), abs=1e-12)
+
+
+def test_nothing_to_find_is_undefined_and_nothing_found_is_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    (some, _), empty = random_scenes(0, 4)[1], Objects((9, 11), [], [], [])
+    assert some.rles
+    assert record(empty, empty) == {}
+    assert all(np.isnan(value) for value in FAMILIES["coco"].scores([record(empty, empty)]).values())
+    assert all(np.isnan(value) for value in FAMILIES["coco"].scores([record(empty, some)]).values())
+    assert set(FAMILIES["coco"].scores([record(some, empty)]).values()) == {0.0}
+    assert all(value == pytest.approx(100) for value in FAMILIES["coco"].scores([record(some, some)]).values())
+    assert capsys.readouterr().out == ""  # the library prints much
+
+
+def test_boxes_of_the_detectors_own_are_the_ones_judged() -> None:
+    rng = np.random.default_rng(5)
+    truth = Objects.of_ids(pair(rng)[0])
+    wrong = truth._replace(boxes=[[0.0, 0.0, 0.5, 0.5] for _ in truth.rles])
+    scores = FAMILIES["coco"].scores([record(truth, wrong)])
+    assert scores["box AP"] == 0 and scores["mask AP"] == pytest.approx(100)
+
+
+def test_real_glands_against_themselves_and_disturbed(shared_data: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = {name: Objects.of_ids(ids) for name, ids in glas_truth(shared_data).items()}
+    assert len(truth) == 80
+    scores = FAMILIES["coco"].scores([record(one, one) for one in truth.values()])
+    assert all(value == pytest.approx(100, abs=1e-12) for value in scores.values())
+
+    scenes = [
+        (true, judged(rng, moved_and_merged(ids), 1, boxed=True, step=0.01))
+        for true, ids in zip(truth.values(), glas_truth(shared_data).values(), strict=True)
+    ]
+    scores = FAMILIES["coco"].scores([record(*scene) for scene in scenes])
+    assert scores == pytest.approx(library(scenes), abs=1e-12)
+    assert 10 < scores["mask AP"] < 70 < scores["mask AP50"] < 95
+
+
+def test_a_lost_object_lowers_and_a_sure_false_one_too() -> None:
+    rng = np.random.default_rng(2)
+    truth = [pair(rng)[0] for _ in range(6)]
+    fair = [(Objects.of_ids(ids), judged(rng, disturbed(rng, ids), 1, step=1e-6)) for ids in truth]
+    base = FAMILIES["coco"].scores([record(*scene) for scene in fair])["mask AP50"]
+    blank = Objects((9, 11), [], [], [])
+    lost = FAMILIES["coco"].scores([record(true, blank if n == 0 else found) for n, (true, found) in enumerate(fair)])
+    sure = fair[1][1]._replace(scores=[2.0] * len(fair[1][1].rles))
+    false = FAMILIES["coco"].scores([*(record(*scene) for scene in fair), record(blank, sure)])
+    assert lost["mask AP50"] < base and false["mask AP50"] < base

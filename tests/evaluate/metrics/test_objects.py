@@ -1,0 +1,88 @@
+"""Objects as codes: nothing is lost on the way to COCO's form and back, and no pixel is owned twice."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from colocate.evaluate.metrics import FAMILIES, Objects, label_map
+from colocate.evaluate.metrics.objects import shared_pixels
+
+from .scenes import blobs, judged
+
+SEEDS = range(10)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_codes_are_the_masks(seed: int) -> None:
+    ids = blobs(np.random.default_rng(seed))
+    found = Objects.of_ids(ids)
+    present = ids.unique()[ids.unique() > 0]
+    assert len(found.rles) == len(present)
+    for rle, number, area, box in zip(found.rles, present, found.areas, found.xywh, strict=True):
+        mask = ids == number
+        assert np.array_equal(coco_mask.decode(rle), mask.numpy())  # type: ignore[arg-type]
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        left, top = columns[0].item(), rows[0].item()
+        assert box == [left, top, columns[-1].item() + 1 - left, rows[-1].item() + 1 - top]
+        assert area == mask.sum()
+    masks = torch.stack([ids == number for number in present]) if len(present) else torch.zeros(0, 9, 11).bool()
+    assert Objects.of_masks(masks, found.classes, found.scores) == found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("boxed", [False, True])
+def test_to_coco_and_back_through_json(seed: int, boxed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    found = judged(rng, blobs(rng), 3, boxed)
+    results = json.loads(json.dumps(found.to_coco(7)))
+    assert all(result["image_id"] == 7 for result in results)
+    again = Objects.of_coco(results, found.size)
+    assert again == (found if found.rles else found._replace(boxes=None))
+
+
+def test_more_objects_than_a_byte_counts() -> None:
+    ids = torch.arange(300, dtype=torch.int32).view(15, 20)
+    found = Objects.of_ids(ids)
+    assert found.areas == [1] * 299 and len(found.xywh) == 299
+    assert torch.equal(label_map(found), ids)
+    for family, best in (("coco", "mask AP"), ("panoptic", "PQ"), ("glas", "object F1")):
+        surest = found._replace(scores=[1 - n / 1000 for n in range(299)])
+        score = FAMILIES[family].scores([FAMILIES[family].record(found, surest)])[best]
+        assert score == pytest.approx({"coco": 100 * 34 / 101}.get(family, 100))  # a hundred detections at most
+
+
+def test_a_map_gives_its_objects_back() -> None:
+    ids = torch.tensor([[5, 5, 0], [9, 2, 0]], dtype=torch.int32)
+    found = Objects.of_ids(ids, [3, 1, 2])
+    assert label_map(found).tolist() == [[2, 2, 0], [3, 1, 0]]
+    assert found.classes == [3, 1, 2] and found.scores == [1, 1, 1] and found.size == (2, 3)
+
+
+def test_the_surer_lies_on_top_and_the_unsure_nowhere() -> None:
+    masks = torch.tensor([[[1, 1, 1, 1, 0]], [[0, 1, 1, 0, 0]], [[0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1]]]).bool()
+    found = Objects.of_masks(masks, [1, 1, 1, 1], [0.5, 0.9, 0.9, 0.4])
+    assert label_map(found).tolist() == [[1, 2, 2, 3, 0]]
+    assert label_map(found, 0.4).tolist() == [[1, 2, 2, 3, 4]]
+    assert label_map(found, 0.95).tolist() == [[0, 0, 0, 0, 0]]
+
+
+def test_as_many_classes_as_objects() -> None:
+    with pytest.raises(ValueError, match="1 classes for 2 objects"):
+        Objects.of_ids(torch.tensor([[1, 2]], dtype=torch.int32), [1])
+    with pytest.raises(ValueError, match="1 scores for 2 objects"):
+        Objects.of_masks(torch.ones(2, 3, 3).bool(), [1, 1], [0.5])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shared_pixels_by_counting(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = blobs(rng), blobs(rng)
+    table = shared_pixels(a, b)
+    assert table.sum() == a.numel()
+    for i, row in enumerate(table.tolist()):
+        assert row == [int(((a == i) & (b == j)).sum()) for j in range(len(row))]

@@ -1,0 +1,85 @@
+"""Dice and Jaccard are torchmetrics' own, from records."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
+
+from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.metrics.probe import record as probe_record
+from colocate.evaluate.metrics.semantic import record
+from colocate.probes.nearest import dice
+
+SEMANTIC = FAMILIES["semantic"]
+NAMES = ["outside", "tumour", "stroma", "necrosis", "vessel"]
+
+
+def maps(seed: int, found: list[int]) -> tuple[Tensor, Tensor]:
+    """Four images; the truth has classes 0 to 3, of the finding half is right and the rest one of those given."""
+    rng = torch.Generator().manual_seed(seed)
+    truth = torch.randint(0, 4, (4, 6, 7), generator=rng)
+    guess = torch.tensor(found)[torch.randint(0, len(found), truth.shape, generator=rng)]
+    right = (torch.rand(truth.shape, generator=rng) < 0.5) & (truth > 0)
+    return truth, torch.where(right, truth, guess)
+
+
+def scores(truth: Tensor, found: Tensor, ignored: int | None = None) -> dict[str, float]:
+    records = [record(t, f, NAMES, ignored) for t, f in zip(truth, found, strict=True)]
+    return SEMANTIC.scores(json.loads(json.dumps(records)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ignored", [None, 0])
+def test_equals_torchmetrics(seed: int, ignored: int | None) -> None:
+    truth, found = maps(seed, [1, 2, 3])
+    ours = scores(truth, found, ignored)
+    present = [1, 2, 3] if ignored == 0 else [0, 1, 2, 3]
+    for name, library in (("Dice", multiclass_f1_score), ("Jaccard", multiclass_jaccard_index)):
+        each = library(found, truth, 5, average="none", ignore_index=ignored)
+        assert [ours[f"{name} {NAMES[n]}"] for n in present] == pytest.approx((100 * each[present]).tolist(), rel=1e-5)
+        assert ours[f"macro {name}"] == pytest.approx(100 * each[present].mean().item(), rel=1e-5)
+        micro = library(found, truth, 5, average="micro", ignore_index=ignored)
+        assert ours[f"micro {name}"] == pytest.approx(100 * micro.item(), rel=1e-5)
+
+
+def test_a_class_that_is_nowhere_is_nan_and_the_ignored_one_has_no_score() -> None:
+    ours = scores(*maps(0, [1, 2, 3]), ignored=0)
+    assert np.isnan(ours["Dice vessel"]) and np.isnan(ours["Jaccard vessel"])
+    assert "Dice outside" not in ours
+    assert ours["macro Dice"] == pytest.approx(np.mean([ours[f"Dice {name}"] for name in NAMES[1:4]]))
+    false = scores(*maps(0, [1, 2, 3, 4]), ignored=0)
+    assert false["Dice vessel"] == 0
+
+
+def test_ignored_pixels_do_not_count_and_calling_others_so_is_wrong() -> None:
+    truth = torch.tensor([[[0, 0, 1, 1]]])
+    ours = scores(truth, torch.tensor([[[1, 2, 1, 1]]]), 0)
+    assert ours == pytest.approx(scores(truth, torch.tensor([[[0, 0, 1, 1]]]), 0), nan_ok=True)
+    assert ours["macro Dice"] == ours["micro Jaccard"] == 100
+    half = scores(truth, torch.tensor([[[0, 0, 0, 1]]]), 0)
+    assert half["micro Dice"] == 50 and half["micro Jaccard"] == pytest.approx(100 / 3)
+    assert half["Dice tumour"] == pytest.approx(200 / 3) and half["Jaccard tumour"] == half["macro Jaccard"] == 50
+
+
+def test_nothing_that_counts_is_nan() -> None:
+    nothing = torch.zeros(1, 2, 2, dtype=torch.int64)
+    assert all(np.isnan(value) for value in scores(nothing, nothing, 0).values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_probe_scores_cells(seed: int) -> None:
+    truth, found = (part > 1 for part in maps(seed, [0, 1, 2]))
+    truth[0] = found[0] = False
+    records = json.loads(json.dumps([probe_record(t, f) for t, f in zip(truth, found, strict=True)]))
+    ours = FAMILIES["probe"].scores(records)
+    assert ours["image Dice"] == pytest.approx(100 * dice(found.flatten(1), truth.flatten(1)).mean().item(), rel=1e-6)
+    assert ours["pooled Dice"] == pytest.approx(
+        100 * dice(found.flatten()[None], truth.flatten()[None]).item(), rel=1e-6
+    )
+    assert FAMILIES["probe"].scores(records[:1])["image Dice"] == 100
+    assert np.isnan(FAMILIES["probe"].scores(records[:1])["pooled Dice"])

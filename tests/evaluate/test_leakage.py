@@ -1,0 +1,240 @@
+"""Leakage: planted copies are found however they were saved, crops by name and case; nothing where there is none."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colocate.data import Index, Labelled
+from colocate.data.labelled import COLUMNS
+from colocate.errors import UserError
+from colocate.evaluate.leakage import Findings, check, refuse, tiles_of
+from tests.tiny import write_tiles
+
+TURN = Image.Transpose
+COPIES: dict[str, Callable[[Image.Image, Path], None]] = {
+    "renamed": lambda image, out: image.save(out.with_suffix(".png")),
+    "recompressed": lambda image, out: image.save(out.with_suffix(".jpg"), quality=70),
+    "half size": lambda image, out: image.reduce(2).save(out.with_suffix(".png")),
+    "flipped": lambda image, out: image.transpose(TURN.FLIP_LEFT_RIGHT).save(out.with_suffix(".png")),
+    "turned, small, recompressed": lambda image, out: (
+        image.transpose(TURN.ROTATE_90).transpose(TURN.FLIP_TOP_BOTTOM).reduce(2).save(out.with_suffix(".jpg"))
+    ),
+}
+Row = tuple[Path, str, str]
+"""A file, its case, its part of the split."""
+
+
+def labelled(folder: Path, rows: Sequence[Row]) -> Labelled:
+    """A data set in colocate's form, of images that may lie anywhere."""
+    folder.mkdir()
+    facts = {"version": 1, "name": "made", "kind": "instances", "classes": ["gland"], "ignored": None}
+    (folder / "dataset.json").write_text(json.dumps(facts | {"licence": "", "notes": []}))
+    with (folder / "items.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, "split:official"])
+        writer.writerows([path, "", source, "", 1, 1, path, "", part] for path, source, part in rows)
+    return Labelled.open(folder)
+
+
+def index_of(folder: Path, rows: Sequence[tuple[Path, str]]) -> Index:
+    """The tiles of a run, with their sources."""
+    folder.mkdir()
+    with (folder / "tiles.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "source"), *rows])
+    (folder / "recipe.json").write_text('{"encoder": {"init": "random"}}')
+    return Index.build(folder / "tiles.csv", folder / "tiles.arrow")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Labelled:
+    """Six training images (train_0...) of cases a and b, four test images (testA_1, ..., testA_10) of b and c."""
+    pictures = sorted(write_tiles(tmp_path / "drawn", count=10, size=96).iterdir())
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for number, picture in enumerate(pictures):
+        name = f"train_{number}" if number < 6 else f"testA_{(1, 2, 3, 10)[number - 6]}"
+        picture.rename(images / f"{name}.png")
+        case = "a" if number < 3 else "b" if number < 7 else "c"
+        rows.append((images / f"{name}.png", f"made:{case}", "train" if number < 6 else "testA"))
+    return labelled(tmp_path / "data", rows)
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Tiles that have nothing to do with the data."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for number in range(12):
+        coarse = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"other_{number}.png")
+    return folder
+
+
+def image(data: Labelled, name: str) -> Image.Image:
+    return Image.open(next(item.path for item in data.items if item.name == name))
+
+
+def test_nothing_is_found_where_there_is_nothing(data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    index = index_of(tmp_path / "run", [(path, "elsewhere:1") for path in sorted(tiles.iterdir())])
+    findings = check(data, "official", index, "run")
+    assert findings.found == ()
+    assert findings.shared_sources == ("made:b",)
+    told = " ".join(findings.checked)
+    for words in ("against 6 training images", "against 12 pretraining tiles", "names of 4 test images", "made:b"):
+        assert words in told
+    assert any("crops of test images" in line for line in findings.unchecked)
+    assert any("(elsewhere:1) is written as a case of made (such as made:b)" in line for line in findings.unchecked)
+    refuse(findings, forced=False)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_planted_copies_are_found(how: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    COPIES[how](image(data, "testA_2"), tiles / "x")
+    COPIES[how](image(data, "train_1"), tiles / "y")  # which is allowed
+    index = index_of(tmp_path / "run", [(path, "z") for path in sorted(tiles.iterdir())])
+    (line,) = check(data, "official", index, "run").found
+    assert line.startswith("1 test image is a pretraining tile")
+    assert "testA_2.png is " in line and str(tiles / "x.") in line and "train_1" not in line
+    assert ("pixel for pixel" in line) == (how == "renamed")
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_within_the_split_are_found(how: str, data: Labelled, tmp_path: Path) -> None:
+    COPIES[how](image(data, "testA_3"), tmp_path / "copy")
+    (copy,) = tmp_path.glob("copy.*")
+    rows = [(Path(item.path), item.source, item.splits["official"]) for item in data.items]
+    more = labelled(tmp_path / "more", [*rows, (copy, "made:a", "train")])
+    (line,) = check(more, "official", None, "random").found
+    assert line.startswith("1 test image is a training image") and "testA_3.png" in line and str(copy) in line
+
+
+def crop(data: Labelled, name: str, out: Path) -> Path:
+    image(data, name).crop((0, 0, 40, 40)).save(out)
+    return out
+
+
+def found_with(data: Labelled, run: Path, *tiles: tuple[Path, str]) -> Findings:
+    return check(data, "official", index_of(run, tiles), "run")
+
+
+def test_crops_are_found_by_name_and_case_only(data: Labelled, tmp_path: Path) -> None:
+    plain = crop(data, "testA_1", tmp_path / "crop.png")
+    hidden = found_with(data, tmp_path / "a", (plain, "z"))
+    assert hidden.found == () and any("crops of test images" in line for line in hidden.unchecked)
+    named = crop(data, "testA_1", tmp_path / "testA_1_224_0.png")
+    (line,) = found_with(data, tmp_path / "b", (named, "z")).found
+    assert line.startswith("1 test image by name") and "images/testA_1.png in " in line and str(named) in line
+    (line,) = found_with(data, tmp_path / "c", (plain, "made-C")).found
+    assert line == f"1 test case among the tiles' cases: made:c ({plain})"
+    stated = found_with(data, tmp_path / "d", (plain, "made:b"))
+    assert stated.found == () and any("made:b are among them, but the split" in line for line in stated.checked)
+
+
+def test_a_name_is_not_found_within_another(data: Labelled, tmp_path: Path) -> None:
+    (tmp_path / "mytestA_1").mkdir()
+    for name in ("testA_100.png", "testA_12.png", "mytestA_1/0.png", "testA_1b.png"):
+        path = crop(data, "train_0", tmp_path / name)
+        found = found_with(data, tmp_path / f"run {path.name}", (path, "z")).found
+        assert bool(found) == (name == "testA_1b.png")  # as in testA_1a, testA_1b: two parts of testA_1
+
+
+def test_plain_names_and_unknown_cases_cannot_be_checked(tmp_path: Path) -> None:
+    pictures = sorted(write_tiles(tmp_path / "drawn", count=4).iterdir())
+    data = labelled(
+        tmp_path / "data", [(path, "", "test" if number else "train") for number, path in enumerate(pictures)]
+    )
+    tile = tmp_path / "01.png"
+    Image.new("RGB", (40, 40), "pink").save(tile)
+    findings = found_with(data, tmp_path / "run", (tile, "z"))
+    assert findings.found == ()
+    assert any('"01", "02", "03"' in line for line in findings.unchecked)
+    assert any("the cases of some images" in line for line in findings.unchecked)
+
+
+def test_a_case_is_found_as_a_word_of_a_path(tmp_path: Path) -> None:
+    one, two, three = sorted(write_tiles(tmp_path / "drawn", count=3).iterdir())
+    rows = [(one, "tcga:TCGA-AA-1111", "train"), (two, "tcga:TCGA-BB-2222", "test"), (three, "ebhi:2001837", "test")]
+    data = labelled(tmp_path / "data", rows)
+    for number, (path, source, case) in enumerate(
+        [
+            ("tcga-bb-2222-01Z-00-DX1/0.png", "z", "tcga:TCGA-BB-2222"),
+            ("a.png", "TCGA-BB-2222-01Z-00-DX1", "tcga:TCGA-BB-2222"),
+            ("GT2001837-1-400.png", "z", "ebhi:2001837"),
+            ("GT20018371-1-400.png", "z", ""),
+            ("TCGA-AA-1111/0.png", "z", ""),
+        ]
+    ):
+        tile = tmp_path / str(number) / path
+        tile.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), "pink").save(tile)
+        found = found_with(data, tmp_path / f"run{number}", (tile, source)).found
+        assert found == ((f"1 test case among the tiles' cases: {case} ({tile})",) if case else ())
+
+
+def test_what_was_found_is_refused_in_a_sentence_unless_forced(data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    for name in ("testA_1", "testA_2"):
+        image(data, name).save(tiles / f"{name}.png")
+    findings = found_with(data, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir())))
+    assert len(findings.found) == 2
+    with pytest.raises(
+        UserError, match=r"2 test images are pretraining tiles.*testA_1\.png.*--allow-leakage"
+    ) as caught:
+        refuse(findings, forced=False)
+    assert "\n" not in str(caught.value) and "(and 1 more finding)" in str(caught.value)
+    refuse(findings, forced=True)
+    assert findings.facts(forced=True)["forced"] is True and findings.facts(forced=False)["forced"] is False
+    assert json.loads(json.dumps(findings.facts(True)))["found"] == list(findings.found)
+
+
+def test_backbones_without_tiles(data: Labelled, tmp_path: Path) -> None:
+    assert "a random backbone has seen no images" in check(data, "official", None, "random").checked
+    for origin in ("imagenet", "some/weights.pth"):
+        (line,) = check(data, "official", None, origin).unchecked
+        assert line.startswith(f"{origin}: the weights were trained on ")
+    index = index_of(tmp_path / "run", [(crop(data, "train_0", tmp_path / "t.png"), "z")])
+    for place in (tmp_path / "run", tmp_path / "run" / "backbone.safetensors"):
+        found = tiles_of(place)
+        assert found is not None and found.fingerprint == index.fingerprint
+    assert tiles_of(tmp_path) is None and tiles_of(tmp_path / "weights.pth") is None
+    (tmp_path / "run" / "recipe.json").write_text('{"encoder": {"init": "published"}}')
+    assert any("started from (published)" in line for line in check(data, "official", index, "run").unchecked)
+
+
+def test_unreadable_images(data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    (tiles / "other_3.png").write_text("words")
+    findings = found_with(data, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir())))
+    assert any("1 of 12 tiles cannot be read" in line and "other_3.png" in line for line in findings.unchecked)
+    rows = [(tiles / "other_3.png", "", "train"), (tiles / "other_4.png", "", "test")]
+    with pytest.raises(UserError, match=r"other_3\.png"):
+        check(labelled(tmp_path / "bad", rows), "official", None, "random")
+
+
+def test_real_sets_raise_no_false_alarm_and_planted_copies_are_found(shared_data: Path, tmp_path: Path) -> None:
+    lines = (shared_data / "glas" / "Grade.csv").read_text().split("\n")[1:]
+    cases = {name: case for name, case, *_ in (map(str.strip, line.split(",")) for line in lines if "," in line)}
+    glas = sorted((shared_data / "glas").glob("*.webp"))[::4]
+    rows = [(path, f"glas:{cases[path.stem]}", "train" if path.stem[:5] == "train" else path.stem[:5]) for path in glas]
+    data = labelled(tmp_path / "glas", rows)
+    others = [(path, "ebhi") for path in sorted((shared_data / "ebhi-seg").glob("*/image/*.jpg"))[::4]]
+    others += [(path, f"glas-{cases[path.stem]}") for path in glas if path.stem[:5] == "train"]
+    assert len(glas) > 40 and len(others) > 500
+    clean = found_with(data, tmp_path / "clean", *others)
+    assert [line for line in clean.found if "test case" not in line] == []
+
+    test = [path for path in glas if path.stem[:5] != "train"][:: len(COPIES)][: len(COPIES)]
+    for number, (path, how) in enumerate(zip(test, COPIES.values(), strict=False)):
+        how(Image.open(path).convert("RGB"), tmp_path / f"planted{number}")
+    planted = [(path, "ebhi") for path in sorted(tmp_path.glob("planted*"))]
+    assert len(planted) == len(test) > 2
+    found = " ".join(found_with(data, tmp_path / "leaking", *others, *planted).found)
+    assert all(path.name in found for path in test[:4]) and "1 test image is a pretraining tile pixel" in found
+    assert f"{len(test) - 1} test images are pretraining tiles but for size" in found

@@ -1,0 +1,56 @@
+"""`colocate prepare` as it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from colocate.cli import main
+from colocate.data import Labelled
+from colocate.prepare import CONVERTERS, Kind
+from colocate.prepare.nct import TISSUES
+from tests.prepare.releases import write_folder, write_glas, write_nct
+from tests.test_cli import sentence
+
+
+def test_glas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src, out = write_glas(tmp_path / "src"), tmp_path / "out"
+    main(["prepare", "glas", str(src), str(out)])
+    said = capsys.readouterr().out
+    for words in (
+        "glas: 165 images, 16 cases, 1,530 objects\n",
+        "split official: 85 train, 60 testA, 20 testB (16 cases on both sides)\n",
+        "terms: For research only",
+        "note: The official split of GlaS has patients on both sides",
+        f"done: look at {out}/contact-sheet.png\n",
+    ):
+        assert words in said
+    assert len(Labelled.open(out)) == 165
+    assert "exists and is not an empty folder" in sentence(capsys, "prepare", "glas", src, out)
+
+
+def test_a_folder_with_options(tmp_path: Path) -> None:
+    src, out = write_folder(tmp_path / "src"), tmp_path / "out"
+    words = ["--semantics", "--classes", "a", "b", "c", "d", "--ignored", "0", "--mpp", "0.5", "--test-share", "0.4"]
+    main(["prepare", "folder", str(src), str(out), *words])
+    data = Labelled.open(out)
+    assert (data.classes, data.ignored, len(data.test("images"))) == (("a", "b", "c", "d"), 0, 2)
+
+
+def test_nct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src, out = write_nct(tmp_path / "NCT-CRC-HE-100K", TISSUES), tmp_path / "nct.csv"
+    main(["prepare", "nct-crc-he", str(src), str(out)])
+    assert f"done: pretrain with --data {out}" in capsys.readouterr().out
+
+
+def test_options_of_other_kinds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src = write_glas(tmp_path / "src", {"train": 2})
+    says = sentence(capsys, "prepare", "glas", src, tmp_path / "out", "--ignored", "0", "--semantics")
+    assert says == "colocate: glas has no use for --semantics, --ignored: leave that out"
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_kind_can_be_asked_for() -> None:
+    assert set(get_args(Kind)) == {*CONVERTERS, "nct-crc-he"}

@@ -1,0 +1,87 @@
+"""Masks of every bit depth, and splits by hash."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from PIL import Image
+
+from colocate.errors import UserError
+from colocate.prepare.files import by_stem, folder_in, read_mask, split_by_case
+from tests.prepare.releases import save
+
+VALUES = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+def test_eight_bits(ending: str, tmp_path: Path) -> None:
+    assert read_mask(save(VALUES, tmp_path / f"m.{ending}")).tolist() == VALUES.tolist()
+
+
+def test_sixteen_and_thirty_two_bits(tmp_path: Path) -> None:
+    many = VALUES.astype(np.uint16) * 250
+    assert read_mask(save(many, tmp_path / "m.png")).tolist() == many.tolist()
+    more = VALUES.astype(np.int32) * 2500
+    assert read_mask(save(more, tmp_path / "m.tif")).tolist() == more.tolist()
+
+
+def test_palettes_count_as_their_numbers(tmp_path: Path) -> None:
+    image = Image.fromarray(VALUES).convert("P")
+    image.putdata(VALUES.ravel().tolist())
+    image.putpalette([(7 * n) % 256 for n in range(768)])
+    assert read_mask(save(image, tmp_path / "m.png")).tolist() == VALUES.tolist()
+
+
+def test_grey_in_three_channels(tmp_path: Path) -> None:
+    assert read_mask(save(np.dstack([VALUES] * 3), tmp_path / "m.png")).tolist() == VALUES.tolist()
+    assert read_mask(save(np.dstack([*[VALUES] * 3, VALUES // 2]), tmp_path / "a.png")).tolist() == VALUES.tolist()
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    assert read_mask(save(VALUES > 1, tmp_path / "m.png")).tolist() == [[0, 0, 255], [255, 255, 255]]
+
+
+def test_what_is_no_mask(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"m.tif holds F pixels, not numbers: save the mask as grey"):
+        read_mask(save(VALUES.astype(np.float32), tmp_path / "m.tif"))
+    with pytest.raises(UserError, match=r"no.png is missing, cut short or damaged \(No such file or directory\)"):
+        read_mask(tmp_path / "no.png")
+
+
+def digest(case: str) -> str:
+    return sha256(case.encode()).hexdigest()
+
+
+@given(
+    st.lists(st.integers(0, 30).map(str), min_size=2, max_size=60).filter(lambda cases: len(set(cases)) > 1),
+    st.floats(0.01, 0.99),
+)
+def test_splits_by_case(cases: list[str], share: float) -> None:
+    parts = split_by_case(cases, share)
+    test = {case for case, part in zip(cases, parts, strict=True) if part == "test"}
+    train = {case for case, part in zip(cases, parts, strict=True) if part == "train"}
+    assert test and train and not test & train and test | train == set(cases)
+    assert max(map(digest, test)) < min(map(digest, train))
+    largest = max(map(cases.count, cases))
+    off = abs(parts.count("test") - share * len(cases))
+    assert off <= largest  # half of it, but for the side that must not be empty
+    assert split_by_case(cases[::-1], share) == parts[::-1]
+
+
+def test_one_case_cannot_be_split() -> None:
+    with pytest.raises(UserError, match=r"All images are of one case, .*: give each its split"):
+        split_by_case(["a", "a"], 0.5)
+
+
+def test_files_of_the_mac_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.PNG", "._a.png", ".b.png", "__MACOSX/c.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(VALUES, tmp_path / name, format="PNG")
+    assert list(by_stem(tmp_path)) == ["a"]
+    with pytest.raises(UserError, match="has no folder images or pictures"):
+        folder_in(tmp_path, "images", "pictures")

@@ -1,0 +1,128 @@
+"""A folder of images and masks of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.prepare import folder
+from colocate.prepare.writer import write
+from tests.data.pictures import picture
+from tests.prepare.releases import row_of_objects, save, write_folder
+
+
+def prepared(src: Path, out: Path, **options: object) -> Labelled:
+    facts, drafts = folder.drafts(src, **options)  # type: ignore[arg-type]
+    return write(out, facts, drafts)
+
+
+def test_instances(tmp_path: Path) -> None:
+    data = prepared(write_folder(tmp_path / "mine"), tmp_path / "out", mpp=0.5, classes=("nucleus",))
+    assert (data.name, data.kind, data.classes) == ("mine", "instances", ("nucleus",))
+    assert [item.mpp for item in data.items] == [0.5] * 5
+    assert data.mask(2).unique().tolist() == [0, 1, 2, 3]
+    assert (len(data.train("images")), len(data.test("images"))) == (4, 1)
+    assert data.notes == ("mine names no cases: a patient may be on both sides.",)
+
+
+def test_classes_and_an_ignored_one(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    mask = row_of_objects(2, 10, 8)
+    mask[7, 7] = 255
+    save(mask, src / "masks" / "t0.png")
+    options = {"semantics": True, "classes": ("a", "b", "c", "d")}
+    with pytest.raises(UserError, match=r"t0.jpg: its mask holds class 255, but classes are 0 to 3: name them all"):
+        prepared(src, tmp_path / "out", **options)
+    data = prepared(src, tmp_path / "out", ignored=255, **options)
+    assert data.ignored == 255 and data.mask(0).unique().tolist() == [0, 1, 2, 255]
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_black_and_white_masks_have_two_classes_but_no_objects(bits: int, tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    for path in (src / "masks").iterdir():
+        white = row_of_objects(7, 10, 8) > 0
+        save(white if bits == 1 else white.astype(np.uint8) * 255, path)
+    data = prepared(src, tmp_path / "out", semantics=True, classes=("other", "gland"))
+    assert all(data.mask(number).sum() == 7 for number in range(5))
+    with pytest.raises(
+        UserError, match=r"masks/t0.png is black and white, .*: number the objects from 1, or .*--semant"
+    ):
+        prepared(src, tmp_path / "objects")
+
+
+def test_what_a_table_says(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    lines = [
+        "path,split,source,mpp",
+        *(f"t{n}.jpg,{'test' if n > 2 else 'train'},c{n},0.{n + 1}" for n in range(4)),
+        "t4,,c9,",
+    ]
+    (src / "items.csv").write_text("\n".join(lines))
+    data = prepared(src, tmp_path / "out", mpp=2.0)
+    assert data.parts("given") == {"train": [0, 1, 2], "test": [3]}
+    assert [item.source for item in data.items] == ["c0", "c1", "c2", "c3", "c9"]
+    assert [item.mpp for item in data.items] == [0.1, 0.2, 0.3, 0.4, 2.0]
+    assert data.notes == ()
+
+
+def test_a_case_is_on_one_side(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine", 20)
+    (src / "items.csv").write_text("path,source\n" + "\n".join(f"t{n},c{n // 4}" for n in range(20)))
+    data = prepared(src, tmp_path / "out", test_share=0.4)
+    assert not data.shared_sources("cases")
+    assert (len(data.train("cases")), len(data.test("cases"))) == (12, 8)
+    again = prepared(src, tmp_path / "again", test_share=0.4)
+    assert again.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"semantics": True}, r"classes in the masks have no names: give --classes"),
+        ({"classes": ("a", "b")}, r"do not hold their classes: give one of --classes, or --semantics"),
+        ({"ignored": 0}, r"--ignored is a class, .*: leave it out, or add --semantics"),
+        ({"ignored": 300, "semantics": True, "classes": ("a", "b")}, r"--ignored 300 does not fit in 8 bits"),
+        ({"images": "pictures"}, r"mine has no folder pictures: give the folder"),
+        ({"test_share": 1.0}, r"--test-share 1 leaves a side without images: give a number between 0 and 1"),
+        ({"mpp": 0.0}, r"t0.jpg: 0 micrometres per pixel is no resolution"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        prepared(write_folder(tmp_path / "mine"), tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("image\nt0\n", r"items.csv has the columns image"),
+        ("path,case\nt0,3\n", r"items.csv has the columns path, case"),
+        ("path\nt0\nt9\n", r"items.csv, line 3 is not among the images: t9"),
+        ("path\nt0\nt0.jpg\n", r"items.csv, line 3 is a second line of t0.jpg|line 3 is a second line of: t0.jpg"),
+        ("path\nt0\n", r"items.csv has no line for t1.jpg: add it, or remove the table"),
+        ("path,mpp\nt0,20x\n", r"items.csv, line 2: mpp '20x' is no number"),
+        ("path,split\n" + "".join(f"t{n},training\n" for n in range(5)), r"split given has the parts training"),
+    ],
+)
+def test_tables_that_do_not_fit(table: str, says: str, tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    (src / "items.csv").write_text(table)
+    with pytest.raises(UserError, match=says):
+        prepared(src, tmp_path / "out")
+
+
+def test_masks_in_colours_or_missing(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    save(picture(1, 10, 8), src / "masks" / "t3.png")
+    with pytest.raises(UserError, match=r"t3.png is a mask in colours, .*: save a grey image of 8 or 16 bits"):
+        prepared(src, tmp_path / "out")
+    (src / "masks" / "t3.png").unlink()
+    (src / "masks" / "t1.png").unlink()
+    with pytest.raises(UserError, match=r"t1.jpg has no mask in .*masks \(1 more like it\): get it again"):
+        prepared(src, tmp_path / "out")
