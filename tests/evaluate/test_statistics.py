@@ -98,6 +98,8 @@ def test_the_same_seed_draws_the_same() -> None:
     runs = [run(noise(0)), run(noise(1))]
     assert interval("probe", runs) == interval("probe", runs)
     assert interval("probe", runs, seed=1) != interval("probe", runs)
+    single = interval("probe", runs, draws=1)["image Dice"]
+    assert single.low == single.high != single.mean
 
 
 def test_against_itself_there_is_no_difference() -> None:

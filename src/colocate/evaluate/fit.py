@@ -45,7 +45,11 @@ class FitConfig:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.steps or 1) < 1 or self.lr <= 0 or self.weight_decay < 0:
+        if (
+            min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1
+            or self.lr <= 0
+            or self.weight_decay < 0
+        ):
             raise UserError("steps, epochs and batch must be 1 or more, lr positive, weight_decay not negative")
         if not all(0 <= share < 1 for share in (self.warmup, *self.drops)):
             raise UserError("warmup and drops are shares of the steps, in [0, 1)")
@@ -90,6 +94,7 @@ def fit(
         Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
     """
     fabric = launch(machine, precision, config.batch)
+    folder.mkdir(parents=True, exist_ok=True)
     rank, world, seed = fabric.global_rank, fabric.world_size, examples.seed
     if world > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -43,6 +43,8 @@ class InstancesConfig:
     images, as tiny batches want it."""
     detections: int = 100
     """Most objects found in an image."""
+    proposals: int = 512
+    """Proposals of an image that the heads learn from."""
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Sides of the anchors at the five levels of the pyramid, in px."""
 
@@ -50,8 +52,8 @@ class InstancesConfig:
         low, high = self.short_side
         if not 0 < low <= high <= self.long_side or not 0 < self.test_short_side <= self.long_side:
             raise UserError("short_side is a range, and with test_short_side at most long_side, in px")
-        if len(self.anchors) != 5 or self.detections < 1:
-            raise UserError("anchors are five sides, detections 1 or more")
+        if len(self.anchors) != 5 or min(self.detections, self.proposals) < 1:
+            raise UserError("anchors are five sides, detections and proposals 1 or more")
 
     @property
     def alter(self) -> Alter:
@@ -85,7 +87,11 @@ class Detector(nn.Module):
             image_std=list(std),
             rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
             box_detections_per_img=config.detections,
+            box_batch_size_per_image=config.proposals,
         )
+        # torchvision's start is that of an inner layer: logits of a mask loss of 5. Detectron2's is ln 2.
+        logits: Any = self.net.roi_heads.mask_predictor
+        nn.init.normal_(logits.mask_fcn_logits.weight, std=0.001)
         self.norms = norms_of(backbone)
 
     def ready(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
 import tyro
-from jaxtyping import Int64
 from torch import Tensor
 
 from ..data import Labelled
@@ -148,13 +147,12 @@ class ProbeTask(Task):
         data, candidate, outcome = trial.data, trial.candidate, Outcome()
         backbone = candidate.build(trial.seed, self.config.stride)
 
-        def seen(number: int, found: Int64[Tensor, "h w"]) -> None:
-            overlays.classes(number, data.pixel_classes(number, data.mask(number)), found)
-
+        choice = (trial.train, trial.test, self.config, trial.seed, candidate.mean, candidate.std)
         with _clock(outcome, "predict"):
-            choice = (trial.train, trial.test, self.config, trial.seed, candidate.mean, candidate.std)
-            records = probe(backbone, data, *choice, seen=seen)
-        outcome.records = [{"probe": record} for record in records]
+            for number, found in probe(backbone, data, *choice):
+                truth = data.pixel_classes(number, data.mask(number))
+                outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
+                overlays.classes(number, truth, found)
         return outcome
 
 

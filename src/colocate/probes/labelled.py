@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,16 +51,11 @@ def probe(
     seed: int,
     mean: Sequence[float],
     std: Sequence[float],
-    seen: Callable[[int, Int64[Tensor, "h w"]], object] = lambda number, found: None,
-) -> list[dict[str, Any]]:
-    """Learn from the cells of images `train`, call the pixels of images `test`, score each image.
+) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
+    """Learn from the cells of images `train`; call the class of each pixel of images `test`, one image after another.
 
     A training cell counts as what its pixels are, in proportion. Class scores of test cells are interpolated to
-    pixels. Batch norms first take the statistics of training images. `seen` is handed each test image's classes.
-
-    Returns one record a test image: {"dice": mean over the classes (but background) that are in it or were called,
-    "shared": pixels rightly called one of them, "positives": pixels of them plus pixels called so}; dice is 1 where
-    there are none on either side.
+    pixels; the ignored class is never called. Batch norms first take the statistics of training images.
 
     Raises:
         UserError: no images to learn from or to test on, or fewer cells than neighbours.
@@ -78,19 +73,14 @@ def probe(
         raise UserError(f"{len(features)} training cells are fewer than the {config.neighbours} that vote")
     else:
         call = partial(neighbour_shares, features, shares, k=config.neighbours)
-
-    records = []
     for number in test:
-        image = data.image(number)
-        grid = _grid(backbone, image, config.stride, mean, std)
+        item = data.items[number]
+        grid = _grid(backbone, data.image(number), config.stride, mean, std)
         scores = call(grid.flatten(0, 1)).view(*grid.shape[:2], -1).permute(2, 0, 1)
         if data.ignored is not None:
             scores[data.ignored] = 0
         fine = F.interpolate(scores[None], scale_factor=config.stride, mode="bilinear")[0]
-        found = fine[:, : image.shape[1], : image.shape[2]].argmax(0)
-        seen(number, found)
-        records.append(_record(found, data.pixel_classes(number, data.mask(number)), data.ignored))
-    return records
+        yield number, fine[:, : item.height, : item.width].argmax(0)
 
 
 @torch.no_grad()
@@ -143,14 +133,3 @@ def _some(
     """At most so many cells of an image, drawn by the seed and the image's number: the same for every backbone."""
     chosen = uniforms(torch.arange(len(features)), seed, number, count=1)[:, 0].argsort()[:most].sort().values
     return features[chosen], shares[chosen]
-
-
-def _record(found: Int64[Tensor, "h w"], truth: Int64[Tensor, "h w"], ignored: int | None) -> dict[str, Any]:
-    counted = truth != ignored if ignored is not None else torch.ones_like(truth, dtype=torch.bool)
-    dices, shared, positives = [], 0, 0
-    for kind in (set(truth[counted].unique().tolist()) | set(found[counted].unique().tolist())) - {0}:
-        mine, true = (found == kind) & counted, (truth == kind) & counted
-        both, sides = int((mine & true).sum()), int(mine.sum() + true.sum())
-        dices.append(2 * both / sides)
-        shared, positives = shared + both, positives + sides
-    return {"dice": sum(dices) / len(dices) if dices else 1.0, "shared": shared, "positives": positives}

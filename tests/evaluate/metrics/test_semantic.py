@@ -66,6 +66,16 @@ def test_ignored_pixels_do_not_count_and_calling_others_so_is_wrong() -> None:
     assert half["Dice tumour"] == pytest.approx(200 / 3) and half["Jaccard tumour"] == half["macro Jaccard"] == 50
 
 
+def test_the_ignored_number_may_be_none_of_the_classes() -> None:
+    truth = torch.tensor([[[255, 0, 1, 1]]])
+    assert scores(truth, torch.tensor([[[2, 0, 1, 0]]]), 255)["micro Dice"] == pytest.approx(200 / 3)
+    with pytest.raises(ValueError, match="the truth has numbers beyond those of the 5 classes"):
+        scores(truth, torch.tensor([[[2, 0, 1, 0]]]))
+    for wrong in (5, -1):
+        with pytest.raises(ValueError, match="the finding has numbers beyond"):
+            scores(truth, torch.tensor([[[2, wrong, 1, 0]]]), 255)
+
+
 def test_nothing_that_counts_is_nan() -> None:
     nothing = torch.zeros(1, 2, 2, dtype=torch.int64)
     assert all(np.isnan(value) for value in scores(nothing, nothing, 0).values())
@@ -75,7 +85,7 @@ def test_nothing_that_counts_is_nan() -> None:
 def test_the_probe_scores_cells(seed: int) -> None:
     truth, found = (part > 1 for part in maps(seed, [0, 1, 2]))
     truth[0] = found[0] = False
-    records = json.loads(json.dumps([probe_record(t, f) for t, f in zip(truth, found, strict=True)]))
+    records = json.loads(json.dumps([probe_record(t.int(), f.int()) for t, f in zip(truth, found, strict=True)]))
     ours = FAMILIES["probe"].scores(records)
     assert ours["image Dice"] == pytest.approx(100 * dice(found.flatten(1), truth.flatten(1)).mean().item(), rel=1e-6)
     assert ours["pooled Dice"] == pytest.approx(
@@ -83,3 +93,11 @@ def test_the_probe_scores_cells(seed: int) -> None:
     )
     assert FAMILIES["probe"].scores(records[:1])["image Dice"] == 100
     assert np.isnan(FAMILIES["probe"].scores(records[:1])["pooled Dice"])
+
+
+def test_the_probe_averages_classes_of_an_image() -> None:
+    truth = torch.tensor([[0, 1, 1, 2, 2, 3]])
+    found = torch.tensor([[1, 1, 1, 2, 0, 1]])
+    kept = probe_record(truth, found, ignored=3)
+    assert kept["dice"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert (kept["shared"], kept["positives"]) == (3, 8)

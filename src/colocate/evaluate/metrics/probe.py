@@ -1,24 +1,33 @@
-"""Dice of a probe's cells, image by image and pooled."""
+"""Dice of what a probe calls, image by image and pooled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+import torch
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from .family import Packed, Record, ratio
 
 
-def record(truth: Bool[Tensor, "g f"], found: Bool[Tensor, "g f"]) -> Record:
-    """Compare the cells of one image that are positive in truth with those that were found to be.
+def record(truth: Int[Tensor, "g f"], found: Int[Tensor, "g f"], ignored: int | None = None) -> Record:
+    """Compare the class of each cell or pixel of one image with what was found; class 0 is background.
 
-    A record has the image's `dice` (a fraction; 1 where no cell is positive in either), its `shared` positive cells,
-    and `positives`, the true ones plus the found ones.
+    A record has the image's `dice` (a fraction: the mean over the classes but background that are there in truth or
+    found; 1 where none is), the `shared` cells of all those classes, and `positives`, the true plus the found ones.
+    Cells whose truth is the class `ignored` do not count.
     """
-    shared, positives = int((truth & found).sum()), int(truth.sum() + found.sum())
-    return {"dice": 2 * shared / positives if positives else 1.0, "shared": shared, "positives": positives}
+    counted = torch.ones_like(truth, dtype=torch.bool) if ignored is None else truth != ignored
+    each: list[float] = []
+    shared = positives = 0
+    for number in sorted({*truth[counted].unique().tolist(), *found[counted].unique().tolist()} - {0}):
+        true, called = counted & (truth == number), counted & (found == number)
+        both, sides = int((true & called).sum()), int(true.sum() + called.sum())
+        each.append(2 * both / sides)
+        shared, positives = shared + both, positives + sides
+    return {"dice": sum(each) / len(each) if each else 1.0, "shared": shared, "positives": positives}
 
 
 def pack(records: Sequence[Record]) -> Packed:

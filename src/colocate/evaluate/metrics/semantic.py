@@ -17,13 +17,20 @@ def record(
 ) -> Record:
     """Count one image's pixels: for each class, as what its pixels were found, such as {"tumour": {"stroma": 12}}.
 
-    Pixels whose truth is the class `ignored` do not count, and it has no entry; a pixel that counts may still be found
-    as it, which is wrong.
+    Pixels whose truth is `ignored`, a class or a number beside the classes, do not count, and it has no entry; a pixel
+    that counts may still be found as that class, which is wrong.
 
     Raises:
-        RuntimeError: a map has a number that is none of the classes'.
+        ValueError: a pixel that counts has, in truth or found, a number that is none of the classes'.
     """
-    table = multiclass_confusion_matrix(found.long(), truth.long(), len(classes), ignore_index=ignored).tolist()
+    truth, found = truth.long(), found.long()
+    if ignored is not None:
+        counting = truth != ignored
+        truth, found = truth[counting], found[counting]
+    for name, numbers in (("truth", truth), ("finding", found)):  # torchmetrics would take some for other classes
+        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(classes):
+            raise ValueError(f"the {name} has numbers beyond those of the {len(classes)} classes")
+    table = multiclass_confusion_matrix(found, truth, len(classes), validate_args=False).tolist()
     return {
         name: {other: pixels for other, pixels in zip(classes, row, strict=True) if pixels}
         for number, (name, row) in enumerate(zip(classes, table, strict=True))

@@ -1,0 +1,80 @@
+"""Examples: every image once an epoch, in batches that processes share, altered the same way each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.evaluate.examples import Examples, example_loader, flipped, turns
+from colocate.evaluate.instances import InstancesConfig
+from colocate.evaluate.instances import target as objects_of
+from tests.evaluate.tissue import write_tissue
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
+
+
+@pytest.mark.parametrize(("images", "batch"), [(5, 16), (7, 3), (4, 4), (1, 6)])
+def test_every_image_comes_once_an_epoch(images: int, batch: int) -> None:
+    numbers = list(range(10, 10 + images))
+    taken = [turn for step in range(3 * images) for turn in turns(numbers, batch, 0, step)]
+    assert taken[: images * batch] == sorted(taken[: images * batch], key=lambda turn: turn[1])
+    for epoch in range(batch):
+        assert sorted(number for number, when in taken if when == epoch) == numbers
+
+
+def test_processes_share_a_batch() -> None:
+    numbers = list(range(9))
+    for step in range(4):
+        whole = turns(numbers, 6, 3, step)
+        assert whole == [turn for rank in range(3) for turn in turns(numbers, 6, 3, step, rank, world=3)]
+
+
+def test_the_mask_moves_with_the_image(data: Labelled) -> None:
+    image, mask = data.image(3), data.mask(3)
+    seen = set()
+    for place in range(64):
+        draws = torch.rand(8, generator=torch.Generator().manual_seed(place))
+        moved, moved_mask = flipped(image, mask, draws, symmetries=True)
+        assert torch.equal(moved[:, moved_mask > 0].flatten().sort().values, image[:, mask > 0].flatten().sort().values)
+        seen.add(moved.numpy().tobytes())
+    assert len(seen) == 8
+    sideways = {
+        flipped(image, mask, torch.full((8,), draw), symmetries=False)[0].numpy().tobytes() for draw in (0.1, 0.9)
+    }
+    assert sideways == {image.numpy().tobytes(), image.flip(2).numpy().tobytes()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> None:
+    examples = Examples(data, InstancesConfig(symmetries=True).alter, objects_of, seed=5)
+    train = data.train("patients")
+    all_of_them = list(example_loader(examples, train, 4, range(0, 5), 0, 1, 0))
+    later = list(example_loader(examples, train, 4, range(3, 5), 0, 1, workers))
+    for one, other in zip(all_of_them[3:], later, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a.image, b.image) and torch.equal(a.target["masks"], b.target["masks"])
+
+
+def test_objects_have_tight_boxes(data: Labelled) -> None:
+    found = objects_of(data, 4, data.mask(4))
+    for box, mask in zip(found["boxes"].long().tolist(), found["masks"], strict=True):
+        left, top, right, bottom = box
+        assert mask[top:bottom, left:right].sum() == mask.sum() > 0
+        for edge in (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1]):
+            assert edge.any()
+    assert found["labels"].tolist() == [1] * len(found["boxes"])
+
+
+def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
+    broken = write_tissue(tmp_path / "discs")
+    (broken.folder / broken.items[2].path).write_bytes(b"nothing")
+    examples = Examples(broken, InstancesConfig().alter, objects_of, seed=0)
+    with pytest.raises(UserError, match="image02"):
+        list(example_loader(examples, [2], 1, range(1), 0, 1, 1))

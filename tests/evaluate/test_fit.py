@@ -1,0 +1,127 @@
+"""Fine-tuning: it learns, it stops and goes on bit for bit, and settings that make no sense are refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from colocate import checkpoint
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.evaluate.examples import Examples
+from colocate.evaluate.fit import FitConfig, fit
+from colocate.evaluate.semantics import SemanticsConfig
+from colocate.evaluate.semantics import target as classes_of
+from colocate.recipe import MachineConfig
+from colocate.train import Interrupted
+from tests.evaluate.tissue import write_tissue
+
+MACHINE = MachineConfig("cpu", workers=0, log_every=2, save_every=3, journals=())
+CONFIG = FitConfig(steps=8, batch=4, optimizer="adamw", lr=0.01, drops=())
+
+
+class Pixels(nn.Module):
+    """A pixel's class from its colour, with noise on the colours and a batch norm: all that a resumed run must keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = torch.stack(images)
+        logits = self.layers(batch + 0.01 * torch.randn_like(batch))
+        return {"loss": nn.functional.cross_entropy(logits, torch.stack([t["classes"] for t in targets]))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs", "semantics")
+
+
+def run(data: Labelled, folder: Path, config: FitConfig = CONFIG, **other: Any) -> nn.Module:
+    torch.manual_seed(0)
+    examples = Examples(data, SemanticsConfig(crop=32).alter, classes_of, seed=1)
+    identity = other.pop("identity", "this")
+    return fit(Pixels(), examples, data.train("patients"), config, folder, identity, MACHINE, "32", **other)
+
+
+def losses(folder: Path) -> list[float]:
+    rows = (folder / "journal.csv").read_text().splitlines()
+    column = rows[0].split(",").index("loss")
+    return [float(row.split(",")[column]) for row in rows[1:]]
+
+
+def test_it_learns(data: Labelled, tmp_path: Path) -> None:
+    run(data, tmp_path, FitConfig(steps=40, batch=4, optimizer="adamw", lr=0.05, drops=()))
+    assert losses(tmp_path)[-1] < 0.5 * losses(tmp_path)[0]
+
+
+def test_a_stopped_fit_equals_the_uninterrupted_one(data: Labelled, tmp_path: Path) -> None:
+    whole = run(data, tmp_path / "whole").state_dict()
+    calls, stop_at = [0], 5
+
+    def ready(model: nn.Module) -> None:
+        model.train()
+
+        def count(*_: object) -> None:
+            calls[0] += 1
+            if calls[0] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        model.register_forward_hook(count)
+
+    with pytest.raises(Interrupted, match=f"step {stop_at} of 8"):
+        run(data, tmp_path / "parts", ready=ready)
+    parts = run(data, tmp_path / "parts").state_dict()
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_checkpoint_of_something_else_is_refused(data: Labelled, tmp_path: Path) -> None:
+    run(data, tmp_path)  # leaves a checkpoint of step 6
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="another evaluation"):
+        run(data, tmp_path, identity="that")
+
+
+def test_a_loss_that_is_not_finite_stops(data: Labelled, tmp_path: Path) -> None:
+    def ready(model: nn.Module) -> None:
+        model.train().get_submodule("layers.3").bias.data.fill_(torch.nan)  # pyright: ignore
+
+    with pytest.raises(UserError, match="not finite"):
+        run(data, tmp_path, ready=ready)
+
+
+def test_gradients_are_clipped(data: Labelled, tmp_path: Path) -> None:
+    plain = FitConfig(steps=2, batch=4, lr=1.0, weight_decay=0.0, warmup=0.0)
+    start = {name: p.clone() for name, p in _fresh().named_parameters()}
+    moved = [
+        sum((p - start[name]).square().sum() for name, p in run(data, tmp_path / str(clip), config).named_parameters())
+        for clip, config in ((0, plain), (1, FitConfig(**(vars(plain) | {"clip": 1e-4}))))
+    ]
+    assert 0 < moved[1] < (3e-4) ** 2 < moved[0]
+
+
+def _fresh() -> Pixels:
+    torch.manual_seed(0)
+    return Pixels()
+
+
+def test_steps_follow_from_epochs() -> None:
+    assert FitConfig(epochs=20, batch=16).planned(85) == 107
+    assert FitConfig(steps=7, epochs=20).planned(85) == 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"batch": 0}, "batch"), ({"lr": 0.0}, "lr"), ({"drops": (1.0,)}, "drops"), ({"steps": 0}, "steps")],
+)
+def test_settings_without_sense_are_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        FitConfig(**wrong)

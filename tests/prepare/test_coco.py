@@ -1,0 +1,297 @@
+"""COCO's JSON: masks as pycocotools draws them, several classes, and whatever is wrong is named with its annotation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as pycoco
+
+from colocate.data.labelled import Labelled
+from colocate.errors import UserError
+from colocate.prepare import coco, polygons, prepare
+from colocate.prepare.writer import write
+from tests.data.pictures import picture
+from tests.prepare.releases import save
+
+WIDE, HIGH = 50, 40
+Document = dict[str, Any]
+SQUARE = [3, 4, 13, 4, 13, 14, 3, 14]
+TRIANGLE = [20.3, 5.1, 40.7, 9.9, 25.5, 30.2]
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:HIGH, :WIDE]
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+def packed(mask: np.ndarray) -> dict[str, Any]:
+    encoded = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    """As COCO stores crowds: column by column, beginning with the pixels that are not set."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff([0, *edges, flat.size]).tolist()
+    return [0, *lengths] if flat[0] else lengths
+
+
+def annotation(id: int, image: int, category: int, segmentation: Any, **more: Any) -> dict[str, Any]:
+    return {"id": id, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Document:
+    """Four images; polygons in one and a mask of either kind in others; the second category is without objects."""
+    for number in range(4):
+        save(picture(number, WIDE, HIGH), tmp_path / "src" / f"image {number}.png")
+    images = [
+        {"id": 10 + number, "file_name": f"image {number}.png", "width": WIDE, "height": HIGH} for number in range(4)
+    ]
+    categories = [{"id": 7, "name": "gland"}, {"id": 1, "name": "nothing"}, {"id": 3, "name": "nucleus"}]
+    annotations = [
+        annotation(100, 10, 7, [SQUARE]),
+        annotation(101, 10, 3, [TRIANGLE, [1, 30, 9, 30, 9, 38]], iscrowd=0),
+        annotation(102, 11, 7, packed(disc(20, 20, 9))),
+        annotation(103, 12, 3, {"size": [HIGH, WIDE], "counts": runs(disc(30, 10, 7))}),
+        annotation(104, 12, 3, {"size": [HIGH, WIDE], "counts": runs(disc(5, 5, 20))}, iscrowd=1),
+    ]
+    licences = [{"id": 1, "name": "CC BY 4.0", "url": "somewhere"}]
+    return {"images": images, "annotations": annotations, "categories": categories, "licenses": licences}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "src" / "tissue.json"
+
+
+@pytest.fixture
+def made(file: Path, tmp_path: Path) -> Callable[..., Labelled]:
+    def made(document: Document, **options: Any) -> Labelled:
+        file.write_text(json.dumps(document))
+        return write(tmp_path / "out", *coco.drafts(file, **options))
+
+    return made
+
+
+def test_masks_are_those_of_pycocotools(made: Callable[..., Labelled], document: Document) -> None:
+    data = made(document)
+    assert (data.name, data.kind, data.classes, data.licence) == (
+        "tissue",
+        "instances",
+        ("gland", "nucleus"),
+        "CC BY 4.0.",
+    )
+    polygons_ = [
+        pycoco.merge(pycoco.frPyObjects(document["annotations"][n]["segmentation"], HIGH, WIDE)) for n in (0, 1)
+    ]
+    square, triangles = (torch.from_numpy(pycoco.decode(encoded)).bool() for encoded in polygons_)
+    mask = data.mask(0)
+    assert torch.equal(mask == 1, square)
+    assert torch.equal(mask == 2, triangles)
+    assert torch.equal(data.mask(1), torch.from_numpy(disc(20, 20, 9)).int())
+    assert torch.equal(data.mask(2), torch.from_numpy(disc(30, 10, 7)).int())
+    assert not data.mask(3).any()
+    assert data.object_classes(0, torch.tensor([1, 2])).tolist() == [1, 2]
+    assert data.object_classes(2, torch.tensor([1])).tolist() == [2]
+    assert data.notes == (
+        "tissue names no cases: a patient may be on both sides.",
+        f"{coco.CROWDS}: 1 (tissue.json, annotation 104).",
+    )
+    assert [item.path for item in data.items] == [f"images/image {number}.png" for number in range(4)]
+    data.verify()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9))
+def test_compressed_runs_are_those_of_pycocotools(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.random((height, width)) < 0.5, np.ones((rng.integers(1, 60), rng.integers(1, 60)))) > 0
+    patch = coco._patch(packed(mask), *mask.shape, "test")
+    found = np.zeros_like(mask)
+    found[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = patch.mask
+    assert (found == mask).all()
+    assert coco._unpacked(packed(mask)["counts"]) == runs(mask)
+
+
+def test_what_entries_of_images_say_beside(made: Callable[..., Labelled], document: Document) -> None:
+    for image, more in zip(
+        document["images"],
+        (
+            {"source": "P1", "mpp": 0.5, "split": "train"},
+            {"case": 2, "split": "test"},
+            {"mpp": "0.25"},
+            {"split": "train"},
+        ),
+        strict=True,
+    ):
+        image.update(more)
+    data = made(document, mpp=0.75)
+    assert [item.source for item in data.items] == ["P1", "2", "", ""]
+    assert [item.mpp for item in data.items] == [0.5, 0.75, 0.25, 0.75]
+    assert data.parts("given") == {"train": [0, 3], "test": [1]}
+
+
+def test_a_case_is_on_one_side(made: Callable[..., Labelled], document: Document) -> None:
+    for number, image in enumerate(document["images"]):
+        image["source"] = f"P{number // 2}"
+    data = made(document, test_share=0.5)
+    assert data.schemes == ("cases",)
+    assert sorted(map(len, data.parts("cases").values())) == [2, 2]
+    assert data.shared_sources("cases") == set()
+    assert all(math.isnan(item.mpp) for item in data.items)
+
+
+def test_images_elsewhere_and_in_folders(made: Callable[..., Labelled], document: Document, file: Path) -> None:
+    for image in document["images"]:
+        old = file.parent / image["file_name"]
+        image["file_name"] = f"deep/{old.name}"
+        (file.parents[1] / "images" / "deep").mkdir(parents=True, exist_ok=True)
+        old.rename(file.parents[1] / "images" / "deep" / old.name)
+    with pytest.raises(UserError, match=r"src/deep/image 0\.png, image 10 of .*, is missing: get it, or .* --images"):
+        made(document)
+    assert made(document, images="../images").items[0].name == "deep_image 0"
+
+
+def test_overlaps_and_crossings_are_said(made: Callable[..., Labelled], document: Document) -> None:
+    bow_tie = [20, 20, 30, 30, 30, 20, 20, 30]
+    document["annotations"] = [
+        annotation(1, 10, 7, [SQUARE]),
+        annotation(2, 10, 3, [[8, 9, 18, 9, 18, 19, 8, 19]]),
+        annotation(3, 10, 3, [[8, 9, 12, 9, 12, 13, 8, 13]]),
+        annotation(4, 11, 7, [bow_tie]),
+    ]
+    data = made(document)
+    assert f"{polygons.MENDED}: 1 (tissue.json, annotation 4)." in data.notes
+    assert "Objects overlap: 25 pixels that several claim went to the smallest." in data.notes
+    assert int((data.mask(0) == 3).sum()) == 16
+
+
+BROKEN = {
+    "none": (None, "encloses no pixel: mend it, or leave such objects out with --skip-broken"),
+    "empty": ([], "encloses no pixel"),
+    "box": ([[1, 1, 5, 5]], "encloses no pixel"),
+    "line": ([[1, 1, 9, 1, 5, 1]], "encloses no pixel"),
+    "away": ([[100, 100, 120, 100, 120, 120]], r"lies outside of its image \(50 x 40 px\)"),
+    "nothing": (packed(disc(0, 0, 0)), "encloses no pixel"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_objects_are_refused_or_left_out(made: Callable[..., Labelled], document: Document, kind: str) -> None:
+    segmentation, error = BROKEN[kind]
+    document["annotations"].append(annotation(999, 13, 1, segmentation))
+    with pytest.raises(UserError, match=rf"tissue\.json, annotation 999 {error}"):
+        made(document)
+    data = made(document, skip_broken=True)
+    assert not data.mask(3).any()
+    assert data.classes == ("gland", "nucleus")
+    assert any("annotation 999" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "error"),
+    [
+        ([[1, 1, 5]], r"is no outline of x, y, x, y, \.\.\."),
+        ([SQUARE, "word"], r"is no outline of (x, y, x, y|points)"),
+        ([[1, 1, "x", 1, 5, 5]], r"is no outline of points x, y \(.*'x'.*\)"),
+        ([[1, 1, None, 1, 5, 5]], r"is no outline of points"),
+        ([[1, 1, math.nan, 1, 5, 5]], r"is no outline of points"),
+        (SQUARE, r"is no outline of x, y, x, y, \.\.\."),
+        ({"size": [HIGH + 1, WIDE], "counts": [2050]}, r"is a mask of size \[41, 50\], its image of \[40, 50\]"),
+        ({"counts": [2000]}, "is a mask of size None"),
+        ({"size": [HIGH, WIDE]}, r"has no runs of pixels \(counts\)"),
+        ({"size": [HIGH, WIDE], "counts": [1000, -10, 1010]}, "has no runs of pixels"),
+        ({"size": [HIGH, WIDE], "counts": [1000, 999]}, "has runs that do not cover its image once"),
+        ({"size": [HIGH, WIDE], "counts": [1000, 1001]}, "has runs that do not cover its image once"),
+        ({"size": [HIGH, WIDE], "counts": ""}, "has runs that do not cover its image once"),
+        ({"size": [HIGH, WIDE], "counts": packed(disc(9, 9, 5))["counts"][:-2]}, "has (no )?runs"),
+        ({"size": [HIGH, WIDE], "counts": "\u00e9 "}, "has no runs of pixels"),
+        ({"size": [HIGH, WIDE], "counts": "o" * 9}, "has no runs of pixels"),
+    ],
+)
+def test_what_is_no_object_is_named_always(
+    made: Callable[..., Labelled], document: Document, segmentation: Any, error: str
+) -> None:
+    document["annotations"].append(annotation(999, 13, 7, segmentation))
+    with pytest.raises(UserError, match=rf"tissue\.json, annotation 999 {error}"):
+        made(document, skip_broken=True)
+
+
+def test_sizes_that_differ_are_named(made: Callable[..., Labelled], document: Document) -> None:
+    document["images"][2]["width"] = 51
+    with pytest.raises(
+        UserError, match=r"image 2\.png is 50 x 40 px, but .*tissue\.json says 51 x 40 px: get the image"
+    ):
+        made(document)
+    for image in document["images"]:
+        del image["width"], image["height"]
+    assert len(made(document)) == 4
+
+
+Change = Callable[[Document], Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (
+            lambda d: d["annotations"][0].update(image_id=5),
+            "annotation 100 has the image_id 5, which is not in the file",
+        ),
+        (lambda d: d["annotations"][0].update(category_id=5), "annotation 100 has the category_id 5, which is not in"),
+        (lambda d: d["annotations"][0].pop("image_id"), "has an entry without image_id, which COCO's JSON has"),
+        (lambda d: d["annotations"][1].update(id=100), "has annotations 100 twice"),
+        (lambda d: d["images"][1].update(id=10), "has images 10 twice"),
+        (lambda d: d["images"][1].pop("file_name"), "has an entry without file_name"),
+        (lambda d: d["images"][1].update(mpp="fine"), "image 11: mpp 'fine' is no number"),
+        (lambda d: d["images"][1].update(d["images"][0] | {"id": 11}), "has two images of the name image 0"),
+        (lambda d: d["categories"][2].update(name="gland"), "has several categories of one name"),
+        (lambda d: d.pop("categories"), "has no list categories as COCO's JSON has"),
+        (lambda d: d.update(images=["image 0.png"]), "has no list images as COCO's JSON has"),
+        (lambda d: d.update(annotations=[]), "has no object: give the file of an export with annotations"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    made: Callable[..., Labelled], document: Document, change: Change, error: str
+) -> None:
+    change(document)
+    with pytest.raises(UserError, match=rf"tissue\.json,? .*{error}"):
+        made(document)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", "\x00", "[" * 100_000])
+def test_what_is_no_json_is_named(file: Path, text: str, document: Document) -> None:
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"tissue\.json is no JSON, or is cut short \(.+\): export it again"):
+        coco.drafts(file)
+    file.write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"tissue\.json has no list categories"):
+        coco.drafts(file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"tissue\.json cannot be read \(No such file"):
+        coco.drafts(file)
+
+
+def test_the_command_leaves_nothing_half_written(file: Path, document: Document, tmp_path: Path) -> None:
+    file.write_text(json.dumps(document))
+    image = file.parent / "image 3.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    with pytest.raises(UserError, match=r"image 3\.png is cut short or damaged"):
+        prepare("coco", file, tmp_path / "out", test_share=0.25)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["src"]
+    image.write_bytes(whole)
+    prepare("coco", file, tmp_path / "out", test_share=0.25)
+    assert sorted(map(len, Labelled.open(tmp_path / "out").parts("images").values())) == [1, 3]
+    with pytest.raises(UserError, match="coco has no use for --piece"):
+        prepare("coco", file, tmp_path / "again", piece=512)
