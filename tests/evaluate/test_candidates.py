@@ -1,0 +1,94 @@
+"""What `--backbone` may name, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from colocate.backbones import Backbone
+from colocate.errors import UserError
+from colocate.evaluate.candidates import find_candidate
+from colocate.export import write_backbone
+
+FACTS = {"mean": [0.7, 0.5, 0.7], "std": [0.2, 0.2, 0.2], "steps": 12, "recipe": {"name": "plm"}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    write_backbone(tmp_path / "my-run", Backbone("test_resnet", 16), FACTS)
+    return tmp_path / "my-run"
+
+
+def test_a_run_comes_with_its_weights_and_normalisation(run: Path) -> None:
+    for word in (str(run), str(run / "backbone.safetensors")):
+        candidate = find_candidate(word)
+        assert (candidate.label, candidate.architecture, candidate.steps, candidate.recipe) == (
+            "my-run",
+            "test_resnet",
+            12,
+            "plm",
+        )
+        assert candidate.mean == (0.7, 0.5, 0.7)
+        stored = load_file(run / "backbone.safetensors")
+        built = candidate.build(seed=0, output_stride=32).net.state_dict()
+        assert all(torch.equal(stored[name], built[name]) for name in stored)
+    assert find_candidate(f"mine={run}").label == "mine"
+
+
+def test_random_weights_follow_the_seed() -> None:
+    random = find_candidate("random", "test_resnet")
+    one, other, again = (random.build(seed).net.state_dict()["conv1.0.weight"] for seed in (0, 1, 0))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_a_plain_file_needs_its_architecture(run: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "weights.safetensors"
+    save_file(load_file(run / "backbone.safetensors"), plain)
+    assert find_candidate(str(plain), "test_resnet").label == "weights"
+    assert find_candidate(str(plain), "test_resnet").fingerprint == find_candidate(str(run)).fingerprint
+    with pytest.raises(UserError, match=r"weights.safetensors does not fit resnet18: \d+ of \d+ tensors missing"):
+        find_candidate(str(plain))
+
+
+def test_one_tensor_missing_or_renamed_is_refused(run: Path) -> None:
+    tensors = load_file(run / "backbone.safetensors")
+    name = "layer2.0.conv1.weight"
+    moved = {("renamed" if key == name else key): value for key, value in tensors.items()}
+    save_file({key: value for key, value in tensors.items() if key != name}, run / "backbone.safetensors")
+    with pytest.raises(UserError, match=f"1 of .* tensors missing.*{name}"):
+        find_candidate(str(run))
+    save_file(moved, run / "backbone.safetensors")
+    with pytest.raises(UserError, match="renamed"):
+        find_candidate(str(run))
+
+
+def test_one_changed_number_is_another_backbone(run: Path) -> None:
+    before = find_candidate(str(run)).fingerprint
+    tensors = load_file(run / "backbone.safetensors")
+    tensors["layer1.0.conv1.weight"].view(-1)[0] += 1e-3
+    save_file(tensors, run / "backbone.safetensors")
+    assert find_candidate(str(run)).fingerprint != before
+
+
+def test_another_architecture_or_normalisation_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match="is a test_resnet, not a resnet50"):
+        find_candidate(str(run), "resnet50")
+    with pytest.raises(UserError, match="was trained on images normalised by mean"):
+        find_candidate(str(run), mean=(0.5, 0.5, 0.5))
+    path = run / "backbone.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"mean": [178.0, 127.0, 178.0]}))
+    with pytest.raises(UserError, match="no normalisation of images"):
+        find_candidate(str(run))
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run or file"):
+        find_candidate(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"backbone\.json"):
+        find_candidate(str(tmp_path))

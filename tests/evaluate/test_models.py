@@ -1,0 +1,133 @@
+"""Decoders on every kind of backbone: grids at the right strides, gradients where wanted, predictions in place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from colocate.backbones import Backbone
+from colocate.errors import UserError
+from colocate.evaluate.instances import Detector, InstancesConfig
+from colocate.evaluate.pyramid import Pyramid
+from colocate.evaluate.semantics import Segmenter, SemanticsConfig
+
+NORMAL = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+SMALL = InstancesConfig(short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128))
+NETWORKS = ("test_resnet", "test_convnext", "test_vit")
+
+
+def example(height: int = 64, width: int = 96) -> tuple[Tensor, dict[str, Tensor]]:
+    mask = torch.zeros(1, height, width, dtype=torch.uint8)
+    mask[0, 10:40, 20:50] = 1
+    boxes = torch.tensor([[20.0, 10.0, 50.0, 40.0]])
+    return torch.rand(3, height, width), {"boxes": boxes, "labels": torch.tensor([1]), "masks": mask}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_pyramid_has_its_strides(name: str) -> None:
+    pyramid = Pyramid(Backbone(name))
+    grids = pyramid(torch.rand(2, 3, 64, 96))
+    assert pyramid.strides[-4:] == (4, 8, 16, 32)
+    for grid, stride, channels in zip(grids, pyramid.strides, pyramid.channels, strict=True):
+        assert grid.shape == (2, channels, 64 // stride, 96 // stride)
+
+
+def test_a_stride_that_cannot_be_halved_is_refused() -> None:
+    with pytest.raises(UserError, match="power of two"):
+        Pyramid(Backbone("vit_small_patch14_dinov2"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mask_rcnn_learns_every_weight(name: str) -> None:
+    torch.manual_seed(0)
+    model = Detector(SMALL, Backbone(name), 1, *NORMAL)
+    model.ready()
+    image, target = example()
+    losses = model([image, image], [target, target])
+    torch.stack(list(losses.values())).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert losses["loss_mask"].item() == pytest.approx(0.693, abs=0.05)
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": target["masks"][:0]}
+    assert all(torch.isfinite(loss) for loss in model([image], [empty]).values())
+
+
+def test_frozen_norms_stay_and_tuned_ones_move() -> None:
+    image, target = example()
+    for norm in ("frozen", "tuned"):
+        model = Detector(replace(SMALL, norm=norm), Backbone("test_resnet"), 1, *NORMAL)  # pyright: ignore
+        model.ready()
+        before = [m.running_mean.clone() for m in model.norms]
+        model([image], [target])
+        same = [torch.equal(old, m.running_mean) for old, m in zip(before, model.norms, strict=True)]
+        assert all(same) if norm == "frozen" else not any(same)
+        assert all(m.weight.requires_grad == (norm == "tuned") for m in model.norms)
+
+
+def test_found_objects_are_in_the_images_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Detector(SMALL, Backbone("test_resnet"), 1, *NORMAL)
+
+    def answers(images: list[Tensor]) -> list[dict[str, Any]]:
+        mask = torch.zeros(1, 1, *images[0].shape[1:])
+        mask[0, 0, 5:9, 7:20] = 0.9
+        box = torch.tensor([[7.0, 5.0, 20.0, 9.0]])
+        return [{"boxes": box, "labels": torch.tensor([1]), "scores": torch.tensor([0.8]), "masks": mask}]
+
+    monkeypatch.setattr(model.net, "forward", answers)
+    found = model.predict(torch.zeros(3, 40, 60, dtype=torch.uint8))
+    assert (found.size, found.boxes, found.scores) == ((40, 60), [[7.0, 5.0, 13.0, 4.0]], [pytest.approx(0.8)])
+    assert found._replace(boxes=None).xywh == [[7.0, 5.0, 13.0, 4.0]]
+
+
+def test_training_sizes_are_drawn_and_test_size_is_fixed() -> None:
+    model = Detector(SMALL, Backbone("test_resnet"), 1, *NORMAL)
+    seen: list[int] = []
+    model.net.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(min(inputs[0].shape[2:])))
+    image, target = example()
+    model.ready()
+    for _ in range(12):
+        model([image], [target])
+    assert set(seen) == {64}  # padded to a multiple of 32
+    model.predict((image * 255).to(torch.uint8))
+    model.ready()
+    assert model.net.transform.min_size == tuple(range(48, 65))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_u_net_on_every_backbone(name: str) -> None:
+    model = Segmenter(SemanticsConfig(), Backbone(name), 3, 2, *NORMAL)
+    model.ready()
+    classes = torch.randint(0, 3, (2, 64, 64))
+    loss = model(list(torch.rand(2, 3, 64, 64)), [{"classes": one} for one in classes])["cross_entropy"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    found = model.predict(torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8))
+    assert found.shape == (50, 70) and not (found == 2).any()
+
+
+def test_ignored_and_added_pixels_teach_nothing() -> None:
+    torch.manual_seed(0)
+    model = Segmenter(SemanticsConfig(), Backbone("test_resnet"), 3, 2, *NORMAL).eval()
+    images, classes = list(torch.rand(1, 3, 64, 64)), torch.zeros(64, 64, dtype=torch.int64)
+    some = classes.clone()
+    some[:, 32:] = 2
+    added = classes.clone()
+    added[:, 32:] = -1
+    one, other = (model(images, [{"classes": its}])["cross_entropy"] for its in (some, added))
+    expected = torch.nn.functional.cross_entropy(model.logits(torch.stack(images))[:, :, :, :32], classes[None, :, :32])
+    assert one.item() == pytest.approx(expected.item(), rel=1e-5) == other.item()
+
+
+def test_a_frozen_encoder_takes_no_gradient_and_keeps_its_statistics() -> None:
+    backbone = Backbone("test_resnet")
+    model = Segmenter(SemanticsConfig(encoder="frozen"), backbone, 2, None, *NORMAL)
+    model.ready()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    model(list(torch.rand(2, 3, 64, 64)), [{"classes": torch.zeros(64, 64, dtype=torch.int64)}] * 2)[
+        "cross_entropy"
+    ].backward()
+    assert all(p.grad is None for p in backbone.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())

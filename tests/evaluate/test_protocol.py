@@ -1,0 +1,168 @@
+"""The protocol on a data set that is easy to learn: results once, resumed, cached by what they depend on, honest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from colocate.cli import main
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.evaluate import protocol as its
+from colocate.evaluate.candidates import Candidate, find_candidate
+from colocate.evaluate.fit import FitConfig
+from colocate.evaluate.instances import InstancesConfig
+from colocate.evaluate.protocol import Protocol, evaluate, some_of
+from colocate.evaluate.semantics import SemanticsConfig
+from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.probes.labelled import ProbeConfig
+from colocate.recipe import MachineConfig
+from tests.evaluate.tissue import write_tissue
+
+MACHINE = MachineConfig("cpu", workers=0, log_every=10, save_every=10, journals=())
+FIT = FitConfig(steps=20, batch=4, optimizer="adamw", lr=3e-3, drops=())
+TASKS: dict[str, Task] = {
+    "instances": InstancesTask(
+        InstancesConfig(
+            replace(FIT, steps=4), short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128)
+        )
+    ),
+    "semantics": SemanticsTask(SemanticsConfig(FIT, crop=64)),
+    "linear": ProbeTask(ProbeConfig("linear", stride=8)),
+    "nearest": ProbeTask(ProbeConfig("nearest", stride=8, neighbours=5)),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
+
+
+@pytest.fixture(scope="module")
+def random() -> Candidate:
+    return find_candidate("random", "test_resnet")
+
+
+def protocol(data: Labelled, out: Path, **changes: Any) -> Protocol:
+    return replace(Protocol(str(data.folder), str(out), seeds=1, machine=MACHINE), **changes)
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Candidate, tmp_path: Path) -> None:
+    (file,) = evaluate(TASKS[name], protocol(data, tmp_path), [random])
+    result = read(file)
+    assert [record["image"] for record in result["records"]] == [f"image{n}" for n in range(10, 16)]
+    assert result["dataset"] | {"split": "patients", "train": 10, "test": 6, "shared_sources": []} == result["dataset"]
+    assert its.scores_of(result["metrics"], result["records"]) == result["scores"]
+    assert set(result["parts"]) == {"testA", "testB"}
+    assert result["leakage"]["found"] == [] and not result["leakage"]["forced"]
+    assert not (file.parent / "checkpoints").exists()
+    assert (file.parent / "overlays.png").stat().st_size > 1000
+    if name in ("semantics", "linear", "nearest"):  # dark discs on light ground: colour is enough
+        score = "Dice gland" if name == "semantics" else "pooled Dice"
+        assert result["scores"][score] > 60, result["scores"]
+
+
+def test_a_second_call_computes_nothing(
+    data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TASKS["nearest"]
+    first = evaluate(task, protocol(data, tmp_path), [random])
+    before = first[0].stat().st_mtime_ns
+    monkeypatch.setattr(ProbeTask, "run", lambda *_: pytest.fail("computed again"))
+    assert evaluate(task, protocol(data, tmp_path), [random]) == first
+    assert first[0].stat().st_mtime_ns == before
+    changed = (
+        (ProbeTask(ProbeConfig("nearest", stride=8, neighbours=6)), protocol(data, tmp_path)),
+        (task, protocol(data, tmp_path, fraction=0.5)),
+        (task, protocol(data, tmp_path, first_seed=1)),
+        (task, protocol(data, tmp_path, precision="bf16-mixed")),
+    )
+    for other, its_protocol in changed:
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            evaluate(other, its_protocol, [random])
+
+
+def test_a_stopped_evaluation_goes_on(
+    data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TASKS["semantics"]
+    (whole,) = evaluate(task, protocol(data, tmp_path / "whole"), [random])
+    calls = 0
+    forward = torch.nn.functional.cross_entropy
+
+    def dies(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 15:
+            raise RuntimeError("the machine is gone")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", dies)
+    with pytest.raises(RuntimeError, match="gone"):
+        evaluate(task, protocol(data, tmp_path / "parts"), [random])
+    (parts,) = evaluate(task, protocol(data, tmp_path / "parts"), [random])
+    assert calls == 15 + 10  # from the checkpoint of step 10
+    assert read(parts)["records"] == read(whole)["records"]
+
+
+def test_fractions_are_nested_and_of_few_cases(data: Labelled) -> None:
+    train = data.train("patients")
+    for seed in range(6):
+        chosen = [set(some_of(data, train, share, seed)) for share in (0.05, 0.2, 0.5, 0.75, 1.0)]
+        assert [len(some) for some in chosen] == [1, 2, 5, 8, 10]
+        for less, more in pairwise(chosen):
+            assert less <= more
+        assert [len({data.items[n].source for n in some}) for some in chosen] == [1, 1, 3, 4, 5]
+    assert len({tuple(some_of(data, train, 0.2, seed)) for seed in range(20)}) > 2
+
+
+def test_a_seen_test_image_is_refused_unless_forced(random: Candidate, tmp_path: Path) -> None:
+    leaky = write_tissue(tmp_path / "leaky")
+    rows = (leaky.folder / "items.csv").read_text().splitlines()
+    train_image, test_image = rows[1].split(","), rows[-1].split(",")
+    test_image[:2], test_image[6:8] = train_image[:2], train_image[6:8]
+    (leaky.folder / "items.csv").write_text("\n".join([*rows[:-1], ",".join(test_image)]) + "\n")
+    with pytest.raises(UserError, match="--allow-leakage"):
+        evaluate(TASKS["nearest"], protocol(leaky, tmp_path / "out"), [random])
+    (file,) = evaluate(TASKS["nearest"], protocol(leaky, tmp_path / "out", allow_leakage=True), [random])
+    assert read(file)["leakage"]["forced"] and read(file)["leakage"]["found"]
+
+
+def test_the_command_line(data: Labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(data.folder), "--out", str(tmp_path), "--seeds", "2", "--accelerator", "cpu"]
+    main(["evaluate", "probe", *words, "--backbone", "random", "a=random", "--architecture", "test_resnet"])
+    assert "4 results" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("probe-discs-patients-*/result.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "instances, semantics, probe"),
+        (["bones"], "instances, semantics, probe"),
+        (["probe"], "--data"),
+        (["probe", "--data", "DATA"], "--backbone"),
+        (["probe", "--data", "DATA", "--backbone", "random", "random"], "LABEL=RUN"),
+        (["probe", "--data", "DATA", "--backbone", "random", "--split", "moon"], "no split 'moon'"),
+        (["probe", "--data", "nowhere", "--backbone", "random"], "nowhere"),
+        (["semantics", "--data", "DATA", "--backbone", "random", "--fraction", "2"], "fraction"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], named: str, data: Labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *(str(data.folder) if word == "DATA" else word for word in words)])
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err

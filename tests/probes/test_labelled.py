@@ -1,0 +1,125 @@
+"""The probe of a labelled data set against plain loops, and logistic regression against its own optimality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.probes.labelled import ProbeConfig, probe, settled
+from colocate.probes.linear import fit_linear
+from tests.evaluate.tissue import write_tissue
+
+PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class Patches(nn.Module):
+    """A backbone that knows the mean colour of each 8 x 8 cell, and nothing else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images, 8)
+
+
+@pytest.fixture(scope="module", params=["instances", "semantics"])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    out = tmp_path_factory.mktemp("tissue") / "discs"
+    return write_tissue(out, request.param, height=60, width=84)  # no whole number of cells
+
+
+@pytest.mark.parametrize("classifier", ["linear", "nearest"])
+def test_colour_finds_dark_discs(data: Labelled, classifier: str) -> None:
+    config = ProbeConfig(classifier, stride=8, neighbours=5)  # pyright: ignore[reportArgumentType]
+    right = total = 0
+    for number, found in probe(Patches(), data, data.train("patients"), data.test("patients"), config, 0, *PLAIN):
+        truth = data.mask(number) > 0
+        assert found.shape == truth.shape
+        right, total = right + int(((found > 0) == truth).sum()), total + truth.numel()
+    assert right > 0.95 * total
+
+
+def test_nearest_against_plain_loops(data: Labelled) -> None:
+    """Every cell of every image in Python: its mean colour and share of gland; the vote of its three nearest."""
+    train, test = data.train("patients")[:3], data.test("patients")[:2]
+    memory: list[Tensor] = []
+    shares: list[float] = []
+    for number in train:
+        image, mask = data.image(number).double() / 255, data.mask(number) > 0
+        for top in range(0, 60, 8):
+            for left in range(0, 84, 8):
+                memory.append(_cell(image, top, left))
+                shares.append(mask[top : top + 8, left : left + 8].double().mean().item())
+    config = ProbeConfig("nearest", stride=8, neighbours=3)
+    for number, found in probe(Patches(), data, train, test, config, 0, *PLAIN):
+        image = data.image(number).double() / 255
+        grid = torch.zeros(8, 11, dtype=torch.float64)
+        for row in range(8):
+            for column in range(11):
+                cell = _cell(image, 8 * row, 8 * column)
+                cosines = torch.stack([cell @ other / cell.norm() / other.norm() for other in memory])
+                grid[row, column] = sum(shares[i] for i in cosines.argsort(descending=True)[:3].tolist()) / 3
+        expected = nn.functional.interpolate(grid[None, None], scale_factor=8, mode="bilinear")[0, 0, :60, :84] > 0.5
+        assert (expected == (found > 0)).double().mean() > 0.999  # votes that tie may fall either way
+
+
+def _cell(image: Tensor, top: int, left: int) -> Tensor:
+    """Mean colour of an 8 x 8 cell, white where the image ends."""
+    cell = torch.ones(3, 8, 8, dtype=torch.float64)
+    part = image[:, top : top + 8, left : left + 8]
+    cell[:, : part.shape[1], : part.shape[2]] = part
+    return cell.mean((1, 2))
+
+
+def test_ignored_pixels_neither_teach_nor_are_called(tmp_path: Path) -> None:
+    data = write_tissue(tmp_path / "discs", "semantics", ignored=0)
+    config = ProbeConfig("linear", stride=8)
+    calls = probe(Patches(), data, data.train("patients"), data.test("patients")[:1], config, 0, *PLAIN)
+    assert all((found == 1).all() for _, found in calls)
+
+
+def test_too_little_to_learn_from_is_refused(data: Labelled) -> None:
+    with pytest.raises(UserError, match="learn from"):
+        list(probe(Patches(), data, [], data.test("patients"), ProbeConfig(stride=8), 0, *PLAIN))
+    with pytest.raises(UserError, match="that vote"):
+        config = ProbeConfig("nearest", stride=8, memory=10)
+        list(probe(Patches(), data, data.train("patients"), [1], config, 0, *PLAIN))
+
+
+def test_the_memory_is_bounded_and_drawn_by_the_seed(data: Labelled) -> None:
+    train, test = data.train("patients"), data.test("patients")[:1]
+    runs = [
+        next(probe(Patches(), data, train, test, ProbeConfig("nearest", 8, 30, 5), seed, *PLAIN))[1]
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_settling_takes_the_images_statistics(data: Labelled) -> None:
+    network = nn.BatchNorm2d(3)
+    moved = settled(network, data, data.train("patients"), *PLAIN)
+    pixels = torch.cat([data.image(n)[:, 14:46, 10:74].flatten(1) for n in data.train("patients")], 1) / 255
+    assert torch.allclose(moved.running_mean, pixels.mean(1), atol=1e-3)  # pyright: ignore[reportArgumentType]
+    assert (network.running_mean == 0).all()
+
+
+def test_logistic_regression_is_at_its_minimum() -> None:
+    made = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 6, generator=made) * torch.tensor([1.0, 2, 3, 0.1, 1, 1]) + 5
+    shares = torch.rand(300, 3, generator=made).softmax(1)
+    fitted = fit_linear(features, shares, decay=0.01)
+    found = fitted.shares(features)
+    standard = (features - fitted.centre) / fitted.spread
+    slope = (found - shares).T @ standard / 300 + 0.01 * fitted.weight  # the gradient, by hand
+    assert slope.abs().max() < 1e-4
+    assert (found - shares).mean(0).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="no cells"):
+        fit_linear(features[:0], shares[:0])
+
+
+def test_logistic_regression_separates_what_is_separable() -> None:
+    features = torch.cat([torch.randn(100, 4) + 4, torch.randn(100, 4) - 4])
+    shares = torch.eye(2).repeat_interleave(100, 0)
+    assert (fit_linear(features, shares).shares(features).argmax(1) == shares.argmax(1)).all()
