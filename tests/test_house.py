@@ -22,7 +22,7 @@ FLOORS = [
     {"methods"},
     {"health", "recipe"},
     {"recipes", "export", "journal"},
-    {"run"},
+    {"run", "watch"},
     {"train"},
     {"evaluate"},
     {"figures"},

@@ -98,6 +98,11 @@ class Recipe:
     """Forward passes an optimiser step."""
     precision: Precision = "32"
     """Arithmetic of the networks; losses and weights are float32 always (on a GPU with TF32 products)."""
+    probe: str = ""
+    """A labelled data set (`colocate prepare`) to ask the backbone about now and then; RUN/best keeps the one that
+    knew most of its training images."""
+    probe_every: float = 10
+    """Epochs between two such questions."""
     seed: int = 0
     """Everything random follows from this."""
 
@@ -107,6 +112,8 @@ class Recipe:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise UserError(f"steps must be 1 or more, not {self.steps}")
+        if self.probe_every <= 0:
+            raise UserError(f"probe_every must be positive, not {self.probe_every}")
         if not 0 <= self.max_skipped <= 1:
             raise UserError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
 
@@ -193,7 +200,7 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a recipe.json of a run") from error
 
 
-FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name"}
+FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}
 
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:

@@ -22,6 +22,7 @@ from .optim import build_optimizer, learning_rate, peak_lr
 from .recipe import Recipe
 from .run import anyone, launch, planned_steps, prepare_folder, restore, resume_command, state, stop_signals, workers
 from .views import Batch, sample_views
+from .watch import Watch
 
 
 class Interrupted(Exception):
@@ -59,6 +60,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     batches = tile_loader(index, **order, **turns, workers=processes, pin_memory=fabric.device.type == "cuda")
 
     journal = Journal(run, step) if rank == 0 else None
+    watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
     skipped = Skipped(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Pace()
@@ -104,6 +106,9 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 saved = state(step, recipe, index, fabric, bare, optimizer)
                 checkpoint.save(run / "checkpoints", step, saved, recipe.machine.keep)
                 write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
+            if watch is not None and watch.due(step, steps):
+                facts = backbone_facts(recipe, step, index)
+                screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
     fabric.barrier()
@@ -129,6 +134,11 @@ def _views(tiles: Tiles, recipe: Recipe, epoch: int, fabric: Fabric) -> Batch:
     return sample_views(
         images, recipe.views, seed=recipe.seed, epoch=epoch, index=tiles.index, sizes=tiles.sizes, mpp=tiles.mpp
     )
+
+
+def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> Watch:
+    every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
+    return Watch(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
 
 
 def _clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:

@@ -29,16 +29,16 @@ def discs(number: int, height: int, width: int) -> tuple[UInt8[Tensor, "3 h w"],
 
 
 def write_tissue(
-    out: Path, kind: Kind = "instances", images: int = 16, height: int = 64, width: int = 80, **facts: Any
+    out: Path, kind: Kind = "instances", per_case: int = 2, height: int = 64, width: int = 80, **facts: Any
 ) -> Labelled:
-    """16 images, two a patient; patients 0 to 4 to learn from, 5 to 7 to test on."""
+    """16 images, two a patient; ten of patients 0 to 4 to learn from, six of patients 5 to 7 to test on."""
 
     def drafts() -> Iterator[Draft]:
-        for number in range(images):
+        for number in range(16):
             image, ids = discs(number, height, width)
             part = "train" if number < 10 else "testA" if number < 14 else "testB"
             mask = ids if kind == "instances" else ids.clamp_max(1)
-            yield Draft(f"image{number:02}", image, mask, f"discs:{number // 2}", 0.5, {"patients": part})
+            yield Draft(f"image{number:02}", image, mask, f"discs:{number // per_case}", 0.5, {"patients": part})
 
     classes = ("gland",) if kind == "instances" else ("other", "gland")
     return write(out, Facts("discs", kind, classes, "none", **facts), drafts())

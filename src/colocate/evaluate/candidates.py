@@ -90,10 +90,12 @@ def find_candidate(
     else:
         backbone = Backbone(architecture or ANY)
         backbone.load_file(path)
-    folder = path.name if path.is_dir() else path.parent.name if path.stem == "backbone" else path.stem
+    path = path.absolute()
+    folder = path if path.is_dir() else path.parent if path.stem == "backbone" else path.with_suffix("")
+    name = f"{folder.parent.name}-best" if folder.name == "best" else folder.name
     weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     return Candidate(
-        label or folder or path.resolve().name,
+        label or name,
         backbone.name,
         str(path),
         _fingerprint(weights),

@@ -47,9 +47,11 @@ class Findings:
 def tiles_of(backbone: Path) -> Index | None:
     """The tiles that a backbone was pretrained on; None where nothing beside it tells.
 
-    `backbone` is a run's folder or a file in it. Raises UserError if the run's index of tiles is damaged.
+    `backbone` is a run's folder, the folder `best` in it, or a file in either. Raises UserError if the run's index of
+    tiles is damaged.
     """
-    path = (backbone if backbone.is_dir() else backbone.parent) / "tiles.arrow"
+    folder = backbone if backbone.is_dir() else backbone.parent
+    path = (folder.parent if folder.name == "best" else folder) / "tiles.arrow"
     return Index.open(path) if path.is_file() else None
 
 

@@ -1,0 +1,112 @@
+"""`--probe`: it asks training images only, keeps the best backbone, and changes nothing of what is trained."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from colocate import watch as its
+from colocate.data import Labelled
+from colocate.errors import UserError
+from colocate.evaluate.candidates import find_candidate
+from colocate.evaluate.leakage import tiles_of
+from colocate.recipe import Recipe
+from colocate.train import Interrupted, pretrain
+from tests.evaluate.tissue import write_tissue
+from tests.tiny import tiny_recipe, write_tiles
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(its, "CONFIG", replace(its.CONFIG, neighbours=3))
+
+
+def recipe(data: Labelled, tmp_path: Path, out: str, **changes: object) -> Recipe:
+    tiles = tmp_path / "tiles"
+    plain = tiny_recipe(tiles if tiles.exists() else write_tiles(tiles), tmp_path / out)
+    return replace(plain, probe=str(data.folder), probe_every=1.0, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def rows(run: Path) -> list[tuple[int, float]]:
+    with (run / "probes.csv").open(newline="") as file:
+        return [(int(row["step"]), float(row["dice"])) for row in csv.DictReader(file)]
+
+
+def test_it_asks_every_epoch_and_keeps_the_best(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.3, 0.8, 0.5])
+
+    def dice(*_: object) -> torch.Tensor:
+        return torch.tensor([score])
+
+    kept = []
+    look = its.Watch.look
+
+    def looks(watch: its.Watch, step: int, *rest: object) -> str:
+        nonlocal score
+        score = next(scores)
+        kept.append(step)
+        return look(watch, step, *rest)  # pyright: ignore[reportArgumentType]
+
+    score = 0.0
+    monkeypatch.setattr(its, "dice", dice)
+    monkeypatch.setattr(its.Watch, "look", looks)
+    run = pretrain(recipe(data, tmp_path, "run"))  # 20 tiles in batches of 8: two steps an epoch, six in all
+    assert rows(run) == [(2, pytest.approx(0.3)), (4, pytest.approx(0.8)), (6, pytest.approx(0.5))]
+    best = find_candidate(str(run / "best"))
+    assert (best.label, best.steps) == ("run-best", 4)
+    index = tiles_of(run / "best")
+    assert index is not None and len(index) == 20
+
+
+def test_probing_changes_nothing_of_the_run(data: Labelled, tmp_path: Path) -> None:
+    with_it = pretrain(recipe(data, tmp_path, "with"))
+    without = pretrain(replace(recipe(data, tmp_path, "without"), probe=""))
+    one, other = (load_file(run / "backbone.safetensors") for run in (with_it, without))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not (without / "probes.csv").exists()
+
+
+def test_a_resumed_run_has_the_same_probes(data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain(recipe(data, tmp_path, "whole"))
+    look = its.Watch.look
+
+    def stops(watch: its.Watch, step: int, *rest: object) -> str:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return look(watch, step, *rest)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(its.Watch, "look", stops)
+    parts = recipe(data, tmp_path, "parts")
+    with pytest.raises(Interrupted):
+        pretrain(parts)
+    monkeypatch.setattr(its.Watch, "look", look)
+    assert rows(pretrain(parts, resume=True)) == rows(whole)
+
+
+def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled, tmp_path: Path) -> None:
+    watch = its.Watch(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    assert set(watch.train) | set(watch.judged) == set(data.train("patients"))
+    sides = [{data.items[n].source for n in side} for side in (watch.train, watch.judged)]
+    assert not sides[0] & sides[1] and [len(side) for side in sides] == [3, 2]
+
+
+def test_data_that_do_not_serve_are_refused_before_training(data: Labelled, tmp_path: Path) -> None:
+    one = write_tissue(tmp_path / "one", per_case=16)
+    write_tiles(tmp_path / "tiles")
+    for folder, named in ((one.folder, "of one case"), (tmp_path / "tiles", "dataset.json")):
+        with pytest.raises(UserError, match=named):
+            pretrain(replace(recipe(data, tmp_path, f"run-{named[:4]}"), probe=str(folder)))
