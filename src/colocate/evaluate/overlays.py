@@ -18,14 +18,14 @@ from ..data.contact_sheet import contact_sheet
 from .metrics.objects import shared_pixels
 
 SIDE_PX = 192
-TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito: green, vermilion, blue
+TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
 SHEET = 8
 
 
 @final
 class Overlays:
     """Pictures of a few test images, evenly spaced: green where truth and prediction agree, vermilion where something
-    was found that is not there, blue where something was missed."""
+    was found that is not there, yellow where something was missed."""
 
     def __init__(self, data: Labelled, test: Sequence[int]) -> None:
         count = min(SHEET, len(test))
@@ -35,7 +35,7 @@ class Overlays:
 
     def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:
         """Outlines of objects: found ones green where they share half of themselves and a true one, else vermilion;
-        true ones that no found one matches blue."""
+        true ones that no found one matches yellow."""
         if number not in self.wanted:
             return
         shared = shared_pixels(truth, found)
