@@ -87,7 +87,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in listed for name in RECIPES)
 
 
-@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report", "compare"])
+@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report", "compare", "table"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])

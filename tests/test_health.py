@@ -48,6 +48,21 @@ def test_correspondence_follows_the_crops() -> None:
     assert math.isnan(apart["correspondence"]) and apart["overlap"] == 0
 
 
+def test_a_network_that_knows_only_places_is_found_out() -> None:
+    """Where tissue moved by half a cell a cell still overlaps its own place, where by a whole one never."""
+    places = torch.eye(4).repeat(4, 1, 1)  # a cell is its place in the view, whatever it shows
+    losses = losses_of(torch.randn(4, 8), places, places)
+    part, whole = (Crop.of([[top, 0, top + 8, 8]] * 4) for top in (2, 4))  # half a cell down, a whole cell down
+    assert measure(losses, batch_of(SAME, part))["correspondence"] == 1
+    assert math.isnan(measure(losses, batch_of(SAME, part))["displaced"])
+    moved = measure(losses, batch_of(SAME, whole))
+    assert moved["displaced"] == moved["correspondence"] == 0 and moved["displaced_chance"] == pytest.approx(0.25)
+    tissue = replace_key(losses, places[:, [2, 3, 0, 1]])  # what the lower row showed, the upper one shows now
+    assert measure(tissue, batch_of(SAME, whole))["displaced"] == 1
+    mirrored = SAME._replace(cols=SAME.cols.flip(1))
+    assert measure(replace_key(losses, places[:, [1, 0, 3, 2]]), batch_of(SAME, mirrored))["displaced"] == 1
+
+
 def replace_key(losses: Losses, field: torch.Tensor) -> Losses:
     return losses._replace(key=losses.key._replace(field=field))
 

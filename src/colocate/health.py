@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -61,6 +63,15 @@ def correspondence(
     return hits.double().mean().item(), chance.item()
 
 
+def displaced(shared: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
+    """The overlap of those cells alone whose tissue the other view does not show at the same place of its grid.
+
+    Without flips a network that knows nothing but where a cell lies in its view (zero padding tells it) names
+    overlapping cells well; among these cells it is always wrong.
+    """
+    return shared * (shared.diagonal(dim1=1, dim2=2) == 0)[:, :, None]
+
+
 @torch.no_grad()
 def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     """The health of one batch, by the names that the journal uses.
@@ -72,6 +83,9 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     match = overlap(batch.first.crop.select(few), batch.second.crop.select(few), query.grid, key.grid)
     shared = match.fractions() * match.weight[:, :, None]
     accuracy, chance = correspondence(query.field[few], key.field[few], shared)
+    elsewhere, its_chance = math.nan, math.nan
+    if query.grid == key.grid:
+        elsewhere, its_chance = correspondence(query.field[few], key.field[few], displaced(shared))
     return {
         "overlap": match.weight.mean().item(),
         "feature_std": feature_std(query.whole).item(),
@@ -79,6 +93,8 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
         "within_tile": within_tile(query.field).item(),
         "correspondence": accuracy,
         "correspondence_chance": chance,
+        "displaced": elsewhere,
+        "displaced_chance": its_chance,
     }
 
 

@@ -33,6 +33,8 @@ COLUMNS: tuple[str, ...] = (
     "within_tile",
     "correspondence",
     "correspondence_chance",
+    "displaced",
+    "displaced_chance",
     "pairs_per_s",
     "waiting",
 )

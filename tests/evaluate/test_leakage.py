@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from colocate.data import Index, Labelled
 from colocate.data.labelled import COLUMNS
 from colocate.errors import UserError
+from colocate.evaluate import leakage
 from colocate.evaluate.leakage import Findings, check, refuse, tiles_of
 from tests.tiny import write_tiles
 
@@ -115,6 +117,17 @@ def test_copies_within_the_split_are_found(how: str, data: Labelled, tmp_path: P
     more = labelled(tmp_path / "more", [*rows, (copy, "made:a", "train")])
     (line,) = check(more, "official", None, "random").found
     assert line.startswith("1 test image is a training image") and "testA_3.png" in line and str(copy) in line
+
+
+def test_hashes_only_propose_and_the_pictures_decide(
+    data: Labelled, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    COPIES["half size"](image(data, "testA_2"), tiles / "x")
+    every = product(range(4), range(6)), product(range(4), range(13))  # as if all hashes were alike
+    proposals = iter(list(pairs) for pairs in every)
+    monkeypatch.setattr(leakage, "near_pairs", lambda *_: next(proposals))
+    (line,) = found_with(data, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir()))).found
+    assert line.startswith("1 test image is a pretraining tile but for") and "testA_2" in line and "x.png" in line
 
 
 def crop(data: Labelled, name: str, out: Path) -> Path:

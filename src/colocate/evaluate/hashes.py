@@ -8,7 +8,7 @@ two), measured on GlaS (165 images), EBHI-Seg (2,228) and LC25000's colon (1,981
     a copy at half size              0-2     (halved without smoothing: 0-8)
     a copy without 1 % of each side  0-8
     two images of different cases    10 and more: 6 of 7.5 million pairs at 10, 82 at 12
-    LC25000, augmented from few      0-8 for 350 pairs, which are indeed one picture turned or shifted
+    two of LC25000                   0-8 for 350 pairs: it was augmented from few originals
 
 Images at most `NEAR` apart are therefore candidates, and `alike` decides: the correlation of both, shrunk to 32 x 32
 grey pixels. It was over 0.91 for all the copies above, and below 0.51 for all pairs of different cases up to distance

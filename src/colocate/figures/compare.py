@@ -67,13 +67,17 @@ def _cells(run: Run) -> dict[str, str]:
         value = run.late(column)
         return f"{value:{form}}" if math.isfinite(value) else ""
 
-    chance = number("correspondence_chance", ".3f")
+    def share(column: str) -> str:
+        chance = number(f"{column}_chance", ".3f")
+        return number(column, ".3f") + (f" ({chance})" if chance else "")
+
     return {
         "run": run.name,
         "recipe": run.recipe.name,
         "steps": run.steps,
         **{name: number(name, "#.3g") for name in ("loss", "whole", "cells", "concepts")},
-        "correspondence": number("correspondence", ".3f") + (f" ({chance})" if chance else ""),
+        "correspondence": share("correspondence"),
+        "displaced": share("displaced"),
         "effective rank": number("effective_rank", ".1f"),
         "feature std": number("feature_std", ".3f"),
         "within tile": number("within_tile", ".3f"),
