@@ -104,9 +104,18 @@ def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled,
     assert not sides[0] & sides[1] and [len(side) for side in sides] == [3, 2]
 
 
+def test_images_that_another_split_tests_on_are_not_asked(data: Labelled, tmp_path: Path) -> None:
+    two = write_tissue(tmp_path / "two")
+    lines = (two.folder / "items.csv").read_text().splitlines()
+    others = ["split:other", *("test" if 2 <= n < 6 else "train" for n in range(16))]
+    (two.folder / "items.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, others, strict=True)))
+    watch = its.Watch(tmp_path, str(two.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    assert set(watch.train) | set(watch.judged) == {0, 1, 6, 7, 8, 9}
+
+
 def test_data_that_do_not_serve_are_refused_before_training(data: Labelled, tmp_path: Path) -> None:
     one = write_tissue(tmp_path / "one", per_case=16)
     write_tiles(tmp_path / "tiles")
-    for folder, named in ((one.folder, "of one case"), (tmp_path / "tiles", "dataset.json")):
+    for folder, named in ((one.folder, "of one case or none"), (tmp_path / "tiles", "dataset.json")):
         with pytest.raises(UserError, match=named):
             pretrain(replace(recipe(data, tmp_path, f"run-{named[:4]}"), probe=str(folder)))

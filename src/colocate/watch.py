@@ -23,9 +23,9 @@ COLUMNS = ("step", "epoch", "dice")
 class Watch:
     """RUN/probes.csv, and RUN/best: the backbone of the highest Dice so far.
 
-    Only training images of the labelled data are used, half of their cases to learn from and half to judge by: what is
-    chosen by a test image would be no test any more. The score is the mean Dice, over images, of all that is not
-    background; a cell is what the 20 nearest of 8,000 training cells are.
+    Only images that every split of the labelled data trains on are asked about, half of their cases to learn from and
+    half to judge by: what is chosen by a test image would be no test any more. The score is the mean Dice, over images,
+    of all that is not background; a cell is what the 20 nearest of 8,000 training cells are.
 
     A run that goes on from `step` drops the rows after it; the best of the rows that stay is only replaced by a better.
 
@@ -77,14 +77,17 @@ def _read(path: Path) -> list[dict[str, float]]:
 
 
 def _halves(data: Labelled) -> tuple[list[int], list[int]]:
-    """Training images of every other case, and of the cases between them; images without a case are their own."""
-    train = data.train(data.schemes[0]) if data.schemes else list(range(len(data)))
+    """Training images of every other case, and of the cases between them; images without a case are their own.
+
+    An image counts as one for training if it is one in every split: the choice may be judged by any of them later.
+    """
+    train = sorted(set.intersection(*(set(data.train(scheme)) for scheme in data.schemes)))
     cases = sorted({data.items[number].source or data.items[number].path for number in train})
     odd = set(cases[1::2])
     sides: list[list[int]] = [[], []]
     for number in train:
         sides[(data.items[number].source or data.items[number].path) in odd].append(number)
     if not all(sides):
-        raise UserError(f"--probe {data.folder}: its training images are of one case, which leaves none to judge by")
+        raise UserError(f"--probe {data.folder}: its training images are of one case or none, which cannot be halved")
     few = [side[:: -(-len(side) // MOST_IMAGES)] for side in sides]
     return few[0], few[1]
