@@ -135,10 +135,10 @@ def fit(
                 if rank == 0:
                     journal = journal or Journal(folder, step - 1, ("step", *row))
                     journal.write(step, row)
-            if (stops or step % machine.save_every == 0) and step < steps and rank == 0:
+            if (stops or step % machine.save_every == 0 or step == steps) and rank == 0:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}
                 checkpoint.save(folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1)
-            if stops and step < steps:
+            if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; the same command goes on")
     return model
 
