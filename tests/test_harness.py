@@ -34,7 +34,7 @@ def picture(path: Path, seed: int, height: int = 240, width: int = 300) -> None:
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GlaS: six images of three patients (4 is one of the patient-clean test). EBHI-Seg: eight cases. LC25000: three."""
+    """GlaS: six images of three patients (4 is tested on in the patient-clean split); EBHI-Seg, LC25000."""
     home = tmp_path_factory.mktemp("releases")
     for number, name in enumerate(PATIENTS):
         picture(home / "glas" / f"{name}.bmp", number)
