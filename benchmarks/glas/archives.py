@@ -1,8 +1,8 @@
 """Packs: a folder of tar archives, each small enough to be moved on its own, and a list of them with their hashes.
 
-    PACKS/packs.json             what is in them
-    PACKS/tiles/tiles-0.tar ...  tiles for pretraining, in WebDataset's layout, which colocate reads as they lie
-    PACKS/labelled/glas-0.tar    the prepared GlaS, to be unpacked to PACKS/glas
+PACKS/packs.json             what is in them
+PACKS/tiles/tiles-0.tar ...  tiles for pretraining, in WebDataset's layout, which colocate reads as they lie
+PACKS/labelled/glas-0.tar    the prepared GlaS, to be unpacked to PACKS/glas
 """
 
 from __future__ import annotations
@@ -141,5 +141,3 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
             yield True
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: loader processes have inherited the file
-
-
