@@ -6,13 +6,13 @@ LC25000's colon. The source of each is its case, as prepared data sets write it,
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -30,7 +30,7 @@ from colocate.prepare import prepare
 from colocate.prepare.files import IMAGES, entries
 from colocate.prepare.writer import check_free, folder_or_nothing
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @final
@@ -117,7 +117,7 @@ def always_train(data: Labelled) -> list[int]:
 def glas_tiles(data: Labelled, side_px: int) -> Iterator[Tile]:
     """Crops of the images that are never tested on: rows and columns of them that cover the whole image."""
 
-    @functools.lru_cache(maxsize=1)
+    @lru_cache(maxsize=1)
     def whole(number: int) -> UInt8[np.ndarray, "h w 3"]:
         return data.image(number).permute(1, 2, 0).numpy()
 
@@ -131,7 +131,7 @@ def glas_tiles(data: Labelled, side_px: int) -> Iterator[Tile]:
         for row, top in enumerate(starts(item.height, side_px)):
             for column, left in enumerate(starts(item.width, side_px)):
                 key = f"glas/{item.name}-row{row}-column{column}"
-                yield Tile(key, ".webp", item.source, item.mpp, functools.partial(crop, number, top, left))
+                yield Tile(key, ".webp", item.source, item.mpp, partial(crop, number, top, left))
 
 
 def starts(length: int, side: int) -> list[int]:
