@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, final
 import tyro
 from torch import Tensor
 
+from ..backbones import Backbone
 from ..data import Labelled
 from ..errors import UserError
 from ..probes.labelled import ProbeConfig, probe, settled
@@ -20,10 +21,10 @@ from . import instances, semantics
 from .candidates import Candidate
 from .examples import Examples
 from .fit import fit
-from .instances import InstancesConfig
+from .instances import Detector, InstancesConfig
 from .metrics import FAMILIES, Objects, label_map
 from .overlays import Overlays
-from .semantics import SemanticsConfig
+from .semantics import Segmenter, SemanticsConfig
 
 
 @final
@@ -79,15 +80,10 @@ class InstancesTask(Task):
         data, outcome = trial.data, Outcome()
         if data.kind != "instances":
             raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
-        candidate = trial.candidate
-        backbone: Any = candidate.build(trial.seed)
-        if self.config.norm == "frozen":
-            backbone = settled(backbone, data, trial.train, candidate.mean, candidate.std)
-        model = instances.Detector(self.config, backbone, len(data.classes), candidate.mean, candidate.std)
-        examples = Examples(data, self.config.alter, instances.target, trial.seed)
-        with _clock(outcome, "train"):
-            fitted = (trial.folder, trial.identity, trial.machine, trial.precision)
-            fit(model, examples, trial.train, self.config.fit, *fitted, ready=lambda _: model.ready())
+        backbone = _backbone(trial, settle=self.config.norm == "frozen")
+        normalised = (trial.candidate.mean, trial.candidate.std)
+        model = Detector(self.config, backbone, len(data.classes), *normalised)
+        _teach(model, Examples(data, self.config.alter, instances.target, trial.seed), trial, outcome)
         for number in trial.test:
             with _clock(outcome, "predict"):
                 found = model.predict(data.image(number))
@@ -112,16 +108,11 @@ class SemanticsTask(Task):
     metrics: ClassVar[tuple[str, ...]] = ("semantic",)
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, candidate, outcome = trial.data, trial.candidate, Outcome()
-        backbone: Any = candidate.build(trial.seed)
-        if self.config.encoder == "frozen":
-            backbone = settled(backbone, data, trial.train, candidate.mean, candidate.std)
-        kinds = (data.pixel_class_count, data.ignored)
-        model = semantics.Segmenter(self.config, backbone, *kinds, candidate.mean, candidate.std)
-        examples = Examples(data, self.config.alter, semantics.target, trial.seed)
-        with _clock(outcome, "train"):
-            fitted = (trial.folder, trial.identity, trial.machine, trial.precision)
-            fit(model, examples, trial.train, self.config.fit, *fitted, ready=lambda _: model.ready())
+        data, outcome = trial.data, Outcome()
+        backbone = _backbone(trial, settle=self.config.encoder == "frozen")
+        normalised = (trial.candidate.mean, trial.candidate.std)
+        model = Segmenter(self.config, backbone, data.pixel_class_count, data.ignored, *normalised)
+        _teach(model, Examples(data, self.config.alter, semantics.target, trial.seed), trial, outcome)
         for number in trial.test:
             with _clock(outcome, "predict"):
                 found = model.predict(data.image(number))
@@ -154,6 +145,19 @@ class ProbeTask(Task):
                 outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
                 overlays.classes(number, truth, found)
         return outcome
+
+
+def _backbone(trial: Trial, settle: bool) -> Backbone:
+    """The candidate's backbone; batch norms that will stay as they are first take the training images' statistics."""
+    candidate = trial.candidate
+    backbone = candidate.build(trial.seed)
+    return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std) if settle else backbone
+
+
+def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
+    with _clock(outcome, "train"):
+        where = (trial.folder, trial.identity, trial.machine, trial.precision)
+        fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
 
 
 class _clock:

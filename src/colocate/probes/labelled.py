@@ -16,7 +16,7 @@ from ..data import Labelled
 from ..draws import uniforms
 from ..errors import UserError
 from .linear import fit_linear
-from .nearest import cell_features, neighbour_shares, settle_batch_norm
+from .nearest import Network, cell_features, neighbour_shares, settle_batch_norm
 
 SETTLE = 64  # images whose statistics batch norms take; more change nothing that could be seen
 
@@ -85,8 +85,8 @@ def probe(
 
 @torch.no_grad()
 def settled(
-    backbone: nn.Module, data: Labelled, train: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> nn.Module:
+    backbone: Network, data: Labelled, train: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> Network:
     """A copy whose batch norms hold the statistics of training images (of the middle of each, all of one size)."""
     some = train[:: -(-len(train) // SETTLE)]
     height, width = (min(getattr(data.items[n], side) for n in some) for side in ("height", "width"))
