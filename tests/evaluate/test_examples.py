@@ -1,4 +1,4 @@
-"""Examples: every image once an epoch, in batches that processes share, altered the same way each time."""
+"""Examples: every image once an epoch, whatever the batch, altered the same way each time."""
 
 from __future__ import annotations
 
@@ -29,13 +29,6 @@ def test_every_image_comes_once_an_epoch(images: int, batch: int) -> None:
         assert sorted(number for number, when in taken if when == epoch) == numbers
 
 
-def test_processes_share_a_batch() -> None:
-    numbers = list(range(9))
-    for step in range(4):
-        whole = turns(numbers, 6, 3, step)
-        assert whole == [turn for rank in range(3) for turn in turns(numbers, 6, 3, step, rank, world=3)]
-
-
 def test_the_mask_moves_with_the_image(data: Labelled) -> None:
     image, mask = data.image(3), data.mask(3)
     seen = set()
@@ -55,8 +48,8 @@ def test_the_mask_moves_with_the_image(data: Labelled) -> None:
 def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> None:
     examples = Examples(data, InstancesConfig(symmetries=True).alter, objects_of, seed=5)
     train = data.train("patients")
-    all_of_them = list(example_loader(examples, train, 4, range(0, 5), 0, 1, 0))
-    later = list(example_loader(examples, train, 4, range(3, 5), 0, 1, workers))
+    all_of_them = list(example_loader(examples, train, 4, range(0, 5), 0))
+    later = list(example_loader(examples, train, 4, range(3, 5), workers))
     for one, other in zip(all_of_them[3:], later, strict=True):
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a.image, b.image) and torch.equal(a.target["masks"], b.target["masks"])
@@ -77,4 +70,4 @@ def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
     (broken.folder / broken.items[2].path).write_bytes(b"nothing")
     examples = Examples(broken, InstancesConfig().alter, objects_of, seed=0)
     with pytest.raises(UserError, match="image02"):
-        list(example_loader(examples, [2], 1, range(1), 0, 1, 1))
+        list(example_loader(examples, [2], 1, range(1), 1))

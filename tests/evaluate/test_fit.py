@@ -15,14 +15,13 @@ from colocate import checkpoint
 from colocate.data import Labelled
 from colocate.errors import UserError
 from colocate.evaluate.examples import Examples
-from colocate.evaluate.fit import FitConfig, fit
+from colocate.evaluate.fit import Engine, FitConfig, fit
 from colocate.evaluate.semantics import SemanticsConfig
 from colocate.evaluate.semantics import target as classes_of
-from colocate.recipe import MachineConfig
 from colocate.train import Interrupted
 from tests.evaluate.tissue import write_tissue
 
-MACHINE = MachineConfig("cpu", workers=0, log_every=2, save_every=3, journals=())
+ENGINE = Engine("cpu", workers=0, log_every=2, save_every=3)
 CONFIG = FitConfig(steps=8, batch=4, optimizer="adamw", lr=0.01, drops=())
 
 
@@ -48,7 +47,7 @@ def run(data: Labelled, folder: Path, config: FitConfig = CONFIG, **other: Any) 
     torch.manual_seed(0)
     examples = Examples(data, SemanticsConfig(crop=32).alter, classes_of, seed=1)
     identity = other.pop("identity", "this")
-    return fit(Pixels(), examples, data.train("patients"), config, folder, identity, MACHINE, "32", **other)
+    return fit(Pixels(), examples, data.train("patients"), config, folder, identity, ENGINE, **other)
 
 
 def losses(folder: Path) -> list[float]:
@@ -125,3 +124,9 @@ def test_steps_follow_from_epochs() -> None:
 def test_settings_without_sense_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         FitConfig(**wrong)
+
+
+def test_one_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--first-seed"):
+        Engine()

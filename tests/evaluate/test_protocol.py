@@ -16,16 +16,15 @@ from colocate.data import Labelled
 from colocate.errors import UserError
 from colocate.evaluate import protocol as its
 from colocate.evaluate.candidates import Candidate, find_candidate
-from colocate.evaluate.fit import FitConfig
+from colocate.evaluate.fit import Engine, FitConfig
 from colocate.evaluate.instances import InstancesConfig
 from colocate.evaluate.protocol import Protocol, evaluate, some_of
 from colocate.evaluate.semantics import SemanticsConfig
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
 from colocate.probes.labelled import ProbeConfig
-from colocate.recipe import MachineConfig
 from tests.evaluate.tissue import write_tissue
 
-MACHINE = MachineConfig("cpu", workers=0, log_every=10, save_every=10, journals=())
+ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)
 FIT = FitConfig(steps=20, batch=4, optimizer="adamw", lr=3e-3, drops=())
 TASKS: dict[str, Task] = {
     "instances": InstancesTask(
@@ -50,7 +49,7 @@ def random() -> Candidate:
 
 
 def protocol(data: Labelled, out: Path, **changes: Any) -> Protocol:
-    return replace(Protocol(str(data.folder), str(out), seeds=1, machine=MACHINE), **changes)
+    return replace(Protocol(str(data.folder), str(out), seeds=1, engine=ENGINE), **changes)
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def test_a_second_call_computes_nothing(
         (ProbeTask(ProbeConfig("nearest", stride=8, neighbours=6)), protocol(data, tmp_path)),
         (task, protocol(data, tmp_path, fraction=0.5)),
         (task, protocol(data, tmp_path, first_seed=1)),
-        (task, protocol(data, tmp_path, precision="bf16-mixed")),
+        (task, protocol(data, tmp_path, engine=replace(ENGINE, precision="bf16-mixed"))),
     )
     for other, its_protocol in changed:
         with pytest.raises(pytest.fail.Exception, match="computed again"):

@@ -52,17 +52,15 @@ class Examples(Dataset[Any]):
         return Example(image, self.target(self.data, number, mask))
 
 
-def turns(numbers: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Any]:
-    """(number, epoch) of the images that process `rank` of `world` takes at a step, however few images there are.
+def turns(numbers: Sequence[int], batch: int, seed: int, step: int) -> list[Any]:
+    """(number, epoch) of the images of a step, however few images there are.
 
     Epochs follow one another without a gap, each in its own order; a batch may reach into the next.
 
     >>> [turns([7, 8, 9], 2, seed=0, step=step) for step in range(3)]
     [[(9, 0), (7, 0)], [(8, 0), (9, 1)], [(8, 1), (7, 1)]]
     """
-    share = batch // world
-    start = step * batch + rank * share
-    places = (divmod(place, len(numbers)) for place in range(start, start + share))
+    places = (divmod(place, len(numbers)) for place in range(step * batch, (step + 1) * batch))
     return [(numbers[int(one_order(len(numbers), seed, epoch)[within])], epoch) for epoch, within in places]
 
 
@@ -73,24 +71,22 @@ class _Turns(Sampler[list[Any]]):
     batch: int
     seed: int
     steps: range
-    rank: int
-    world: int
 
     def __iter__(self) -> Iterator[list[Any]]:
         for step in self.steps:
-            yield turns(self.numbers, self.batch, self.seed, step, self.rank, self.world)
+            yield turns(self.numbers, self.batch, self.seed, step)
 
     def __len__(self) -> int:
         return len(self.steps)
 
 
 def example_loader(
-    examples: Examples, numbers: Sequence[int], batch: int, steps: range, rank: int, world: int, workers: int
+    examples: Examples, numbers: Sequence[int], batch: int, steps: range, workers: int
 ) -> Iterator[list[Example]]:
-    """This process's examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
+    """The examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
     loader = DataLoader(
         examples,
-        sampler=_Turns(numbers, batch, examples.seed, steps, rank, world),
+        sampler=_Turns(numbers, batch, examples.seed, steps),
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,37 @@ from ..errors import UserError
 from ..journal import Journal, Pace, Screen
 from ..optim import OptimConfig, build_optimizer, learning_rate
 from ..recipe import MachineConfig, Precision
-from ..run import anyone, launch, stop_signals, workers
+from ..run import launch, stop_signals, workers
 from ..train import Interrupted
 from .examples import Examples, example_loader
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how a decoder is taught: on one device, for seeds are what several devices can share."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu."""
+    precision: Precision = "32"
+    """Arithmetic of the networks."""
+    workers: int | None = None
+    """Processes that read and decode images; None: the cores at hand, at most 8."""
+    log_every: int = 10
+    """Steps between two rows of the journal."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "an evaluation takes one device: instead of torchrun start one command a device, each with its own "
+                "--first-seed and --seeds"
+            )
+        self.machine()  # checks the rest
+
+    def machine(self) -> MachineConfig:
+        """The same for pretraining's engine."""
+        return MachineConfig(self.accelerator, 1, 1, self.workers, self.log_every, self.save_every, journals=())
 
 
 @dataclass(frozen=True)
@@ -30,7 +59,7 @@ class FitConfig:
     epochs: int = 20
     """Times every training image is seen."""
     batch: int = 16
-    """Images a step, over all devices."""
+    """Images a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
     lr: float = 0.02
@@ -79,8 +108,7 @@ def fit(
     config: FitConfig,
     folder: Path,
     identity: str,
-    machine: MachineConfig,
-    precision: Precision,
+    engine: Engine,
     ready: Callable[[nn.Module], object] = nn.Module.train,
 ) -> nn.Module:
     """Train `model`, or go on where `folder` says it stopped; returns it, on its device.
@@ -93,23 +121,20 @@ def fit(
         UserError: a loss that is not finite, a checkpoint of something else, what `launch` raises.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
     """
-    fabric = launch(machine, precision, config.batch)
     folder.mkdir(parents=True, exist_ok=True)
-    rank, world, seed = fabric.global_rank, fabric.world_size, examples.seed
-    if world > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    fabric = launch(engine.machine(), engine.precision, config.batch)
     ready(model)
     optim = OptimConfig(name=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, clip=config.clip)
     network, optimizer = fabric.setup(model, build_optimizer(optim, model))
     steps = config.planned(len(numbers))
     step = _restore(folder, identity, model, optimizer)
-    batches = example_loader(examples, numbers, config.batch, range(step, steps), rank, world, workers(machine))
+    batches = example_loader(examples, numbers, config.batch, range(step, steps), workers(engine.machine()))
 
     journal: Journal | None = None
     pace = Pace("images")
-    with stop_signals() as asked, Screen(steps, step, shown=rank == 0, doing="fit") as screen:
+    with stop_signals() as asked, Screen(steps, step, shown=True, doing="fit") as screen:
         for batch in batches:
-            torch.manual_seed(int(uniforms(torch.tensor([rank]), seed, step, count=1).item() * 2**53))
+            torch.manual_seed(int(uniforms(torch.tensor([step]), examples.seed, count=1).item() * 2**53))
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, steps)
             images = [example.image.to(fabric.device).float() / 255 for example in batch]
@@ -124,21 +149,18 @@ def fit(
             step += 1
             pace.count += config.batch
 
-            logs = step % machine.log_every == 0 or step == steps
-            stops = anyone(asked, fabric) if logs or world == 1 else False
-            if logs:
+            if step % engine.log_every == 0 or step == steps:
                 row = {"loss": loss.item()} | {name: term.item() for name, term in losses.items()}
                 if not torch.isfinite(loss):
                     raise UserError(f"{folder}: the loss was not finite at step {step}: try a lower lr or more warmup")
                 row |= {"lr": config.rate(step - 1, steps)} | pace.read()
                 screen.show(step, row)
-                if rank == 0:
-                    journal = journal or Journal(folder, step - 1, ("step", *row))
-                    journal.write(step, row)
-            if (stops or step % machine.save_every == 0 or step == steps) and rank == 0:
+                journal = journal or Journal(folder, step - 1, ("step", *row))
+                journal.write(step, row)
+            if asked or step % engine.save_every == 0 or step == steps:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}
                 checkpoint.save(folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1)
-            if stops:
+            if asked:
                 raise Interrupted(f"stopped at step {step} of {steps}; the same command goes on")
     return model
 

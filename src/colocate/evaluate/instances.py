@@ -39,7 +39,7 @@ class InstancesConfig:
     symmetries: bool = False
     """All flips and quarter turns of training images; else sideways flips."""
     norm: Literal["tuned", "frozen"] = "tuned"
-    """Batch norm of the backbone: trained (over all devices' images), or fixed at the statistics of the training
+    """Batch norm of the backbone: trained on whole batches, or fixed at the statistics of the training
     images, as tiny batches want it."""
     detections: int = 100
     """Most objects found in an image."""

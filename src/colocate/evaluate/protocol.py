@@ -22,8 +22,8 @@ from ..checkpoint import write_atomically
 from ..data import Labelled
 from ..draws import uniforms
 from ..errors import UserError
-from ..recipe import MachineConfig, Precision
 from .candidates import Candidate
+from .fit import Engine
 from .leakage import Findings, check, refuse, tiles_of
 from .metrics import FAMILIES
 from .overlays import Overlays
@@ -52,9 +52,7 @@ class Protocol:
     """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
     keep_models: bool = False
     """Keep each fine-tuned model: model.safetensors beside its result."""
-    precision: Precision = "32"
-    """Arithmetic of the networks."""
-    machine: Annotated[MachineConfig, tyro.conf.arg(name="")] = field(default_factory=MachineConfig)
+    engine: Annotated[Engine, tyro.conf.arg(name="")] = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -119,7 +117,7 @@ def _trial(
         "version": VERSION,
         "task": task.name,
         "settings": asdict(task),  # pyright: ignore[reportArgumentType]  # tasks are dataclasses
-        "precision": protocol.precision,
+        "precision": protocol.engine.precision,
         "data": data.fingerprint,
         "split": scheme,
         "train": train,
@@ -132,7 +130,7 @@ def _trial(
     share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
     name = f"{task.name}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
     test = data.test(scheme)
-    where = (Path(protocol.out) / name.replace("/", "_"), text, protocol.machine, protocol.precision)
+    where = (Path(protocol.out) / name.replace("/", "_"), text, protocol.engine)
     return Trial(candidate, data, train, test, seed, *where)
 
 
@@ -182,7 +180,7 @@ def _result(
             "notes": list(data.notes),
         },
         "backbone": trial.candidate.facts(),
-        "settings": settings["config"] | {"precision": protocol.precision},
+        "settings": settings["config"] | {"precision": protocol.engine.precision},
         "fraction": protocol.fraction,
         "seed": trial.seed,
         "leakage": findings.facts(protocol.allow_leakage),

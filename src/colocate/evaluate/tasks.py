@@ -16,11 +16,10 @@ from ..backbones import Backbone
 from ..data import Labelled
 from ..errors import UserError
 from ..probes.labelled import ProbeConfig, probe, settled
-from ..recipe import MachineConfig, Precision
 from . import instances, semantics
 from .candidates import Candidate
 from .examples import Examples
-from .fit import fit
+from .fit import Engine, fit
 from .instances import Detector, InstancesConfig
 from .metrics import FAMILIES, Objects, label_map
 from .overlays import Overlays
@@ -51,8 +50,7 @@ class Trial:
     seed: int
     folder: Path
     identity: str
-    machine: MachineConfig
-    precision: Precision
+    engine: Engine
 
 
 class Task(ABC):
@@ -156,7 +154,7 @@ def _backbone(trial: Trial, settle: bool) -> Backbone:
 
 def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
     with _clock(outcome, "train"):
-        where = (trial.folder, trial.identity, trial.machine, trial.precision)
+        where = (trial.folder, trial.identity, trial.engine)
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
 
 
