@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         except Exception as error:  # hub, network and cache errors of several libraries
             raise UserError(
                 f"the published weights of {self.name} could not be had ({type(error).__name__}: {error}); "
-                "download them elsewhere and give --init FILE, or use --init random"
+                "download them elsewhere and give the file, or take random weights"
             ) from error
         self.fill(published.state_dict(), f"the published {self.name}")
 
