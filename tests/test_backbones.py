@@ -96,7 +96,7 @@ def test_init_from_a_file_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match="not a readable weights file"):
         backbone.load_file(tmp_path / "text.pth")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such file of weights"):
         backbone.load_file(tmp_path / "nowhere.pth")
 
 

@@ -109,7 +109,7 @@ class Backbone(nn.Module):
             UserError: the file cannot be read, or a tensor of the backbone is missing in it or has another shape.
         """
         if not path.is_file():
-            raise UserError(f"{path}: no such weights file")
+            raise UserError(f"{path}: no such file of weights")
         try:
             tensors: Any = (
                 load_file(path)
