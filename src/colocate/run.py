@@ -104,7 +104,7 @@ def _index(path: Path, recipe: Recipe) -> Index:
     if len(index) < recipe.batch:
         path.unlink()
         raise UserError(
-            f"{recipe.data} holds {len(index)} tile{'s' * (len(index) != 1)}, fewer than a batch of {recipe.batch}: give "
+            f"{recipe.data} holds {len(index)} tile{'s' * (len(index) != 1)}, fewer than a batch: give "
             f"--batch {len(index)} or less"
         )
     return index
