@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"colocate: {stop}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
-        print("colocate: left at once; the last checkpoint is as it was", file=sys.stderr)
+        print("colocate: left at once; what was written before is as it was", file=sys.stderr)
         os._exit(130)
     except (UserError, OSError) as error:
         if debug:

@@ -87,6 +87,8 @@ class Labelled:
             facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
             with (folder / "items.csv").open(newline="") as file:
                 rows = list(csv.DictReader(file))
+            if not rows:
+                raise ValueError("items.csv lists no image")
             if facts["version"] != VERSION:
                 raise UserError(f"{folder} was prepared by another version of colocate: prepare it again")
             return cls(
@@ -116,7 +118,7 @@ class Labelled:
     @property
     def schemes(self) -> tuple[str, ...]:
         """The ways in which the data set is split; the first is the default."""
-        return tuple(self.items[0].splits) if self.items else ()
+        return tuple(self.items[0].splits)
 
     def parts(self, scheme: str) -> dict[str, list[int]]:
         """The numbers of the images in each part of a split: train, test (or testA, testB), ...
