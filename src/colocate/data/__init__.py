@@ -4,7 +4,7 @@ from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.inspect import Summary, inspect, show
 from colocate.data.labelled import Labelled
-from colocate.data.loader import Tiles, batch_indices, one_order, start_worker, tile_loader
+from colocate.data.loader import Tiles, batch_indices, one_order, read_ahead, tile_loader
 
 __all__ = [
     "Index",
@@ -15,7 +15,7 @@ __all__ = [
     "decode",
     "inspect",
     "one_order",
+    "read_ahead",
     "show",
-    "start_worker",
     "tile_loader",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any, NamedTuple, final
 
@@ -84,44 +84,47 @@ def tile_loader(
     the batch's largest tile makes it too large for memory.
     """
     batch_indices(len(index), batch, seed, start, rank, world)
+    plan = partial(batch_indices, len(index), batch, seed, rank=rank, world=world)
+    return read_ahead(_Batches(index), range(start, stop), plan, workers, pin_memory)
+
+
+def read_ahead(
+    dataset: Dataset[Any], steps: range, plan: Callable[[int], Any], workers: int, pin_memory: bool = False
+) -> Iterator[Any]:
+    """What `dataset` gives for the plan of each step, read ahead by `workers` (0: when asked for).
+
+    Neither torch's global generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers. An
+    item that is a UserError is raised: raised in a worker it would arrive wrapped in a traceback's text.
+    """
     loader = DataLoader(
-        _Batches(index),
-        sampler=_Steps(len(index), batch, seed, range(start, stop), rank, world),
+        dataset,
+        sampler=_Plans(steps, plan),
         batch_size=None,  # the sampler's items are whole batches
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=start_worker,
+        worker_init_fn=_start_worker,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
-    return _each(loader)
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
 
 
-def _each(loader: DataLoader[Tiles | UserError]) -> Iterator[Tiles]:
-    for tiles in loader:
-        if isinstance(tiles, UserError):
-            raise tiles
-        yield tiles
-
-
-def _as_it_is(tiles: Any) -> Any:
-    return tiles
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 @final
 @dataclass(frozen=True)
-class _Steps(Sampler[list[int]]):
-    count: int
-    batch: int
-    seed: int
+class _Plans(Sampler[Any]):
     steps: range
-    rank: int
-    world: int
+    plan: Callable[[int], Any]
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            yield batch_indices(self.count, self.batch, self.seed, step, self.rank, self.world)
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.plan, self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -135,7 +138,7 @@ class _Batches(Dataset[Tiles | UserError]):
     def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
         try:
             return _stack(self.index, [_read(self.index, number) for number in numbers])
-        except UserError as error:  # raised in a worker it would arrive wrapped in a traceback's text
+        except UserError as error:
             return error
 
 
@@ -173,7 +176,7 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
     return Tiles(images, sizes, numbers, torch.from_numpy(index.mpp[numbers.numpy()]), tuple(skipped.items()))
 
 
-def start_worker(_: int) -> None:
+def _start_worker(_: int) -> None:
     """Leave Ctrl-C and a scheduler's SIGTERM to the main process, which may want one more batch, and ends workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from ..data import Labelled, one_order, start_worker
+from ..data import Labelled, one_order, read_ahead
 from ..draws import uniforms
 from ..errors import UserError
 
@@ -42,7 +43,7 @@ class Examples(Dataset[Any]):
     def __getitem__(self, turns: Sequence[tuple[int, int]]) -> list[Example] | UserError:
         try:
             return [self.one(number, epoch) for number, epoch in turns]
-        except UserError as error:  # raised in a worker it would arrive wrapped in a traceback's text
+        except UserError as error:
             return error
 
     def one(self, number: int, epoch: int) -> Example:
@@ -64,44 +65,11 @@ def turns(numbers: Sequence[int], batch: int, seed: int, step: int) -> list[Any]
     return [(numbers[int(one_order(len(numbers), seed, epoch)[within])], epoch) for epoch, within in places]
 
 
-@final
-@dataclass(frozen=True)
-class _Turns(Sampler[list[Any]]):
-    numbers: Sequence[int]
-    batch: int
-    seed: int
-    steps: range
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        for step in self.steps:
-            yield turns(self.numbers, self.batch, self.seed, step)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
 def example_loader(
     examples: Examples, numbers: Sequence[int], batch: int, steps: range, workers: int
 ) -> Iterator[list[Example]]:
     """The examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
-    loader = DataLoader(
-        examples,
-        sampler=_Turns(numbers, batch, examples.seed, steps),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # else the loader would draw from the global one
-    )
-    for batch_ in loader:
-        if isinstance(batch_, UserError):
-            raise batch_
-        yield batch_
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    return read_ahead(examples, steps, partial(turns, numbers, batch, examples.seed), workers)
 
 
 def flipped(

@@ -29,16 +29,15 @@ import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float32, UInt8, UInt64
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..checkpoint import write_atomically
-from ..data import start_worker
+from ..data import read_ahead
 from ..errors import UserError
 
 VERSION = 1
@@ -112,15 +111,15 @@ def alike(image: UInt8[Tensor, "3 h w"], other: UInt8[Tensor, "3 H W"]) -> float
 @dataclass(frozen=True)
 class _Hashing(Dataset[Any]):
     read: Callable[[int], Tensor]
-    numbers: Sequence[int]
     turns: int
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    def __getitem__(self, numbers: Sequence[int]) -> list[tuple[bytes, list[int]] | str]:
+        return [self.one(number) for number in numbers]
 
-    def __getitem__(self, place: int) -> tuple[bytes, list[int]] | str:
+    def one(self, number: int) -> tuple[bytes, list[int]] | str:
+        """The hashes of an image, or why it could not be read."""
         try:
-            pixels = self.read(self.numbers[place])
+            pixels = self.read(number)
         except UserError as error:
             return str(error)
         digest = blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
@@ -131,18 +130,13 @@ class _Hashing(Dataset[Any]):
 
 def _hash_all(read: Callable[[int], Tensor], numbers: list[int], turns: int) -> Any:
     processes = 0 if len(numbers) <= FEW else min(16, len(os.sched_getaffinity(0)))
-    loader = DataLoader(
-        _Hashing(read, numbers, turns),
-        batch_size=AT_ONCE,
-        collate_fn=list,
-        num_workers=processes,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork" if processes else None,
-        generator=torch.Generator(),  # else the loader would draw from the global one
+    steps = range(-(-len(numbers) // AT_ONCE))
+    parts = read_ahead(
+        _Hashing(read, turns), steps, lambda step: numbers[step * AT_ONCE : (step + 1) * AT_ONCE], processes
     )
     screen = Console(stderr=True)
     hidden = not screen.is_terminal or len(numbers) <= AT_ONCE
-    for part in track(loader, "Hashing images", console=screen, disable=hidden, transient=True):
+    for part in track(parts, "Hashing images", len(steps), console=screen, disable=hidden, transient=True):
         yield from part
 
 
