@@ -98,7 +98,7 @@ def pack(
             "tile_px": tile_px,
             "tiles": {kind: len(tiles) for kind, tiles in some.items()},
             "cases": {kind: len({tile.source for tile in tiles} - {LC25000}) for kind, tiles in some.items()},
-            "cut": [data.items[number].name for number in always_train(data)],
+            "cut": [data.items[number].name for number in data.always_train],
             "labelled": {"name": data.name, "images": len(data), "fingerprint": data.fingerprint},
             "checked": leakage,
         }
@@ -107,11 +107,6 @@ def pack(
     print("checked: no test image of any split, and no test case but those that a split has on both sides itself")
     for name in names:
         print(f"{(out / name).stat().st_size / MIB:6.1f} MiB  {out / name}")
-
-
-def always_train(data: Labelled) -> list[int]:
-    """The numbers of the images that every split trains on."""
-    return sorted(set.intersection(*(set(data.train(scheme)) for scheme in data.schemes)))
 
 
 def glas_tiles(data: Labelled, side_px: int) -> Iterator[Tile]:
@@ -126,7 +121,7 @@ def glas_tiles(data: Labelled, side_px: int) -> Iterator[Tile]:
         Image.fromarray(whole(number)[top : top + side_px, left : left + side_px]).save(file, "WEBP", lossless=True)
         return file.getvalue()
 
-    for number in always_train(data):
+    for number in data.always_train:
         item = data.items[number]
         for row, top in enumerate(starts(item.height, side_px)):
             for column, left in enumerate(starts(item.width, side_px)):

@@ -32,3 +32,8 @@ def uniforms(index: Int[Tensor, " b"], *key: int, count: int) -> Float[Tensor, "
         state = _mix(state + index.cpu().numpy().astype(np.uint64) + _STEP)
         bits = _mix(state[:, None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
     return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def seed_torch(index: int, *key: int) -> None:
+    """Seed torch's global generators by what they are for, as `uniforms` is."""
+    torch.manual_seed(int(uniforms(torch.tensor([index]), *key, count=1).item() * 2**53))

@@ -42,10 +42,10 @@ COLUMNS: tuple[str, ...] = (
 
 @final
 class Journal:
-    """RUN/journal.csv: one row every few steps. A resumed run drops the rows after the step it goes on from."""
+    """A table in a file (RUN/journal.csv), a row every few steps; a resumed run drops those after its first step."""
 
-    def __init__(self, run: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
-        self.path = run / "journal.csv"
+    def __init__(self, path: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
+        self.path = path
         self.columns = columns
         lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
         kept = [line for line in lines if int(line.split(",")[0]) <= step]
@@ -101,10 +101,15 @@ def read_journal(run: Path) -> list[dict[str, float]]:
         UserError: the folder has no journal.
     """
     try:
-        with (run / "journal.csv").open(newline="") as file:
-            return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+        return read_rows(run / "journal.csv")
     except OSError as error:
         raise UserError(f"{run} has no readable journal.csv: is it the folder of a run?") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows that a `Journal` wrote; empty entries are nan. Raises OSError if there is no such file."""
+    with path.open(newline="") as file:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def has_rows(run: Path) -> bool:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from . import checkpoint, health
 from .backbones import Backbone
 from .data import Index, Tiles, batch_indices, tile_loader
-from .draws import uniforms
+from .draws import seed_torch
 from .errors import UserError
 from .export import backbone_facts, write_backbone
 from .journal import Journal, Pace, Screen, Skipped, loggers
@@ -59,7 +59,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     processes = workers(recipe.machine)
     batches = tile_loader(index, **order, **turns, workers=processes, pin_memory=fabric.device.type == "cuda")
 
-    journal = Journal(run, step) if rank == 0 else None
+    journal = Journal(run / "journal.csv", step) if rank == 0 else None
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
     skipped = Skipped(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
@@ -68,7 +68,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
         for turn in range(step * recipe.accumulate, steps * recipe.accumulate):
             step, part = divmod(turn, recipe.accumulate)
             if part == 0:
-                torch.manual_seed(int(uniforms(torch.tensor([rank]), recipe.seed, step, count=1).item() * 2**53))
+                seed_torch(rank, recipe.seed, step)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(peak, step, steps, warmup_steps)
             with pace.waiting():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -11,6 +11,7 @@ from .backbones import Backbone
 from .data import Labelled
 from .errors import UserError
 from .export import write_backbone
+from .journal import Journal, read_rows
 from .probes.labelled import ProbeConfig, probe
 from .probes.nearest import dice
 
@@ -39,8 +40,8 @@ class Watch:
         self.run, self.every, self.normalisation = run, every, (mean, std)
         self.data = Labelled.open(data)
         self.train, self.judged = _halves(self.data)
-        self.rows = [row for row in _read(run / "probes.csv") if row["step"] <= step]
-        self._write()
+        self.journal = Journal(run / "probes.csv", step, COLUMNS)
+        self.best = max((row["dice"] for row in read_rows(self.journal.path)), default=-1.0)
 
     def due(self, step: int, steps: int) -> bool:
         """Whether it is time: after every `every` steps and after the last."""
@@ -48,40 +49,23 @@ class Watch:
 
     def look(self, step: int, epoch: float, backbone: Backbone, facts: dict[str, Any]) -> str:
         """Ask, note the answer, keep the backbone if it is the best; returns a sentence. `facts` go with it."""
-        config = ProbeConfig(CONFIG.classifier, backbone.stride, CONFIG.memory, CONFIG.neighbours)
+        config = replace(CONFIG, stride=backbone.stride)
         calls = probe(backbone, self.data, self.train, self.judged, config, 0, *self.normalisation)
         scores = []
         for number, found in calls:
             truth = self.data.pixel_classes(number, self.data.mask(number))
             scores.append(dice((found > 0).flatten()[None], (truth > 0).flatten()[None]).item())
         score = sum(scores) / len(scores)
-        best = max((row["dice"] for row in self.rows), default=-1.0)
-        self.rows.append({"step": step, "epoch": epoch, "dice": score})
-        self._write()
-        if score > best:
+        self.journal.write(step, {"epoch": epoch, "dice": score})
+        if score > self.best:
+            self.best = score
             write_backbone(self.run / "best", backbone, facts | {"probe": {"data": self.data.name, "dice": score}})
-        return f"probe at step {step}: Dice {score:.3f} (best so far {max(best, score):.3f})"
-
-    def _write(self) -> None:
-        with (self.run / "probes.csv").open("w", newline="") as file:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows({name: f"{row[name]:.6g}" for name in COLUMNS} for row in self.rows)
-
-
-def _read(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return f"probe at step {step}: Dice {score:.3f} (best so far {self.best:.3f})"
 
 
 def _halves(data: Labelled) -> tuple[list[int], list[int]]:
-    """Training images of every other case, and of the cases between them; images without a case are their own.
-
-    An image counts as one for training if it is one in every split: the choice may be judged by any of them later.
-    """
-    train = sorted(set.intersection(*(set(data.train(scheme)) for scheme in data.schemes)))
+    """Training images of every other case, and of the cases between them; images without a case are their own."""
+    train = data.always_train
     cases = sorted({data.items[number].source or data.items[number].path for number in train})
     odd = set(cases[1::2])
     sides: list[list[int]] = [[], []]

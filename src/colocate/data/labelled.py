@@ -138,6 +138,11 @@ class Labelled:
         """The numbers of the images to learn from."""
         return self.parts(scheme).get("train", [])
 
+    @property
+    def always_train(self) -> list[int]:
+        """The numbers of the images that every split learns from: what is chosen by them any split may judge."""
+        return [number for number, item in enumerate(self.items) if set(item.splits.values()) == {"train"}]
+
     def test(self, scheme: str) -> list[int]:
         """The numbers of the images to be judged by: of all parts whose name begins with test."""
         parts = self.parts(scheme)
@@ -181,9 +186,9 @@ class Labelled:
             raise UserError(f"{self.folder}/objects.csv has no class for object {error.args[0][1]} of {path}") from None
 
     @property
-    def pixel_class_count(self) -> int:
-        """Classes that a pixel can have, background included."""
-        return len(self.classes) + (self.kind == "instances")
+    def pixel_names(self) -> tuple[str, ...]:
+        """The names of the classes 0, 1, ... that a pixel can have, background included."""
+        return self.classes if self.kind == "semantics" else ("background", *self.classes)
 
     def pixel_classes(self, number: int, mask: Int32[Tensor, "h w"]) -> Int64[Tensor, "h w"]:
         """The class of each pixel of an image's mask, or of a part of it; of objects: 0 is background.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
-from ..draws import uniforms
+from ..draws import seed_torch
 from ..errors import UserError
 from ..journal import Journal, Pace, Screen
 from ..optim import OptimConfig, build_optimizer, learning_rate
@@ -134,7 +134,7 @@ def fit(
     pace = Pace("images")
     with stop_signals() as asked, Screen(steps, step, shown=True, doing="fit") as screen:
         for batch in batches:
-            torch.manual_seed(int(uniforms(torch.tensor([step]), examples.seed, count=1).item() * 2**53))
+            seed_torch(step, examples.seed)
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, steps)
             images = [example.image.to(fabric.device).float() / 255 for example in batch]
@@ -155,7 +155,7 @@ def fit(
                     raise UserError(f"{folder}: the loss was not finite at step {step}: try a lower lr or more warmup")
                 row |= {"lr": config.rate(step - 1, steps)} | pace.read()
                 screen.show(step, row)
-                journal = journal or Journal(folder, step - 1, ("step", *row))
+                journal = journal or Journal(folder / "journal.csv", step - 1, ("step", *row))
                 journal.write(step, row)
             if asked or step % engine.save_every == 0 or step == steps:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}

@@ -109,15 +109,15 @@ class SemanticsTask(Task):
         data, outcome = trial.data, Outcome()
         backbone = _backbone(trial, settle=self.config.encoder == "frozen")
         normalised = (trial.candidate.mean, trial.candidate.std)
-        model = Segmenter(self.config, backbone, data.pixel_class_count, data.ignored, *normalised)
+        model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
         _teach(model, Examples(data, self.config.alter, semantics.target, trial.seed), trial, outcome)
         for number in trial.test:
             with _clock(outcome, "predict"):
                 found = model.predict(data.image(number))
             with _clock(outcome, "measure"):
                 truth = data.pixel_classes(number, data.mask(number))
-                names = data.classes if data.kind == "semantics" else ("background", *data.classes)
-                outcome.records.append({"semantic": FAMILIES["semantic"].record(truth, found, names, data.ignored)})
+                record = FAMILIES["semantic"].record(truth, found, data.pixel_names, data.ignored)
+                outcome.records.append({"semantic": record})
             overlays.classes(number, truth, found)
         outcome.model = model.state_dict()
         return outcome

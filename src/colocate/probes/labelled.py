@@ -118,7 +118,7 @@ def _cells(
     grid = _grid(backbone, data.image(number), stride, mean, std)
     classes = data.pixel_classes(number, data.mask(number))
     height, width = classes.shape
-    count = F.one_hot(classes, data.pixel_class_count).permute(2, 0, 1).float()
+    count = F.one_hot(classes, len(data.pixel_names)).permute(2, 0, 1).float()
     if data.ignored is not None:
         count[data.ignored] = 0
     area = F.avg_pool2d(F.pad(count, (0, -width % stride, 0, -height % stride)), stride).flatten(1).T
