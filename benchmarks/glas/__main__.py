@@ -18,6 +18,7 @@ from benchmarks.glas.plan import SIZES, Plan, Size, keep_plan, stored_plan
 from benchmarks.glas.report import report
 from benchmarks.glas.run import Proof
 from colocate.errors import UserError
+from colocate.evaluate.command import taken
 
 MORE = 75  # EX_TEMPFAIL: call again
 
@@ -47,8 +48,8 @@ class Run:
 
 def run(arguments: list[str]) -> int:
     """Pretrain recipes and judge each by GlaS, in pieces of some minutes. Exit status 75: there is more to do."""
-    name, rest = _taken("--size", arguments)
-    out, _ = _taken("--out", arguments)
+    name, rest = taken("--size", arguments)
+    out, _ = taken("--out", arguments)
     if name and name not in SIZES:
         raise UserError(f"--size {name}: there are {', '.join(SIZES)}")
     preset = SIZES[name or "gpu"]
@@ -73,16 +74,6 @@ def run(arguments: list[str]) -> int:
     for stage in left:
         print(f"  {proof.progress(stage)}")
     return MORE if left else 0
-
-
-def _taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of an option, empty where it is not given, and the arguments without it."""
-    for place, word in enumerate(arguments):
-        if word == option and place + 1 < len(arguments):
-            return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
-    return "", list(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

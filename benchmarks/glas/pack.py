@@ -11,7 +11,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.glas.archives import Member, write_archives, write_list
 from colocate import __version__
-from colocate.data import Index, Labelled
+from colocate.data import Index, Labelled, spaced
 from colocate.errors import UserError
 from colocate.evaluate.leakage import check, refuse
 from colocate.prepare import prepare
@@ -82,7 +82,8 @@ def pack(
             _prepared(kind, src, Path(work) / kind, partial) for kind, src in (("glas", glas), ("ebhi-seg", ebhi))
         )
         kinds = {"glas": glas_tiles(data, tile_px), "ebhi-seg": ebhi_tiles(biopsies), LC25000: lc25000_tiles(lc25000)}
-        some = {kind: spread(list(tiles), most) for kind, tiles in kinds.items()}
+        every = {kind: list(tiles) for kind, tiles in kinds.items()}
+        some = {kind: tiles if most is None else spaced(tiles, most) for kind, tiles in every.items()}
         samples = (tile.members() for tiles in some.values() for tile in tiles)
         shards = write_archives(folder / "tiles", "tiles", samples, round(most_mib * MIB))
         index = Index.build(folder / "tiles", Path(work) / "tiles.arrow")
@@ -158,12 +159,6 @@ def lc25000_tiles(folder: Path) -> Iterator[Tile]:
         inside = path.relative_to(folder)
         key = "/".join([LC25000, *inside.parent.parts, _plain(path.stem)])
         yield Tile(key, path.suffix.lower(), LC25000, math.nan, path.read_bytes)
-
-
-def spread(tiles: Sequence[Tile], most: int | None) -> list[Tile]:
-    """At most so many, evenly spread."""
-    count = len(tiles) if most is None else min(most, len(tiles))
-    return [tiles[(2 * place + 1) * len(tiles) // (2 * count)] for place in range(count)]
 
 
 def _prepared(kind: Any, src: Path, out: Path, partial: bool) -> Labelled:

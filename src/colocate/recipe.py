@@ -205,14 +205,14 @@ FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name",
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:
     """What of two recipes differs and changes what is computed, one line each; data are compared elsewhere."""
-    mine, yours = (_leaves({k: v for k, v in _plain(one).items() if k not in FREE}) for one in (recipe, other))
+    mine, yours = (leaves({k: v for k, v in _plain(one).items() if k not in FREE}) for one in (recipe, other))
     names = dict.fromkeys([*mine, *yours])
     return [f"{name} is {mine.get(name)}, was {yours.get(name)}" for name in names if mine.get(name) != yours.get(name)]
 
 
-def _leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+def leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Every value under its full name: {"a": {"b": 1}} is {"a.b": 1}."""
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= _leaves(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
-    return leaves
+        found |= leaves(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+    return found

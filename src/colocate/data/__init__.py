@@ -4,7 +4,7 @@ from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.inspect import Summary, inspect, show
 from colocate.data.labelled import Labelled
-from colocate.data.loader import Tiles, batch_indices, one_order, read_ahead, tile_loader
+from colocate.data.loader import Tiles, batch_indices, one_order, read_ahead, spaced, tile_loader
 
 __all__ = [
     "Index",
@@ -17,5 +17,6 @@ __all__ = [
     "one_order",
     "read_ahead",
     "show",
+    "spaced",
     "tile_loader",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from colocate.data.index import Index
 from colocate.errors import TileError, UserError
 
+Item = TypeVar("Item")
 MOST_SKIPPED = 100
 LARGEST_BATCH_BYTES = 8 << 30
 
@@ -32,6 +33,16 @@ class Tiles(NamedTuple):
     index: Int64[Tensor, "b"]  # pyright: ignore[reportIncompatibleMethodOverride]  # numbers of the tiles that were read
     mpp: Float32[Tensor, "b"]  # micrometres per pixel, nan where unknown
     skipped: tuple[tuple[int, str], ...]  # number of each unreadable tile that another replaced, and the reason
+
+
+def spaced(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spaced.
+
+    >>> spaced("abcdefgh", 2), spaced("abc", 5)
+    (['c', 'g'], ['a', 'b', 'c'])
+    """
+    count = min(most, len(items))
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
 
 
 def batch_indices(count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -56,7 +57,7 @@ def evaluate_command(arguments: list[str]) -> list[Path]:
     if name not in TASKS and not asks_help:
         raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
     smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
-    task = _default_task(name, _value_of("--data", rest), smoke)
+    task = _default_task(name, taken("--data", rest)[0], smoke)
     asked: Any = tyro.cli(
         Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
         prog=f"colocate evaluate {name or 'TASK'}",
@@ -78,13 +79,14 @@ def evaluate_command(arguments: list[str]) -> list[Path]:
     return evaluate(asked.task, asked.protocol, candidates)
 
 
-def _value_of(option: str, arguments: list[str]) -> str:
+def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of an option, empty where it is not given, and the arguments without it."""
     for place, word in enumerate(arguments):
         if word == option and place + 1 < len(arguments):
-            return arguments[place + 1]
+            return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
         if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return ""
+            return word.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
+    return "", list(arguments)
 
 
 def _default_task(name: str, data: str, smoke: bool) -> InstancesTask | SemanticsTask | ProbeTask:

@@ -19,10 +19,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ..backbones import Backbone
 from ..data import Labelled
 from ..errors import UserError
+from ..probes.nearest import batch_norms
 from .examples import Alter, flipped
 from .fit import FitConfig
 from .metrics.objects import Objects
-from .pyramid import Pyramid, freeze_norms, norms_of
+from .pyramid import Pyramid, freeze_norms
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,6 @@ class InstancesConfig:
         """What happens to a training image before the model resizes it."""
         return partial(flipped, symmetries=self.symmetries)
 
-    def build(
-        self, backbone: Backbone, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
-    ) -> Detector:
-        """The model, on a backbone of its own."""
-        return Detector(self, backbone, len(classes), mean, std)
-
 
 @final
 class Detector(nn.Module):
@@ -80,8 +75,7 @@ class Detector(nn.Module):
         self.net = MaskRCNN(
             _Levels(Pyramid(backbone)),
             num_classes=classes + 1,
-            # Of a tuple one is drawn for each training image, the last one taken in tests.
-            min_size=tuple(range(config.short_side[0], config.short_side[1] + 1)),  # pyright: ignore[reportArgumentType]
+            min_size=config.test_short_side,
             max_size=config.long_side,
             image_mean=list(mean),
             image_std=list(std),
@@ -92,11 +86,13 @@ class Detector(nn.Module):
         # torchvision's start is that of an inner layer: logits of a mask loss of 5. Detectron2's is ln 2.
         logits: Any = self.net.roi_heads.mask_predictor
         nn.init.normal_(logits.mask_fcn_logits.weight, std=0.001)
-        self.norms = norms_of(backbone)
+        self.norms = batch_norms(backbone)
 
     def ready(self) -> None:
         """Training mode; frozen batch norms stay as they are."""
         self.train()
+        low, high = self.config.short_side
+        self._resize_to(*range(low, high + 1))
         if self.config.norm == "frozen":
             freeze_norms(self.norms)
 
@@ -107,16 +103,18 @@ class Detector(nn.Module):
     def predict(self, image: UInt8[Tensor, "3 h w"]) -> Objects:
         """The objects of an image, most certain first."""
         self.eval()
+        self._resize_to(self.config.test_short_side)
         device = next(self.parameters()).device
-        transform: Any = self.net.transform
-        transform.min_size = (self.config.test_short_side,)
         found: dict[str, Tensor] = self.net([image.to(device).float() / 255])[0]
-        low, high = self.config.short_side
-        transform.min_size = tuple(range(low, high + 1))
         boxes = found["boxes"].cpu()
         boxes[:, 2:] -= boxes[:, :2]
-        masks = found["masks"][:, 0].cpu() > 0.5
+        masks = (found["masks"][:, 0] > 0.5).cpu()
         return Objects.of_masks(masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
+
+    def _resize_to(self, *short_sides: int) -> None:
+        """Bring an image's short side to this, or to one of these drawn at random."""
+        transform: Any = self.net.transform
+        transform.min_size = short_sides
 
 
 class _Levels(nn.Module):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..data import Index, Labelled
 from ..errors import TileError, UserError
+from ..text import counted
 from .hashes import ALIKE, Hashes, alike, hashes, near_pairs
 
 SHOWN = 3  # examples in a sentence
@@ -92,7 +93,7 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
         if tiles.unreadable:
             first = next(iter(tiles.unreadable.values()))
             notes.unchecked.append(
-                f"{len(tiles.unreadable):,} of {_counted(len(index), 'tile')} cannot be read (the first: {first})"
+                f"{len(tiles.unreadable):,} of {counted(len(index), 'tile')} cannot be read (the first: {first})"
             )
         notes.unchecked.append("crops of test images are found by name and case only, never by their pixels")
     return Findings(tuple(notes.checked), tuple(notes.unchecked), tuple(notes.found), tuple(shared))
@@ -102,7 +103,7 @@ def refuse(findings: Findings, forced: bool) -> None:
     """Raises UserError, with what was found, unless it is `forced`."""
     if findings.found and not forced:
         first, *others = findings.found
-        more = f" (and {_counted(len(others), 'more finding')})" if others else ""
+        more = f" (and {counted(len(others), 'more finding')})" if others else ""
         raise UserError(
             f"the test images are no honest test: {first}{more}; "
             f"leave them out of what is trained on, or go on knowingly with {FORCE}"
@@ -157,12 +158,12 @@ def _compare_images(notes: _Notes, data: Labelled, test: list[int], own: Hashes,
     for pairs, says in ((equal, "pixel for pixel"), (looks, "but for size, compression, colour or flips")):
         if pairs:
             named = (f"{data.items[number].path} is {others.name(place)}" for number, place in pairs.items())
-            whole = _counted(len(pairs), "test image")
+            whole = counted(len(pairs), "test image")
             verb = "is a" if len(pairs) == 1 else "are"
             kind = others.noun if len(pairs) == 1 else f"{others.noun}s"
             notes.found.append(f"{whole} {verb} {kind} {says}: {_examples(list(named))}")
     notes.checked.append(
-        f"{_counted(len(test), 'test image')} against {_counted(len(known), others.noun)}: "
+        f"{counted(len(test), 'test image')} against {counted(len(known), others.noun)}: "
         "pixels, and how they look (64-bit perceptual hash under the eight symmetries)"
     )
 
@@ -184,9 +185,9 @@ def _seek_names(notes: _Notes, data: Labelled, test: list[int], index: Index) ->
     found = _seek({name: _pattern(name) for name in telling}, _paths(index))
     if found:
         named = [f"{data.items[names[name]].path} in {index.name(tile)}" for name, tile in found.items()]
-        notes.found.append(f"{_counted(len(found), 'test image')} by name in tiles' paths: {_examples(named)}")
+        notes.found.append(f"{counted(len(found), 'test image')} by name in tiles' paths: {_examples(named)}")
     if telling:
-        notes.checked.append(f"names of {_counted(len(telling), 'test image')} in the paths of tiles")
+        notes.checked.append(f"names of {counted(len(telling), 'test image')} in the paths of tiles")
 
 
 def _seek_cases(notes: _Notes, data: Labelled, test: list[int], shared: set[str], index: Index) -> None:
@@ -204,11 +205,11 @@ def _seek_cases(notes: _Notes, data: Labelled, test: list[int], shared: set[str]
     found = [case for case in cases if case in tiles and case not in shared]
     if found:
         named = [f"{case} ({index.name(tiles[case])})" for case in found]
-        notes.found.append(f"{_counted(len(found), 'test case')} among the tiles' cases: {_examples(named)}")
+        notes.found.append(f"{counted(len(found), 'test case')} among the tiles' cases: {_examples(named)}")
     stated = [case for case in cases if case in tiles and case in shared]
     aside = f"; {_listed(stated)} are among them, but the split itself has them on both sides" if stated else ""
     notes.checked.append(
-        f"{_counted(len(cases), 'test case')} against the {_counted(len(sources), 'source')} of the tiles{aside}"
+        f"{counted(len(cases), 'test case')} against the {counted(len(sources), 'source')} of the tiles{aside}"
     )
     if not tiles:
         few = _examples(sources)
@@ -270,10 +271,6 @@ def _paths(index: Index) -> list[str]:
     """Tiles' paths below their root, shards included."""
     shards = index.table["shard"].to_pylist() if index.kind == "tar" else [None] * len(index)
     return [f"{shard or ''}/{path}" for shard, path in zip(shards, index.table["path"].to_pylist(), strict=True)]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..recipe import leaves
+from ..text import counted, escaped, grid
 from .metrics import LOWER_IS_BETTER
 from .results import Result, Row
 from .statistics import Difference, Interval
@@ -86,28 +88,21 @@ def facts(table: Table) -> list[str]:
 def _sharing(table: Table) -> str:
     """What every table must say where the split shares cases."""
     shared = table.first.dataset.shared_sources
-    return f" The split has {_counted(len(shared), 'case')} both in training and in test." if shared else ""
+    return f" The split has {counted(len(shared), 'case')} both in training and in test." if shared else ""
 
 
 def settings(result: Result) -> str:
     """How a result was made, as far as it differs from the task's own defaults."""
     defaults: dict[str, Any] = {}
     if result.task in DEFAULTS:
-        defaults = _leaves(json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"])) | {"precision": "32"})
-    own = _leaves(result.settings)
+        defaults = leaves(json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"])) | {"precision": "32"})
+    own = leaves(result.settings)
     other = [
         f"{name} {_word(own.get(name))}" + (f" (default {_word(defaults[name])})" if name in defaults else "")
         for name in {**defaults, **own}
         if name not in defaults or own.get(name) != defaults[name]
     ]
     return f"Settings: {', '.join(other) if other else 'the defaults'}."
-
-
-def _leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= _leaves(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
-    return leaves
 
 
 def _word(value: Any) -> str:
@@ -152,14 +147,9 @@ def _grid(
     texts = [[*heads, *(f"{name} (px, lower is better)" if name in LOWER_IS_BETTER else name for name in names)]]
     for row in rows:
         seeds = table.common(row.label) if cell is _difference_cell else row.seeds
-        start = [_escaped(row.label), *([row.backbone.architecture] if several else []), str(len(seeds))]
+        start = [escaped(row.label), *([row.backbone.architecture] if several else []), str(len(seeds))]
         texts.append([*start, *(cell(scores, row.label, name) for name in names)])
-    widths = [max(len(line[column]) for line in texts) for column in range(len(texts[0]))]
-    left = len(heads) - 1
-    lines = [[f"{t:<{w}}" if n < left else f"{t:>{w}}" for n, (t, w) in enumerate(zip(line, widths, strict=True))]
-             for line in texts]  # fmt: skip
-    lines.insert(1, ["-" * w if n < left else "-" * (w - 1) + ":" for n, w in enumerate(widths)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return grid(texts, left=len(heads) - 1)
 
 
 def _cell(scores: Scores, label: str, name: str) -> str:
@@ -178,15 +168,7 @@ def _difference_cell(scores: Scores, label: str, name: str) -> str:
     return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}], {found.share * 100:.0f} %"
 
 
-def _escaped(label: str) -> str:
-    return label.replace("|", "\\|")
-
-
 def _range(numbers: Iterable[int]) -> str:
     """One number, or the smallest and largest."""
     ordered = sorted(set(numbers))
     return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]}-{ordered[-1]}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ..data import Index, decode
+from ..data import Index, decode, spaced
 
 
 class Masked(NamedTuple):
@@ -53,7 +53,7 @@ def masks_beside(index: Index, most: int = 512) -> Split | None:
         train = sorted(set(train) - set(test))
     if not train or not test:
         return None
-    parts = [_read(_spaced(images, most)) for images in (train, test)]
+    parts = [_read(spaced(images, most)) for images in (train, test)]
     if parts[0] is None or parts[1] is None or parts[0].images.shape[1:] != parts[1].images.shape[1:]:
         return None
     return Split(parts[0], parts[1], bool(others))
@@ -67,11 +67,6 @@ def _above(image: Path) -> Path:
 def _mask(image: Path) -> Path:
     folder = _above(image)
     return folder.parent / "glands" / image.relative_to(folder)
-
-
-def _spaced(images: list[Path], most: int) -> list[Path]:
-    count = min(most, len(images))
-    return [images[(2 * i + 1) * len(images) // (2 * count)] for i in range(count)]
 
 
 def _read(paths: list[Path]) -> Masked | None:

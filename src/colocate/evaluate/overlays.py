@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ..data import Labelled
+from ..data import Labelled, spaced
 from ..data.contact_sheet import contact_sheet
 from .metrics.objects import shared_pixels
 
@@ -28,9 +28,8 @@ class Overlays:
     was found that is not there, yellow where something was missed."""
 
     def __init__(self, data: Labelled, test: Sequence[int]) -> None:
-        count = min(SHEET, len(test))
         self.data = data
-        self.wanted = {test[(2 * i + 1) * len(test) // (2 * count)] for i in range(count)}
+        self.wanted = set(spaced(test, SHEET))
         self.pictures: list[tuple[Image.Image, str, str]] = []
 
     def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -68,11 +68,6 @@ class _LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def norms_of(module: nn.Module) -> list[Any]:
-    """Its batch norms."""
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def freeze_norms(norms: Sequence[nn.Module]) -> None:

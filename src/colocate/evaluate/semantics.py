@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..backbones import Backbone
 from ..data import Labelled
 from ..errors import UserError
+from ..probes.nearest import batch_norms
 from .examples import Alter, flipped
 from .fit import FitConfig
-from .pyramid import Pyramid, freeze_norms, norms_of
+from .pyramid import Pyramid, freeze_norms
 
 OUTSIDE = -1  # pixels that were added around an image smaller than a crop; they count for nothing
 
@@ -82,7 +83,7 @@ class Segmenter(nn.Module):
         self.train()
         if self.config.encoder == "frozen":
             self.pyramid.backbone.eval().requires_grad_(False)
-            freeze_norms(norms_of(self.pyramid.backbone))
+            freeze_norms(batch_norms(self.pyramid.backbone))
 
     def forward(self, images: list[Float[Tensor, "3 h w"]], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         classes = torch.stack([target["classes"] for target in targets])

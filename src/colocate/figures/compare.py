@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..checkpoint import write_atomically
+from ..text import escaped, grid
 from .curves import CHANCE, Dashes, draw_line, fit, mean, name_ends, name_level
 from .facts import Run, read_runs, same_and_different
 from .style import COLOURS, INK, SMALL, SOFT, TEXT, TITLE, Page, columns, plot
@@ -54,12 +55,7 @@ def markdown(runs: Sequence[Run]) -> str:
 def table(runs: Sequence[Run]) -> str:
     """A row a run, in Markdown; a cell is empty where the method has no such term."""
     cells = [_cells(run) for run in runs]
-    texts = [list(cells[0]), *([text.replace("|", "\\|") for text in row.values()] for row in cells)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    left = [column < 2 for column in range(len(widths))]
-    rows = [[f"{t:<{w}}" if a else f"{t:>{w}}" for t, w, a in zip(row, widths, left, strict=True)] for row in texts]
-    rows.insert(1, ["-" * w if a else "-" * (w - 1) + ":" for w, a in zip(widths, left, strict=True)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return grid([list(cells[0]), *([escaped(text) for text in row.values()] for row in cells)], left=2)
 
 
 def _cells(run: Run) -> dict[str, str]:

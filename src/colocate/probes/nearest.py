@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +145,7 @@ def settle_batch_norm(
     they are; networks without batch norm come back unchanged.
     """
     settled = copy.deepcopy(network).eval()
-    norms = [part for part in settled.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(settled)
     momenta = [norm.momentum for norm in norms]
     if norms:
         for norm in norms:
@@ -157,6 +157,11 @@ def settle_batch_norm(
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return settled.eval()
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The batch norms of a network."""
+    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def _normalised(

@@ -1,0 +1,34 @@
+"""Words and tables as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what is counted.
+
+    >>> counted(1, "tile"), counted(4500, "tile")
+    ('1 tile', '4,500 tiles')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def escaped(cell: str) -> str:
+    """A cell of a Markdown table."""
+    return cell.replace("|", "\\|")
+
+
+def grid(rows: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table that can be read as it is: heads first; the first `left` columns at the left, others right.
+
+    >>> print(grid([["run", "steps"], ["plm", "7"]], left=1))
+    | run | steps |
+    | --- | ----: |
+    | plm |     7 |
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if place < left else ">" for place in range(len(widths))]
+    lines = [[f"{t:{side}{w}}" for t, side, w in zip(row, sides, widths, strict=True)] for row in rows]
+    lines.insert(1, ["-" * w if side == "<" else "-" * (w - 1) + ":" for side, w in zip(sides, widths, strict=True)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
