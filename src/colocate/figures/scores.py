@@ -107,6 +107,9 @@ def _chart(axes: Axes, table: Table, name: str) -> None:
     if len(table.rows) > 1 and not math.isnan(reference):
         axes.axvline(reference, color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=1)
     axes.margins(x=0.08)
+    low, high = axes.get_xlim()
+    if high - low < 1e-6:  # one and the same score: matplotlib would show its rounding errors
+        axes.set_xlim(low - 1, high + 1)
 
 
 def _beside(axes: Axes, place: int, points: float, words: str, at: float = 0, weight: str = "normal") -> None:
