@@ -13,10 +13,10 @@ SOURCE = ROOT / "src" / "colocate"
 # From the ground up; a module imports only from floors below its own, packages count as one room.
 FLOORS = [
     {"errors"},
-    {"geometry", "draws", "distributed", "outside", "text"},
+    {"geometry", "draws", "distributed", "outside", "text", "slide"},
     {"objectives", "colour", "matching", "clustering", "data", "checkpoint", "optim"},
     {"looks", "prepare"},
-    {"views", "probes"},
+    {"views", "probes", "tiling"},
     {"backbones"},
     {"networks"},
     {"methods"},
@@ -25,7 +25,7 @@ FLOORS = [
     {"run", "watch"},
     {"train"},
     {"evaluate"},
-    {"figures"},
+    {"figures", "predict"},
     {"demo"},
     {"cli"},
     {"__main__"},

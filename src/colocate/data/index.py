@@ -16,9 +16,10 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.data.decode import decode, slide
-from colocate.data.rows import SCHEMA, Rows, check_mpp
+from colocate.data.rows import SCHEMA, Rows
 from colocate.data.sources import find
 from colocate.errors import TileError, UserError
+from colocate.slide import check_mpp
 
 VERSION = 1
 LARGEST_BYTES = 1 << 30

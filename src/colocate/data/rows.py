@@ -63,15 +63,3 @@ def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
         return pa.array(values, pa.string())
     except UnicodeEncodeError as error:
         raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
-
-
-def check_mpp(mpp: float, where: str) -> None:
-    """Raises UserError unless `mpp` (micrometres per pixel) lies above 0 and below 100.
-
-    >>> check_mpp(-1, "tiles.csv")
-    Traceback (most recent call last):
-    colocate.errors.UserError: tiles.csv: -1 micrometres per pixel is no resolution: give a number above 0 and below 100
-    """
-    if not 0 < mpp < 100:
-        message = f"{mpp:g} micrometres per pixel is no resolution: give a number above 0 and below 100"
-        raise UserError(f"{where}: {message}")

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from colocate.data.rows import SCHEMA, check_mpp, texts
+from colocate.data.rows import SCHEMA, texts
 from colocate.errors import UserError
+from colocate.slide import check_mpp
 
 SHARD = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")

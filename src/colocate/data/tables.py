@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from colocate.data.rows import check_mpp, file_rows
+from colocate.data.rows import file_rows
 from colocate.errors import UserError
+from colocate.slide import check_mpp
 
 TABLES = (".csv", ".parquet")
 TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from colocate.data.decode import header, pixels
 from colocate.data.labelled import COLUMNS, VERSION, Item, Kind, Labelled
-from colocate.data.rows import check_mpp
 from colocate.errors import UserError
 from colocate.prepare.sheet import SHEET, draw_sheet
+from colocate.slide import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
 MOST_OBJECTS = 65535

@@ -1,0 +1,180 @@
+"""Files behind slides: OpenSlide first, tifffile for TIFFs of a kind it does not know, Pillow for plain images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+import numpy as np
+import openslide
+import tifffile
+import zarr
+from jaxtyping import UInt8
+from PIL import Image
+
+from ..errors import TileError
+
+ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
+PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # and .dcm: slides only where they are named one by one
+CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
+LARGEST_PLAIN_PX = 500_000_000  # a plain image is unpacked whole
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+Answer = TypeVar("Answer")
+
+
+class Reader(ABC):
+    """An open file of one or more levels of the same picture, finest first."""
+
+    path: Path
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of each level, in its own pixels."""
+    mpp: tuple[float, float] | None
+    """Micrometres per pixel of the finest level, along x and y; None where the file does not say."""
+    properties: dict[str, str]
+    origin: tuple[int, int] = (0, 0)
+    """Where the scanned area begins, in pixels of the finest level."""
+
+    @abstractmethod
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a level, from column x and row y on; the region lies within the level.
+
+        Raises:
+            TileError: the file is damaged.
+        """
+
+
+def open_reader(path: Path) -> Reader:
+    """Open a slide's file.
+
+    Raises:
+        TileError: no such file, no picture, a damaged one, or one of a kind that is not known.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
+    try:
+        return _OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        kind = _Tiff if start in TIFF_MAGIC else _Plain
+        return _told(path, lambda: kind(path))
+    except openslide.OpenSlideError as error:
+        raise _damaged(path, error) from error
+
+
+@final
+class _OpenSlide(Reader):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.slide = openslide.OpenSlide(path)
+        self.slide.set_cache(_shared_cache())
+        self.sizes = self.slide.level_dimensions
+        self.properties = dict(self.slide.properties)
+        said = [self.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+        self.mpp = None if said[0] is None or said[1] is None else (float(said[0]), float(said[1]))
+        bounds = (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
+        self.origin = (int(self.properties.get(bounds[0], 0)), int(self.properties.get(bounds[1], 0)))
+        colour = self.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+        self.background = "#" + colour
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+        (wide, high), (own_wide, own_high) = self.sizes[0], self.sizes[level]
+        # OpenSlide counts in pixels of the finest level; rounding shifts by less than half of one
+        place = (round(x * wide / own_wide), round(y * high / own_high))
+        try:
+            region = self.slide.read_region(place, level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise _damaged(self.path, error) from error
+        pixels = np.asarray(region)
+        if pixels[:, :, 3].min() == 255:
+            return pixels[:, :, :3]
+        ground = Image.new("RGBA", region.size, self.background)  # holes, which the scanner left out
+        return np.asarray(Image.alpha_composite(ground, region))[:, :, :3]
+
+
+@final
+class _Tiff(Reader):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = tifffile.TiffFile(path)
+        series = max(self.file.series, key=lambda one: one.size)
+        pages = [level for level in series.levels if level.axes in ("YXS", "YX") and level.dtype == np.uint8]
+        if not pages or (pages[0].axes == "YXS" and pages[0].shape[2] not in (3, 4)):
+            kind = f"{series.shape} {series.dtype}, axes {series.axes}"
+            raise TileError(f"{path} holds {kind}: slides are read as 8-bit grey or RGB; convert it")
+        self.levels = [zarr.open_array(page.aszarr(), mode="r") for page in pages]
+        self.sizes = tuple((page.shape[1], page.shape[0]) for page in pages)
+        page: Any = pages[0].keyframe
+        self.properties = {tag.name: str(tag.value)[:200] for tag in page.tags.values() if tag.count < 200}
+        self.mpp = _ome_mpp(self.file) or _tiff_mpp(page)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+        region: Any = _told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
+        return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
+
+
+@final
+class _Plain(Reader):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        image = Image.open(path)  # raises where it is no picture
+        if image.width * image.height > LARGEST_PLAIN_PX:
+            raise TileError(f"{path} is unpacked whole and too large for that: convert it to a tiled TIFF")
+        self.pixels = np.asarray(image.convert("RGB"))
+        self.sizes = ((image.width, image.height),)
+        self.mpp, self.properties = None, {}  # dots per inch of a picture say how to print it
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self.pixels[y : y + height, x : x + width]
+
+
+@cache
+def _shared_cache() -> openslide.OpenSlideCache:
+    return openslide.OpenSlideCache(CACHE_BYTES)
+
+
+def _told(path: Path, act: Callable[[], Answer]) -> Answer:
+    """What an action gives; on damaged files tifffile, its codecs and Pillow raise almost anything."""
+    try:
+        return act()
+    except TileError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise TileError(f"{path} is no slide: OpenSlide, tifffile and Pillow know no such file") from None
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> TileError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return TileError(f"{path} is cut short or damaged ({reason}): copy it again")
+
+
+def _ome_mpp(file: tifffile.TiffFile) -> tuple[float, float] | None:
+    """PhysicalSize of the first image of OME-XML; its unit is the micrometre unless it says another."""
+    if not file.ome_metadata:
+        return None
+    described: Any = tifffile.xml2dict(file.ome_metadata)
+    images = described["OME"].get("Image", {})
+    pixels = (images[0] if isinstance(images, list) else images).get("Pixels", {})
+    factor = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+    sides = []
+    for axis in "XY":
+        unit = factor.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if unit is None or f"PhysicalSize{axis}" not in pixels:
+            return None
+        sides.append(float(pixels[f"PhysicalSize{axis}"]) * unit)
+    return sides[0], sides[1]
+
+
+def _tiff_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Resolution tags, unless they only say how to print (1 to 600 dots per inch)."""
+    unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 0))  # micrometres
+    x, y = page.resolution
+    if unit is None or min(x, y) <= 25_400 / 40 * unit / 25_400:
+        return None
+    return unit / x, unit / y
