@@ -1,0 +1,1 @@
+"""From a backbone or a fine-tuned model back to whole slides: features of their tissue, and objects drawn on them."""
