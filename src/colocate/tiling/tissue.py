@@ -42,7 +42,7 @@ class Tissue:
         return self.width / self.mask.shape[1]
 
     @cached_property
-    def _sums(self) -> Float[np.ndarray, "h+1 w+1"]:
+    def _sums(self) -> Float[np.ndarray, "_ _"]:
         return np.pad(self.mask.cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0))).astype(np.float64)
 
     def share(self, x: float, y: float, width: float, height: float) -> float:
