@@ -17,6 +17,18 @@ from ..looks import IMAGENET_MEAN, IMAGENET_STD
 ANY = "resnet18"  # the architecture where nothing says another
 
 
+@dataclass(frozen=True)
+class PlainWeights:
+    """What is to be said of weights that no run of colocate wrote."""
+
+    architecture: str | None = None
+    """The architecture of a plain weights file, of imagenet and of random (default: resnet18)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the images that a plain weights file was trained on (default: ImageNet's)."""
+    std: tuple[float, float, float] | None = None
+    """Their standard deviation."""
+
+
 @final
 @dataclass(frozen=True)
 class Candidate:
@@ -31,6 +43,10 @@ class Candidate:
     """Hash of its weights; of random ones, which every seed draws anew, of their kind."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    mpp: float | None = None
+    """Micrometres per pixel of the tiles it was pretrained on, where known."""
+    output_stride: int = 32
+    """With which it was pretrained."""
     path: Path | None = None
     """Where its weights are, or the run that made it."""
     steps: int | None = None
@@ -101,6 +117,8 @@ def find_candidate(
         _fingerprint(weights),
         mean=normalisation[0],
         std=normalisation[1],
+        mpp=facts.get("mpp"),
+        output_stride=backbone.output_stride,
         path=path,
         steps=facts.get("steps"),
         recipe=facts.get("recipe", {}).get("name") or None,

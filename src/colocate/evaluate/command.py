@@ -12,7 +12,7 @@ import tyro
 from ..data import Labelled
 from ..errors import UserError
 from ..probes.labelled import ProbeConfig
-from .candidates import find_candidate
+from .candidates import PlainWeights, find_candidate
 from .presets import instances_for, semantics_for, smoke_instances, smoke_semantics
 from .protocol import Protocol, evaluate
 from .tasks import InstancesTask, ProbeTask, SemanticsTask, Task
@@ -23,17 +23,11 @@ TASKS = ("instances", "semantics", "probe")
 
 
 @dataclass(frozen=True)
-class Backbones:
+class Backbones(PlainWeights):
     """Which backbones are judged."""
 
     backbone: tuple[str, ...] = ()
     """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
-    architecture: str | None = None
-    """The architecture of a plain weights file, of imagenet and of random (default: resnet18)."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of the images that a plain weights file was trained on (default: ImageNet's)."""
-    std: tuple[float, float, float] | None = None
-    """Their standard deviation."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""A slide beside its features: the three directions in which they differ most, as colours at their places."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from ..checkpoint import write_atomically
+from ..data import spaced
+from ..figures.features import principal_components
+from ..slide import Slide
+
+SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side; the largest whose picture is small enough
+GAP_PX = 10
+MOST_BYTES = 300_000
+GREY = (200, 200, 200)  # where there are no features
+MOST = 20_000  # rows that components are fitted to
+ROWS = 8192  # read at once
+
+
+def draw_components(features: Path, slide: Slide, out: Path) -> None:
+    """Write a PNG of at most 1,600 px and 300 kB: the slide, and the components of its features in an HDF5 file."""
+    with h5py.File(features) as file:
+        lattice, pitch = _lattice(file, slide)
+    packed = b""
+    for side in SIDES_PX:
+        thumbnail = Image.fromarray(slide.thumbnail(side))
+        width, height = thumbnail.size
+        # A pixel of the lattice is a feature: squares where they are large, means where there are many a pixel.
+        fine = max(lattice.shape[:2]) > side
+        box = (0, 0, slide.width / pitch, slide.height / pitch)
+        how = Image.Resampling.BOX if fine else Image.Resampling.NEAREST
+        colours = Image.fromarray(lattice).resize((width, height), how, box)
+        page = Image.new("RGB", (2 * width + GAP_PX, height), "white")
+        page.paste(thumbnail, (0, 0))
+        page.paste(colours, (width + GAP_PX, 0))
+        file = io.BytesIO()
+        page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG", optimize=True)
+        packed = file.getvalue()
+        if len(packed) < MOST_BYTES:
+            break
+    write_atomically(out, lambda file: file.write(packed))
+
+
+def _lattice(file: h5py.File, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:
+    """A pixel for each feature that the slide has room for, grey where there is none; and level0 pixels a pixel."""
+    coords, stored = file["coords"], file["features"]
+    assert isinstance(coords, h5py.Dataset) and isinstance(stored, h5py.Dataset)
+    features = np.memmap(file.filename, "<f4", "r", stored.id.get_offset(), stored.shape)
+    components = principal_components(torch.from_numpy(features[spaced(range(len(features)), MOST)]))
+    facts: Any = coords.attrs
+    pitch = facts["patch_size"] * facts["mpp"] / slide.mpp
+    shape = (math.ceil(slide.height / pitch), math.ceil(slide.width / pitch))
+    lattice = np.full((*shape, 3), GREY, np.uint8)
+    for start in range(0, len(features), ROWS):
+        x, y = np.rint(coords[start : start + ROWS] / pitch).astype(int).T
+        colours = components.colours(torch.from_numpy(features[start : start + ROWS].copy())).numpy()
+        lattice[y, x] = (colours * 255).round()
+    return lattice, pitch

@@ -1,0 +1,83 @@
+"""The loop over slides: what is there is skipped, what fails is set aside, what is no slide's fault ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colocate.errors import TileError, UserError
+from colocate.predict.slides_loop import Meter, Tally, for_each_slide
+from colocate.tiling.listing import Listed
+from colocate.tiling.quarantine import Quarantine
+
+SLIDES = [Listed(name, Path(f"{name}.svs")) for name in "abcd"]
+
+
+def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "failed.csv")
+    done: set[str] = {"a"}
+    broken = {"c"}
+
+    def work(slide: Listed, meter: Meter) -> None:
+        if slide.name in broken:
+            raise TileError(f"{slide.path} is damaged")
+        meter.begin(3)
+        meter.advance(3)
+        done.add(slide.name)
+
+    def again() -> Tally:
+        return for_each_slide(SLIDES, lambda slide: slide.name in done, work, quarantine, "tiles")
+
+    assert again() == Tally(worked=2, there=1, failed=1)
+    assert Quarantine(tmp_path / "failed.csv").failed == {"c": ("c.svs", "c.svs is damaged")}
+    assert again() == Tally(worked=0, there=3, failed=1)
+    broken.clear()
+    assert again() == Tally(worked=1, there=3, failed=0)
+    assert not (tmp_path / "failed.csv").exists()
+
+
+def test_a_slide_that_was_done_elsewhere_is_no_failure_any_more(tmp_path: Path) -> None:
+    Quarantine(tmp_path / "failed.csv").add("a", Path("a.svs"), "once")
+    for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tiles")
+    assert not (tmp_path / "failed.csv").exists()
+
+
+def test_what_is_no_fault_of_a_slide_ends_the_loop(tmp_path: Path) -> None:
+    worked: list[str] = []
+
+    def work(slide: Listed, meter: Meter) -> None:
+        worked.append(slide.name)
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="full"):
+        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tiles")
+    assert worked == ["a"] and not (tmp_path / "failed.csv").exists()
+
+
+def test_refusals_come_before_any_work(tmp_path: Path) -> None:
+    def done(slide: Listed) -> bool:
+        if slide.name == "d":
+            raise UserError("d has other settings")
+        return False
+
+    worked: list[str] = []
+    with pytest.raises(UserError, match="other settings"):
+        for_each_slide(
+            SLIDES, done, lambda slide, _: worked.append(slide.name), Quarantine(tmp_path / "f.csv"), "tiles"
+        )
+    assert worked == []
+
+
+def test_where_nobody_looks_each_slide_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(slide: Listed, meter: Meter) -> None:
+        if slide.name == "b":
+            raise TileError("b.svs is damaged")
+        meter.begin(1200)
+        meter.advance(1200)
+
+    for_each_slide(SLIDES[:2], lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tiles")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("a: 1,200 tiles, ") and lines[0].endswith(" tiles/s")
+    assert lines[1] == "note: b is left out: b.svs is damaged"
