@@ -18,6 +18,7 @@ from .readers import Reader, open_reader
 from .resolution import check_mpp
 
 OPEN = 8  # files that a process keeps open
+LARGEST_PX = 1 << 25  # of a level that are in memory at once
 NEAR = 0.01  # a level this near to the wanted resolution is read as it is
 STEADY_PX = 0.05  # regions that fit pixels of a level to this are not resampled
 REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
@@ -95,6 +96,10 @@ class Slide:
             shrunk = own / finest
             axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count))
         across, down = axes
+        if (across.stop - across.start) * (down.stop - down.start) > LARGEST_PX and height > 1:
+            upper = height // 2
+            lower = self.read(x, y + upper * mpp / self.mpp, width, height - upper, mpp)
+            return np.concatenate([self.read(x, y, width, upper, mpp), lower])
         if across.steady and down.steady:
             return _padded(_reader(self.path), level, round(across.start), round(down.start), width, height)
         left, top = across.first, down.first

@@ -1,0 +1,34 @@
+"""How slides are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UserError
+from ..slide import check_mpp
+
+
+@dataclass(frozen=True)
+class TilingConfig:
+    """Tiles on a grid from the slide's top left, where tissue is."""
+
+    mpp: float = 0.5
+    """Micrometres per pixel of the tiles; a level of the slide within 1 % of it is taken as it is."""
+    size: int = 256
+    """Side of a tile, in px."""
+    overlap: int = 0
+    """How much of it neighbouring tiles share, in px."""
+    min_tissue: float = 0.5
+    """Least share of a tile that is tissue."""
+    min_sharpness: float = 2.0
+    """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Empty glass and blur lie
+    below it; 0 keeps all, unread if there is only a manifest to write."""
+    quality: int = 90
+    """JPEG quality."""
+
+    def __post_init__(self) -> None:
+        check_mpp(self.mpp, "--mpp")
+        if not 16 <= self.size <= 4096 or not 0 <= self.overlap < self.size:
+            raise UserError("size is 16 to 4096 px, and overlap less than size")
+        if not 0 <= self.min_tissue <= 1 or self.min_sharpness < 0 or not 1 <= self.quality <= 100:
+            raise UserError("min_tissue is a share in [0, 1], min_sharpness at least 0, quality 1 to 100")

@@ -1,0 +1,151 @@
+"""One slide cut into tiles: where, how sharp, and into which shard."""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image
+
+from ..errors import TileError, UserError
+from ..slide import Slide
+from .config import TilingConfig
+from .listing import Listed
+from .manifest import write_part
+from .overlay import write_overlay
+from .shards import Shards
+from .tissue import Tissue, find_tissue
+
+
+class Places(NamedTuple):
+    """n tiles of a slide, row by row."""
+
+    x: Int32[np.ndarray, " n"]
+    """Level0 pixels of the top left."""
+    y: Int32[np.ndarray, " n"]
+    tissue: Float[np.ndarray, " n"]
+    side: float
+    """Of a tile, in level0 pixels."""
+    mpp: float
+    """Of a tile's pixels."""
+
+
+def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
+    """The tiles that lie within the slide and have tissue enough."""
+    mpp = slide.nearest_mpp(config.mpp)
+    side = config.size * mpp / slide.mpp
+    step = (config.size - config.overlap) * mpp / slide.mpp
+    columns, rows = (max(0, math.floor((length - side + 0.5) / step) + 1) for length in (slide.width, slide.height))
+    y, x = (grid.ravel() for grid in np.mgrid[:rows, :columns])
+    x, y = (x * step).round().astype(np.int32), (y * step).round().astype(np.int32)
+    share = tissue.shares(x.astype(float), y.astype(float), side, side)
+    kept = share >= max(config.min_tissue, 1e-6)
+    return Places(x[kept], y[kept], share[kept], side, mpp)
+
+
+def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int:
+    """Cut a slide: its shards, its overlay, and at last its part of the manifest; returns the number of tiles.
+
+    Raises:
+        TileError: the slide or its mask cannot be read, so that the next one should be taken.
+        UserError: the disk is full or not to be written on, which ends the run.
+    """
+    try:
+        slide = Slide.open(listed.path, listed.mpp)
+        tissue = find_tissue(slide, listed.mask)
+        found = places(slide, tissue, config)
+        shards = None if manifest_only else Shards(out, listed.name)
+        try:
+            columns = _tiles(listed, slide, found, config, shards)
+            if shards is not None:
+                shards.finish()
+            write_overlay(
+                out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side
+            )
+            write_part(out, listed, columns, _facts(listed, slide, tissue, found, columns))
+        except BaseException:
+            if shards is not None:
+                shards.drop()
+            raise
+    except UserError:
+        raise
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
+        raise UserError(f"{out} cannot be written on ({reason}): make room; the same command goes on") from error
+    except Exception as error:  # one odd slide must not end the run
+        raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return len(columns["x"])
+
+
+def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
+    """The standard deviation of the Laplacian of green, where both stains of H&E absorb; in grey levels.
+
+    >>> sharpness(np.full((8, 8, 3), 240, np.uint8))
+    0.0
+    """
+    green = pixels[:, :, 1].astype(np.float32)
+    laplacian = green[1:-1, 1:-1] * 4
+    for near in (green[:-2, 1:-1], green[2:, 1:-1], green[1:-1, :-2], green[1:-1, 2:]):
+        laplacian -= near
+    return float(laplacian.std())
+
+
+def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, shards: Shards | None) -> dict[str, Any]:
+    """The manifest's columns for the tiles that are sharp enough; with shards, these get their pixels."""
+    kept: list[int] = []
+    sharp: list[float | None] = []
+    stored: list[tuple[str | None, int | None, int | None]] = []
+    looks = shards is not None or config.min_sharpness > 0
+    facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
+    for number, (x, y) in enumerate(zip(found.x.tolist(), found.y.tolist(), strict=True)):
+        pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
+        score = None if pixels is None else sharpness(pixels)
+        if score is not None and score < config.min_sharpness:
+            continue
+        kept.append(number)
+        sharp.append(score)
+        if shards is None or pixels is None:
+            stored.append((None, None, None))
+        else:
+            key = f"{listed.name}/{x:06d}_{y:06d}"
+            stored.append(shards.add(key, _jpeg(pixels, config.quality), facts | {"x": x, "y": y}))
+    count = len(kept)
+    shard, offset, size = zip(*stored, strict=True) if stored else ((), (), ())
+    return {
+        "x": found.x[kept],
+        "y": found.y[kept],
+        "mpp": np.full(count, found.mpp, np.float32),
+        "slide_mpp": np.full(count, slide.mpp, np.float32),
+        "size": np.full(count, config.size, np.int32),
+        "tissue": found.tissue[kept].astype(np.float32),
+        "sharpness": sharp,
+        "shard": shard,
+        "offset": offset,
+        "bytes": size,
+    }
+
+
+def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _facts(listed: Listed, slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
+    """What slides.csv says of a slide."""
+    return {
+        "mpp": round(slide.mpp, 6),
+        "width": slide.width,
+        "height": slide.height,
+        "tissue_mm2": round(float(tissue.mask.mean()) * slide.width * slide.height * slide.mpp**2 / 1e6, 3),
+        "tiles": len(columns["x"]),
+        "blurred": len(found.x) - len(columns["x"]),
+        "tile_mpp": round(found.mpp, 6),
+        "enlarged": found.mpp < slide.mpp * 0.99,
+        "file_bytes": listed.path.stat().st_size,
+    }
