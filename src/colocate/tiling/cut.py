@@ -67,7 +67,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
             write_overlay(
                 out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side
             )
-            write_part(out, listed, columns, _facts(listed, slide, tissue, found, columns))
+            write_part(out, listed, columns, _facts(slide, tissue, found, columns))
         except BaseException:
             if shards is not None:
                 shards.drop()
@@ -136,7 +136,7 @@ def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     return file.getvalue()
 
 
-def _facts(listed: Listed, slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
+def _facts(slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
     """What slides.csv says of a slide."""
     return {
         "mpp": round(slide.mpp, 6),
@@ -147,5 +147,4 @@ def _facts(listed: Listed, slide: Slide, tissue: Tissue, found: Places, columns:
         "blurred": len(found.x) - len(columns["x"]),
         "tile_mpp": round(found.mpp, 6),
         "enlarged": found.mpp < slide.mpp * 0.99,
-        "file_bytes": listed.path.stat().st_size,
     }

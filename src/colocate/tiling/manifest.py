@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,31 @@ def write_part(out: Path, slide: Listed, columns: dict[str, Any], facts: dict[st
     same = {name: [text] * count for name, text in (known | slide.columns).items()}
     schema = pa.schema([*SCHEMA, *((name, NAMES) for name in slide.columns if name not in SCHEMA.names)])
     arrays = [pa.array((same | columns)[field.name], field.type) for field in schema]
-    table = pa.table(arrays, schema=schema.with_metadata({"colocate": json.dumps(facts)}))
+    table = pa.table(
+        arrays, schema=schema.with_metadata({"colocate": json.dumps({"identity": _identity(slide), "facts": facts})})
+    )
     write_atomically(part_path(out, slide.name), lambda file: parquet.write_table(table, file))
 
 
-def part_facts(out: Path, name: str) -> dict[str, Any] | None:
-    """What `write_part` was told of a slide; None where it is not done."""
-    path = part_path(out, name)
-    if not path.is_file():
-        return None
-    return json.loads((parquet.read_schema(path).metadata or {}).get(b"colocate", b"{}"))
+def is_done(out: Path, slide: Listed) -> bool:
+    """Whether a slide has its part, and the file and what the user says of it are the same as then."""
+    path = part_path(out, slide.name)
+    return path.is_file() and _told(path)["identity"] == _identity(slide)
 
 
-def write_manifest(out: Path, slides: Sequence[Listed]) -> int:
-    """Write OUT/manifest.parquet and OUT/slides.csv from the parts of these slides; returns the number of tiles.
+def _told(part: Path) -> dict[str, Any]:
+    return json.loads((parquet.read_schema(part).metadata or {})[b"colocate"])
+
+
+def _identity(slide: Listed) -> str:
+    size = slide.path.stat().st_size if slide.path.exists() else 0
+    return blake2b(repr((slide, size)).encode(), digest_size=16).hexdigest()
+
+
+def write_manifest(out: Path, slides: Sequence[Listed]) -> list[dict[str, Any]]:
+    """Write OUT/manifest.parquet and OUT/slides.csv from the parts of these slides.
+
+    Returns what slides.csv says, a dictionary a slide.
 
     Rows come slide by slide in the given order, so the bytes do not depend on who made which part when.
     """
@@ -71,16 +83,13 @@ def write_manifest(out: Path, slides: Sequence[Listed]) -> int:
     for slide in slides:
         fields |= {name: pa.field(name, NAMES) for name in slide.columns if name not in fields}
     schema = pa.schema(list(fields.values()))
-    tiles = 0
 
     def write(file: Any) -> None:
-        nonlocal tiles
         with parquet.ParquetWriter(file, schema) as writer:
             waiting: list[pa.Table] = []
             for slide in slides:
                 table = _filled(parquet.read_table(part_path(out, slide.name)), schema)
                 waiting.append(table)
-                tiles += len(table)
                 if sum(map(len, waiting)) >= ROWS_AT_ONCE:
                     writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
                     waiting = []
@@ -88,14 +97,16 @@ def write_manifest(out: Path, slides: Sequence[Listed]) -> int:
                 writer.write_table(pa.concat_tables(waiting).unify_dictionaries())
 
     write_atomically(out / MANIFEST, write)
-    rows = [{"slide": slide.name, "path": slide.path, "source": slide.source} for slide in slides]
-    rows = [row | (part_facts(out, str(row["slide"])) or {}) for row in rows]
+    rows = [
+        {"slide": slide.name, "path": slide.path, "source": slide.source} | _told(part_path(out, slide.name))["facts"]
+        for slide in slides
+    ]
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(rows[0]) if rows else ["slide"], lineterminator="\n")
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_atomically(out / SLIDES, lambda file: file.write(text.getvalue().encode()))
-    return tiles
+    return rows
 
 
 def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -33,6 +33,11 @@ class Quarantine:
         if self.failed.pop(name, None):
             self._write()
 
+    def set(self, failed: dict[str, tuple[str, str]]) -> None:
+        """Path and reason of all that are in it, by name."""
+        self.failed = failed
+        self._write()
+
     def _write(self) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
