@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
@@ -58,7 +59,10 @@ def open_reader(path: Path) -> Reader:
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
     try:
-        return _OpenSlide(path)
+        reader = _OpenSlide(path)
+        # OpenSlide takes an OME-TIFF for a plain one: it sees neither its levels nor its resolution
+        ome = "<OME " in reader.properties.get("tiff.ImageDescription", "")
+        return _told(path, lambda: _Tiff(path)) if ome else reader
     except openslide.OpenSlideUnsupportedFormatError:
         kind = _Tiff if start in TIFF_MAGIC else _Plain
         return _told(path, lambda: kind(path))
@@ -101,12 +105,13 @@ class _Tiff(Reader):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = tifffile.TiffFile(path)
+        self._check_is_whole()
         series = max(self.file.series, key=lambda one: one.size)
         pages = [level for level in series.levels if level.axes in ("YXS", "YX") and level.dtype == np.uint8]
         if not pages or (pages[0].axes == "YXS" and pages[0].shape[2] not in (3, 4)):
             kind = f"{series.shape} {series.dtype}, axes {series.axes}"
             raise TileError(f"{path} holds {kind}: slides are read as 8-bit grey or RGB; convert it")
-        self.levels = [zarr.open_array(page.aszarr(), mode="r") for page in pages]
+        self.levels = [zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(pages))]
         self.sizes = tuple((page.shape[1], page.shape[0]) for page in pages)
         page: Any = pages[0].keyframe
         self.properties = {tag.name: str(tag.value)[:200] for tag in page.tags.values() if tag.count < 200}
@@ -115,6 +120,15 @@ class _Tiff(Reader):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         region: Any = _told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
         return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
+
+    def _check_is_whole(self) -> None:
+        """tifffile reads what pages it finds; a file cut short still names the place of the next one."""
+        pages: Any = self.file.pages
+        len(pages)  # reads them all
+        handle, tiff = self.file.filehandle, self.file.tiff
+        handle.seek(pages.next_page_offset)
+        if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
+            raise TileError(f"{self.path} is cut short or damaged (pages are missing at its end): copy it again")
 
 
 @final

@@ -1,0 +1,190 @@
+"""Regions of slides: the right pixels at the right place and size, and a sentence for what cannot be read."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from colocate.errors import TileError, UserError
+from colocate.slide import Slide
+from colocate.slide import slide as slides
+from tests.phantom_slide import painted, write_pyramid
+
+Write = dict[str, object]
+
+
+@pytest.fixture
+def ramp(tmp_path: Path) -> Path:
+    return write_pyramid(tmp_path / "ramp.tif", painted(640, 384), mpp=0.5)
+
+
+def test_pixels_of_levels_come_as_they_are(ramp: Path) -> None:
+    slide = Slide.open(ramp)
+    assert (slide.width, slide.height) == (640, 384) and slide.mpp == pytest.approx(0.5)
+    with tifffile.TiffFile(ramp) as file:
+        for level, mpp in enumerate((0.5, 1.0, 2.0)):
+            whole = file.series[0].levels[level].asarray()
+            read = slide.read(64, 32, 40, 30, mpp)
+            assert np.array_equal(read, whole[32 >> level :, 64 >> level :][:30, :40])
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.6, 0.8, 1.0, 1.7, 3.1, 7.0])
+def test_colour_says_that_pixels_lie_where_they_should(ramp: Path, mpp: float) -> None:
+    """The paint is linear, so a resampled pixel has the colour of its own centre."""
+    slide = Slide.open(ramp)
+    x, y, width, height = 120.5, 90.25, 40, 20
+    read = slide.read(x, y, width, height, mpp)
+    step = mpp / 0.5
+    columns = x + (np.arange(width) + 0.5) * step - 0.5
+    rows = y + (np.arange(height) + 0.5) * step - 0.5
+    inside = (columns < 600)[None, :] & (rows < 350)[:, None]
+    for channel, wanted in enumerate((columns[None, :] / 639 * 255, rows[:, None] / 383 * 255)):
+        off = np.abs(read[:, :, channel] - wanted)[inside]
+        assert off.max() < 1.5
+
+
+def test_a_length_has_the_right_number_of_pixels(tmp_path: Path) -> None:
+    """A black square of 100 micrometres, at four resolutions."""
+    pixels = np.full((600, 600, 3), 255, np.uint8)
+    pixels[200:400, 100:300] = 0
+    slide = Slide.open(write_pyramid(tmp_path / "square.tif", pixels, mpp=0.5))
+    for mpp in (0.5, 0.7, 1.0, 2.5):
+        size = round(300 / mpp)
+        dark = 1 - slide.read(0, 0, size, size, mpp)[:, :, 0] / 255
+        assert dark.sum() ** 0.5 * mpp == pytest.approx(100, rel=0.005)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.65, 1.0, 1.9])
+def test_neighbouring_regions_fit_without_a_seam(tmp_path: Path, mpp: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    slide = Slide.open(write_pyramid(tmp_path / "noise.tif", noise, mpp=0.5))
+    whole = slide.read(10, 20, 120, 90, mpp).astype(int)
+    step = mpp / 0.5
+    parts = [[slide.read(10 + x * step, 20 + y * step, 40, 30, mpp) for x in (0, 40, 80)] for y in (0, 30, 60)]
+    assert np.abs(np.concatenate([np.concatenate(row, 1) for row in parts]) - whole).max() <= 1
+
+
+def test_large_reads_go_in_bands(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide = Slide.open(ramp)
+    whole, whole_of_level = slide.thumbnail(100).astype(int), slide.read(0, 0, 640, 384)
+    monkeypatch.setattr(slides, "LARGEST_PX", 10_000)
+    read = []
+    monkeypatch.setattr(
+        slides, "_padded", lambda *region, _as=slides._padded: (read.append(region[4] * region[5]), _as(*region))[1]
+    )
+    assert np.abs(slide.thumbnail(100) - whole).max() <= 1
+    assert np.array_equal(slide.read(0, 0, 640, 384), whole_of_level)
+    assert len(read) > 20 and max(read) < 30_000
+
+
+def test_outside_is_white(ramp: Path) -> None:
+    slide = Slide.open(ramp)
+    read = slide.read(-10, -10, 30, 30)
+    assert (read[:10] == 255).all() and (read[:, :10] == 255).all() and not (read[10:, 10:] == 255).all()
+    assert (slide.read(2000, 2000, 8, 8, 1.0) == 255).all()
+    assert (slide.read(640, 0, 8, 8) == 255).all()
+
+
+def test_a_level_within_a_hundredth_is_the_nearest(ramp: Path) -> None:
+    slide = Slide.open(ramp)
+    assert slide.nearest_mpp(0.503) == pytest.approx(0.5)
+    assert slide.nearest_mpp(0.995) == pytest.approx(1.0)
+    assert slide.nearest_mpp(0.52) == 0.52
+
+
+def test_holes_of_a_level_are_white(tmp_path: Path) -> None:
+    """A tile that a TIFF declares and does not hold is transparent to OpenSlide."""
+    path = write_pyramid(tmp_path / "holes.tif", painted(512, 512), mpp=0.5, levels=1)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        counts = file.pages[0].tags["TileByteCounts"]  # pyright: ignore[reportAttributeAccessIssue]
+        counts.overwrite([0, *counts.value[1:]])
+    read = Slide.open(path).read(0, 0, 512, 512)
+    assert (read[:128, :128] == 255).all() and np.array_equal(read[128:], painted(512, 512)[128:])
+
+
+def test_tifffile_reads_what_openslide_does_not(tmp_path: Path) -> None:
+    """Strips instead of tiles, and OME-TIFF whose levels are in SubIFDs."""
+    pixels = painted(300, 200)
+    tifffile.imwrite(tmp_path / "strips.tif", pixels, photometric="rgb", rowsperstrip=16)
+    assert np.array_equal(Slide.open(tmp_path / "strips.tif", 0.5).read(20, 30, 50, 40), pixels[30:70, 20:70])
+    with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif", ome=True) as file:
+        options: Write = {"photometric": "rgb", "tile": (64, 64)}
+        units = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
+        file.write(pixels, subifds=1, metadata={"axes": "YXS", **units}, **options)  # pyright: ignore[reportArgumentType]
+        file.write(pixels[::2, ::2], subfiletype=1, **options)  # pyright: ignore[reportArgumentType]
+    slide = Slide.open(tmp_path / "pyramid.ome.tif")
+    assert slide.mpp == pytest.approx(0.5) and slide.sizes == ((300, 200), (150, 100))
+    assert np.array_equal(slide.read(20, 30, 50, 40, 1.0), pixels[::2, ::2][15:55, 10:60])
+
+
+def test_a_plain_picture_is_a_slide_once_its_resolution_is_said(tmp_path: Path) -> None:
+    Image.fromarray(painted(80, 60)).save(tmp_path / "photo.png", dpi=(300, 300))
+    with pytest.raises(TileError, match=r"does not say its micrometres per pixel.*--slide-mpp"):
+        Slide.open(tmp_path / "photo.png")
+    assert np.array_equal(Slide.open(tmp_path / "photo.png", 0.5).read(0, 0, 80, 60), painted(80, 60))
+
+
+def test_grey_is_three_equal_channels(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "grey.tif", painted(90, 70)[:, :, 0])
+    read = Slide.open(tmp_path / "grey.tif", 0.5).read(10, 10, 20, 20)
+    assert np.array_equal(read, np.repeat(painted(90, 70)[10:30, 10:30, :1], 3, 2))
+
+
+@pytest.mark.parametrize("mpp", [-0.5, 0.0, 200.0, float("nan")])
+def test_an_impossible_resolution_is_refused(ramp: Path, mpp: float) -> None:
+    with pytest.raises(UserError, match="no resolution"):
+        Slide.open(ramp, mpp)
+
+
+def test_an_impossible_resolution_in_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TileError, match=r"which cannot be|does not say"):
+        Slide.open(write_pyramid(tmp_path / "absurd.tif", painted(256, 256), mpp=5000.0))
+
+
+def test_a_slide_without_resolution_is_refused(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "unknown.tif", painted(256, 256), mpp=0)
+    with pytest.raises(TileError, match="--slide-mpp, or in a table"):
+        Slide.open(path)
+    assert Slide.open(path, 0.25).mpp == 0.25
+
+
+def test_what_is_no_slide_says_so(tmp_path: Path) -> None:
+    (tmp_path / "words.svs").write_text("not a slide at all\n" * 50)
+    (tmp_path / "empty.svs").touch()
+    for name in ("words.svs", "empty.svs"):
+        with pytest.raises(TileError, match=f"{name} is no slide"):
+            Slide.open(tmp_path / name, 0.5)
+    with pytest.raises(TileError, match="cannot be opened"):
+        Slide.open(tmp_path / "gone.svs")
+
+
+def test_channels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "five.tif", np.zeros((5, 64, 64), np.uint16), photometric="minisblack")
+    with pytest.raises(TileError, match="8-bit grey or RGB"):
+        Slide.open(tmp_path / "five.tif", 0.5)
+
+
+def test_a_slide_cut_short_is_damaged(ramp: Path, shared_data: Path, tmp_path: Path) -> None:
+    svs = (shared_data / "slides" / "cmu-1-small-region.svs").read_bytes()
+    for share in (0.3, 0.9):
+        (tmp_path / "short.svs").write_bytes(svs[: int(len(svs) * share)])
+        with pytest.raises(TileError, match=r"short\.svs is (cut short or damaged|no slide)"):
+            slide = Slide.open(tmp_path / "short.svs", 0.5)
+            slide.read(0, 0, slide.width, slide.height)
+        slides._open.clear()
+
+
+def test_files_stay_few_and_belong_to_one_process(tmp_path: Path) -> None:
+    paths = [write_pyramid(tmp_path / f"{number}.tif", painted(64, 64), 0.5, levels=1) for number in range(12)]
+    for path in paths:
+        Slide.open(path).read(0, 0, 8, 8)
+    assert len(slides._open) == slides.OPEN
+    slide = Slide.open(paths[0])
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        reads = pool.starmap(slide.read, [(0, 0, 64, 64)] * 4)
+    assert all(np.array_equal(read, painted(64, 64)) for read in reads)
