@@ -1,0 +1,224 @@
+"""Features of slides: what a frozen backbone sees in each tile of tissue, or in each of its cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..backbones import Backbone
+from ..data import read_ahead
+from ..errors import TileError, UserError
+from ..evaluate.candidates import Candidate
+from ..probes.nearest import cell_features
+from ..recipe import MachineConfig, Precision
+from ..run import launch, workers
+from ..slide import Slide, check_mpp
+from ..tiling.config import TilingConfig
+from ..tiling.cut import places
+from ..tiling.listing import Listed
+from ..tiling.quarantine import Quarantine
+from ..tiling.tissue import find_tissue
+from .component_picture import draw_components
+from .feature_file import FeatureFile
+from .slides_loop import Meter, Tally, for_each_slide
+
+VERSION = 1  # of features; to be raised when the same settings would give other numbers
+NEAR = 1.25  # a backbone may see tissue at a resolution so many times finer or coarser than its own without a note
+COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """What is taken from slides, and how."""
+
+    of: Literal["tiles", "cells"] = "tiles"
+    """A vector for each tile (the mean of its cells), or one for each cell of the backbone's grid."""
+    mpp: float | None = None
+    """Micrometres per pixel at which the backbone sees slides (default: that of the tiles it was pretrained on)."""
+    size: int = 256
+    """Side of a tile in px, a whole number of cells."""
+    min_tissue: float = 0.5
+    """Least share of a tile that is tissue."""
+    output_stride: int | None = None
+    """Pixels a cell (default: as the backbone was pretrained)."""
+    batch: int = 64
+    """Tiles a forward pass."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu."""
+    precision: Precision = "32"
+    """Arithmetic of the backbone; features are float32 always."""
+    workers: int | None = None
+    """Processes that read tiles; None: the cores at hand, at most 8."""
+
+    def __post_init__(self) -> None:
+        if self.mpp is not None:
+            check_mpp(self.mpp, "--mpp")
+        if self.batch < 1:
+            raise UserError(f"batch must be 1 or more, not {self.batch}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("features take one device: instead of torchrun give each its own slides and --out")
+        self.machine()  # checks the rest
+
+    def machine(self) -> MachineConfig:
+        """The same for pretraining's engine."""
+        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
+
+
+def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: FeatureConfig) -> Tally:
+    """Write OUT/SLIDE.h5 and its picture OUT/SLIDE.png for every slide that has none; OUT/failed.csv lists failures.
+
+    Raises:
+        UserError: settings that do not fit the backbone or the features that are there; a full disk.
+    """
+    mpp = config.mpp or candidate.mpp
+    if mpp is None:
+        raise UserError(f"{candidate.origin} does not say at which resolution it sees tissue: give --mpp")
+    tiling = TilingConfig(mpp, config.size, min_tissue=config.min_tissue)
+    if candidate.mpp and not 1 / NEAR <= mpp / candidate.mpp <= NEAR:
+        told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"
+        Console(stderr=True, highlight=False).print(f"note: {told}", soft_wrap=True, markup=False)
+    backbone = candidate.build(0, config.output_stride or candidate.output_stride)
+    if config.size % backbone.stride:
+        near = max(1, round(config.size / backbone.stride)) * backbone.stride
+        raise UserError(f"--size {config.size} is no whole number of cells of {backbone.stride} px: give {near}")
+    backbone.check(config.size, "--size")
+    network = launch(config.machine(), config.precision, config.batch).setup_module(backbone)
+    extractor = _Extractor(candidate, config, tiling, out, backbone, network)
+    return for_each_slide(
+        slides,
+        lambda listed: extractor.file(listed).written(),
+        extractor.write,
+        Quarantine(out / "failed.csv"),
+        "tiles",
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Extractor:
+    candidate: Candidate
+    config: FeatureConfig
+    tiling: TilingConfig
+    out: Path
+    backbone: Backbone
+    network: nn.Module
+    """The backbone on its device."""
+
+    def file(self, listed: Listed) -> FeatureFile:
+        """Where a slide's features belong, and what decides them."""
+        mask = listed.mask.read_bytes() if listed.mask and listed.mask.is_file() else b""
+        settings = {
+            "version": VERSION,
+            "of": self.config.of,
+            "mpp": self.tiling.mpp,
+            "size": self.tiling.size,
+            "min_tissue": self.tiling.min_tissue,
+            "cell": self.backbone.stride,
+            "precision": self.config.precision,
+            "architecture": self.candidate.architecture,
+            "backbone": self.candidate.fingerprint,
+            "mean": self.candidate.mean,
+            "std": self.candidate.std,
+            "slide_mpp": listed.mpp,
+            "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
+        }
+        return FeatureFile(self.out / f"{listed.name}.h5", settings)
+
+    def write(self, listed: Listed, meter: Meter) -> None:
+        """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
+        slide = Slide.open(listed.path, listed.mpp)
+        found = places(slide, find_tissue(slide, listed.mask), self.tiling)
+        if slide.mpp > found.mpp * COARSER:
+            raise TileError(f"{slide.path} has {slide.mpp:g} micrometres per pixel, which cannot show {found.mpp:g}")
+        if not len(found.x):
+            raise TileError(f"no tile of {slide.path} holds enough tissue: give a lower --min-tissue, or a mask of it")
+        meter.begin(len(found.x))
+        coords, side = np.stack([found.x, found.y], 1).astype(np.int64), self.tiling.size
+        batches = self._vectors(slide, coords, found.mpp, meter)
+        if self.config.of == "cells":
+            grid, side = self.tiling.size // self.backbone.stride, self.backbone.stride
+            coords = cell_places(coords, grid, found.side / grid)
+        of_coords = {
+            "name": listed.name,
+            "patch_size": side,
+            "patch_size_level0": round(side * found.mpp / slide.mpp),
+            "overlap": 0,
+            "mpp": found.mpp,
+            "level0_mpp": slide.mpp,
+            "level0_width": slide.width,
+            "level0_height": slide.height,
+        }
+        of_features = {
+            "of": self.config.of,
+            "tile_size": self.tiling.size,
+            "backbone": self.candidate.label,
+            "architecture": self.candidate.architecture,
+            "fingerprint": self.candidate.fingerprint,
+            "origin": self.candidate.origin,
+            "mean": self.candidate.mean,
+            "std": self.candidate.std,
+            "precision": self.config.precision,
+            "colocate": version("colocate"),
+        }
+        picture = self.out / f"{listed.name}.png"
+        self.file(listed).write(
+            coords,
+            batches,
+            self.backbone.channels,
+            of_coords,
+            of_features,
+            lambda written: draw_components(written, slide, picture),
+        )
+
+    def _vectors(
+        self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter
+    ) -> Iterator[Float[np.ndarray, "_ c"]]:
+        """Batch after batch: no more than what is read ahead is in memory."""
+        batch = self.config.batch
+        steps = range(-(-len(tiles) // batch))
+        read = _Tiles(slide, tiles, self.tiling.size, mpp)
+        ahead = read_ahead(
+            read, steps, lambda step: slice(step * batch, (step + 1) * batch), workers(self.config.machine())
+        )
+        for images in ahead:
+            grids = cell_features(self.network, images, self.candidate.mean, self.candidate.std, batch)
+            yield (grids.mean((1, 2)) if self.config.of == "tiles" else grids.flatten(0, 2)).numpy()
+            meter.advance(len(images))
+
+
+@final
+@dataclass(frozen=True)
+class _Tiles(Dataset[Any]):
+    slide: Slide
+    places: Int64[np.ndarray, "n 2"]
+    size: int
+    mpp: float
+
+    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 h w"] | UserError:
+        try:
+            tiles = [self.slide.read(int(x), int(y), self.size, self.size, self.mpp) for x, y in self.places[some]]
+        except TileError as error:
+            return error
+        return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
+
+
+def cell_places(tiles: Int64[np.ndarray, "n 2"], grid: int, pitch: float) -> Int64[np.ndarray, "m 2"]:
+    """The top left corners of tiles' grid x grid cells, row by row in each tile; `pitch`: level0 pixels a cell.
+
+    >>> cell_places(np.array([[100, 0]]), grid=2, pitch=3.4).tolist()
+    [[100, 0], [103, 0], [100, 3], [103, 3]]
+    """
+    y, x = np.mgrid[:grid, :grid].reshape(2, 1, -1) * pitch
+    return np.rint(np.stack([tiles[:, :1] + x, tiles[:, 1:] + y], -1)).astype(np.int64).reshape(-1, 2)
