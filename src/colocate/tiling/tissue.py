@@ -20,8 +20,8 @@ from ..slide import Slide
 
 MPP = 8.0  # of the mask
 LONGEST_PX = 3000  # of the mask: larger slides get a coarser one
-DENSITY = (0.05, 0.12)  # bounds of the threshold of optical density: Otsu's alone would part dense tissue from pale
-SATURATION = (0.05, 0.10)
+DENSITY = (0.03, 0.05)  # bounds of the threshold of optical density: Otsu's alone would part dense tissue from pale
+SATURATION = (0.05, 0.08)
 CLOSING_UM = 16.0
 SMALLEST_UM2 = 10_000.0  # debris below, and holes
 

@@ -1,0 +1,82 @@
+"""Which slides there are, and what they are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from colocate.errors import UserError
+from colocate.tiling.listing import find_slides
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def named(*places: Path) -> list[str]:
+    return [slide.name for slide in find_slides(places)]
+
+
+def test_folders_are_searched_and_names_are_short(tmp_path: Path) -> None:
+    touch(tmp_path, "b.svs", "sub/a.ndpi", "sub/c.TIFF", "notes.txt", ".hidden.svs", ".trash/d.svs", "photo.png")
+    assert named(tmp_path) == ["b", "sub/a", "sub/c"]
+    assert named(tmp_path / "photo.png", tmp_path / "b.svs") == ["b", "photo"]
+    assert named(tmp_path / "sub" / "a.ndpi") == ["a"]
+
+
+def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "one/s.svs", "two/s.svs", "two/s.tif")
+    assert named(tmp_path) == ["one/s", "two/s.svs", "two/s.tif"]
+    assert named(tmp_path, tmp_path / "one") == ["one/s", "two/s.svs", "two/s.tif"]
+
+
+def test_a_folder_without_slides_says_what_they_look_like(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.docx" for number in range(500)))
+    with pytest.raises(UserError, match=r"hold no slides: files ending in \.svs"):
+        find_slides([tmp_path])
+    with pytest.raises(UserError, match="does not exist"):
+        find_slides([tmp_path / "gone"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.svs", "closed/b.svs")
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"closed cannot be listed \(Permission denied\)"):
+            find_slides([tmp_path])
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+
+
+def test_a_table_says_more(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.svs", "x/b.svs")
+    table = tmp_path / "slides.csv"
+    table.write_text("path,slide,source,mpp,mask,split\nx/b.svs,,P1,0.25,,test\nx/a.svs,first,P2,,a.geojson,train\n")
+    b, first = find_slides([table], mpp=0.5)
+    assert (b.name, b.source, b.mpp, b.mask, b.columns) == ("b", "P1", 0.25, None, {"split": "test"})
+    assert (first.name, first.mpp, first.mask) == ("first", 0.5, tmp_path / "a.geojson")
+    assert first.path == tmp_path / "x" / "a.svs"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file\na.svs\n", "needs a column `path`"),
+        ("path\n", "a line for each slide"),
+        ("path,slide\na.svs,s\nb.svs,s\n", "two slides called s"),
+        ("path,mpp\na.svs,-1\n", "no resolution"),
+        ("path,mpp\na.svs,fine\n", "is no number"),
+        ("path,slide\na.svs,../up\n", "no name for a slide"),
+        ("path,slide\n,x\n", "has no path"),
+    ],
+)
+def test_a_table_that_does_not_serve(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "slides.csv").write_text(text)
+    with pytest.raises(UserError, match=words):
+        find_slides([tmp_path / "slides.csv"])

@@ -1,0 +1,241 @@
+"""Slides cut into tiles: the right pixels, the same bytes however they were made, and nothing lost to a bad slide."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from colocate.cli import main
+from colocate.errors import UserError
+from colocate.slide import Slide
+from colocate.tiling import cut as cutting
+from colocate.tiling import shards as packing
+from colocate.tiling.command import Tiled, read_part, tile
+from colocate.tiling.config import TilingConfig
+from colocate.tiling.listing import find_slides
+from tests.phantom_slide import tissue_slide, write_pyramid
+
+CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    for seed in range(3):
+        pixels, _ = tissue_slide(640, mpp=1.0, seed=seed)
+        write_pyramid(folder / f"s{seed}.tif", pixels, mpp=1.0)
+    return folder
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    done = tile(find_slides([slides]), out, CONFIG, workers=1)
+    assert done.tiles > 20 and done[1:] == (0, 0, 0, 0)
+    return out
+
+
+def test_tiles_are_what_the_slide_shows(slides: Path, whole: Path) -> None:
+    rows = parquet.read_table(whole / "manifest.parquet").to_pylist()
+    assert [row["slide"] for row in rows] == sorted(row["slide"] for row in rows)
+    for row in rows:
+        slide = Slide.open(row["path"])
+        region = slide.read(row["x"], row["y"], 64, 64, 2.0)
+        with (whole / row["shard"]).open("rb") as shard:
+            shard.seek(row["offset"])
+            jpeg = shard.read(row["bytes"])
+        packed = io.BytesIO()
+        Image.fromarray(region).save(packed, "JPEG", quality=90)
+        assert jpeg == packed.getvalue()
+        assert row["tissue"] >= 0.5 and row["sharpness"] == pytest.approx(cutting.sharpness(region))
+        assert (row["mpp"], row["slide_mpp"], row["size"], row["source"]) == (2.0, 1.0, 64, row["slide"])
+
+
+def test_no_tile_is_forgotten(slides: Path, whole: Path) -> None:
+    """All places of the grid, their tissue counted in the mask by itself."""
+    from colocate.tiling.tissue import find_tissue
+
+    rows = parquet.read_table(whole / "manifest.parquet").to_pylist()
+    kept = {(row["slide"], row["x"], row["y"]) for row in rows}
+    for listed in find_slides([slides]):
+        slide = Slide.open(listed.path)
+        tissue = find_tissue(slide)
+        for y in range(0, 640 - 127, 128):
+            for x in range(0, 640 - 127, 128):
+                sharp = cutting.sharpness(slide.read(x, y, 64, 64, 2.0)) >= 0.5
+                assert ((listed.name, x, y) in kept) == (sharp and tissue.share(x, y, 128, 128) >= 0.5)
+
+
+def test_shards_are_webdatasets(whole: Path) -> None:
+    rows = parquet.read_table(whole / "manifest.parquet").to_pylist()
+    for shard in sorted((whole / "shards").glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            members = tar.getmembers()
+            mine = [row for row in rows if row["shard"] == f"shards/{shard.name}"]
+            assert len(members) == 2 * len(mine)
+            for row, picture, note in zip(mine, members[::2], members[1::2], strict=True):
+                assert picture.name == f"{row['slide']}/{row['x']:06d}_{row['y']:06d}.jpg"
+                assert note.name == picture.name.replace(".jpg", ".json")
+                facts = json.loads(tar.extractfile(note).read())  # pyright: ignore[reportOptionalMemberAccess]
+                assert facts == {name: row[name] for name in ("source", "slide", "mpp", "size", "x", "y")}
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_change_nothing(slides: Path, whole: Path, tmp_path: Path, workers: int) -> None:
+    tile(find_slides([slides]), tmp_path, CONFIG, workers=workers)
+    assert files(tmp_path) == files(whole)
+
+
+def test_parts_change_nothing_and_the_last_one_concludes(slides: Path, whole: Path, tmp_path: Path) -> None:
+    listed = find_slides([slides])
+    assert tile(listed, tmp_path, CONFIG, part=(2, 3)) == Tiled(0, 2, 0)
+    assert tile(listed, tmp_path, CONFIG, part=(3, 3)) == Tiled(0, 1, 0)
+    assert not (tmp_path / "manifest.parquet").exists()
+    assert tile(listed, tmp_path, CONFIG, part=(1, 3)).tiles > 20
+    assert files(tmp_path) == files(whole)
+
+
+def test_what_is_done_is_not_done_again(
+    slides: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "parts" / "s1.parquet").unlink()  # as if it had been stopped before its end, with half a shard left
+    (out / "shards" / ".s1-0001.tar.part").write_bytes(b"half")
+    before = {path: path.stat().st_mtime_ns for path in (out / "shards").glob("s[02]*")}
+    tile(find_slides([slides]), out, CONFIG, workers=1)
+    assert files(out) == files(whole)
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "shards").glob("s[02]*")}
+
+
+def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
+    with pytest.raises(UserError, match=r"other settings \(size is 32, was 64\)"):
+        tile(find_slides([slides]), whole, replace(CONFIG, size=32))
+
+
+def test_a_slide_that_was_replaced_is_cut_again(slides: Path, tmp_path: Path) -> None:
+    own = tmp_path / "slides"
+    shutil.copytree(slides, own)
+    tile(find_slides([own]), tmp_path / "out", CONFIG)
+    pixels, _ = tissue_slide(768, mpp=1.0, seed=7)
+    write_pyramid(own / "s1.tif", pixels, mpp=1.0)
+    tile(find_slides([own]), tmp_path / "out", CONFIG)
+    tile(find_slides([own]), tmp_path / "fresh", CONFIG)
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp_path: Path) -> None:
+    own = tmp_path / "slides"
+    shutil.copytree(slides, own)
+    (own / "s1.tif").write_bytes((slides / "s1.tif").read_bytes()[:3000])
+    (own / "words.svs").write_text("no slide")
+    done = tile(find_slides([own]), tmp_path / "out", CONFIG)
+    assert (done.failed, done.missing) == (2, 0) and done.tiles > 10
+    failed = (tmp_path / "out" / "failed.csv").read_text().splitlines()
+    assert failed[0] == "slide,path,reason"
+    assert failed[1].startswith("s1,") and failed[2].startswith("words,") and "is no slide" in failed[2]
+    assert not list((tmp_path / "out" / "shards").glob("*s1*"))
+    shutil.copy(slides / "s1.tif", own / "s1.tif")
+    (own / "words.svs").unlink()
+    assert tile(find_slides([own]), tmp_path / "out", CONFIG).failed == 0
+    assert not (tmp_path / "out" / "failed.csv").exists()
+    for name, content in files(whole).items():  # apart from the slides' own place
+        if name.startswith(("shards/", "overlays/")):
+            assert (tmp_path / "out" / name).read_bytes() == content
+
+
+def test_nothing_but_bad_slides_is_an_error(tmp_path: Path) -> None:
+    for number in range(500):
+        (tmp_path / f"{number}.svs").write_text("no slide")
+    with pytest.raises(UserError, match=r"none of 500 slides could be cut.*is no slide"):
+        tile(find_slides([tmp_path]), tmp_path / "out", CONFIG)
+    assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 501
+
+
+def test_a_full_disk_ends_it_with_nothing_half_written(
+    slides: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = packing.Shards.add
+
+    def full(self: packing.Shards, key: str, jpeg: bytes, facts: dict[str, object]) -> packing.Place:
+        if key.startswith("s1") and self.tiles == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(self, key, jpeg, facts)
+
+    monkeypatch.setattr(packing.Shards, "add", full)
+    with pytest.raises(UserError, match=r"the disk is full\): make room"):
+        tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
+    assert not [name for name in files(tmp_path) if "s1" in name or "manifest" in name]
+    monkeypatch.setattr(packing.Shards, "add", add)
+    tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_manifest_alone_names_the_same_tiles(slides: Path, whole: Path, tmp_path: Path) -> None:
+    tile(find_slides([slides]), tmp_path / "looked", CONFIG, manifest_only=True)
+    tile(find_slides([slides]), tmp_path / "unread", replace(CONFIG, min_sharpness=0), manifest_only=True)
+    assert not (tmp_path / "looked" / "shards").exists()
+    place = ["slide", "x", "y", "mpp", "size", "tissue"]
+    full, looked, unread = (
+        parquet.read_table(out / "manifest.parquet") for out in (whole, *sorted(tmp_path.iterdir()))
+    )
+    assert looked.select(place).equals(full.select(place)) and looked["shard"].null_count == len(looked)
+    assert unread["sharpness"].null_count == len(unread) >= len(full)
+
+
+def test_overlapping_tiles_and_several_shards(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "TILES", 7)
+    done = tile(find_slides([slides / "s0.tif"]), tmp_path, replace(CONFIG, overlap=32), workers=1)
+    table = parquet.read_table(tmp_path / "manifest.parquet")
+    assert sorted(set(table["x"].to_pylist()))[:2] == [128, 192]
+    shards = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    assert shards == [f"s0-{number:04d}.tar" for number in range(-(-done.tiles // 7))]
+
+
+def test_an_empty_slide_is_done_and_said(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "empty.tif", np.full((400, 400, 3), 243, np.uint8), mpp=1.0)
+    assert tile(find_slides([tmp_path]), tmp_path / "out", CONFIG) == Tiled(0, 0, 0, empty=1)
+    assert (tmp_path / "out" / "overlays" / "empty.png").is_file()
+
+
+def test_the_tables_columns_go_into_the_manifest(slides: Path, tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text(f"path,source,split\n{slides}/s0.tif,P1,train\n{slides}/s1.tif,P2,test\n")
+    tile(find_slides([table]), tmp_path / "out", CONFIG)
+    rows = parquet.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert {(row["slide"], row["source"], row["split"]) for row in rows} == {
+        ("s0", "P1", "train"),
+        ("s1", "P2", "test"),
+    }
+
+
+def test_the_command_line(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tile", str(slides), str(tmp_path), "--mpp", "0.5", "--size", "64", "--workers", "1"]
+    main([*words, "--min-sharpness", "0"])
+    said = capsys.readouterr().out
+    assert said.startswith("done: ") and "3 slides enlarged, being coarser" in said
+    with pytest.raises(SystemExit):
+        main([*words, "--part", "4/3"])
+    assert "the K-th of N shares" in capsys.readouterr().err
+    assert read_part("16/16") == (16, 16)
+    assert (tmp_path / "slides.csv").read_text().count("True") == 3
+
+
+@pytest.mark.parametrize("changes", [{"mpp": -1.0}, {"size": 4}, {"overlap": 64}, {"min_tissue": 2.0}, {"quality": 0}])
+def test_settings_that_make_no_sense(changes: dict[str, float]) -> None:
+    with pytest.raises(UserError):
+        replace(CONFIG, **changes)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,109 @@
+"""Tissue: what is marked and what is not, and shares of rectangles against counting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from colocate.errors import TileError
+from colocate.slide import Slide
+from colocate.tiling.tissue import Tissue, find_tissue, tissue_mask
+from tests.phantom_slide import painted, tissue_slide, write_pyramid
+
+GLASS, PINK = (243, 242, 244), (205, 130, 170)
+
+
+def scene(*patches: tuple[slice, slice, tuple[int, int, int]]) -> np.ndarray:
+    """Glass with a large pink piece of tissue at its left, and patches of other colours; 8 micrometres a pixel."""
+    image = np.full((200, 300, 3), GLASS, np.uint8)
+    image[40:160, 20:120] = PINK
+    for rows, columns, colour in patches:
+        image[rows, columns] = colour
+    noise = np.random.default_rng(0).integers(-2, 3, image.shape)
+    return (image.astype(int) + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_tissue_is_found_and_glass_is_not() -> None:
+    mask = tissue_mask(scene(), 8.0)
+    assert mask[45:155, 25:115].all()
+    assert not mask[:, 130:].any() and not mask[:35].any()
+
+
+@pytest.mark.parametrize("colour", [(30, 140, 60), (20, 60, 170), (30, 160, 170), (25, 25, 28), (8, 8, 8)])
+def test_ink_and_dark_edges_are_not(colour: tuple[int, int, int]) -> None:
+    mask = tissue_mask(scene((np.s_[20:180], np.s_[200:260], colour), (np.s_[80:100], np.s_[0:150], colour)), 8.0)
+    assert not mask[:, 195:265].any() and not mask[80:100].any()
+    assert mask[50:75, 25:115].all()
+
+
+@pytest.mark.parametrize("colour", [(85, 60, 130), (228, 196, 212), (120, 90, 70)])
+def test_dense_pale_and_brown_tissue_is(colour: tuple[int, int, int]) -> None:
+    mask = tissue_mask(scene((np.s_[40:160], np.s_[200:260], colour)), 8.0)
+    assert mask[45:155, 205:255].all() and mask[45:155, 25:115].all()
+
+
+def test_debris_goes_and_small_holes_close() -> None:
+    specks = [(np.s_[row : row + 3], np.s_[200:203], PINK) for row in (20, 90, 170)]
+    mask = tissue_mask(scene(*specks, (np.s_[100:105], np.s_[60:65], GLASS)), 8.0)
+    assert not mask[:, 150:].any() and mask[100:105, 60:65].all()
+
+
+def test_an_empty_slide_has_none() -> None:
+    assert not tissue_mask(scene()[:, 150:], 8.0).any()
+    assert not tissue_mask(np.zeros((50, 50, 3), np.uint8), 8.0).any()
+
+
+@given(st.integers(0, 10_000), st.floats(-30, 120), st.floats(-30, 120), st.floats(1, 90), st.floats(1, 90))
+def test_shares_agree_with_counting(seed: int, x: float, y: float, width: float, height: float) -> None:
+    """A mask at a third and a quarter of the slide's pixels, against a fine raster of points."""
+    mask = np.random.default_rng(seed).random((25, 40)) < 0.5
+    tissue = Tissue(mask, 120, 100)
+    columns = x + (np.arange(400) + 0.5) / 400 * width
+    rows = y + (np.arange(400) + 0.5) / 400 * height
+    inside = ((columns >= 0) & (columns < 120))[None, :] & ((rows >= 0) & (rows < 100))[:, None]
+    at = np.ix_((rows / 4).astype(int).clip(0, 24), (columns / 3).astype(int).clip(0, 39))
+    assert tissue.share(x, y, width, height) == pytest.approx((mask[at] & inside).mean(), abs=0.02)
+
+
+def test_a_slide_of_known_tissue(tmp_path: Path) -> None:
+    pixels, _ = tissue_slide(1024, mpp=2.0)
+    tissue = find_tissue(Slide.open(write_pyramid(tmp_path / "slide.tif", pixels, mpp=2.0)))
+    assert tissue.share(280, 280, 460, 460) > 0.95
+    assert tissue.share(0, 0, 1024, 240) == 0 and tissue.scale == pytest.approx(4, rel=0.01)
+
+
+def test_the_users_word_counts(tmp_path: Path) -> None:
+    """Drawn in QuPath or painted, over tissue found nowhere else."""
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    box = [[[200, 100], [400, 100], [400, 300], [200, 300], [200, 100]]]
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": box}}
+    (tmp_path / "own.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature, feature]}))
+    small = np.zeros((40, 80), np.uint8)
+    small[10:30, 20:40] = 255
+    Image.fromarray(small).save(tmp_path / "own.png")
+    for name in ("own.geojson", "own.png"):
+        tissue = find_tissue(slide, tmp_path / name)
+        assert tissue.share(200, 100, 200, 200) == pytest.approx(1, abs=0.01)
+        assert tissue.share(0, 0, 800, 400) == pytest.approx(200 * 200 / (800 * 400), rel=0.02)
+
+
+def test_bounds_shift_what_qupath_drew(tmp_path: Path) -> None:
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    moved = Slide(slide.path, slide.mpp, slide.sizes, (100, 50))
+    box = {"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]]}
+    (tmp_path / "own.geojson").write_text(json.dumps(box))
+    assert find_tissue(moved, tmp_path / "own.geojson").share(100, 50, 100, 100) > 0.98
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"type": "FeatureCollection"}', "words"])
+def test_a_mask_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(400, 400), mpp=4.0))
+    (tmp_path / "own.geojson").write_text(content)
+    with pytest.raises(TileError, match=r"own\.geojson is no mask of tissue"):
+        find_tissue(slide, tmp_path / "own.geojson")
