@@ -17,6 +17,7 @@ def write_pyramid(path: Path, pixels: UInt8[np.ndarray, "h w 3"], mpp: float, le
     settings: dict[str, Any] = {"photometric": "rgb", "tile": (128, 128), "compression": "deflate"} | options
     if mpp:
         settings |= {"resolution": (10_000 / mpp, 10_000 / mpp), "resolutionunit": "CENTIMETER"}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as file:
         for level in range(levels):
             if level:

@@ -36,7 +36,8 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
             os.close(folder)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise UserError(f"{path} was not written: {reason}; make room, then go on with --resume") from error
+        again = "make room; the same command goes on (pretrain: with --resume)"
+        raise UserError(f"{path} was not written: {reason}; {again}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -31,10 +31,7 @@ from .predict.features_command import features
 from .prepare import prepare
 from .recipe import Recipe, read_recipe
 from .recipes import RECIPES, find_recipe, summary
-from .tiling.command import read_part, sentence
-from .tiling.command import tile as cut_slides
-from .tiling.config import TilingConfig
-from .tiling.listing import find_slides
+from .tiling.command import tile
 
 Flat = tyro.conf.arg(name="")
 Place = tyro.conf.Positional
@@ -231,39 +228,6 @@ def table(
         results_table.write(tables, text, out)
         draw_scores(tables, out / "table.png")
         print(f"\nwritten: {out}/table.md, .csv, .json and .png")
-
-
-def tile(
-    slides: Place[Path],
-    out: Place[Path],
-    config: Annotated[TilingConfig, Flat],
-    slide_mpp: float | None = None,
-    manifest_only: bool = False,
-    part: str = "1/1",
-    workers: int | None = None,
-    scheduler: str | None = None,
-) -> None:
-    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
-
-    Args:
-        slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
-        out: The folder for all; the same command goes on in it where it stopped.
-        slide_mpp: Micrometres per pixel of slides that do not say.
-        manifest_only: No shards: training reads tiles from the slides.
-        part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
-        workers: Processes (default: one a core).
-        scheduler: Address of a Dask scheduler, whose workers take the slides instead.
-    """
-    done = cut_slides(
-        find_slides([slides], slide_mpp),
-        out,
-        config,
-        manifest_only=manifest_only,
-        part=read_part(part),
-        workers=workers,
-        scheduler=scheduler,
-    )
-    print(sentence(done, out))
 
 
 def compare(runs: Place[list[Path]], out: Path = Path("compare.png")) -> None:

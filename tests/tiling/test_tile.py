@@ -20,9 +20,9 @@ from colocate.errors import UserError
 from colocate.slide import Slide
 from colocate.tiling import cut as cutting
 from colocate.tiling import shards as packing
-from colocate.tiling.command import Tiled, read_part, tile
 from colocate.tiling.config import TilingConfig
 from colocate.tiling.listing import find_slides
+from colocate.tiling.tile import Tiled, read_part, tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)

@@ -1,0 +1,208 @@
+"""Slides shared among processes or machines; what is done stays, what fails is set aside."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..checkpoint import write_atomically
+from ..errors import TileError, UserError
+from ..text import counted
+from .config import TilingConfig
+from .cut import cut
+from .listing import Listed
+from .manifest import MANIFEST, SLIDES, is_done, part_path, write_manifest
+from .quarantine import Quarantine
+
+SETTINGS = "tiling.json"
+FAILED = "failed.csv"
+RETRIES = 3  # of a slide whose worker was lost
+WAIT_S = 20  # for the scheduler to answer
+
+
+class Tiled(NamedTuple):
+    """What a call of `tile` left."""
+
+    tiles: int
+    """In the manifest; 0 while slides are missing."""
+    missing: int
+    """Slides that other parts have still to cut."""
+    failed: int
+    empty: int = 0
+    """Slides of which no tile was kept."""
+    enlarged: int = 0
+    """Slides that are coarser than their tiles."""
+
+
+def tile(
+    slides: Sequence[Listed],
+    out: Path,
+    config: TilingConfig | None = None,
+    *,
+    manifest_only: bool = False,
+    part: tuple[int, int] = (1, 1),
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Tiled:
+    """Cut slides into OUT/shards (unless `manifest_only`) and write OUT/manifest.parquet when all are done.
+
+    The files do not depend on `workers` (processes; None: one a core), on `part` (the k-th of n shares of the slides,
+    from 1) or on `scheduler` (the address of a Dask scheduler whose workers see the same folders). The same call goes
+    on where another stopped, and tries again what failed.
+
+    Raises:
+        UserError: OUT holds tiles of other settings, the disk is full, no slide at all could be cut.
+    """
+    config = config or TilingConfig()
+    out = out.absolute()
+    _check_settings(out, config, manifest_only)
+    own = slides[part[0] - 1 :: part[1]]
+    waiting = [slide for slide in own if not is_done(out, slide)]
+    if waiting:
+        with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
+            _cut_all(executor, waiting, out, config, manifest_only)
+    return _conclude(slides, out)
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """The numbers of `3/16`.
+
+    >>> read_part("3/16")
+    (3, 16)
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part {text}: give K/N, the K-th of N shares, such as 3/16")
+    return int(found[1]), int(found[2])
+
+
+def sentence(done: Tiled, out: Path) -> str:
+    """What the command says at its end."""
+    parts = [f"done: {counted(done.tiles, 'tile')} in {out / MANIFEST}"]
+    if done.missing:
+        parts = [f"done with this part; {counted(done.missing, 'slide')} to come before {out / MANIFEST} is written"]
+    if done.empty:
+        parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
+    if done.enlarged:
+        parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
+    if done.failed:
+        parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
+    return "; ".join(parts)
+
+
+def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: TilingConfig, manifest_only: bool) -> None:
+    console = Console(stderr=True, highlight=False)
+    futures = {executor.submit(_task, slide, config, out, manifest_only): slide for slide in slides}
+    columns = (TextColumn("slides"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    task = bar.add_task("slides", total=len(slides), pace="")
+    began, tiles = time.perf_counter(), 0
+    try:
+        with bar:  # after the processes have started: no thread should be about when they fork
+            for future in as_completed(futures):
+                name, found = futures[future].name, future.result()
+                if isinstance(found, str):
+                    console.print(f"note: {name} is left out: {found}", soft_wrap=True, markup=False)
+                else:
+                    tiles += found
+                    pace = f"{tiles / (time.perf_counter() - began):,.0f} tiles/s"
+                    bar.update(task, pace=pace)
+                    if bar.disable:
+                        console.print(f"{name}: {counted(found, 'tile')}, {pace} so far", soft_wrap=True, markup=False)
+                bar.advance(task)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker was killed, perhaps for want of memory: give fewer --workers; the same command goes on"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
+    """The number of tiles, or why there are none; both are on disk when it returns."""
+    failed = _failed_path(out, slide.name)
+    try:
+        tiles = cut(slide, config, out, manifest_only)
+    except TileError as error:
+        reason = str(error)
+        write_atomically(failed, lambda file: file.write(reason.encode()))
+        return reason
+    failed.unlink(missing_ok=True)
+    return tiles
+
+
+def _failed_path(out: Path, name: str) -> Path:
+    return part_path(out, name).with_suffix(".failed")
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # their half-written shards are removed by the next call
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError("--scheduler needs Dask: pip install 'colocate[cluster]'") from None
+    try:
+        client: Any = Client(scheduler, timeout=WAIT_S)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
+    with client, client.get_executor(retries=RETRIES, pure=False) as executor:
+        yield executor
+
+
+def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> None:
+    path = out / SETTINGS
+    settings = {"version": 1, "manifest_only": manifest_only} | asdict(config)
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if changed := [f"{k} is {v}, was {before.get(k)}" for k, v in settings.items() if before.get(k) != v]:
+            raise UserError(f"{out} holds tiles of other settings ({'; '.join(changed)}): choose another folder")
+    else:
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _conclude(slides: Sequence[Listed], out: Path) -> Tiled:
+    """Write the table of failures, and the manifest if no slide is missing."""
+    done = [slide for slide in slides if is_done(out, slide)]
+    names = {slide.name for slide in done}
+    others = [slide for slide in slides if slide.name not in names]
+    failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
+    quarantine = Quarantine(out / FAILED)
+    quarantine.set({slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed})
+    if len(failed) < len(others):
+        return Tiled(0, len(others) - len(failed), len(failed))
+    if not done:
+        first = quarantine.failed[failed[0].name][1]
+        raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: see {out / FAILED}; the first: {first}")
+    rows = write_manifest(out, done)
+    counts = [row["tiles"] for row in rows]
+    return Tiled(sum(counts), 0, len(failed), counts.count(0), sum(row["enlarged"] for row in rows))

@@ -1,0 +1,59 @@
+"""The same files from a Dask cluster, also when one of its workers is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from colocate.errors import UserError
+from colocate.tiling import tile as work
+from colocate.tiling.config import TilingConfig
+from colocate.tiling.listing import Listed, find_slides
+from colocate.tiling.tile import tile
+from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.tiling.test_tile import files
+
+CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
+
+
+def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
+    """The task, but the first worker to meet the second slide dies of it, half a shard written."""
+    mark = out.parent / "killed"
+    if slide.name == "s1" and not mark.exists():
+        mark.touch()
+        half = out / "shards" / ".s1-0000.tar.part"
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(b"half a shard")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ORDINARY(slide, config, out, manifest_only)
+
+
+ORDINARY = work._task
+
+
+@pytest.mark.slow
+def test_a_worker_killed_halfway_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    for seed in range(4):
+        pixels, _ = tissue_slide(512, mpp=1.0, seed=seed)
+        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", pixels, mpp=1.0)
+    slides = find_slides([tmp_path / "slides"])
+    tile(slides, tmp_path / "here", CONFIG, workers=1)
+    monkeypatch.setattr(work, "_task", kill_once)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        done = tile(slides, tmp_path / "cluster" / "out", CONFIG, scheduler=cluster.scheduler_address)
+    assert (tmp_path / "cluster" / "killed").exists() and done.failed == 0
+    assert files(tmp_path / "cluster" / "out") == files(tmp_path / "here")
+
+
+def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "WAIT_S", 1)
+    pixels, _ = tissue_slide(128, mpp=1.0)
+    path = write_pyramid(tmp_path / "s.tif", pixels, mpp=1.0, levels=1)
+    with pytest.raises(UserError, match="no Dask scheduler answers there"):
+        tile(find_slides([path]), tmp_path / "out", CONFIG, scheduler="tcp://127.0.0.1:9")
