@@ -1,0 +1,234 @@
+"""Objects found in overlapping windows become objects of the whole picture, each once.
+
+A window sees poorly near its border, for want of what lies around. So where two windows disagree about pixels that both
+saw, each is believed in its core (see `pieces.Raster`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+import shapely
+from jaxtyping import Int32
+from scipy.ndimage import find_objects
+from shapely.geometry.base import BaseGeometry
+from torch import Tensor
+
+from .outlines import bevelled
+from .pieces import Box, Piece, Place, Raster
+
+
+class Window(NamedTuple):
+    """A square of `side` pixels whose first is at row `top`, column `left`; and its place among the windows."""
+
+    row: int
+    column: int
+    top: int
+    left: int
+    side: int
+
+
+def windows(width: int, height: int, side: int, overlap: int) -> list[Window]:
+    """The windows that cover a picture, row by row; neighbours share `overlap` pixels, the last may reach beyond.
+
+    >>> [window.left for window in windows(100, 40, side=40, overlap=10)]
+    [0, 30, 60]
+    """
+    raster = Raster(width, height, side, overlap)
+    return [
+        Window(row, column, row * raster.step, column * raster.step, side)
+        for row in range(raster.rows)
+        for column in range(raster.columns)
+    ]
+
+
+class Found(NamedTuple):
+    """What was found in a window."""
+
+    ids: Int32[Tensor, "h w"]
+    """i + 1 where object i lies, 0 where none does."""
+    classes: list[int]
+    scores: list[float]
+
+
+class Merged(NamedTuple):
+    """An object of the picture."""
+
+    shape: BaseGeometry
+    """Polygon or MultiPolygon in the picture's pixels, its corners cut (see `outlines.bevelled`)."""
+    class_: int
+    score: float
+    area_px: float
+    """Its pixels; the shape's own area differs by half a pixel a ring."""
+
+
+@final
+class _Object:
+    """Pieces that are the same object; a piece alone at first."""
+
+    def __init__(self, number: int, piece: Piece) -> None:
+        self.number = number
+        """In the order in which objects were first seen."""
+        self.pieces = [piece]
+        self.last = piece.last
+        """The last window that sees some of it."""
+
+    def join(self, other: _Object) -> None:
+        self.pieces += other.pieces
+        self.last = max(self.last, other.last)
+
+    def merged(self) -> Merged | None:
+        """The whole object once its pieces are closed; None if it is dropped, or all of it went to others."""
+        shape = shapely.union_all([piece.shape for piece in self.pieces])
+        area = shape.area
+        if not area or (len(self.pieces) == 1 and self.pieces[0].doubtful):
+            return None
+        votes: dict[int, float] = {}
+        for piece in self.pieces:
+            votes[piece.class_] = votes.get(piece.class_, 0) + piece.shape.area
+        weights = [piece.shape.area for piece in self.pieces]
+        score = float(np.average([piece.score for piece in self.pieces], weights=weights))
+        return Merged(bevelled(shape), max(sorted(votes), key=votes.__getitem__), score, area)
+
+
+@final
+class Stitcher:
+    """Merges the objects of windows that are added row by row, from left to right; some may be left out.
+
+    Objects of two windows are the same if, of the pixels that both windows saw, more than the share `least` of those
+    of either belong to both (so that each has one partner at most); and so on from window to window. Then:
+
+    - A pixel that a window gave to an object is its, unless the window in whose core it lies saw it end before.
+    - A pixel that different objects claim goes to that of the window in whose core it lies, else to the earlier.
+    - An object that one window alone saw, most of it in cores of others that were looked at, is dropped: those see
+      better there. It takes no pixel from an object that stays.
+    - An object's class is that of most of its area, its score the mean weighted by area.
+
+    Pixels are held of objects that a later window sees as well, so of those in the overlaps of a row of windows.
+    """
+
+    def __init__(self, side: int, overlap: int, width: int, height: int, least: float = 0.5) -> None:
+        """Raises ValueError if windows overlap by more than half, or `least` is not in [0.5, 1)."""
+        if not 0.5 <= least < 1:
+            raise ValueError(f"objects that share {least} are not told apart: at least 0.5, below 1")
+        self.raster = Raster(width, height, side, overlap)
+        self.least = least
+        self.looked = np.zeros((self.raster.rows, self.raster.columns), bool)
+        self.place = Place(-1, -1)
+        self.count = 0
+        self.objects: dict[int, _Object] = {}
+        """Those that are not complete, by number."""
+        self.open: dict[Piece, _Object] = {}
+        """The pieces of which pixels are held."""
+
+    def add(self, window: Window, found: Found) -> list[Merged]:
+        """The objects that no later window sees, in the order in which they were first seen.
+
+        Raises:
+            ValueError: the window does not come after the one before.
+        """
+        place = Place(window.row, window.column)
+        if place <= self.place:
+            raise ValueError(f"{place} after {self.place}: windows are added row by row, from left to right")
+        self.place = place
+        self.looked[place] = True
+        view = self.raster.view(place)
+        ids = found.ids.numpy()[: view.shape[0], : view.shape[1]]
+        near = [piece for piece in self.open if all(piece.box.shared(view).shape)]
+        new = self._begin(place, view, ids, found)
+        partners = self._partners(near, view, ids)
+        for piece, partner in zip(near, partners, strict=True):
+            if partner:
+                self._join(self.open[piece], self.open[new[partner]])
+        self._settle(near, partners, new, view, ids)
+        return self._release()
+
+    def finish(self) -> list[Merged]:
+        """The objects that are left."""
+        self.place = Place(self.raster.rows, 0)
+        return self._release()
+
+    def _begin(self, place: Place, view: Box, ids: Int32[np.ndarray, "h w"], found: Found) -> dict[int, Piece]:
+        """The objects of a window, by id, each an object of its own for now."""
+        new = {}
+        for id, where in enumerate(find_objects(ids), start=1):
+            if where is None:
+                continue
+            rows, columns = where
+            box = Box(view.top + rows.start, view.left + columns.start, view.top + rows.stop, view.left + columns.stop)
+            seen = ids[where] == id
+            inside = 2 * int(seen[self.raster.core(place, box)].sum()) >= int(seen.sum())
+            last = self.raster.last(box)
+            piece = new[id] = Piece(
+                place, box, seen, found.classes[id - 1], found.scores[id - 1], inside=inside, last=last
+            )
+            self.open[piece] = self.objects[self.count] = _Object(self.count, piece)
+            self.count += 1
+        return new
+
+    def _partners(self, near: list[Piece], view: Box, ids: Int32[np.ndarray, "h w"]) -> list[int]:
+        """For each piece of earlier windows the id of the object in a window that is the same, 0 if none is."""
+        most = int(ids.max(initial=0))
+        areas: dict[Place, np.ndarray] = {}
+        partners = []
+        for piece in near:
+            if piece.place not in areas:
+                both = ids[self.raster.view(piece.place).shared(view).within(view)]
+                areas[piece.place] = np.bincount(both.ravel(), minlength=most + 1)
+            part = piece.box.shared(view)
+            seen = piece.seen[part.within(piece.box)]
+            shared = np.bincount(ids[part.within(view)][seen], minlength=most + 1)
+            shared[0] = 0
+            id = int(shared.argmax())
+            either = int(seen.sum()) + int(areas[piece.place][id]) - int(shared[id])
+            partners.append(id if shared[id] > self.least * either else 0)
+        return partners
+
+    def _join(self, one: _Object, other: _Object) -> None:
+        """Two objects become one, under the lower number."""
+        if one is other:
+            return
+        one, other = sorted((one, other), key=lambda object: object.number)
+        one.join(other)
+        del self.objects[other.number]
+        self.open.update((piece, one) for piece in other.pieces if piece in self.open)
+
+    def _settle(
+        self, near: list[Piece], partners: list[int], new: dict[int, Piece], view: Box, ids: Int32[np.ndarray, "h w"]
+    ) -> None:
+        """Take pixels from pieces of a window and of earlier ones, so that different objects share none."""
+        sure = np.zeros(len(new) and max(new) + 1, bool)
+        for id, piece in new.items():
+            sure[id] = self._sure(piece)
+        taken = np.zeros(view.shape, bool)
+        for piece, partner in zip(near, partners, strict=True):
+            box = piece.box.shared(view)
+            if partner:
+                box = box.around(new[partner].box.shared(self.raster.view(piece.place)))
+            theirs = ids[box.within(view)]
+            core = self.raster.core(self.place, box)
+            claimed = piece.kept_in(box) & (theirs > 0) & (theirs != partner)
+            loses = claimed & np.where(sure[theirs] == self._sure(piece), core, sure[theirs])
+            wins = claimed & ~loses
+            if partner:
+                loses |= core & (theirs == 0)
+                wins |= self.raster.core(piece.place, box) & (theirs == partner) & ~piece.seen_in(box)
+            taken[box.within(view)] |= wins
+            piece.lose(loses, box)
+        for piece in new.values():
+            piece.lose(taken, view)
+
+    def _sure(self, piece: Piece) -> bool:
+        return piece.inside or len(self.open[piece].pieces) > 1
+
+    def _release(self) -> list[Merged]:
+        """The objects that no window sees after the last one that was added."""
+        for piece in [piece for piece in self.open if piece.last <= self.place]:
+            elsewhere = self.looked[np.ix_(*self.raster.cores(piece.box))] & ~self.raster.core(piece.place, piece.box)
+            piece.close(doubtful=2 * int(piece.seen[elsewhere].sum()) > int(piece.seen.sum()))
+            del self.open[piece]
+        complete = [object for object in self.objects.values() if object.last <= self.place]
+        for object in complete:
+            del self.objects[object.number]
+        return [merged for object in complete if (merged := object.merged())]
