@@ -93,11 +93,9 @@ class _OpenSlide(Reader):
             region = self.slide.read_region(place, level, (width, height))
         except openslide.OpenSlideError as error:
             raise _damaged(self.path, error) from error
-        pixels = np.asarray(region)
-        if pixels[:, :, 3].min() == 255:
-            return pixels[:, :, :3]
-        ground = Image.new("RGBA", region.size, self.background)  # holes, which the scanner left out
-        return np.asarray(Image.alpha_composite(ground, region))[:, :, :3]
+        if region.getchannel("A").getextrema() != (255, 255):  # holes, which the scanner left out
+            region = Image.alpha_composite(Image.new("RGBA", region.size, self.background), region)
+        return np.asarray(region.convert("RGB"))
 
 
 @final

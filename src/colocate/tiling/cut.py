@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from .manifest import write_part
 from .overlay import write_overlay
 from .shards import Shards
 from .tissue import Tissue, find_tissue
+
+AT_ONCE = 16  # tiles in a row that are read together
 
 
 class Places(NamedTuple):
@@ -85,13 +88,14 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
 def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
     """The standard deviation of the Laplacian of green, where both stains of H&E absorb; in grey levels.
 
+    Of every fourth row, which tells as much in a quarter of the time.
+
     >>> sharpness(np.full((8, 8, 3), 240, np.uint8))
     0.0
     """
-    green = pixels[:, :, 1].astype(np.float32)
-    laplacian = green[1:-1, 1:-1] * 4
-    for near in (green[:-2, 1:-1], green[2:, 1:-1], green[1:-1, :-2], green[1:-1, 2:]):
-        laplacian -= near
+    green = pixels[:, :, 1]
+    above, here, below = (green[start : len(green) - 2 + start : 4].astype(np.float32) for start in (0, 1, 2))
+    laplacian = 4 * here[:, 1:-1] - here[:, :-2] - here[:, 2:] - above[:, 1:-1] - below[:, 1:-1]
     return float(laplacian.std())
 
 
@@ -102,8 +106,7 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
     stored: list[tuple[str | None, int | None, int | None]] = []
     looks = shards is not None or config.min_sharpness > 0
     facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
-    for number, (x, y) in enumerate(zip(found.x.tolist(), found.y.tolist(), strict=True)):
-        pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
+    for number, (x, y, pixels) in enumerate(_read(slide, found, config) if looks else _unread(found)):
         score = None if pixels is None else sharpness(pixels)
         if score is not None and score < config.min_sharpness:
             continue
@@ -128,6 +131,31 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
         "offset": offset,
         "bytes": size,
     }
+
+
+def _read(slide: Slide, found: Places, config: TilingConfig) -> Iterator[tuple[int, int, UInt8[np.ndarray, "h w 3"]]]:
+    """Place and pixels of each tile; neighbours in a row by one read, where they are whole level0 pixels apart."""
+    step = (config.size - config.overlap) * found.mpp / slide.mpp
+    x, y = found.x.tolist(), found.y.tolist()
+    first = 0
+    while first < len(x):
+        count = 1
+        while (
+            step == round(step)
+            and count < AT_ONCE
+            and first + count < len(x)
+            and (x[first + count], y[first + count]) == (x[first] + count * step, y[first])
+        ):
+            count += 1
+        apart = config.size - config.overlap
+        strip = slide.read(x[first], y[first], (count - 1) * apart + config.size, config.size, found.mpp)
+        for place in range(count):
+            yield x[first + place], y[first], strip[:, place * apart : place * apart + config.size]
+        first += count
+
+
+def _unread(found: Places) -> Iterator[tuple[int, int, None]]:
+    return ((x, y, None) for x, y in zip(found.x.tolist(), found.y.tolist(), strict=True))
 
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
