@@ -42,8 +42,10 @@ def bevelled(shape: BaseGeometry) -> BaseGeometry:
 
 
 def _middles(ring: shapely.LinearRing) -> Float64[np.ndarray, "n 2"]:
-    """The middles of the first and of the last pixel side along each of a ring's edges."""
+    """The middles of the first and the last pixel side along each of a ring's edges, where it turns."""
     corners = shapely.get_coordinates(ring)
     half = np.sign(np.diff(corners, axis=0)) / 2
     points = np.stack([corners[:-1] + half, corners[1:] - half], 1).reshape(-1, 2)
-    return points[(points != np.roll(points, 1, axis=0)).any(1)]  # an edge of one pixel has one middle
+    points = points[(points != np.roll(points, 1, axis=0)).any(1)]  # an edge of one pixel has one middle
+    x, y = (points - np.roll(points, 1, axis=0)).T
+    return points[x * np.roll(y, -1) != y * np.roll(x, -1)]

@@ -95,34 +95,32 @@ class Raster:
         rows, columns = self.cores(box)
         return (rows == place.row)[:, None] & (columns == place.column)
 
+    def spread(self, box: Box, pixels: Bool[np.ndarray, "h w"]) -> dict[Place, int]:
+        """How many of a box's pixels that are set lie in the core of each window."""
+        rows, columns = self.cores(box)
+        ids = (rows * self.columns)[:, None] + columns
+        places, counts = np.unique(ids[pixels], return_counts=True)
+        return {
+            Place(*divmod(place, self.columns)): count
+            for place, count in zip(places.tolist(), counts.tolist(), strict=True)
+        }
+
 
 @final
 class Piece:
     """An object as one window saw it: the pixels of `box` that are set in `seen`."""
 
     def __init__(
-        self,
-        place: Place,
-        box: Box,
-        seen: Bool[np.ndarray, "h w"],
-        class_: int,
-        score: float,
-        *,
-        inside: bool,
-        last: Place,
+        self, place: Place, box: Box, seen: Bool[np.ndarray, "h w"], class_: int, score: float, last: Place
     ) -> None:
         self.place, self.box, self.seen = place, box, seen
         self.class_, self.score = class_, score
-        self.inside = inside
-        """Most of it lies in its window's core."""
         self.last = last
         """The last window that sees some of its box."""
         self.kept = seen.copy()
         """Its pixels that no other window took away."""
         self.shape: BaseGeometry = shapely.Polygon()
         """Those pixels, once it is closed."""
-        self.doubtful = False
-        """Most of it lies in cores of other windows that were looked at; known once it is closed."""
 
     def seen_in(self, box: Box) -> Bool[np.ndarray, "h w"]:
         """Its pixels that were seen, as they lie in another box."""
@@ -137,10 +135,9 @@ class Piece:
         part = self.box.shared(box)
         self.kept[part.within(self.box)] &= ~taken[part.within(box)]
 
-    def close(self, *, doubtful: bool) -> None:
+    def close(self) -> None:
         """No window sees it any more: its outline is kept, its pixels are let go."""
         self.shape = outline(self.kept, self.box.top, self.box.left)
-        self.doubtful = doubtful
         self.seen = self.kept = np.zeros((0, 0), bool)
 
     def _moved(self, pixels: Bool[np.ndarray, "h w"], box: Box) -> Bool[np.ndarray, "high wide"]:

@@ -6,11 +6,12 @@ saw, each is believed in its core (see `pieces.Raster`).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple, final
 
 import numpy as np
 import shapely
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 from scipy.ndimage import find_objects
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
@@ -67,29 +68,39 @@ class Merged(NamedTuple):
 class _Object:
     """Pieces that are the same object; a piece alone at first."""
 
-    def __init__(self, number: int, piece: Piece) -> None:
+    def __init__(self, number: int, piece: Piece, spread: dict[Place, int]) -> None:
         self.number = number
         """In the order in which objects were first seen."""
         self.pieces = [piece]
+        self.places = {piece.place}
+        """The windows that saw it."""
+        self.spread = Counter(spread)
+        """How many of its pixels lie in the core of each window, counted for each window that saw them."""
         self.last = piece.last
         """The last window that sees some of it."""
 
     def join(self, other: _Object) -> None:
         self.pieces += other.pieces
+        self.places |= other.places
+        self.spread += other.spread
         self.last = max(self.last, other.last)
 
+    def doubtful(self, looked: Bool[np.ndarray, "rows columns"] | None = None) -> bool:
+        """Most of it lies in cores of windows that did not see it, of those that were looked at if that is known."""
+        strange = (place for place in self.spread if place not in self.places and (looked is None or looked[place]))
+        return 2 * sum(self.spread[place] for place in strange) > self.spread.total()
+
     def merged(self) -> Merged | None:
-        """The whole object once its pieces are closed; None if it is dropped, or all of it went to others."""
+        """The whole object once its pieces are closed; None if all of it went to others."""
         shape = shapely.union_all([piece.shape for piece in self.pieces])
-        area = shape.area
-        if not area or (len(self.pieces) == 1 and self.pieces[0].doubtful):
+        if not shape.area:
             return None
+        areas = [piece.shape.area for piece in self.pieces]
         votes: dict[int, float] = {}
-        for piece in self.pieces:
-            votes[piece.class_] = votes.get(piece.class_, 0) + piece.shape.area
-        weights = [piece.shape.area for piece in self.pieces]
-        score = float(np.average([piece.score for piece in self.pieces], weights=weights))
-        return Merged(bevelled(shape), max(sorted(votes), key=votes.__getitem__), score, area)
+        for piece, area in zip(self.pieces, areas, strict=True):
+            votes[piece.class_] = votes.get(piece.class_, 0) + area
+        score = float(np.average([piece.score for piece in self.pieces], weights=areas))
+        return Merged(bevelled(shape), max(sorted(votes), key=votes.__getitem__), score, shape.area)
 
 
 @final
@@ -101,9 +112,9 @@ class Stitcher:
 
     - A pixel that a window gave to an object is its, unless the window in whose core it lies saw it end before.
     - A pixel that different objects claim goes to that of the window in whose core it lies, else to the earlier.
-    - An object that one window alone saw, most of it in cores of others that were looked at, is dropped: those see
+    - An object is dropped if most of it lies in cores of windows that were looked at and did not see it, for they see
       better there. It takes no pixel from an object that stays.
-    - An object's class is that of most of its area, its score the mean weighted by area.
+    - An object's class is that of most of its area (of equals the smaller), its score the mean weighted by area.
 
     Pixels are held of objects that a later window sees as well, so of those in the overlaps of a row of windows.
     """
@@ -158,12 +169,9 @@ class Stitcher:
             rows, columns = where
             box = Box(view.top + rows.start, view.left + columns.start, view.top + rows.stop, view.left + columns.stop)
             seen = ids[where] == id
-            inside = 2 * int(seen[self.raster.core(place, box)].sum()) >= int(seen.sum())
-            last = self.raster.last(box)
-            piece = new[id] = Piece(
-                place, box, seen, found.classes[id - 1], found.scores[id - 1], inside=inside, last=last
-            )
-            self.open[piece] = self.objects[self.count] = _Object(self.count, piece)
+            piece = Piece(place, box, seen, found.classes[id - 1], found.scores[id - 1], self.raster.last(box))
+            new[id] = piece
+            self.open[piece] = self.objects[self.count] = _Object(self.count, piece, self.raster.spread(box, seen))
             self.count += 1
         return new
 
@@ -198,9 +206,7 @@ class Stitcher:
         self, near: list[Piece], partners: list[int], new: dict[int, Piece], view: Box, ids: Int32[np.ndarray, "h w"]
     ) -> None:
         """Take pixels from pieces of a window and of earlier ones, so that different objects share none."""
-        sure = np.zeros(len(new) and max(new) + 1, bool)
-        for id, piece in new.items():
-            sure[id] = self._sure(piece)
+        sure = np.array([id in new and not self.open[new[id]].doubtful() for id in range(max(new, default=0) + 1)])
         taken = np.zeros(view.shape, bool)
         for piece, partner in zip(near, partners, strict=True):
             box = piece.box.shared(view)
@@ -209,7 +215,8 @@ class Stitcher:
             theirs = ids[box.within(view)]
             core = self.raster.core(self.place, box)
             claimed = piece.kept_in(box) & (theirs > 0) & (theirs != partner)
-            loses = claimed & np.where(sure[theirs] == self._sure(piece), core, sure[theirs])
+            alike = sure[theirs] != self.open[piece].doubtful()
+            loses = claimed & np.where(alike, core, sure[theirs])
             wins = claimed & ~loses
             if partner:
                 loses |= core & (theirs == 0)
@@ -219,16 +226,13 @@ class Stitcher:
         for piece in new.values():
             piece.lose(taken, view)
 
-    def _sure(self, piece: Piece) -> bool:
-        return piece.inside or len(self.open[piece].pieces) > 1
-
     def _release(self) -> list[Merged]:
         """The objects that no window sees after the last one that was added."""
         for piece in [piece for piece in self.open if piece.last <= self.place]:
-            elsewhere = self.looked[np.ix_(*self.raster.cores(piece.box))] & ~self.raster.core(piece.place, piece.box)
-            piece.close(doubtful=2 * int(piece.seen[elsewhere].sum()) > int(piece.seen.sum()))
+            piece.close()
             del self.open[piece]
         complete = [object for object in self.objects.values() if object.last <= self.place]
         for object in complete:
             del self.objects[object.number]
-        return [merged for object in complete if (merged := object.merged())]
+        kept = [object for object in complete if not object.doubtful(self.looked)]
+        return [merged for object in kept if (merged := object.merged())]

@@ -1,0 +1,135 @@
+"""Where windows disagree, the one that sees better is believed, and objects stay apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
+from skimage.measure import label
+
+from colocate.predict.stitch import Found, Merged, Stitcher, Window, windows
+from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, rasters, stitched
+
+
+def square(top: int, left: int, side: int, like: tuple[int, int] = (64, 112)) -> np.ndarray:
+    mask = np.zeros(like, bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def scene(*views: dict[int, np.ndarray] | None) -> list[Merged]:
+    """Two windows of 64 px side by side, columns 0 to 63 and 48 to 111, saw these masks; the seam of cores is at 56."""
+    empty = np.zeros((64, 112), int)
+
+    def detector(_: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+        view = views[window.column] or {}
+        return {id: mask[:, window.left : window.left + 64] for id, mask in view.items()}
+
+    return stitched(empty, 64, 16, detector, [number for number, view in enumerate(views) if view is None])
+
+
+@pytest.mark.parametrize(("rows", "objects"), [(7, 1), (6, 2)])
+def test_objects_are_the_same_if_more_than_half_of_what_both_saw_is(rows: int, objects: int) -> None:
+    """Of objects of 10 rows, shifted so that they share 7 of 13 or 6 of 14, however much of them lies elsewhere."""
+    row = np.arange(64)[:, None]
+    bands = [np.broadcast_to((row >= top) & (row < top + 10), (64, 112)) for top in (10, 20 - rows)]
+    assert len(scene({1: square(10, 51, 10)}, {1: square(20 - rows, 51, 10)})) == objects
+    assert len(scene({1: bands[0]}, {1: bands[1]})) == objects
+
+
+def test_an_object_that_one_window_missed_is_whole_if_the_other_sees_it_well() -> None:
+    mask = square(20, 46, 18)  # columns 46 to 63: ten of them before the seam
+    assert as_sets(drawn(one, mask) for one in scene({1: mask}, {})) == as_sets([mask])
+    assert as_sets(drawn(one, mask) for one in scene({1: mask}, None)) == as_sets([mask])
+
+
+def test_an_object_in_a_poor_border_that_nobody_confirms_is_dropped_unless_nobody_looked() -> None:
+    mask = square(20, 54, 8)  # two of its columns before the seam
+    assert scene({1: mask}, {}) == []
+    assert len(scene({1: mask}, None)) == 1
+    mirrored = mask[:, ::-1]
+    assert scene({}, {1: mirrored}) == []
+    assert len(scene(None, {1: mirrored})) == 1
+
+
+def test_what_is_dropped_takes_nothing_from_what_stays() -> None:
+    true, false = square(10, 50, 40), square(30, 51, 12)  # the false one reaches into the core of its window
+    assert as_sets(drawn(one, true) for one in scene({1: false}, {2: true})) == as_sets([true])
+    true, false = true[:, ::-1], false[:, ::-1]
+    assert as_sets(drawn(one, true) for one in scene({2: true}, {1: false})) == as_sets([true])
+
+
+def test_each_window_is_believed_in_its_core() -> None:
+    """The left one saw an object end at row 30, the right one at row 34; and the other way round."""
+    rows, columns = np.arange(64)[:, None], np.arange(112)
+    short, long = (square(10, 40, 30) & (rows < end) for end in (30, 34))
+    for left, right in ((short, long), (long, short)):
+        merged = scene({1: left}, {1: right})
+        assert as_sets(drawn(one, long) for one in merged) == as_sets([np.where(columns < 56, left, right)])
+
+
+def test_pixels_that_two_objects_claim_go_to_the_one_in_the_core() -> None:
+    upper, lower = square(10, 48, 16), square(22, 48, 16)  # four rows that the windows give to different objects
+    views = [{1: upper, 2: lower & ~upper}, {1: upper & ~lower, 2: lower}]
+    merged = scene(*views)
+    assert_apart(merged, upper)
+    before = np.arange(112) < 56
+    expected = [np.where(before, views[0][id], views[1][id]) for id in (1, 2)]
+    assert as_sets(drawn(one, upper) for one in merged) == as_sets(expected)
+
+
+def test_class_and_score_are_weighted_by_area() -> None:
+    mask = square(20, 20, 40)  # columns 20 to 59: the left window sees 40 of them, the right one 12
+    stitcher = Stitcher(64, 16, 112, 64)
+    merged = []
+    for window, class_, score in zip(windows(112, 64, 64, 16), (2, 1), (0.9, 0.5), strict=True):
+        ids = torch.from_numpy(mask[:, window.left : window.left + 64].astype(np.int32))
+        merged += stitcher.add(window, Found(ids, [class_], [score]))
+    assert len(merged) == 1
+    assert merged[0].class_ == 2
+    assert merged[0].score == pytest.approx((40 * 0.9 + 12 * 0.5) / 52)
+
+
+@given(st.integers(0, 1000), rasters())
+def test_objects_seen_differently_by_each_window_come_out_once_and_apart(seed: int, raster: tuple[int, int]) -> None:
+    """Borders a pixel further in or out in each window, as chance has it."""
+    ids = np.zeros((90, 110), int)
+    for number, (row, column) in enumerate(np.ndindex(5, 6), start=1):
+        ids[4 + 17 * row : 17 + 17 * row, 4 + 17 * column : 17 + 17 * column] = number
+    side, overlap = 34 + raster[0], 17 + raster[1] // 4
+
+    def shaky(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+        rng = np.random.default_rng((seed, window.row, window.column))
+        changes = [binary_erosion, binary_dilation, lambda mask: mask]
+        return {id: changes[rng.integers(3)](mask) for id, mask in perfect(ids, window).items() if mask.sum() > 40}
+
+    merged = stitched(ids, side, overlap, shaky)
+    assert_apart(merged, ids)
+    best = [max(np.bincount(ids[drawn(one, ids)], minlength=31)[1:].tolist()) for one in merged]
+    assert len(merged) == 30
+    for one, most in zip(merged, best, strict=True):
+        assert most / (169 + one.area_px - most) > 0.6
+
+
+@given(st.integers(0, 1000), rasters())
+@settings(max_examples=15)
+def test_whatever_windows_say_objects_are_apart(seed: int, raster: tuple[int, int]) -> None:
+    """Windows that agree on nothing: valid objects without shared pixels, each of pixels that some window saw."""
+    ids = np.zeros((40, 50), int)
+    seen = np.zeros(ids.shape, bool)
+
+    def dreaming(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+        rng = np.random.default_rng((seed, window.row, window.column))
+        blobs = label(gaussian_filter(rng.normal(size=(window.side, window.side)), 2) > 0)
+        part = seen[window.top : window.top + window.side, window.left : window.left + window.side]
+        part |= (blobs > 0)[: part.shape[0], : part.shape[1]]
+        return {id: blobs == id for id in range(1, blobs.max() + 1)}
+
+    merged = stitched(ids, *raster, dreaming)
+    assert_apart(merged, ids)
+    assert not np.logical_or.reduce([drawn(one, ids) & ~seen for one in merged]).any()
+    again = stitched(ids, *raster, dreaming)
+    assert [one.shape.wkb for one in merged] == [one.shape.wkb for one in again]

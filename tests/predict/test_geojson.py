@@ -1,0 +1,139 @@
+"""What is written is GeoJSON by its schema, opens as we read QuPath's own, and says sizes in micrometres."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from geojson_pydantic import Feature, FeatureCollection, MultiPolygon, Polygon
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from skimage.measure import label
+
+from colocate.errors import UserError
+from colocate.predict.geojson import COLOURS, class_colour, feature, measurements, write_features
+from colocate.predict.outlines import bevelled, outline
+from colocate.prepare import geojson
+from colocate.prepare.writer import write
+from tests.data.pictures import picture
+from tests.prepare.releases import save
+
+TRIANGLE = shapely.Polygon([(0, 0), (0, 3), (4, 0)])  # clockwise as RFC 7946 counts
+RING = shapely.box(0, 0, 10, 10).difference(shapely.box(3, 3, 7, 7))
+TWO = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(5, 5, 6.123456, 6)])
+
+
+def made(shape: shapely.Geometry, name: str = "gland", **changes: Any) -> dict[str, Any]:
+    settings = {"score": 0.91, "colour": (0, 158, 115), "measurements": measurements(shape, 0.5)}
+    return feature(shape, name, **(settings | changes))
+
+
+@pytest.mark.parametrize(("shape", "kind"), [(TRIANGLE, Polygon), (RING, Polygon), (TWO, MultiPolygon)])
+def test_a_feature_keeps_to_the_schema(shape: shapely.Geometry, kind: type) -> None:
+    written = json.loads(json.dumps(made(shape)))
+    parsed = Feature[kind, dict](**written)  # type: ignore[valid-type]
+    read = shapely.geometry.shape(written["geometry"])
+    assert read.is_valid and abs(read.area - shape.area) < 0.02
+    for part in shapely.get_parts(read):
+        assert part.exterior.is_ccw and not any(hole.is_ccw for hole in part.interiors)
+    assert parsed.properties is not None and parsed.properties["objectType"] == "detection"
+    assert parsed.properties["classification"] == {"name": "gland", "color": [0, 158, 115]}
+    assert parsed.properties["measurements"]["Score"] == 0.91
+    assert made(shape, kind="annotation")["properties"]["objectType"] == "annotation"
+
+
+def test_coordinates_have_two_decimals() -> None:
+    assert shapely.geometry.shape(made(TWO)["geometry"]).bounds == (0, 0, 6.12, 6)
+    assert "6.1235" not in json.dumps(made(TWO)["geometry"])
+
+
+def test_an_id_is_that_of_the_content() -> None:
+    assert made(TRIANGLE)["id"] == made(TRIANGLE)["id"]
+    others = [made(RING), made(TRIANGLE, name="nucleus"), made(TRIANGLE, score=0.5), made(TRIANGLE, kind="annotation")]
+    assert len({item["id"] for item in [made(TRIANGLE), *others]}) == 5
+
+
+def test_sizes_of_known_shapes() -> None:
+    found = measurements(shapely.box(10, 20, 40, 60), 0.25)
+    assert found["Area µm^2"] == 75
+    assert found["Perimeter µm"] == 35
+    assert found["Max diameter µm"] == 12.5
+    assert found["Min diameter µm"] == 7.5
+    assert (found["Centroid X µm"], found["Centroid Y µm"]) == (6.25, 10)
+    assert found["Circularity"] == pytest.approx(4 * math.pi * 1200 / 140**2)
+    ring = measurements(RING, 1)
+    assert (ring["Area µm^2"], ring["Perimeter µm"]) == (84, 40)
+    assert measurements(shapely.Point(9, 9).buffer(50), 1)["Circularity"] == pytest.approx(1, abs=0.01)
+
+
+@given(st.integers(0, 1000), st.floats(0, 3.1), st.sampled_from([0.25, 1.0, 2.0]))
+def test_sizes_are_those_of_the_object_however_it_lies(seed: int, turn: float, mpp: float) -> None:
+    """Turned and moved it has the same; its diameters are the extremes of its shadows in all directions."""
+    shape = shapely.MultiPoint(np.random.default_rng(seed).normal(size=(9, 2)) * 20).convex_hull
+    found = measurements(shape, mpp)
+    moved = shapely.affinity.translate(shapely.affinity.rotate(shape, turn, use_radians=True), 5, 7)
+    for key, value in measurements(moved, mpp).items():
+        assert "Centroid" in key or value == pytest.approx(found[key], rel=1e-6)
+    angles = np.linspace(0, math.pi, 2000)
+    corners = shapely.get_coordinates(shape)
+    shadows = np.ptp(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0) * mpp
+    assert found["Max diameter µm"] == pytest.approx(shadows.max(), rel=1e-3)
+    assert found["Min diameter µm"] == pytest.approx(shadows.min(), rel=1e-2)
+    assert found["Min diameter µm"] <= shadows.min() * (1 + 1e-9)
+
+
+def test_a_single_pixel_has_sizes() -> None:
+    found = measurements(bevelled(outline(np.ones((1, 1), bool))), 0.5)
+    assert all(math.isfinite(value) and value > 0 for value in found.values())
+
+
+def test_a_file_is_a_collection_and_has_the_same_bytes_again(tmp_path: Path) -> None:
+    features = [made(TRIANGLE), made(RING), made(TWO)]
+    write_features(tmp_path / "a.geojson", iter(features))
+    write_features(tmp_path / "b.geojson", iter(features))
+    written = (tmp_path / "a.geojson").read_bytes()
+    assert written == (tmp_path / "b.geojson").read_bytes()
+    assert len(FeatureCollection(**json.loads(written)).features) == 3
+    assert json.loads(written)["features"] == json.loads(json.dumps(features))
+    write_features(tmp_path / "none.geojson", [])
+    assert json.loads((tmp_path / "none.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+def test_what_is_written_is_read_as_training_data(tmp_path: Path) -> None:
+    """As QuPath's exports are: the same pixels, each of its object, under the same class."""
+    noise = np.random.default_rng(0).normal(size=(60, 80))
+    ids = label(gaussian_filter(noise, 2) > 0.1, connectivity=1)
+    shapes = [bevelled(outline(ids == id)) for id in range(1, ids.max() + 1)]
+    names = [("gland", "nucleus")[number % 2] for number in range(len(shapes))]
+    (tmp_path / "src").mkdir()
+    save(picture(0, 80, 60), tmp_path / "src" / "a.png")
+    save(picture(1, 80, 60), tmp_path / "src" / "b.png")
+    write_features(tmp_path / "src" / "a.geojson", [made(*pair) for pair in zip(shapes, names, strict=True)])
+    write_features(tmp_path / "src" / "b.geojson", [])
+    data = write(tmp_path / "out", *geojson.drafts(tmp_path / "src"))
+    assert (data.mask(0).numpy() == ids).all() and not data.mask(1).any()
+    classes = data.object_classes(0, torch.arange(1, len(names) + 1))
+    assert [data.classes[class_ - 1] for class_ in classes.tolist()] == names
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield made(TRIANGLE)
+        raise UserError("the slide ends here")
+
+    with pytest.raises(UserError, match="ends here"):
+        write_features(tmp_path / "a.geojson", broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_are_told_apart() -> None:
+    assert len(set(COLOURS)) == len(COLOURS)
+    assert class_colour(1) == class_colour(1 + len(COLOURS)) != class_colour(2)

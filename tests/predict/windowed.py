@@ -1,0 +1,85 @@
+"""Pictures of known objects, and detectors that see them window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from skimage.measure import label
+
+from colocate.predict.stitch import Found, Merged, Stitcher, Window, windows
+from colocate.prepare.polygons import rasterise
+
+Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
+"""The objects of a window as masks, by the ids that they truly have."""
+
+
+def perfect(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+    """Each object of the picture, cut to the window."""
+    cut = np.zeros((window.side, window.side), int)
+    part = ids[window.top : window.top + window.side, window.left : window.left + window.side]
+    cut[: part.shape[0], : part.shape[1]] = part
+    return {int(id): cut == id for id in np.unique(cut) if id}
+
+
+def found(masks: dict[int, np.ndarray], side: int, shuffle: int = 0) -> Found:
+    """Masks as a detector gives them: numbered anyhow."""
+    order = list(np.random.default_rng(shuffle).permutation(sorted(masks)).tolist())
+    ids = np.zeros((side, side), np.int32)
+    for number, id in enumerate(order, start=1):
+        ids[masks[id]] = number
+    return Found(torch.from_numpy(ids), [1 + id % 3 for id in order], [1 / (1 + id) for id in order])
+
+
+def stitched(
+    ids: np.ndarray, side: int, overlap: int, detector: Detector = perfect, skipped: Collection[int] = ()
+) -> list[Merged]:
+    height, width = ids.shape
+    stitcher = Stitcher(side, overlap, width, height)
+    merged = []
+    for number, window in enumerate(windows(width, height, side, overlap)):
+        if number not in skipped:
+            merged += stitcher.add(window, found(detector(ids, window), side, number))
+    return merged + stitcher.finish()
+
+
+def drawn(merged: Merged, like: np.ndarray) -> np.ndarray:
+    patch = rasterise(merged.shape, *like.shape)
+    whole = np.zeros(like.shape, bool)
+    whole[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = patch.mask
+    assert merged.area_px == whole.sum()
+    return whole
+
+
+def as_sets(masks: Iterable[np.ndarray]) -> set[bytes]:
+    return {np.packbits(mask).tobytes() for mask in masks}
+
+
+def assert_apart(merged: list[Merged], like: np.ndarray) -> None:
+    assert sum((drawn(one, like).astype(int) for one in merged), np.zeros(like.shape, int)).max() <= 1
+    for number, one in enumerate(merged):
+        assert one.shape.is_valid and not one.shape.is_empty
+        assert all(one.shape.intersection(other.shape).area == 0 for other in merged[:number])
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> np.ndarray:
+    """Ids of connected objects: dust, blobs, some larger than windows, apart or side by side with no gap."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    height, width = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    there = gaussian_filter(rng.normal(size=(height, width)), draw(st.sampled_from([0, 1, 3, 6]))) > 0
+    seeds = np.full((height, width), True)
+    seeds[rng.integers(0, height, 12), rng.integers(0, width, 12)] = False
+    nearest = distance_transform_edt(seeds, return_distances=False, return_indices=True)
+    regions = 1 + nearest[0] * width + nearest[1] if draw(st.booleans()) else np.ones((height, width), int)
+    return label(np.where(there, regions, 0), connectivity=1)
+
+
+@st.composite
+def rasters(draw: st.DrawFn) -> tuple[int, int]:
+    """Side and overlap of windows."""
+    side = draw(st.integers(8, 40))
+    return side, draw(st.integers(1, side // 2))
