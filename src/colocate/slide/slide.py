@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -69,7 +70,7 @@ class Slide:
         """What the file says of itself, in its own words."""
         return _reader(self.path).properties
 
-    @property
+    @cached_property
     def level_mpps(self) -> tuple[float, ...]:
         """Micrometres per pixel of each level."""
         return tuple(self.mpp * math.sqrt(self.width * self.height / (w * h)) for w, h in self.sizes)

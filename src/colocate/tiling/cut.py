@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +20,6 @@ from .manifest import write_part
 from .overlay import write_overlay
 from .shards import Shards
 from .tissue import Tissue, find_tissue
-
-AT_ONCE = 16  # tiles in a row that are read together
 
 
 class Places(NamedTuple):
@@ -106,7 +103,8 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
     stored: list[tuple[str | None, int | None, int | None]] = []
     looks = shards is not None or config.min_sharpness > 0
     facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
-    for number, (x, y, pixels) in enumerate(_read(slide, found, config) if looks else _unread(found)):
+    for number, (x, y) in enumerate(zip(found.x.tolist(), found.y.tolist(), strict=True)):
+        pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
         score = None if pixels is None else sharpness(pixels)
         if score is not None and score < config.min_sharpness:
             continue
@@ -131,31 +129,6 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
         "offset": offset,
         "bytes": size,
     }
-
-
-def _read(slide: Slide, found: Places, config: TilingConfig) -> Iterator[tuple[int, int, UInt8[np.ndarray, "h w 3"]]]:
-    """Place and pixels of each tile; neighbours in a row by one read, where they are whole level0 pixels apart."""
-    step = (config.size - config.overlap) * found.mpp / slide.mpp
-    x, y = found.x.tolist(), found.y.tolist()
-    first = 0
-    while first < len(x):
-        count = 1
-        while (
-            step == round(step)
-            and count < AT_ONCE
-            and first + count < len(x)
-            and (x[first + count], y[first + count]) == (x[first] + count * step, y[first])
-        ):
-            count += 1
-        apart = config.size - config.overlap
-        strip = slide.read(x[first], y[first], (count - 1) * apart + config.size, config.size, found.mpp)
-        for place in range(count):
-            yield x[first + place], y[first], strip[:, place * apart : place * apart + config.size]
-        first += count
-
-
-def _unread(found: Places) -> Iterator[tuple[int, int, None]]:
-    return ((x, y, None) for x, y in zip(found.x.tolist(), found.y.tolist(), strict=True))
 
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:

@@ -35,7 +35,5 @@ def write_overlay(
     mask = np.asarray(Image.fromarray(tissue.mask).resize((wide, high), Image.Resampling.NEAREST))
     pixels[find_boundaries(mask)] = EDGE
     file = io.BytesIO()
-    Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        file, "PNG", optimize=True
-    )
+    Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
     write_atomically(path, lambda out: out.write(file.getvalue()))
