@@ -1,0 +1,100 @@
+"""What grows with slides and what must not: `python benchmarks/limits.py` prints a table in Markdown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.slides import write_slide  # noqa: E402
+from colocate.tiling.manifest import SCHEMA  # noqa: E402
+
+TILES = 10_000_000
+SLIDES = 1_000
+MEASURED = """
+import resource, sys, time
+from pathlib import Path
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+{work}
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+spent = time.perf_counter() - began
+print(f"{{spent:.1f}} s | {{after / 1024:,.0f}} MiB, of which {{before / 1024:,.0f}} before it began")
+"""
+CUT = """
+from colocate.tiling.config import TilingConfig
+from colocate.tiling.cut import cut
+from colocate.tiling.listing import Listed
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+cut(Listed("slide", Path(sys.argv[1])), TilingConfig(), Path(sys.argv[2]), manifest_only=False)
+"""
+OPEN = """
+from colocate.data import Index
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+index = Index.build(Path(sys.argv[1]), Path(sys.argv[2]))
+index.mpp, index.source_numbers, index.fingerprint
+"""
+
+
+def measured(work: str, *arguments: Path) -> str:
+    """Seconds and peak memory of a piece of work in a process of its own."""
+    command = [sys.executable, "-c", MEASURED.format(work=work), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
+def write_large_manifest(path: Path, shards: bool) -> Path:
+    """Ten million rows as `colocate tile` would write them."""
+    each = TILES // SLIDES
+    with parquet.ParquetWriter(path, SCHEMA) as writer:
+        for slide in range(SLIDES):
+            columns = {
+                "slide": [f"slide{slide:05d}"] * each,
+                "source": [f"patient{slide // 2:05d}"] * each,
+                "path": [f"/data/slides/slide{slide:05d}.svs"] * each,
+                "x": np.arange(each, dtype=np.int32) % 100 * 256,
+                "y": np.arange(each, dtype=np.int32) // 100 * 256,
+                "mpp": np.full(each, 0.5, np.float32),
+                "slide_mpp": np.full(each, 0.5, np.float32),
+                "size": np.full(each, 256, np.int32),
+                "tissue": np.ones(each, np.float32),
+                "sharpness": np.full(each, 9, np.float32),
+            }
+            if shards:
+                columns |= {
+                    "shard": [f"shards/slide{slide:05d}-0000.tar"] * each,
+                    "offset": np.arange(each) * 20_480,
+                    "bytes": np.full(each, 18_000, np.int64),
+                }
+            arrays = [
+                pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(each, field.type)
+                for field in SCHEMA
+            ]
+            writer.write_table(pa.table(arrays, schema=SCHEMA))
+    return path
+
+
+def main() -> None:
+    print("| work | time | peak memory of the process |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for side in (2_048, 20_480):
+            slide = write_slide(folder / f"{side}.tif", side)
+            print(f"| cutting a slide of {side:,} x {side:,} px | {measured(CUT, slide, folder / str(side))} |")
+        for shards in (True, False):
+            manifest = write_large_manifest(folder / f"{shards}.parquet", shards)
+            what = f"opening a manifest of {TILES:,} tiles {'in shards' if shards else 'to be read from slides'}"
+            print(f"| {what}, index written and fingerprinted | {measured(OPEN, manifest, folder / 'index.arrow')} |")
+
+
+if __name__ == "__main__":
+    main()
