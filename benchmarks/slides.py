@@ -101,7 +101,7 @@ def _bare(slide: openslide.OpenSlide, x: int, y: int, config: TilingConfig) -> b
     if side != config.size:
         region = region.resize((config.size, config.size), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    region.save(file, "JPEG", quality=config.quality)
+    region.save(file, "JPEG", quality=config.quality, subsampling=0)
     return file.getvalue()
 
 

@@ -24,7 +24,7 @@ class TilingConfig:
     """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Empty glass and blur lie
     below it; 0 keeps all, unread if there is only a manifest to write."""
     quality: int = 90
-    """JPEG quality."""
+    """JPEG quality; chroma is kept at full resolution."""
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp, "--mpp")

@@ -133,7 +133,9 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(
+        file, "JPEG", quality=quality, subsampling=0
+    )  # stains differ in chroma: it is kept whole
     return file.getvalue()
 
 
