@@ -108,6 +108,31 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
+def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = write_tiles(tmp_path / "tiles")
+    rows = [f"{number:02}.png,{'small' if number < 2 else 'large'}\n" for number in range(20)]
+    (tiles / "t.csv").write_text("path,source\n" + "".join(rows))
+    recipe = tiny_recipe(tiles / "t.csv", tmp_path / "whole", balance="sources")
+    views, seen = train._views, []
+
+    def noting(batch: Any, *rest: Any) -> Any:
+        seen.extend(batch.index.tolist())
+        return views(batch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_views", noting)
+        pretrain(recipe)
+    assert 0.3 < sum(number < 2 for number in seen) / len(seen) < 0.7  # a tenth of the tiles
+    halves = replace(recipe, out=str(tmp_path / "halves"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)
+        pretrain(halves)
+    with pytest.raises(UserError, match=r"another recipe \(balance is tiles, was sources\)"):
+        pretrain(replace(halves, balance="tiles"), resume=True)
+    pretrain(halves, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
 def test_workers_and_checkpoints_change_nothing(tiles: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiles, tmp_path / "one")
     pretrain(recipe)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tyro
 
+from .data import Balance
 from .errors import UserError
 from .looks import ViewConfig
 from .methods.concl import ConCLConfig
@@ -82,6 +83,9 @@ class Recipe:
     """Folder that listed paths are relative to (default: the list's own)."""
     data_licence: str = "not stated"
     """Licence of the data, written beside the exported backbone."""
+    balance: Balance = "tiles"
+    """Every tile equally often, or every source (slide, or patient where the table says): the tiles of a small one then
+    come more often."""
     tile_mpp: float | None = None
     """Micrometres per pixel of tiles that do not say."""
     max_skipped: float = 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from . import checkpoint, health
 from .backbones import Backbone
-from .data import Index, Tiles, batch_indices, tile_loader
+from .data import Index, Tiles, batch_indices, tile_loader, tile_order
 from .draws import seed_torch
 from .errors import UserError
 from .export import backbone_facts, write_backbone
@@ -54,10 +55,12 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     steps = planned_steps(recipe, len(index))
     warmup_steps = recipe.optim.warmup_epochs * batches_per_epoch / recipe.accumulate
     peak = peak_lr(recipe.optim, recipe.batch * recipe.accumulate)
-    order = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}
-    turns = {"start": step * recipe.accumulate, "stop": steps * recipe.accumulate}
+    order: dict[str, Any] = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}
+    order["order"] = tile_order(index, recipe.balance)
+    start, stop = step * recipe.accumulate, steps * recipe.accumulate
     processes = workers(recipe.machine)
-    batches = tile_loader(index, **order, **turns, workers=processes, pin_memory=fabric.device.type == "cuda")
+    pinned = fabric.device.type == "cuda"
+    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
@@ -65,7 +68,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Pace()
     with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
-        for turn in range(step * recipe.accumulate, steps * recipe.accumulate):
+        for turn in range(start, stop):
             step, part = divmod(turn, recipe.accumulate)
             if part == 0:
                 seed_torch(rank, recipe.seed, step)
@@ -169,7 +172,7 @@ def _enlarged(tiles: Tiles, recipe: Recipe) -> str | None:
     return f"some tiles are smaller ({small[0]} x {small[1]} px) than a view ({recipe.views.size} px): enlarged"
 
 
-def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, int]) -> None:
+def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, Any]) -> None:
     """Say at which step, and on which tiles, the loss first was not finite."""
     turn = int(first_bad)
     if turn < 0:

@@ -4,9 +4,11 @@ from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.inspect import Summary, inspect, show
 from colocate.data.labelled import Labelled
-from colocate.data.loader import Tiles, batch_indices, one_order, read_ahead, spaced, tile_loader
+from colocate.data.loader import Tiles, batch_indices, read_ahead, spaced, tile_loader
+from colocate.data.orders import Balance, one_order, tile_order
 
 __all__ = [
+    "Balance",
     "Index",
     "Labelled",
     "Summary",
@@ -19,4 +21,5 @@ __all__ = [
     "show",
     "spaced",
     "tile_loader",
+    "tile_order",
 ]

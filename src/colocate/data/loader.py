@@ -7,8 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from hashlib import blake2b
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, final
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from colocate.data.index import Index
+from colocate.data.orders import Order, one_order
 from colocate.errors import TileError, UserError
 
 Item = TypeVar("Item")
@@ -45,10 +45,13 @@ def spaced(items: Sequence[Item], most: int) -> list[Item]:
     return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[int]:
+def batch_indices(
+    count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1, order: Order = one_order
+) -> list[int]:
     """Numbers of the tiles that process `rank` of `world` reads at a step, out of `count`.
 
     batch: over all processes. An epoch has count // batch steps and its own order; what is left over is dropped.
+    order: gives it, see `tile_order`.
     Raises UserError if there are fewer tiles than a batch, ValueError if the batch cannot be shared evenly.
 
     >>> [batch_indices(10, 4, seed=0, step=step) for step in range(3)]
@@ -65,14 +68,7 @@ def batch_indices(count: int, batch: int, seed: int, step: int, rank: int = 0, w
     epoch, within = divmod(step, count // batch)
     share = batch // world
     start = within * batch + rank * share
-    return one_order(count, seed, epoch)[start : start + share].tolist()
-
-
-@lru_cache(maxsize=2)
-def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
-    """The numbers below `count` in the order of an epoch."""
-    mixed = blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
-    return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
+    return order(count, seed, epoch)[start : start + share].tolist()
 
 
 def tile_loader(
@@ -84,6 +80,7 @@ def tile_loader(
     stop: int,
     rank: int = 0,
     world: int = 1,
+    order: Order = one_order,
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Tiles]:
@@ -94,8 +91,8 @@ def tile_loader(
     Raises what `batch_indices` raises, at once; UserError, while iterating, after 100 unreadable tiles in a row, or if
     the batch's largest tile makes it too large for memory.
     """
-    batch_indices(len(index), batch, seed, start, rank, world)
-    plan = partial(batch_indices, len(index), batch, seed, rank=rank, world=world)
+    batch_indices(len(index), batch, seed, start, rank, world, order)
+    plan = partial(batch_indices, len(index), batch, seed, rank=rank, world=world, order=order)
     return read_ahead(_Batches(index), range(start, stop), plan, workers, pin_memory)
 
 
@@ -148,7 +145,9 @@ class _Batches(Dataset[Tiles | UserError]):
 
     def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
         try:
-            return _stack(self.index, [_read(self.index, number) for number in numbers])
+            # Tiles of one slide or shard one after the other: a process keeps few slides open.
+            tiles = {number: _read(self.index, number) for number in sorted({*numbers})}
+            return _stack(self.index, [tiles[number] for number in numbers])
         except UserError as error:
             return error
 
