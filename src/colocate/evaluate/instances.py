@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, UInt8
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -111,10 +113,46 @@ class Detector(nn.Module):
         masks = (found["masks"][:, 0] > 0.5).cpu()
         return Objects.of_masks(masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
 
+    @torch.no_grad()
+    def label(
+        self, windows: UInt8[Tensor, "b 3 s s"], least: float
+    ) -> list[tuple[Int32[Tensor, "s s"], list[int], list[float]]]:
+        """Ids (i + 1 where object i lies), classes and scores of the objects of each window whose score is above
+        `least`; as `label_map` draws them, but seen at the window's own size.
+
+        A window holds at most as many objects as the same area of a test image that is square. One mask after the
+        other is pasted: a hundred at once would be half a gigabyte a window of 1,024 px.
+        """
+        self.eval()
+        side = windows.shape[-1]
+        self._resize_to(side)
+        heads: Any = self.net.roi_heads
+        usual = heads.score_thresh, heads.detections_per_img
+        larger = max(1.0, (side / self.config.test_short_side) ** 2)
+        heads.score_thresh, heads.detections_per_img = least, math.ceil(self.config.detections * larger)
+        try:
+            device = next(self.parameters()).device
+            images, _ = self.net.transform(list(windows.to(device).float() / 255))
+            grids = self.net.backbone(images.tensors)
+            proposals, _ = self.net.rpn(images, grids)
+            detections, _ = heads(grids, proposals, images.image_sizes)
+        finally:
+            heads.score_thresh, heads.detections_per_img = usual
+        found = []
+        for one in detections:
+            ids = torch.zeros(side, side, dtype=torch.int32, device=device)
+            masks, boxes = one["masks"].float(), one["boxes"].float()
+            for i in reversed(range(len(boxes))):  # the most certain is first, and goes on top
+                mask = paste_masks_in_image(masks[i : i + 1], boxes[i : i + 1], (side, side))
+                ids[mask[0, 0] > 0.5] = i + 1
+            found.append((ids.cpu(), one["labels"].tolist(), one["scores"].tolist()))
+        return found
+
     def _resize_to(self, *short_sides: int) -> None:
         """Bring an image's short side to this, or to one of these drawn at random."""
         transform: Any = self.net.transform
         transform.min_size = short_sides
+        transform.max_size = max(self.config.long_side, *short_sides)
 
 
 class _Levels(nn.Module):

@@ -34,7 +34,8 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
 def smoke_instances() -> InstancesConfig:
     """A quarter of the size and a handful of steps, to see that all is in place: minutes on a CPU."""
     fit = FitConfig(steps=150, batch=4, lr=0.01, warmup=0.1)
-    return InstancesConfig(fit, short_side=(100, 131), test_short_side=131, norm="frozen", anchors=(8, 16, 32, 64, 128))
+    anchors = (8, 16, 32, 64, 128)
+    return InstancesConfig(fit, (100, 131), 131, norm="frozen", proposals=64, anchors=anchors)
 
 
 def smoke_semantics() -> SemanticsConfig:

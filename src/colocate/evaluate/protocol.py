@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
-from safetensors.torch import save
 
 from ..checkpoint import write_atomically
 from ..data import Labelled
@@ -27,7 +26,8 @@ from .fit import Engine
 from .leakage import Findings, check, refuse, tiles_of
 from .metrics import FAMILIES
 from .overlays import Overlays
-from .tasks import Outcome, Task, Trial
+from .saved import is_kept, keep_model
+from .tasks import InstancesTask, Outcome, ProbeTask, SemanticsTask, Task, Trial
 
 VERSION = 1  # of results; to be raised when the same settings would give other numbers
 
@@ -51,7 +51,7 @@ class Protocol:
     allow_leakage: bool = False
     """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
     keep_models: bool = False
-    """Keep each fine-tuned model: model.safetensors beside its result."""
+    """Keep each fine-tuned model: model.safetensors and model.json beside its result, for `colocate predict`."""
     engine: Annotated[Engine, tyro.conf.arg(name="")] = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
@@ -84,7 +84,9 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             train = some_of(data, data.train(scheme), protocol.fraction, seed)
             trial = _trial(task, protocol, candidate, data, scheme, train, seed)
             file = trial.folder / "result.json"
-            if file.exists() and json.loads(file.read_text()).get("identity") == trial.identity:
+            there = file.exists() and json.loads(file.read_text()).get("identity") == trial.identity
+            wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
+            if there and not wanting:
                 console.print(f"{candidate.label}, seed {seed}: {file} is there", soft_wrap=True)
             else:
                 console.print(f"{candidate.label}, seed {seed}: {len(train)} training images", soft_wrap=True)
@@ -143,9 +145,8 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, scheme: str, findings
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
         write_atomically(trial.folder / "predictions.json", lambda file: file.write(text.encode()))
-    if protocol.keep_models and outcome.model is not None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.model.items()}
-        write_atomically(trial.folder / "model.safetensors", lambda file: file.write(save(tensors)))
+    if protocol.keep_models and isinstance(task, InstancesTask | SemanticsTask) and outcome.model is not None:
+        keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
     result = _result(task, protocol, trial, scheme, findings, outcome)
     text = json.dumps(result, indent=1)
     write_atomically(trial.folder / "result.json", lambda file: file.write(text.encode()))

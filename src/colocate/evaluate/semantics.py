@@ -112,6 +112,19 @@ class Segmenter(nn.Module):
             logits[self.ignored] = -torch.inf
         return logits.argmax(0).cpu()
 
+    @torch.no_grad()
+    def label(self, windows: UInt8[Tensor, "b 3 s s"]) -> tuple[UInt8[Tensor, "b s s"], UInt8[Tensor, "b s s"]]:
+        """The class of each pixel of windows, never the ignored one, and its probability in 255ths.
+
+        Sides are multiples of 32, classes fewer than 256.
+        """
+        self.eval()
+        logits = self.logits(windows.to(self.mean.device).float() / 255).float()
+        if self.ignored is not None:
+            logits[:, self.ignored] = -torch.inf
+        probabilities, classes = logits.softmax(1).max(1)
+        return classes.to(torch.uint8).cpu(), (probabilities * 255).round().to(torch.uint8).cpu()
+
 
 def target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dict[str, Tensor]:
     """What a U-Net learns from a crop: the class of each pixel (0 is background where objects are labelled)."""
