@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.measure import label
 
+from colocate.predict.pieces import Box, Place, Raster
 from colocate.predict.stitch import Found, Merged, Stitcher, Window, windows
-from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, rasters, stitched
+from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, pictures, rasters, stitched
+from tests.reference import stitch as reference
 
 
 def square(top: int, left: int, side: int, like: tuple[int, int] = (64, 112)) -> np.ndarray:
@@ -112,6 +114,50 @@ def test_objects_seen_differently_by_each_window_come_out_once_and_apart(seed: i
     assert len(merged) == 30
     for one, most in zip(merged, best, strict=True):
         assert most / (169 + one.area_px - most) > 0.6
+
+
+@given(pictures(), rasters(), st.integers(0, 1000), st.floats(0, 0.5), st.data())
+@settings(max_examples=20)
+def test_objects_are_those_of_the_slow_way(
+    ids: np.ndarray, raster: tuple[int, int], seed: int, missed: float, data: st.DataObject
+) -> None:
+    """Windows that miss objects or parts of them, see things that are not there, or are skipped."""
+    side, overlap = raster
+    ids = ids[:31, :48]
+    every = windows(ids.shape[1], ids.shape[0], side, overlap)
+    skipped = data.draw(st.sets(st.integers(0, len(every) - 1), max_size=2))
+
+    def confused(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+        rng = np.random.default_rng((seed, window.row, window.column))
+        gone = gaussian_filter(rng.normal(size=(2, side, side)), (0, 1.5, 1.5)) > 0.25
+        right = perfect(ids, window)
+        seen = {id: mask & ~gone[0] for id, mask in right.items() if rng.random() >= missed}
+        part = np.zeros((side, side), bool)
+        part[: ids.shape[0] - window.top, : ids.shape[1] - window.left] = True
+        ghost = gone[1] & part & ~np.logical_or.reduce([part & False, *seen.values()])
+        return {id: mask for id, mask in {**seen, ids.max() + 1: ghost}.items() if mask.any()}
+
+    geometry = Raster(ids.shape[1], ids.shape[0], side, overlap)
+    pieces, views, cores = [], {}, {}
+    for number, window in enumerate(every):
+        if number not in skipped:
+            view = np.s_[window.top : window.top + side, window.left : window.left + side]
+            views[number] = placed(np.ones((side, side), bool), view, ids)
+            cores[number] = geometry.core(Place(window.row, window.column), Box(0, 0, *ids.shape))
+            for id, mask in confused(ids, window).items():
+                pieces.append(reference.Piece(number, placed(mask, view, ids), 1 / (1 + id)))
+    expected = reference.stitched(pieces, views, cores)
+    merged = stitched(ids, side, overlap, confused, skipped)
+    assert len(merged) == len(expected)
+    assert as_sets(drawn(one, ids) for one in merged) == as_sets(mask for mask, _ in expected)
+    assert sorted(one.score for one in merged) == pytest.approx(sorted(score for _, score in expected))
+
+
+def placed(mask: np.ndarray, where: tuple[slice, slice], like: np.ndarray) -> np.ndarray:
+    whole = np.zeros(like.shape, bool)
+    part = whole[where]
+    part |= mask[: part.shape[0], : part.shape[1]]
+    return whole
 
 
 @given(st.integers(0, 1000), rasters())

@@ -41,7 +41,8 @@ def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
     >>> measurements(shapely.box(0, 0, 30, 40), mpp=0.5)["Max diameter µm"]
     25.0
     """
-    filled = shapely.union_all([shapely.Polygon(part.exterior) for part in shapely.get_parts(shape)])
+    parts = [shapely.Polygon(part.exterior) for part in shapely.get_parts(shape)]
+    filled = parts[0] if len(parts) == 1 else shapely.union_all(parts)
     corners = shapely.get_coordinates(shape.convex_hull)
     edges = np.diff(corners, axis=0)
     normals = np.stack([-edges[:, 1], edges[:, 0]]) / np.linalg.norm(edges, axis=1)

@@ -34,6 +34,7 @@ class Box(NamedTuple):
         return max(0, self.bottom - self.top), max(0, self.right - self.left)
 
     def shared(self, other: Box) -> Box:
+        """What lies in both."""
         return Box(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -96,8 +97,10 @@ class Raster:
         return (rows == place.row)[:, None] & (columns == place.column)
 
     def spread(self, box: Box, pixels: Bool[np.ndarray, "h w"]) -> dict[Place, int]:
-        """How many of a box's pixels that are set lie in the core of each window."""
+        """How many of the pixels that are set in a box lie in the core of each window."""
         rows, columns = self.cores(box)
+        if rows[0] == rows[-1] and columns[0] == columns[-1]:
+            return {Place(int(rows[0]), int(columns[0])): int(pixels.sum())}
         ids = (rows * self.columns)[:, None] + columns
         places, counts = np.unique(ids[pixels], return_counts=True)
         return {
@@ -111,24 +114,29 @@ class Piece:
     """An object as one window saw it: the pixels of `box` that are set in `seen`."""
 
     def __init__(
-        self, place: Place, box: Box, seen: Bool[np.ndarray, "h w"], class_: int, score: float, last: Place
+        self, raster: Raster, place: Place, box: Box, seen: Bool[np.ndarray, "h w"], class_: int, score: float
     ) -> None:
+        """class_, score: what its window says of it."""
         self.place, self.box, self.seen = place, box, seen
         self.class_, self.score = class_, score
-        self.last = last
+        self.last = raster.last(box)
         """The last window that sees some of its box."""
+        self.spread = raster.spread(box, seen)
+        """How many of its pixels lie in the core of each window."""
+        self.inside = 2 * self.spread.get(place, 0) >= sum(self.spread.values())
+        """Half of it or more lies in its own window's core."""
         self.kept = seen.copy()
         """Its pixels that no other window took away."""
         self.shape: BaseGeometry = shapely.Polygon()
         """Those pixels, once it is closed."""
 
-    def seen_in(self, box: Box) -> Bool[np.ndarray, "h w"]:
-        """Its pixels that were seen, as they lie in another box."""
-        return self._moved(self.seen, box)
-
-    def kept_in(self, box: Box) -> Bool[np.ndarray, "h w"]:
-        """Its pixels that are left, as they lie in another box."""
-        return self._moved(self.kept, box)
+    def seen_in(self, box: Box) -> Bool[np.ndarray, "high wide"]:
+        """The pixels of another box that it was seen in."""
+        seen = np.zeros(box.shape, bool)
+        part = self.box.shared(box)
+        if all(part.shape):
+            seen[part.within(box)] = self.seen[part.within(self.box)]
+        return seen
 
     def lose(self, taken: Bool[np.ndarray, "h w"], box: Box) -> None:
         """Take away the pixels of a box that are set."""
@@ -139,10 +147,3 @@ class Piece:
         """No window sees it any more: its outline is kept, its pixels are let go."""
         self.shape = outline(self.kept, self.box.top, self.box.left)
         self.seen = self.kept = np.zeros((0, 0), bool)
-
-    def _moved(self, pixels: Bool[np.ndarray, "h w"], box: Box) -> Bool[np.ndarray, "high wide"]:
-        moved = np.zeros(box.shape, bool)
-        part = self.box.shared(box)
-        if all(part.shape):
-            moved[part.within(box)] = pixels[part.within(self.box)]
-        return moved

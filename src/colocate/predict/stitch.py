@@ -68,13 +68,13 @@ class Merged(NamedTuple):
 class _Object:
     """Pieces that are the same object; a piece alone at first."""
 
-    def __init__(self, number: int, piece: Piece, spread: dict[Place, int]) -> None:
+    def __init__(self, number: int, piece: Piece) -> None:
         self.number = number
         """In the order in which objects were first seen."""
         self.pieces = [piece]
         self.places = {piece.place}
         """The windows that saw it."""
-        self.spread = Counter(spread)
+        self.spread = Counter(piece.spread)
         """How many of its pixels lie in the core of each window, counted for each window that saw them."""
         self.last = piece.last
         """The last window that sees some of it."""
@@ -85,17 +85,18 @@ class _Object:
         self.spread += other.spread
         self.last = max(self.last, other.last)
 
-    def doubtful(self, looked: Bool[np.ndarray, "rows columns"] | None = None) -> bool:
-        """Most of it lies in cores of windows that did not see it, of those that were looked at if that is known."""
-        strange = (place for place in self.spread if place not in self.places and (looked is None or looked[place]))
-        return 2 * sum(self.spread[place] for place in strange) > self.spread.total()
+    def doubtful(self, looked: Bool[np.ndarray, "rows columns"]) -> bool:
+        """Most of it lies in cores of windows that were looked at and did not see it."""
+        elsewhere = sum(count for place, count in self.spread.items() if place not in self.places and looked[place])
+        return 2 * elsewhere > self.spread.total()
 
     def merged(self) -> Merged | None:
         """The whole object once its pieces are closed; None if all of it went to others."""
-        shape = shapely.union_all([piece.shape for piece in self.pieces])
+        shapes = [piece.shape for piece in self.pieces]
+        shape = shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
         if not shape.area:
             return None
-        areas = [piece.shape.area for piece in self.pieces]
+        areas = [shape.area for shape in shapes]
         votes: dict[int, float] = {}
         for piece, area in zip(self.pieces, areas, strict=True):
             votes[piece.class_] = votes.get(piece.class_, 0) + area
@@ -111,9 +112,10 @@ class Stitcher:
     of either belong to both (so that each has one partner at most); and so on from window to window. Then:
 
     - A pixel that a window gave to an object is its, unless the window in whose core it lies saw it end before.
-    - A pixel that different objects claim goes to that of the window in whose core it lies, else to the earlier.
-    - An object is dropped if most of it lies in cores of windows that were looked at and did not see it, for they see
-      better there. It takes no pixel from an object that stays.
+    - A pixel that different objects claim goes to the one of whose piece half or more lies in its window's core; of two
+      such, or none, to that of the window in whose core the pixel lies, else to the earlier.
+    - An object is dropped if most of what was seen of it lies in cores of windows that were looked at and did not see
+      it: they see better there.
     - An object's class is that of most of its area (of equals the smaller), its score the mean weighted by area.
 
     Pixels are held of objects that a later window sees as well, so of those in the overlaps of a row of windows.
@@ -169,9 +171,8 @@ class Stitcher:
             rows, columns = where
             box = Box(view.top + rows.start, view.left + columns.start, view.top + rows.stop, view.left + columns.stop)
             seen = ids[where] == id
-            piece = Piece(place, box, seen, found.classes[id - 1], found.scores[id - 1], self.raster.last(box))
-            new[id] = piece
-            self.open[piece] = self.objects[self.count] = _Object(self.count, piece, self.raster.spread(box, seen))
+            piece = new[id] = Piece(self.raster, place, box, seen, found.classes[id - 1], found.scores[id - 1])
+            self.open[piece] = self.objects[self.count] = _Object(self.count, piece)
             self.count += 1
         return new
 
@@ -206,21 +207,20 @@ class Stitcher:
         self, near: list[Piece], partners: list[int], new: dict[int, Piece], view: Box, ids: Int32[np.ndarray, "h w"]
     ) -> None:
         """Take pixels from pieces of a window and of earlier ones, so that different objects share none."""
-        sure = np.array([id in new and not self.open[new[id]].doubtful() for id in range(max(new, default=0) + 1)])
+        inside = np.array([id in new and new[id].inside for id in range(max(new, default=0) + 1)])
         taken = np.zeros(view.shape, bool)
         for piece, partner in zip(near, partners, strict=True):
             box = piece.box.shared(view)
             if partner:
                 box = box.around(new[partner].box.shared(self.raster.view(piece.place)))
-            theirs = ids[box.within(view)]
+            seen, theirs = piece.seen_in(box), ids[box.within(view)]
             core = self.raster.core(self.place, box)
-            claimed = piece.kept_in(box) & (theirs > 0) & (theirs != partner)
-            alike = sure[theirs] != self.open[piece].doubtful()
-            loses = claimed & np.where(alike, core, sure[theirs])
+            claimed = seen & (theirs > 0) & (theirs != partner)
+            loses = claimed & np.where(inside[theirs] == piece.inside, core, inside[theirs])
             wins = claimed & ~loses
             if partner:
-                loses |= core & (theirs == 0)
-                wins |= self.raster.core(piece.place, box) & (theirs == partner) & ~piece.seen_in(box)
+                loses |= core & (theirs != partner)
+                wins |= self.raster.core(piece.place, box) & (theirs == partner) & ~seen
             taken[box.within(view)] |= wins
             piece.lose(loses, box)
         for piece in new.values():
