@@ -151,6 +151,12 @@ def test_a_slide_without_resolution_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TileError, match="--slide-mpp, or in a table"):
         Slide.open(path)
     assert Slide.open(path, 0.25).mpp == 0.25
+    assert Slide.open(path, unsaid_mpp=0.25).mpp == 0.25
+
+
+def test_what_fills_in_does_not_replace(ramp: Path) -> None:
+    assert Slide.open(ramp, unsaid_mpp=0.25).mpp == pytest.approx(0.5)
+    assert Slide.open(ramp, 1.5, unsaid_mpp=0.25).mpp == 1.5
 
 
 def test_what_is_no_slide_says_so(tmp_path: Path) -> None:

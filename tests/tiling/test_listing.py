@@ -60,7 +60,7 @@ def test_a_table_says_more(tmp_path: Path) -> None:
     table.write_text("path,slide,source,mpp,mask,split\nx/b.svs,,P1,0.25,,test\nx/a.svs,first,P2,,a.geojson,train\n")
     b, first = find_slides([table], mpp=0.5)
     assert (b.name, b.source, b.mpp, b.mask, b.columns) == ("b", "P1", 0.25, None, {"split": "test"})
-    assert (first.name, first.mpp, first.mask) == ("first", 0.5, tmp_path / "a.geojson")
+    assert (first.name, first.mpp, first.unsaid_mpp, first.mask) == ("first", None, 0.5, tmp_path / "a.geojson")
     assert first.path == tmp_path / "x" / "a.svs"
 
 

@@ -138,7 +138,7 @@ class _Extractor:
 
     def write(self, listed: Listed, meter: Meter) -> None:
         """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
-        slide = Slide.open(listed.path, listed.mpp)
+        slide = listed.open()
         found = places(slide, find_tissue(slide, listed.mask), self.tiling)
         if slide.mpp > found.mpp * COARSER:
             raise TileError(f"{slide.path} has {slide.mpp:g} micrometres per pixel, which cannot show {found.mpp:g}")

@@ -43,17 +43,20 @@ class Slide:
     """Where the scanned area begins (OpenSlide's bounds), in level0 pixels."""
 
     @classmethod
-    def open(cls, path: str | Path, mpp: float | None = None) -> Slide:
-        """Open a slide; `mpp` replaces what the file says of its resolution.
+    def open(cls, path: str | Path, mpp: float | None = None, unsaid_mpp: float | None = None) -> Slide:
+        """Open a slide; `mpp` replaces what the file says of its resolution, `unsaid_mpp` is for one that says none.
 
         Raises:
-            UserError: `mpp` is no resolution.
+            UserError: `mpp` or `unsaid_mpp` is no resolution.
             TileError: a file that cannot be read, or does not say its resolution, or an impossible one.
         """
         reader = _reader(Path(path))
-        if mpp is not None:
-            check_mpp(mpp, "--slide-mpp")
-        return cls(reader.path, _stated_mpp(reader) if mpp is None else mpp, reader.sizes, reader.origin)
+        for given in (mpp, unsaid_mpp):
+            if given is not None:
+                check_mpp(given, "--slide-mpp")
+        if mpp is None:
+            mpp = unsaid_mpp if unsaid_mpp and not _says_mpp(reader) else _stated_mpp(reader)
+        return cls(reader.path, mpp, reader.sizes, reader.origin)
 
     @property
     def width(self) -> int:
@@ -128,13 +131,18 @@ def _reader(path: Path) -> Reader:
     return reader
 
 
+def _says_mpp(reader: Reader) -> bool:
+    """Whether the file says a resolution that can be."""
+    return reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
+
+
 def _stated_mpp(reader: Reader) -> float:
     if reader.mpp is None:
         power = reader.properties.get("openslide.objective-power")
         hint = f" (an objective of {power}x is no resolution)" if power else ""
         raise TileError(f"{reader.path} does not say its micrometres per pixel{hint}: {REMEDY}")
     x, y = reader.mpp
-    if not (0.01 < x < 100 and 0.01 < y < 100):
+    if not _says_mpp(reader):
         raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, which cannot be: {REMEDY}")
     if abs(x / y - 1) > 0.05:
         raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")

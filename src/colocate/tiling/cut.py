@@ -56,7 +56,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
         UserError: the disk is full or not to be written on, which ends the run.
     """
     try:
-        slide = Slide.open(listed.path, listed.mpp)
+        slide = listed.open()
         tissue = find_tissue(slide, listed.mask)
         found = places(slide, tissue, config)
         shards = None if manifest_only else Shards(out, listed.name)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from ..errors import UserError
-from ..slide import ENDINGS, PLAIN_ENDINGS, check_mpp
+from ..slide import ENDINGS, PLAIN_ENDINGS, Slide, check_mpp
 
 TABLES = (".csv", ".parquet")
 KNOWN = ("path", "slide", "source", "mpp", "mask")
@@ -28,21 +28,28 @@ class Listed:
     """Unlike any other's; may hold slashes, as results lie in folders of the same names."""
     path: Path
     mpp: float | None = None
-    """Micrometres per pixel of the finest level, where the file's own word is not to be taken."""
+    """Micrometres per pixel of the finest level, as the table says, whatever the file does."""
     source: str = ""
     """The patient or case; the slide's name where the table says none."""
     mask: Path | None = None
     """The user's own outline of the tissue."""
     columns: dict[str, str] = field(default_factory=dict)
     """What else the table says."""
+    unsaid_mpp: float | None = None
+    """Micrometres per pixel of a file that does not say."""
+
+    def open(self) -> Slide:
+        """Raises TileError as `Slide.open` does."""
+        return Slide.open(self.path, self.mpp, self.unsaid_mpp)
 
 
 def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed]:
     """The slides in files, in folders and below them, or in one table; in an order that is the same everywhere.
 
     A table (.csv, .parquet) has a column `path`, relative to its own folder, and may have `slide` (the name), `source`
-    (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which the table has
-    none. A slide's name is its path below what all have in common, without its ending where that is enough.
+    (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which neither the table
+    nor the file says it. A slide's name is its path below what all have in common, without its ending where that is
+    enough.
 
     Raises:
         UserError: no slides there, a folder or table that cannot be read, or two slides of one name.
@@ -54,7 +61,7 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
     paths = list(dict.fromkeys(path.absolute() for path in paths))
     names = _names(paths)
-    return [Listed(name, path, mpp, name) for name, path in sorted(zip(names, paths, strict=True))]
+    return [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in sorted(zip(names, paths, strict=True))]
 
 
 def _below(folder: Path) -> list[Path]:
@@ -105,10 +112,11 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
             Listed(
                 name,
                 path,
-                _number(row["mpp"], f"{file}, {name}") if row.get("mpp") else mpp,
+                _number(row["mpp"], f"{file}, {name}") if row.get("mpp") else None,
                 row.get("source") or name,
                 file.parent.absolute() / row["mask"] if row.get("mask") else None,
                 {key: value for key, value in row.items() if key not in KNOWN},
+                mpp,
             )
         )
     return sorted(slides, key=lambda slide: slide.name)
