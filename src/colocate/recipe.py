@@ -77,10 +77,12 @@ class Recipe:
 
     name: Annotated[str, tyro.conf.Suppress] = ""
     data: str = ""
-    """Tiles: a folder, a list of paths (.txt), a table (.csv, .parquet), a tar shard or folder of shards, an index
-    (.arrow)."""
+    """Tiles: a folder, a list of paths (.txt), a table (.csv, .parquet), a tar shard or folder of shards, what
+    `colocate tile` wrote (its folder or manifest), an index (.arrow)."""
     root: str | None = None
     """Folder that listed paths are relative to (default: the list's own)."""
+    hold_out: tuple[str, ...] = ()
+    """Tiles left out of training, by a column of the table or manifest: COLUMN=VALUE[,VALUE...], one or more."""
     data_licence: str = "not stated"
     """Licence of the data, written beside the exported backbone."""
     balance: Balance = "tiles"

@@ -100,7 +100,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
 
 def _index(path: Path, recipe: Recipe) -> Index:
     root = None if recipe.root is None else Path(recipe.root)
-    index = Index.build(recipe.data, path, root=root, mpp=recipe.tile_mpp)
+    index = Index.build(recipe.data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out)
     if len(index) < recipe.batch:
         path.unlink()
         raise UserError(

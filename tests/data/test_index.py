@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from colocate.data import Index
 from colocate.errors import TileError, UserError
-from tests.data.pictures import nobody, pack
+from tests.data.pictures import nobody, pack, shards
 
 Build = Callable[..., Index]
 
@@ -100,6 +101,18 @@ def test_fingerprint_changes_with_the_data(change: str, tiles: Path, build: Buil
         table.write_text("\n".join([lines[0], *lines[:0:-1]]))
     changed = build(tiles).fingerprint != first[0], build(table).fingerprint != first[1]
     assert changed == ((True, False) if change in ("add", "rename", "remove") else (False, True))
+
+
+def test_fingerprints_are_those_of_older_versions(tiles: Path, build: Build, tmp_path: Path) -> None:
+    """As runs have stored them: of the count, then path, shard and source, each text ended by a zero."""
+    (tiles / "é.csv").write_text("path,source\na/0.png,ü\na/1.jpg,\n")
+    for data in (tiles, tiles / "é.csv", shards(tiles, tmp_path)):
+        index = build(data)
+        digest = blake2b(str(len(index)).encode(), digest_size=16)
+        for column in ("path", "shard", "source"):
+            for value in index.table[column].to_pylist():
+                digest.update(f"{value or ''}\0".encode())
+        assert index.fingerprint == digest.hexdigest()
 
 
 def test_index_of_an_index_finds_moved_data(tiles: Path, build: Build, tmp_path: Path) -> None:

@@ -139,6 +139,19 @@ def test_wrong_kinds(tiles: Path, build: Build, tmp_path: Path) -> None:
         build(tiles)
 
 
+def test_a_prepared_data_set(tiles: Path, build: Build) -> None:
+    """Its masks and contact sheet would be read as tiles."""
+    for name in ("dataset.json", "items.csv"):
+        (tiles / name).touch()
+    with pytest.raises(UserError, match=r"holds masks too, .*: it has no split with training images"):
+        build(tiles)
+    for scheme in ("official", "patients"):
+        (tiles / f"train-{scheme}.csv").write_text("path,source\na/0.png,case:1\n")
+    with pytest.raises(UserError, match=r"tiles holds masks too, .*: give .*/train-official\.csv or .*patients\.csv$"):
+        build(tiles)
+    assert sources(build(tiles / "train-patients.csv")) == ["case:1"]
+
+
 def test_bad_text(build: Build, tmp_path: Path) -> None:
     for text in (b"caf\xe9.png\n", "a.png".encode("utf-16-le"), "a.png".encode("utf-16")):
         (tmp_path / "t.lst").write_bytes(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -12,15 +13,18 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
+import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.data.decode import decode, slide
-from colocate.data.rows import SCHEMA, Rows
+from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
 from colocate.errors import TileError, UserError
-from colocate.slide import check_mpp
+from colocate.slide import Slide, check_mpp
 
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 VERSION = 1
 LARGEST_BYTES = 1 << 30
 ROWS_AT_ONCE = 1 << 20
@@ -35,29 +39,42 @@ class Index:
     """
 
     path: Path
-    table: pa.Table  # of SCHEMA, memory-mapped
+    table: pa.Table  # of SCHEMA or SLIDES, memory-mapped
 
     @classmethod
-    def build(cls, data: str | Path, out: Path, *, root: Path | None = None, mpp: float | None = None) -> Index:
-        """Find the tiles of `data` (folder, list, table, tar shards, or an index) and write their index to `out`.
+    def build(
+        cls,
+        data: str | Path,
+        out: Path,
+        *,
+        root: Path | None = None,
+        mpp: float | None = None,
+        hold_out: Sequence[str] = (),
+    ) -> Index:
+        """Find the tiles of `data` (folder, list, table, tar shards, manifest or index), write their index to `out`.
 
-        root: where the paths of a list, table or index start from (by default the list's own folder, or where the
-        index says); mpp: micrometres per pixel of the tiles that state none. `out` appears whole or not at all.
-        Raises UserError if the data hold no tiles or cannot be read, mpp is not in (0, 100), or `out` not written.
+        root: where the paths of a list, table, manifest or index start from (by default the list's own folder, or
+        where the index says); mpp: micrometres per pixel of the tiles that state none; hold_out: tiles that are left
+        out, as COLUMN=VALUE[,VALUE...] of a table or manifest. `out` appears whole or not at all.
+        Raises UserError if the data hold no tiles or cannot be read, mpp is not in (0, 100), `hold_out` does not fit
+        the data, or `out` cannot be written.
         """
         if mpp is not None:
             check_mpp(mpp, "--mpp")
         data = Path(data).expanduser()
         root = None if root is None else Path(root).expanduser()
-        rows = cls.open(data)._rows(root) if data.suffix == ".arrow" else find(data, root)
-        table = rows.table.unify_dictionaries().combine_chunks()
+        origin = [_absolute(data), None if root is None else _absolute(root)]
+        is_index = data.suffix == ".arrow" and not hold_out
+        rows = cls.open(data)._rows(root) if is_index else find(data, root, hold_out)
+        table = rows.table.unify_dictionaries()
         if mpp is not None:
             filled = table["mpp"].fill_null(pa.scalar(mpp, pa.float32()))
-            table = table.set_column(table.column_names.index("mpp"), SCHEMA.field("mpp"), filled)
+            table = table.set_column(table.column_names.index("mpp"), "mpp", filled)
         facts = {
             "version": VERSION,
             "kind": rows.kind,
-            "root": os.path.abspath(rows.root),  # noqa: PTH100 (resolve() would follow the user's links)
+            "root": _absolute(rows.root),
+            "origin": origin,
             "fingerprint": _fingerprint(table),
         }
         _write(table.replace_schema_metadata({"colocate": json.dumps(facts)}), out)
@@ -74,7 +91,7 @@ class Index:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"The index {path} is cut short or no Arrow file: build it again from the tiles") from error
         index = cls(Path(path).absolute(), table)
-        if not table.schema.equals(SCHEMA) or index._facts.get("version") != VERSION:
+        if not any(map(table.schema.equals, (SCHEMA, SLIDES))) or index._facts.get("version") != VERSION:
             raise UserError(f"{path} is not an index of this version of colocate: build it again from the tiles")
         return index
 
@@ -95,8 +112,13 @@ class Index:
 
     @property
     def kind(self) -> str:
-        """Where the tiles come from: "folder", "list", "table" or "tar"."""
+        """Where the tiles come from: "folder", "list", "table", "tar" or "slides"."""
         return self._facts["kind"]
+
+    @property
+    def origin(self) -> tuple[str, str | None] | None:
+        """Absolute paths of the data and, where one was given, the root that it was built from; None of an old one."""
+        return tuple(self._facts["origin"]) if "origin" in self._facts else None
 
     @property
     def fingerprint(self) -> str:
@@ -123,16 +145,25 @@ class Index:
         return self.table["source"].combine_chunks()
 
     def name(self, number: int) -> str:
-        """Full path of the tile; of a shard's member `path/of/shard.tar:member`."""
+        """Full path of the tile; of a shard's member `path/of/shard.tar:member`, of a slide's `path/of/slide@x,y`."""
+        if self.kind == "slides":
+            return f"{self._slide(number)}@{self._cell('x', number)},{self._cell('y', number)}"
         file, member = self._place(number)
         return f"{file}:{member}" if member else file
 
     def read(self, number: int) -> UInt8[Tensor, "3 h w"]:
         """The tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
+        if self.kind == "slides":
+            return self._region(number)
         return decode(self.packed(number), self.name(number))
 
     def packed(self, number: int) -> bytes:
-        """The tile's file as it is stored, not decoded. Raises TileError if it is missing, unreadable or a slide."""
+        """The tile's file as it is stored, not decoded; of tiles that have one.
+
+        Raises TileError if it is missing, unreadable or a slide; ValueError for a place in a slide, which has none.
+        """
+        if self.kind == "slides":
+            raise ValueError(f"{self.name(number)} has no file of its own: read it")
         file, member = self._place(number)
         try:
             with Path(file).open("rb") as stored:
@@ -151,6 +182,14 @@ class Index:
             )
         return data
 
+    def _region(self, number: int) -> UInt8[Tensor, "3 px px"]:
+        x, y, px, mpp = (self._cell(column, number) for column in ("x", "y", "px", "mpp"))
+        slide = Slide.open(self._slide(number), self._cell("slide_mpp", number))  # whose file stays open
+        return torch.from_numpy(slide.read(x, y, px, px, mpp).transpose(2, 0, 1).copy())
+
+    def _slide(self, number: int) -> str:
+        return os.path.join(self._facts["root"], self._cell("path", number))  # noqa: PTH118 (as below)
+
     def _place(self, number: int) -> tuple[str, str]:
         """The file that holds the tile, and the member's name in it if the file is a shard."""
         path, shard = self._cell("path", number), self._cell("shard", number)
@@ -167,11 +206,30 @@ class Index:
 def _fingerprint(table: pa.Table) -> str:
     digest = blake2b(str(len(table)).encode(), digest_size=16)
     for column in ("path", "shard", "source"):
-        for chunk in table[column].chunks:
-            for start in range(0, len(chunk), ROWS_AT_ONCE):
-                values = chunk[start : start + ROWS_AT_ONCE].to_pylist()
-                digest.update("".join(f"{value or ''}\0" for value in values).encode())
+        if column in table.column_names:
+            for part in _parts(table[column]):
+                digest.update(_ended(part.cast(pa.string())))
+    for column in ("x", "y", "px", "mpp", "slide_mpp"):
+        if table.schema.equals(SLIDES):
+            for part in _parts(table[column]):
+                digest.update(part.to_numpy().tobytes())
     return digest.hexdigest()
+
+
+def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), ROWS_AT_ONCE):
+            yield chunk.slice(start, ROWS_AT_ONCE)
+
+
+def _ended(texts: pa.StringArray) -> memoryview:
+    """All texts as UTF-8 in a row, nothing for null, each ended by a zero."""
+    joined = pc.binary_join_element_wise(texts.fill_null(""), "", "\0")
+    return memoryview(joined.buffers()[2])
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (resolve() would follow the user's links)
 
 
 def _write(table: pa.Table, out: Path) -> None:
@@ -181,7 +239,8 @@ def _write(table: pa.Table, out: Path) -> None:
         try:
             with part.open("wb") as file:
                 with pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table, max_chunksize=ROWS_AT_ONCE)
+                    for start in range(0, len(table), ROWS_AT_ONCE):
+                        writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(out)

@@ -39,12 +39,12 @@ class Summary:
     tiles: int
     opened: int
     sources: dict[str, int]
-    formats: dict[str, int]  # of the bytes, whatever the names end in
+    formats: dict[str, int]  # of the bytes, whatever the names end in; "slide" for places in slides
     sizes: dict[tuple[int, int], int]  # (height, width) in pixels, smallest area first
     mpp: dict[float, int]  # micrometres per pixel, nan where unknown
     mean: Float64[np.ndarray, "3"]  # over all pixels, scaled to [0, 1]
     std: Float64[np.ndarray, "3"]
-    duplicates: list[list[str]]  # groups of files with the same bytes
+    duplicates: list[list[str]]  # groups of files with the same bytes, of places in slides with the same pixels
     unreadable: dict[str, str]  # name and reason
     contact_sheet: Path | None  # none if no tile could be read
 
@@ -124,23 +124,32 @@ def _look(index: Index, numbers: Int64[np.ndarray, "n"]) -> _Seen:
 def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
     seen = _Seen()
     for number in numbers:
-        name = index.name(number)
         try:
-            data = index.packed(number)
-            packed = header(data, name)
-            tile = Image.fromarray(pixels(packed, name).permute(1, 2, 0).numpy())
+            data, kind, tile = _opened(index, number)
         except TileError as error:
             seen.unreadable[number] = str(error)
             continue
-        seen.formats[packed.format or "unknown"] += 1
+        seen.formats[kind] += 1
         seen.sizes[tile.height, tile.width] += 1
         seen.values += np.array(tile.histogram()).reshape(3, 256)
         seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
         if number in shown:
             mpp = index.mpp[number]
             scale = "" if np.isnan(mpp) else f", {mpp:g} µm/px"
-            seen.thumbs.append((thumb(tile), Path(name).name, f"{_size((tile.height, tile.width))}{scale}"))
+            seen.thumbs.append(
+                (thumb(tile), Path(index.name(number)).name, f"{_size((tile.height, tile.width))}{scale}")
+            )
     return seen
+
+
+def _opened(index: Index, number: int) -> tuple[bytes, str, Image.Image]:
+    """A tile's bytes, to be compared with others', what kind they are of, and what it shows."""
+    if index.kind == "slides":
+        region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
+        return region.tobytes(), "slide", Image.fromarray(region)
+    name, data = index.name(number), index.packed(number)
+    packed = header(data, name)
+    return data, packed.format or "unknown", Image.fromarray(pixels(packed, name).permute(1, 2, 0).numpy())
 
 
 def _summary(data: str, index: Index, numbers: Int64[np.ndarray, "n"], seen: _Seen, sheet: Path | None) -> Summary:

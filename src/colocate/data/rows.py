@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int32
 
 from colocate.errors import UserError
 
@@ -23,6 +25,17 @@ SCHEMA = pa.schema(
         ("mpp", pa.float32()),
     ]
 )
+SLIDES = pa.schema(
+    [
+        ("path", NAMES),  # of the slide's file, relative to the root
+        ("source", NAMES),
+        ("mpp", pa.float32()),  # of the tile
+        ("x", pa.int32()),  # level0 pixels of its top left
+        ("y", pa.int32()),
+        ("px", pa.int32()),  # its side
+        ("slide_mpp", pa.float32()),  # of level0
+    ]
+)
 
 
 @final
@@ -30,7 +43,8 @@ SCHEMA = pa.schema(
 class Rows:
     """All tiles that a source holds.
 
-    kind: "folder", "list", "table" or "tar"; root: the folder that paths start from; table: of `SCHEMA`.
+    kind: "folder", "list", "table", "tar" or "slides"; root: the folder that paths start from; table: of `SCHEMA`, that
+    of slides of `SLIDES`.
     """
 
     kind: str
@@ -63,3 +77,18 @@ def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
         return pa.array(values, pa.string())
     except UnicodeEncodeError as error:
         raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
+
+
+def numbered(column: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " n"], list[str]]:
+    """For each row the number of its word, and the words that occur, in the order of the column's dictionary.
+
+    >>> numbered(pa.chunked_array([["b", "a"], ["b", None]]))
+    (array([0, 1, 0, 2], dtype=int32), ['b', 'a', ''])
+    """
+    whole = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    words = [*whole.dictionary.cast(pa.string()).to_pylist(), ""]
+    numbers = whole.indices.fill_null(len(words) - 1).to_numpy()
+    seen = np.zeros(len(words), bool)
+    seen[numbers] = True
+    places = np.cumsum(seen, dtype=np.int32) - 1
+    return places[numbers], [word for word, occurs in zip(words, seen, strict=True) if occurs]

@@ -1,11 +1,13 @@
-"""Whatever the user calls `--data` (folder, list, table, tar shards), turned into rows."""
+"""Whatever the user calls `--data` (folder, list, table, tar shards, manifest), turned into rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from colocate.data.hold_out import held_out
+from colocate.data.manifest import MANIFEST, SETTINGS, is_manifest, manifest_rows
 from colocate.data.rows import Rows, file_rows
 from colocate.data.shards import COMPRESSED, SHARD, compressed, shard_rows
 from colocate.data.tables import TABLES, table_rows
@@ -14,18 +16,26 @@ from colocate.errors import UserError
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 LISTS = (".txt", ".lst")
 KINDS = (
-    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), {SHARD} shards or an .arrow index"
+    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), {SHARD} shards, a manifest of "
+    "`colocate tile` or an .arrow index"
 )
 
 
-def find(data: Path, root: Path | None) -> Rows:
-    """The tiles of a folder, list, table or of tar shards, in an order that is the same on every machine.
+def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
+    """The tiles of a folder, list, table, manifest or of tar shards, in an order that is the same on every machine.
 
-    `root` is the folder that a list's or table's paths start from (by default its own folder).
+    `root` is the folder that a list's or table's paths start from (by default its own folder); `hold_out` names tiles
+    to be left out, as `held_out` reads it.
     Raises UserError if there is nothing to find, or if a list, table or shard cannot be read.
     """
-    name = data.name.lower()
     _check_is_there(data, f"give --data {KINDS}")
+    if data.is_dir():
+        data = _manifest_in(data)
+    name = data.name.lower()
+    if hold_out and not name.endswith(TABLES):
+        raise UserError(
+            f"--hold-out {hold_out[0]} goes by a column of a table or manifest, but {data} is neither: give one"
+        )
     if root is not None and not name.endswith((*LISTS, *TABLES)):
         raise UserError(f"--root {root} goes with a list or a table of paths, but {data} is neither: leave it out")
     if data.is_dir():
@@ -33,7 +43,11 @@ def find(data: Path, root: Path | None) -> Rows:
     if name.endswith((*LISTS, *TABLES)):
         home = data.parent if root is None else root
         _check_is_there(home, f"give --root the folder that the paths in {data} start from")
-        return _list(data, home) if name.endswith(LISTS) else Rows("table", home, table_rows(data))
+        if name.endswith(LISTS):
+            return _list(data, home)
+        if is_manifest(data):
+            return manifest_rows(data, root, held_out(hold_out))
+        return Rows("table", home, table_rows(data, held_out(hold_out)))
     if name.endswith(SHARD):
         return _shards(data.parent, [data.name], data)
     if name.endswith(COMPRESSED):
@@ -46,6 +60,22 @@ def _check_is_there(path: Path, remedy: str) -> None:
         path.stat()
     except OSError as error:
         raise UserError(f"{path} cannot be opened ({error.strerror}): {remedy}") from None
+
+
+def _manifest_in(folder: Path) -> Path:
+    """The manifest in a folder that `colocate tile` wrote, else the folder itself.
+
+    Raises UserError where pictures lie in the folder that are no tiles.
+    """
+    if is_manifest(folder / MANIFEST):
+        return folder / MANIFEST
+    if (folder / SETTINGS).is_file():
+        raise UserError(f"{folder} has no {MANIFEST} yet: let `colocate tile` cut the slides that are left")
+    if all((folder / name).is_file() for name in ("dataset.json", "items.csv")):
+        tables = sorted(str(path) for path in folder.glob("train-*.csv"))
+        remedy = f"give {' or '.join(tables)}" if tables else "it has no split with training images to give"
+        raise UserError(f"{folder} holds masks too, as `colocate prepare` wrote it: {remedy}")
+    return folder
 
 
 def _folder(data: Path) -> Rows:

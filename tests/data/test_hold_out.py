@@ -1,0 +1,80 @@
+"""Tiles left out by what a table says of them: an index without them is that of a table without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from colocate.data import Index
+from colocate.errors import UserError
+
+Build = Callable[..., Index]
+ROWS = {
+    "path": [f"{number}.png" for number in range(6)],
+    "patient": ["007", "7", "007", None, "P1", "P1"],
+    "split": ["train", "test", "train", "val", "test", "train"],
+    "source": ["a", "b", "a", "c", "b", "d"],
+    "fold": [1, 1, 2, 2, 3, 3],
+}
+
+
+def table_file(folder: Path, kind: str, rows: dict[str, list[object]]) -> Path:
+    path = folder / f"t.{kind}"
+    (csv.write_csv if kind == "csv" else parquet.write_table)(pa.table(rows), str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("hold_out", "left"),
+    [
+        (("split=test",), [0, 2, 3, 5]),
+        (("split=test,val",), [0, 2, 5]),
+        (("split=test", "split=val"), [0, 2, 5]),
+        (("split=test", "patient=007"), [3, 5]),
+        (("patient=7",), [0, 2, 3, 4, 5]),
+        (("source = b , c",), [0, 2, 5]),
+        (("fold=1",), [2, 3, 4, 5]),
+        (("path=3.png",), [0, 1, 2, 4, 5]),
+    ],
+)
+def test_the_rest_is_all_there_is(
+    kind: str, hold_out: tuple[str, ...], left: list[int], build: Build, tmp_path: Path
+) -> None:
+    index = build(table_file(tmp_path, kind, ROWS), hold_out=hold_out)
+    assert index.table["path"].to_pylist() == [ROWS["path"][number] for number in left]
+    assert [index.sources[number] for number in index.source_numbers] == [ROWS["source"][number] for number in left]
+    assert {*index.sources} == {ROWS["source"][number] for number in left}
+    rest = {name: [values[number] for number in left] for name, values in ROWS.items()}
+    assert index.fingerprint == build(table_file(tmp_path, "parquet", rest)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "message"),
+    [
+        ("splt=test", r"--hold-out splt=test: .*t\.csv has no column splt: did you mean split\?"),
+        ("stain=HE", r"--hold-out stain=HE: .* has no column stain: there are path, patient, split, source, fold"),
+        ("split=tset", r"--hold-out split=tset: no tile of .*t\.csv has this split: did you mean test\?"),
+        ("patient=P9x", r"--hold-out patient=P9x: no tile of .*t\.csv has this patient: there are 007, 7, P1"),
+        ("patient=", "--hold-out 'patient=': give COLUMN=VALUE"),
+        ("split", "--hold-out 'split': give COLUMN=VALUE"),
+        ("=test", "--hold-out '=test': give COLUMN=VALUE"),
+        ("split=test,,val", "--hold-out 'split=test,,val': give COLUMN=VALUE"),
+        ("fold=1,2,3", r"--hold-out leaves no tile of .*t\.csv"),
+    ],
+)
+def test_mistakes_are_named(hold_out: str, message: str, build: Build, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        build(table_file(tmp_path, "csv", ROWS), hold_out=(hold_out,))
+
+
+def test_data_without_columns(tiles: Path, build: Build) -> None:
+    (tiles / "t.lst").write_text("a/0.png\n")
+    stored = build(tiles).path
+    for data in (tiles, tiles / "t.lst", stored):
+        with pytest.raises(UserError, match=r"--hold-out split=test goes by a column of .*, but .*: give one"):
+            build(data, hold_out=("split=test",))
