@@ -69,16 +69,19 @@ def data(tmp_path: Path) -> Labelled:
     return labelled(tmp_path / "data", rows)
 
 
-@pytest.fixture
-def tiles(tmp_path: Path) -> Path:
+def write_others(folder: Path, count: int) -> Path:
     """Tiles that have nothing to do with the data."""
     rng = np.random.default_rng(1)
-    folder = tmp_path / "tiles"
     folder.mkdir()
-    for number in range(12):
+    for number in range(count):
         coarse = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"other_{number}.png")
     return folder
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    return write_others(tmp_path / "tiles", 12)
 
 
 def image(data: Labelled, name: str) -> Image.Image:
@@ -222,10 +225,34 @@ def test_backbones_without_tiles(data: Labelled, tmp_path: Path) -> None:
     assert any("started from (published)" in line for line in check(data, "official", index, "run").unchecked)
 
 
-def test_unreadable_images(data: Labelled, tiles: Path, tmp_path: Path) -> None:
+def test_a_few_unreadable_tiles_are_noted_and_more_are_refused(data: Labelled, tmp_path: Path) -> None:
+    tiles = sorted(write_others(tmp_path / "many", 200).iterdir())
+    for gone, refused in ((1, False), (2, False), (3, True), (200, True)):
+        for path in tiles[:gone]:
+            path.unlink(missing_ok=True)
+        run = tmp_path / f"run {gone}"
+        findings = found_with(data, run, *((path, "z") for path in tiles))
+        told = f"{gone} of 200 pretraining tiles cannot be read (the first: {tiles[0]} does not exist"
+        (line,) = [line for line in (*findings.found, *findings.unchecked) if told in line]
+        assert (line in findings.found, line in findings.unchecked) == (refused, not refused)
+        if refused:
+            command = f"colocate pretrain --from '{run}/recipe.json' --resume --data"
+            with pytest.raises(UserError, match=r"cannot be read.*--allow-leakage") as caught:
+                refuse(findings, forced=False)
+            assert command in str(caught.value) and "\n" not in str(caught.value)
+        refuse(findings, forced=True)
+
+
+def test_tiles_that_were_hashed_may_go(data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    index = index_of(tmp_path / "run", [(path, "z") for path in sorted(tiles.iterdir())])
+    assert check(data, "official", index, "run").found == ()
+    for path in tiles.iterdir():
+        path.unlink()
+    assert check(data, "official", index, "run").found == ()
+
+
+def test_unreadable_images_of_the_data_set(tiles: Path, tmp_path: Path) -> None:
     (tiles / "other_3.png").write_text("words")
-    findings = found_with(data, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir())))
-    assert any("1 of 12 tiles cannot be read" in line and "other_3.png" in line for line in findings.unchecked)
     rows = [(tiles / "other_3.png", "", "train"), (tiles / "other_4.png", "", "test")]
     with pytest.raises(UserError, match=r"other_3\.png"):
         check(labelled(tmp_path / "bad", rows), "official", None, "random")

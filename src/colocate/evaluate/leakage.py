@@ -2,14 +2,12 @@
 
 Sought are equal pixels, the same picture in another size, compression or flip (see `hashes`), the images' names in the
 tiles' paths, and their cases in the tiles' sources and paths. What cannot be found so is said under `unchecked`: a crop
-of a test image under another name, of no stated case.
+of a test image under another name, of no stated case. Tiles that cannot be read, beyond a few, count as a finding.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +19,13 @@ from torch import Tensor
 
 from ..data import Index, Labelled
 from ..errors import TileError, UserError
+from ..run import resume_command
 from ..text import counted
 from .hashes import ALIKE, Hashes, alike, hashes, near_pairs
+from .words import is_telling, own_word, pattern, seek
 
 SHOWN = 3  # examples in a sentence
+UNREAD = 0.01  # largest share of tiles that may be unreadable: what is in them nobody knows
 FORCE = "--allow-leakage"
 
 
@@ -90,11 +91,7 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
         _seek_names(notes, data, test, index)
         _seek_cases(notes, data, test, set(shared), index)
         _note_start(notes, index)
-        if tiles.unreadable:
-            first = next(iter(tiles.unreadable.values()))
-            notes.unchecked.append(
-                f"{len(tiles.unreadable):,} of {counted(len(index), 'tile')} cannot be read (the first: {first})"
-            )
+        _note_unread(notes, index, tiles.unreadable)
         notes.unchecked.append("crops of test images are found by name and case only, never by their pixels")
     return Findings(tuple(notes.checked), tuple(notes.unchecked), tuple(notes.found), tuple(shared))
 
@@ -178,13 +175,14 @@ def _is_alike(data: Labelled, number: int, others: _Others, place: int) -> bool:
 def _seek_names(notes: _Notes, data: Labelled, test: list[int], index: Index) -> None:
     """Names of test images in the tiles' paths."""
     names = {data.items[number].name: number for number in test}
-    telling = [name for name in names if _is_telling(name) and not name.isdecimal()]
+    telling = [name for name in names if is_telling(name) and not name.isdecimal()]
     if rest := [name for name in names if name not in telling]:
         few = _examples([f'"{name}"' for name in rest])
         notes.unchecked.append(f"names that are too short or plain to be sought in the tiles' paths: {few}")
-    found = _seek({name: _pattern(name) for name in telling}, _paths(index))
+    paths, tiles = _paths(index)
+    found = seek({name: pattern(name) for name in telling}, paths)
     if found:
-        named = [f"{data.items[names[name]].path} in {index.name(tile)}" for name, tile in found.items()]
+        named = [f"{data.items[names[name]].path} in {index.name(tiles[place])}" for name, place in found.items()]
         notes.found.append(f"{counted(len(found), 'test image')} by name in tiles' paths: {_examples(named)}")
     if telling:
         notes.checked.append(f"names of {counted(len(telling), 'test image')} in the paths of tiles")
@@ -198,10 +196,11 @@ def _seek_cases(notes: _Notes, data: Labelled, test: list[int], shared: set[str]
         return
     sources = index.sources
     first = dict(zip(*(part.tolist() for part in np.unique(index.source_numbers, return_index=True)), strict=True))
-    tiles = {case: first[place] for case, place in _seek({c: _pattern(c) for c in every}, sources).items()}
-    words = {case: _pattern(_own_word(case)) for case in every if _is_telling(_own_word(case))}
-    tiles |= {case: first[place] for case, place in _seek(words, sources).items() if case not in tiles}
-    tiles |= {case: tile for case, tile in _seek(words, _paths(index)).items() if case not in tiles}
+    tiles = {case: first[place] for case, place in seek({c: pattern(c) for c in every}, sources).items()}
+    words = {case: pattern(own_word(case)) for case in every if is_telling(own_word(case))}
+    tiles |= {case: first[place] for case, place in seek(words, sources).items() if case not in tiles}
+    paths, numbers = _paths(index)
+    tiles |= {case: numbers[place] for case, place in seek(words, paths).items() if case not in tiles}
     found = [case for case in cases if case in tiles and case not in shared]
     if found:
         named = [f"{case} ({index.name(tiles[case])})" for case in found]
@@ -229,48 +228,28 @@ def _note_start(notes: _Notes, index: Index) -> None:
         notes.unchecked.append(f"what the run started from ({start}) was pretrained on data that are not checked")
 
 
-def _is_telling(word: str) -> bool:
-    """Whether a word is unlikely to stand for something else.
-
-    >>> [_is_telling(word) for word in ("testA_1", "2001837", "001", "image", "TCGA-A2-A0T2")]
-    [True, True, False, False, True]
-    """
-    return len(word) >= 6 and any(letter.isdigit() for letter in word)
-
-
-def _own_word(case: str) -> str:
-    """The case without its data set's name."""
-    return case.partition(":")[2] or case
-
-
-def _pattern(words: str) -> re.Pattern[str]:
-    """Finds the words in small letters, with whatever signs between them, but not within a longer number or word.
-
-    >>> [bool(_pattern("glas:9").search(text)) for text in ("glas-9", "glas_9/a.png", "glas:91", "bioglas:9")]
-    [True, True, False, False]
-    >>> [bool(_pattern("2001837").search(text)) for text in ("gt2001837-1-400.jpg", "12001837.jpg")]
-    [True, False]
-    """
-    first, *rest = (re.escape(part) for part in re.findall(r"[^\W_]+", words.lower()) or [words])
-    letter, digit = r"[^\W\d_]", "[0-9]"
-    before, after = (digit if end.isdigit() else letter for end in (first[0], (rest or [first])[-1][-1]))
-    # The literal comes first, and only then what may not stand before it: re then searches ten times faster.
-    return re.compile(r"[\W_]+".join([f"{first}(?<!{before}{first})", *rest]) + f"(?!{after})")
+def _note_unread(notes: _Notes, index: Index, unreadable: dict[int, str]) -> None:
+    """Tiles whose pixels were not compared."""
+    if not unreadable:
+        return
+    first = next(iter(unreadable.values()))
+    line = f"{len(unreadable):,} of {counted(len(index), 'pretraining tile')} cannot be read (the first: {first})"
+    if len(unreadable) <= UNREAD * len(index):
+        notes.unchecked.append(line)
+    else:
+        command = resume_command(index.path.parent)
+        notes.found.append(f"{line} and may be test images; if they were moved, say where to: {command} --data PLACE")
 
 
-def _seek(patterns: dict[str, re.Pattern[str]], texts: Sequence[str]) -> dict[str, int]:
-    """For each pattern that is found in some of the texts the number of the first."""
-    lines = [text.lower() for text in texts]
-    whole = "\n".join(lines)
-    ends = np.cumsum([len(line) + 1 for line in lines]).tolist()
-    hits = {name: pattern.search(whole) for name, pattern in patterns.items()}
-    return {name: bisect_right(ends, hit.start()) for name, hit in hits.items() if hit}
-
-
-def _paths(index: Index) -> list[str]:
-    """Tiles' paths below their root, shards included."""
+def _paths(index: Index) -> tuple[list[str], Sequence[int]]:
+    """Tiles' paths below their root, shards included, of slides each once; and for each a tile that has it."""
+    if index.kind == "slides":
+        slides = index.table["path"].combine_chunks()
+        numbers, tiles = np.unique(slides.indices.to_numpy(), return_index=True)
+        return slides.dictionary.take(numbers).to_pylist(), tiles.tolist()
     shards = index.table["shard"].to_pylist() if index.kind == "tar" else [None] * len(index)
-    return [f"{shard or ''}/{path}" for shard, path in zip(shards, index.table["path"].to_pylist(), strict=True)]
+    paths = index.table["path"].to_pylist()
+    return [f"{shard or ''}/{path}" for shard, path in zip(shards, paths, strict=True)], range(len(index))
 
 
 def _listed(words: Sequence[str]) -> str:
