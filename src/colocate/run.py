@@ -85,17 +85,23 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         before = read_recipe(stored)
         if changed := differences(recipe, before):
             raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
-        if (recipe.data, recipe.root) == (before.data, before.root):
+        old = Index.open(run / "tiles.arrow")
+        if (recipe.data, recipe.root) == (before.data, before.root) and old.origin == _origin(recipe):
             return
-        old = Index.open(run / "tiles.arrow").fingerprint
         moved = _index(run / "moved.arrow", recipe)
-        if moved.fingerprint != old:
+        if moved.fingerprint != old.fingerprint:
             (run / "moved.arrow").unlink()
             raise UserError(f"{recipe.data} does not hold the tiles that {run} was started with: give the same data")
         (run / "moved.arrow").replace(run / "tiles.arrow")
     else:
         _index(run / "tiles.arrow", recipe)
     checkpoint.write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
+
+
+def _origin(recipe: Recipe) -> tuple[str, str | None]:
+    """Where the recipe's data lie, as an index tells it: "tiles" is elsewhere in another working folder."""
+    data, root = (path and os.path.abspath(Path(path).expanduser()) for path in (recipe.data, recipe.root))  # noqa: PTH100
+    return data or "", root
 
 
 def _index(path: Path, recipe: Recipe) -> Index:
