@@ -28,6 +28,7 @@ from .figures import compare as lay_over
 from .figures import report as draw
 from .figures.scores import scores as draw_scores
 from .predict.features_command import features
+from .predict.predict_command import predict
 from .prepare import prepare
 from .recipe import Recipe, read_recipe
 from .recipes import RECIPES, find_recipe, summary
@@ -247,6 +248,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "table": table,
     "tile": tile,
     "features": features,
+    "predict": predict,
     "recipes": recipes,
     "inspect": inspect,
     "prepare": prepare,

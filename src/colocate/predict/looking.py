@@ -1,0 +1,88 @@
+"""A slide as windows with tissue in them, read ahead of the network that looks at them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data import read_ahead
+from ..errors import TileError, UserError
+from ..slide import Slide
+from ..tiling.tissue import Tissue
+from .features import COARSER
+from .predictor import Predictor
+from .stitch import Window, windows
+
+
+class Grid(NamedTuple):
+    """A slide at the resolution of a network, seen as one picture: pixels of `mpp`, each `scale` level0 pixels."""
+
+    width: int
+    height: int
+    mpp: float
+    scale: float
+
+
+def grid_of(slide: Slide, mpp: float) -> Grid:
+    """The slide at a resolution, or at a level's own that is within 1 % of it.
+
+    Raises:
+        TileError: the slide's finest pixels are more than a tenth larger than that.
+    """
+    if slide.mpp > mpp * COARSER:
+        raise TileError(f"{slide.path} has {slide.mpp:g} micrometres per pixel, which cannot show {mpp:g}")
+    mpp = slide.nearest_mpp(mpp)
+    scale = mpp / slide.mpp
+    width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
+    return Grid(width, height, mpp, scale)
+
+
+def windows_of_tissue(grid: Grid, tissue: Tissue, side: int, overlap: int) -> list[Window]:
+    """The windows that hold some tissue, row by row."""
+    every = windows(grid.width, grid.height, side, overlap)
+    x, y = (np.array(places) * grid.scale for places in ([w.left for w in every], [w.top for w in every]))
+    shares = tissue.shares(x, y, side * grid.scale, side * grid.scale)
+    return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]
+
+
+def look(
+    predictor: Predictor, slide: Slide, grid: Grid, places: Sequence[Window], batch: int, workers: int
+) -> Iterator[list[tuple[Window, Any]]]:
+    """What the predictor sees in each window, batch after batch: no more is in memory than is read ahead.
+
+    Raises:
+        TileError: the slide is damaged.
+    """
+    steps = range(-(-len(places) // batch))
+    read = _Windows(slide, grid, places)
+    rest = iter(places)
+    for images in read_ahead(read, steps, lambda step: slice(step * batch, (step + 1) * batch), workers):
+        yield list(zip(islice(rest, len(images)), predictor.look(images), strict=True))
+
+
+@final
+@dataclass(frozen=True)
+class _Windows(Dataset[Any]):
+    slide: Slide
+    grid: Grid
+    places: Sequence[Window]
+
+    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 s s"] | UserError:
+        grid = self.grid
+        try:
+            seen = [
+                self.slide.read(left * grid.scale, top * grid.scale, side, side, grid.mpp)
+                for _, _, top, left, side in self.places[some]
+            ]
+        except TileError as error:
+            return error
+        return torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,190 @@
+"""Slides through a fine-tuned network: its objects, or the class of each pixel, as files for people and programs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import shapely
+
+from ..errors import TileError, UserError
+from ..recipe import MachineConfig, Precision
+from ..run import workers
+from ..slide import Slide
+from ..tiling.listing import Listed
+from ..tiling.quarantine import Quarantine
+from ..tiling.tissue import find_tissue
+from .class_map import ClassMap
+from .looking import Grid, grid_of, look, windows_of_tissue
+from .marker import Marker
+from .outlined import Outlined, beside, write_outlines
+from .pieces import Raster
+from .predictor import Predictor
+from .regions import regions
+from .slides_loop import Meter, Tally, for_each_slide
+from .stitch import Stitcher, Window
+
+VERSION = 1  # of predictions; to be raised when the same settings would give others
+WINDOW_PX = {"instances": 1024, "semantics": 512}
+STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How slides are looked at, and what is written of it."""
+
+    window: int | None = None
+    """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
+    overlap: int | None = None
+    """How much neighbouring windows share, in px (default: a quarter of the window)."""
+    batch: int = 4
+    """Windows a forward pass."""
+    score: float = 0.5
+    """Least score of an object."""
+    min_area: float = 100.0
+    """Least area of a region of one class, in square micrometres."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu."""
+    precision: Precision = "32"
+    """Arithmetic of the network."""
+    workers: int | None = None
+    """Processes that read windows; None: the cores at hand, at most 8."""
+
+    def __post_init__(self) -> None:
+        window, overlap = self.window or 64, self.overlap or 0
+        if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
+            raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
+        if self.batch < 1 or not 0 < self.score < 1 or self.min_area < 0:
+            raise UserError("batch must be 1 or more, score a number between 0 and 1, min_area not negative")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("predictions take one device: instead of torchrun give each its own slides and --out")
+        self.machine()  # checks the rest
+
+    def machine(self) -> MachineConfig:
+        """The same for pretraining's engine."""
+        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
+
+
+def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: PredictConfig) -> Tally:
+    """Write OUT/SLIDE.geojson, .csv, .png (and .tif of classes), then .json, for each slide that is not done.
+
+    OUT/failed.csv lists slides that failed.
+
+    Raises:
+        UserError: settings that do not fit, or are not those of the files that are there; a full disk.
+    """
+    side = config.window or WINDOW_PX[predictor.task]
+    overlap = side // 4 // STRIDE_PX * STRIDE_PX if config.overlap is None else config.overlap
+    if 2 * overlap > side:
+        raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
+    if any(slide.name == "failed" for slide in slides):
+        raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
+    runner = _Runner(predictor, out, config, side, overlap)
+    done = lambda listed: runner.marker(listed).finished()  # noqa: E731
+    return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "windows")
+
+
+class _View(NamedTuple):
+    """A slide and what is seen in its windows."""
+
+    slide: Slide
+    grid: Grid
+    seen: Iterator[tuple[Window, Any]]
+    place: Path
+    """Its files, without their endings."""
+
+
+@final
+@dataclass(frozen=True)
+class _Runner:
+    predictor: Predictor
+    out: Path
+    config: PredictConfig
+    side: int
+    overlap: int
+
+    def marker(self, listed: Listed) -> Marker:
+        """What decides a slide's files."""
+        mask = listed.mask.read_bytes() if listed.mask and listed.mask.is_file() else b""
+        own = {"score": self.config.score} if self.predictor.task == "instances" else {"min_area": self.config.min_area}
+        settings = own | {
+            "version": VERSION,
+            "task": self.predictor.task,
+            "model": self.predictor.fingerprint,
+            "mpp": self.predictor.mpp,
+            "window": self.side,
+            "overlap": self.overlap,
+            "precision": self.config.precision,
+            "slide_mpp": listed.mpp,
+            "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
+        }
+        return Marker(self.out / listed.name, settings)
+
+    def work(self, listed: Listed, meter: Meter) -> None:
+        """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
+        began = time.perf_counter()
+        slide = Slide.open(listed.path, listed.mpp)
+        grid = grid_of(slide, self.predictor.mpp)
+        places = windows_of_tissue(grid, find_tissue(slide, listed.mask), self.side, self.overlap)
+        if not places:
+            raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
+        meter.begin(len(places))
+        marker = self.marker(listed)
+        marker.begin()
+        try:
+            seen = self._seen(slide, grid, places, meter)
+            view = _View(slide, grid, seen, marker.place)
+            results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
+        except TileError:
+            marker.drop()
+            raise
+        words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
+        meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
+        known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": grid.mpp, "origin": slide.origin}
+        results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
+        marker.finish(results | {"model": self.predictor.facts, "colocate": version("colocate")})
+
+    def _seen(self, slide: Slide, grid: Grid, places: Sequence[Window], meter: Meter) -> Iterator[tuple[Window, Any]]:
+        for seen in look(self.predictor, slide, grid, places, self.config.batch, workers(self.config.machine())):
+            yield from seen
+            meter.advance(len(seen))
+
+    def _objects(self, view: _View) -> dict[str, Any]:
+        """Objects, each once, written as they are complete."""
+        stitcher = Stitcher(self.side, self.overlap, view.grid.width, view.grid.height)
+
+        def outlined() -> Iterator[Outlined]:
+            for window, found in view.seen:
+                yield from map(in_level0, stitcher.add(window, found))
+            yield from map(in_level0, stitcher.finish())
+
+        def in_level0(merged: Any) -> Outlined:
+            shape = shapely.transform(merged.shape, lambda points: points * view.grid.scale)
+            return Outlined(shape, merged.class_, merged.score)
+
+        return {"objects": write_outlines(view.place, view.slide, outlined(), self.predictor.shown, "detection")}
+
+    def _classes(self, view: _View) -> dict[str, Any]:
+        """The map of classes, then its regions."""
+        raster = Raster(view.grid.width, view.grid.height, self.side, self.overlap)
+        with ClassMap(view.place.parent, raster) as classes:
+            for window, found in view.seen:
+                classes.paste(window, found)
+            counts = classes.counts()
+            classes.write(beside(view.place, ".tif"), view.grid.mpp)
+            least = self.config.min_area / view.grid.mpp**2
+            shown = self.predictor.shown
+            found = regions(classes.seen, classes.confidence, shown, least, view.grid.scale)
+            number = write_outlines(view.place, view.slide, found, shown, "annotation")
+        areas = {
+            name: round(int(counts[class_]) * view.grid.mpp**2 / 1e6, 4)
+            for class_, name in enumerate(self.predictor.classes)
+            if class_ != self.predictor.ignored
+        }
+        return {"area_mm2": areas, "regions": number}

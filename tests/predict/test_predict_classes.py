@@ -1,0 +1,218 @@
+"""Maps of classes: stitched as one big window sees them, read back from the TIFF, outlined as regions."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+import tifffile
+import torch
+from lightning.fabric import Fabric
+from PIL import Image
+from scipy import ndimage
+
+from colocate.backbones import Backbone
+from colocate.errors import UserError
+from colocate.evaluate.saved import ModelFacts, SavedModel
+from colocate.evaluate.semantics import Segmenter, SemanticsConfig
+from colocate.predict import class_map, regions
+from colocate.predict.class_map import UNSEEN, ClassMap
+from colocate.predict.geojson import class_colour
+from colocate.predict.looking import grid_of, look, windows_of_tissue
+from colocate.predict.pieces import Raster
+from colocate.predict.predict import PredictConfig, predict
+from colocate.predict.predictor import Classes, Predictor, predictor
+from colocate.predict.slides_loop import Tally
+from colocate.predict.stitch import windows
+from colocate.slide import Slide
+from colocate.tiling.listing import Listed
+from colocate.tiling.tissue import find_tissue
+from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.predict.seen import MAPPER, slide_of
+
+CONFIG = PredictConfig(window=128, overlap=32, batch=3, min_area=0, accelerator="cpu", workers=0)
+
+
+def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Ids 1 to 3 in patches that touch, half of it without any."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(2, height, width)), (0, 9, 9))
+    return np.where(noise[0] > 0, 1 + (noise[1] > 0.01) + (noise[1] > 0.02), 0).astype(np.int32)
+
+
+def classes_of(ids: np.ndarray) -> np.ndarray:
+    return np.where(ids > 0, 1 + ids % 2, 0)
+
+
+def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    labelled: Any = ndimage.label(mask)
+    return labelled
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return blobs(390, 470)
+
+
+def test_the_map_reads_back_and_its_regions_are_the_known_ones(
+    ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(class_map, "SMALLEST_PX", 100)
+    monkeypatch.setattr(class_map, "TILE_PX", 128)
+    out = tmp_path / "out"
+    assert predict(MAPPER, [slide_of(tmp_path, ids)], out, CONFIG) == Tally(1, 0, 0)
+    truth = classes_of(ids)
+    with tifffile.TiffFile(out / "slide.tif") as file:
+        assert len(file.pages) == 4
+        for level, page in enumerate(file.pages):
+            assert np.array_equal(page.asarray(), truth[:: 2**level, :: 2**level])
+    map_slide = Slide.open(out / "slide.tif")
+    assert map_slide.mpp == pytest.approx(1.0) and (map_slide.width, map_slide.height) == (470, 390)
+    colours = np.array([class_colour(class_) for class_ in range(3)])
+    assert np.array_equal(map_slide.read(30, 40, 100, 100), colours[truth[40:140, 30:130]])
+    wanted = []
+    for class_ in (1, 2):
+        labelled, count = components(truth == class_)
+        wanted += [(class_, labelled == number) for number in range(1, count + 1)]
+    items = json.loads((out / "slide.geojson").read_text())["features"]
+    assert len(items) == len(wanted) > 10
+    for item, (class_, mask) in zip(items, wanted, strict=True):
+        shape = shapely.geometry.shape(item["geometry"])
+        assert item["properties"]["classification"]["name"] == ("even", "odd")[class_ - 1]
+        assert item["properties"]["objectType"] == "annotation"
+        assert item["properties"]["measurements"]["Score"] == pytest.approx((200 + class_) / 255, abs=1e-4)
+        assert shapely.contains_xy(shape, *(np.argwhere(mask)[:, ::-1] + 0.5).T).all()
+        rings = sum(1 + len(part.interiors) for part in shapely.get_parts(shape))
+        assert abs(shape.area - mask.sum()) <= 0.51 * rings
+    marker = json.loads((out / "slide.json").read_text())
+    areas = {name: (truth == class_).sum() / 1e6 for class_, name in enumerate(("background", "even", "odd"))}
+    assert marker["area_mm2"] == pytest.approx(areas, abs=1e-4)
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"slide{e}" for e in (".csv", ".geojson", ".json", ".png", ".tif")
+    ]
+    assert predict(MAPPER, [Listed("slide", tmp_path / "slide.tif", mask=tmp_path / "all.png")], out, CONFIG) == Tally(
+        0, 1, 0
+    )
+
+
+def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(
+    ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = classes_of(ids)
+    seen, sure = (truth + 1).astype(np.uint8), np.full(truth.shape, 255, np.uint8)
+    every = list(regions.regions(seen, sure, [1, 2], 0, 2.0))
+    some = list(regions.regions(seen, sure, [1, 2], 300, 2.0))
+    sizes = [np.bincount(components(truth == class_)[0].ravel())[1:] for class_ in (1, 2)]
+    large = [one for one, pixels in zip(every, np.concatenate(sizes), strict=True) if pixels >= 300]
+    assert 0 < len(some) < len(every)
+    assert [one.shape for one in some] == [one.shape for one in large]
+    monkeypatch.setattr(regions, "LONGEST_PX", 200)
+    coarse = list(regions.regions(seen, sure, [1], 0, 2.0))
+    rings = [1 + shapely.get_num_interior_rings(part) for one in coarse for part in shapely.get_parts(one.shape)]
+    pixels = (truth[::4, ::4] == 1).sum()  # 470 px: every fourth is taken, eight level0 pixels
+    assert abs(sum(one.shape.area for one in coarse) / 64 - pixels) <= 0.51 * sum(rings)
+    assert all((np.array(one.shape.bounds) % 4 == 0).all() for one in coarse)
+
+
+@pytest.fixture(scope="module")
+def network() -> Segmenter:
+    torch.manual_seed(0)
+    segmenter = Segmenter(SemanticsConfig(), Backbone("test_resnet"), 3, None, (0.7, 0.5, 0.6), (0.2, 0.25, 0.3))
+    for part in segmenter.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
+    return segmenter.eval()
+
+
+def kept(network: Segmenter, mpp: float | None = 1.0) -> SavedModel:
+    names, half = ("background", "a", "b"), (0.5, 0.5, 0.5)
+    data = {"name": "discs", "fingerprint": "", "licence": ""}
+    facts = ModelFacts(1, "semantics", network.config, names, True, None, "test_resnet", 32, half, half, mpp, data, {})
+    return SavedModel(network, facts, "network")
+
+
+@torch.no_grad()
+def reach(network: Segmenter, side: int = 768) -> int:
+    """How many pixels away a network sees anything, measured: its answer at the middle, to pixels at the edges."""
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
+    changed = images.clone()
+    changed[:, :, :, : side // 2] += 0.5
+    different = (network.logits(images) != network.logits(changed))[0].any(0).any(0)
+    return int(different.nonzero().max()) + 1 - side // 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path, workers: int) -> None:
+    """Exactly: the overlap is twice as far as this network sees, and the margin at the picture's border too."""
+    sees = reach(network)
+    overlap = -(-2 * sees // 32) * 32
+    side = max(2 * overlap, 256)
+    pixels = np.tile(tissue_slide(512)[0][128:384, 128:384], (5, 4, 1))[: 2 * side, : 2 * side + 40]
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", pixels, 1.0))
+    model = predictor(kept(network), Fabric(accelerator="cpu", devices=1), 0.5)
+    config = PredictConfig(window=side, overlap=overlap, batch=2, accelerator="cpu", workers=workers)
+    predict(model, [Listed("slide", slide.path)], tmp_path / "out", config)
+    stitched = tifffile.imread(tmp_path / "out" / "slide.tif")
+    big = -(-max(pixels.shape[:2]) // 32) * 32
+    whole = torch.from_numpy(slide.read(0, 0, big, big).copy()).permute(2, 0, 1)[None]
+    wanted = network.label(whole)[0][0].numpy()[: pixels.shape[0], : pixels.shape[1]]
+    inside = np.s_[sees:-sees, sees:-sees]
+    assert len(np.unique(wanted[inside])) > 1 and UNSEEN not in stitched[inside]
+    assert (stitched[inside] == wanted[inside]).mean() > 0.9999  # equal but for ties that rounding decides
+
+
+def test_cores_cover_the_map_once(tmp_path: Path) -> None:
+    for width, height, side, overlap in ((200, 130, 64, 32), (64, 64, 64, 0), (65, 190, 96, 32), (10, 300, 64, 32)):
+        raster = Raster(width, height, side, overlap)
+        with ClassMap(tmp_path, raster) as classes:
+            assert list(tmp_path.iterdir()) == []  # it has no name
+            times = np.zeros((height, width), int)
+            for window in windows(width, height, side, overlap):
+                before = classes.seen.copy()
+                number = np.full((side, side), 1 + window.row + window.column)
+                classes.paste(window, Classes(*(torch.from_numpy(number.astype(np.uint8)),) * 2))
+                times += classes.seen != before
+            assert (times == 1).all()
+            assert classes.counts().sum() == width * height and classes.counts()[UNSEEN] == 0
+
+
+def test_what_is_not_tissue_stays_unseen(ids: np.ndarray, tmp_path: Path) -> None:
+    listed = slide_of(tmp_path, ids)
+    slide = Slide.open(listed.path)
+    mask = np.zeros((39, 47), np.uint8)
+    mask[4:6, 4:6] = 255
+    Image.fromarray(mask).save(tmp_path / "some.png")
+    predict(MAPPER, [replace(listed, mask=tmp_path / "some.png")], tmp_path / "out", CONFIG)
+    found = tifffile.imread(tmp_path / "out" / "slide.tif")
+    assert np.array_equal(found[:112, :112], classes_of(ids)[:112, :112])
+    assert (found[112:] == UNSEEN).all() and (found[:, 112:] == UNSEEN).all()
+    places = windows_of_tissue(grid_of(slide, 1.0), find_tissue(slide, tmp_path / "some.png"), 128, 32)
+    assert [(window.row, window.column) for window in places] == [(0, 0)]
+    assert len(list(look(MAPPER, slide, grid_of(slide, 1.0), places, 4, 0))) == 1
+
+
+def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"no room for a map of .* GiB; make room, the same command goes on"):
+        predict(MAPPER, [slide_of(tmp_path, ids)], tmp_path / "out", CONFIG)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["slide.json"]
+
+
+def test_a_model_of_unknown_resolution_is_refused(network: Segmenter) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(UserError, match=r"discs.*give --model-mpp"):
+        predictor(kept(network, None), fabric, 0.5)
+    assert predictor(kept(network, None), fabric, 0.5, 0.7).mpp == 0.7
+    model: Predictor = predictor(kept(network), fabric, 0.5)
+    assert model.mpp == 1.0 and model.shown == {1: "a", 2: "b"}
+    with pytest.raises(UserError, match=r"learned at 1 micrometres per pixel, not at 0.5: leave --model-mpp out"):
+        predictor(kept(network), fabric, 0.5, 0.5)

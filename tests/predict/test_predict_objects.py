@@ -1,0 +1,259 @@
+"""Objects of slides as files: each once and in its place, done once, failures set aside."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+import tifffile
+from PIL import Image
+
+from colocate.errors import UserError
+from colocate.predict import outlined
+from colocate.predict.geojson import class_colour
+from colocate.predict.predict import PredictConfig, predict
+from colocate.predict.slides_loop import Tally
+from colocate.predict.stitch import Found
+from colocate.slide import Slide
+from colocate.tiling.listing import Listed
+from tests.predict.seen import FINDER, objects, slide_of
+
+CONFIG = PredictConfig(window=128, overlap=32, batch=3, accelerator="cpu", workers=0)
+
+
+def discs(height: int, width: int, pitch: int = 50, radius: int = 19) -> np.ndarray:
+    """Numbered discs all over, and a bar through the middle that is longer than a window."""
+    rows, columns = np.mgrid[:height, :width]
+    number = 1 + rows // pitch * (width // pitch + 1) + columns // pitch
+    near = (rows % pitch - pitch // 2) ** 2 + (columns % pitch - pitch // 2) ** 2 < radius**2
+    ids = np.where(near, number, 0).astype(np.int32)
+    ids[height // 2 - 6 : height // 2 + 6, 10 : width - 10] = 190
+    assert number.max() < 190
+    return ids
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return discs(400, 470)
+
+
+def features(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text())["features"]
+
+
+def test_each_object_once_in_its_place(ids: np.ndarray, tmp_path: Path) -> None:
+    tally = predict(FINDER, [slide_of(tmp_path, ids)], tmp_path / "out", CONFIG)
+    assert tally == Tally(1, 0, 0)
+    found = features(tmp_path / "out" / "slide.geojson")
+    numbers = set(np.unique(ids)) - {0}
+    assert len(found) == len(numbers) > 60
+    for item in found:
+        shape = shapely.geometry.shape(item["geometry"])
+        number = ids[int(shape.representative_point().y), int(shape.representative_point().x)]
+        numbers.remove(number)
+        mask = ids == number
+        pixels = int(mask.sum())
+        rings = sum(1 + len(part.interiors) for part in shapely.get_parts(shape))
+        assert abs(shape.area - pixels) <= 0.51 * rings  # a bevelled ring is half a pixel smaller
+        patch = shapely.contains_xy(shape, *(np.argwhere(mask)[:, ::-1] + 0.5).T)
+        assert patch.all()
+        properties = item["properties"]
+        assert properties["classification"]["name"] == ("odd" if number % 2 else "even")
+        assert properties["measurements"]["Score"] == pytest.approx(1 - number / 400, abs=1e-4)
+        assert properties["objectType"] == "detection"
+    assert not numbers
+    with (tmp_path / "out" / "slide.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [item["id"] for item in found]
+    assert [float(row["Area µm^2"]) for row in rows] == [
+        item["properties"]["measurements"]["Area µm^2"] for item in found
+    ]
+    marker = json.loads((tmp_path / "out" / "slide.json").read_text())
+    assert marker["objects"] == {
+        "even": sum(row["class"] == "even" for row in rows),
+        "odd": sum(row["class"] == "odd" for row in rows),
+    }
+    with Image.open(tmp_path / "out" / "slide.png") as picture:
+        assert picture.size == (470, 400) and (tmp_path / "out" / "slide.png").stat().st_size < 300_000
+
+
+def test_places_and_sizes_are_level0_and_micrometres(ids: np.ndarray, tmp_path: Path) -> None:
+    """A slide of half the pixel size: the network sees every second pixel; outlines are in the slide's own."""
+    large = ids.repeat(2, 0).repeat(2, 1)
+    predict(FINDER, [slide_of(tmp_path, large, mpp=0.5)], tmp_path / "fine", CONFIG)
+    predict(FINDER, [slide_of(tmp_path / "1", ids)], tmp_path / "out", CONFIG)
+    fine, plain = (features(tmp_path / name / "slide.geojson") for name in ("fine", "out"))
+    assert len(fine) == len(plain)
+    for one, other in zip(fine, plain, strict=True):
+        shape, wanted = (shapely.geometry.shape(item["geometry"]) for item in (one, other))
+        assert (
+            shapely.transform(shape, lambda points: points / 2).symmetric_difference(wanted).area < 0.01 * wanted.area
+        )
+        for name, value in other["properties"]["measurements"].items():
+            assert one["properties"]["measurements"][name] == pytest.approx(value, rel=1e-3)
+
+
+def test_places_count_from_where_the_scan_begins(
+    ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = slide_of(tmp_path, ids)
+    predict(FINDER, [listed], tmp_path / "out", CONFIG)
+    opened = Slide.open
+    monkeypatch.setattr(Slide, "open", lambda *words: replace(opened(*words), origin=(7, 5)))
+    predict(FINDER, [listed], tmp_path / "bounds", CONFIG)
+    for one, other in zip(*(features(tmp_path / name / "slide.geojson") for name in ("bounds", "out")), strict=True):
+        shape, wanted = (shapely.geometry.shape(item["geometry"]) for item in (one, other))
+        assert shapely.transform(shape, lambda points: points + np.array([7, 5])).equals_exact(wanted, 0.011)
+
+
+def test_windows_without_tissue_are_not_looked_at(ids: np.ndarray, tmp_path: Path) -> None:
+    listed = slide_of(tmp_path, ids)
+    mask = np.zeros((400, 470), np.uint8)
+    mask[40:60, 40:60] = 255
+    Image.fromarray(mask).save(tmp_path / "some.png")
+    looked = []
+
+    def look(windows: Any) -> Sequence[Found]:
+        looked.append(len(windows))
+        return objects(windows)
+
+    predict(replace(FINDER, look=look), [replace(listed, mask=tmp_path / "some.png")], tmp_path / "out", CONFIG)
+    assert looked == [1]
+    found = features(tmp_path / "out" / "slide.geojson")
+    wanted = {int(number) for number in np.unique(ids[:128, :128]) if number}
+    assert len(found) == len(wanted)  # of those at its border what it saw of them
+
+
+def test_done_slides_are_skipped_and_other_settings_refused(ids: np.ndarray, tmp_path: Path) -> None:
+    out, looked = tmp_path / "out", []
+
+    def look(windows: Any) -> Sequence[Found]:
+        looked.append(len(windows))
+        return objects(windows)
+
+    counting = replace(FINDER, look=look)
+    one, two = (slide_of(tmp_path, ids, name=name) for name in ("one", "deep/two"))
+    assert predict(counting, [one], out, CONFIG) == Tally(1, 0, 0)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    once = sum(looked)
+    assert predict(counting, [one, two], out, replace(CONFIG, batch=7)) == Tally(1, 1, 0)
+    assert sum(looked) == 2 * once and (out / "deep" / "two.geojson").exists()
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    for predictor, config, reason in (
+        (FINDER, replace(CONFIG, score=0.6), "score 0.5, not 0.6"),
+        (FINDER, replace(CONFIG, overlap=64), "overlap 32, not 64"),
+        (FINDER, replace(CONFIG, precision="bf16-mixed"), "precision"),
+        (replace(FINDER, fingerprint="other"), CONFIG, "model objects, not other"),
+        (replace(FINDER, mpp=2.0), CONFIG, "mpp 1.0, not 2.0"),
+    ):
+        with pytest.raises(UserError, match=f"one.json is of other settings .*{reason}.*: choose another --out"):
+            predict(predictor, [one], out, config)
+    marker = json.loads((out / "one.json").read_text())
+    (out / "one.json").write_text(json.dumps(marker | {"finished": False}))  # stopped before its end
+    assert predict(counting, [one, two], out, CONFIG) == Tally(1, 1, 0)
+    assert (out / "one.geojson").read_bytes() == before["one.geojson"]
+
+
+def test_what_others_wrote_stays(ids: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "slide.geojson").write_text("drawn by hand")
+    with pytest.raises(UserError, match=r"slide\.geojson is there and not by `colocate predict`"):
+        predict(FINDER, [slide_of(tmp_path, ids)], out, CONFIG)
+    (out / "slide.json").write_text("{}")
+    with pytest.raises(UserError, match=r"slide\.json is not by `colocate predict`"):
+        predict(FINDER, [slide_of(tmp_path, ids)], out, CONFIG)
+    assert (out / "slide.geojson").read_text() == "drawn by hand"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_slide_is_set_aside_and_leaves_nothing(ids: np.ndarray, tmp_path: Path, workers: int) -> None:
+    coarse = slide_of(tmp_path, ids, mpp=1.2, name="coarse")
+    good = slide_of(tmp_path, ids, name="good")
+    broken = slide_of(tmp_path, ids, name="torn")
+    data = bytearray(broken.path.read_bytes())
+    with tifffile.TiffFile(broken.path) as file:
+        page = file.pages[0]
+        start = page.dataoffsets[7]
+        data[start : start + page.databytecounts[7]] = bytes(page.databytecounts[7])
+    broken.path.write_bytes(data)
+    empty = slide_of(tmp_path, ids, name="void")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "none.png")
+    slides = [coarse, good, broken, replace(empty, mask=tmp_path / "none.png")]
+    out = tmp_path / "out"
+    assert predict(FINDER, slides, out, replace(CONFIG, workers=workers)) == Tally(1, 0, 3)
+    with (out / "failed.csv").open(newline="") as file:
+        failed = {row["slide"]: row["reason"] for row in csv.DictReader(file)}
+    assert "1.2 micrometres per pixel, which cannot show 1" in failed["coarse"]
+    assert "torn" in failed["torn"] and "no tissue was found" in failed["void"]
+    endings = (".csv", ".geojson", ".json", ".png")
+    assert sorted(path.name for path in out.iterdir()) == ["failed.csv", *(f"good{ending}" for ending in endings)]
+    assert predict(FINDER, [good, replace(broken, path=good.path)], out, CONFIG) == Tally(1, 1, 0)
+
+
+def test_a_full_disk_and_ctrl_c_end_the_run_with_nothing_halfway(
+    ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, out = slide_of(tmp_path, ids), tmp_path / "out"
+    for error, kind in (
+        (OSError(errno.ENOSPC, "No space left on device"), UserError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
+        calls: list[int] = []
+
+        def fails(*words: Any, calls: list[int] = calls, error: BaseException = error) -> Any:
+            calls.append(1)
+            if len(calls) == 20:
+                raise error
+            return class_colour(*words)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outlined, "class_colour", fails)
+            with pytest.raises(kind):
+                predict(FINDER, [listed], out, CONFIG)
+        assert [path.name for path in out.iterdir()] == ["slide.json"]
+        assert not json.loads((out / "slide.json").read_text())["finished"]
+    assert predict(FINDER, [listed], out, CONFIG) == Tally(1, 0, 0)
+
+
+def test_memory_does_not_grow_with_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of what Python and NumPy allocate, for a strip and one five times as long (of the same objects)."""
+    monkeypatch.setattr(Slide, "thumbnail", lambda *_: np.full((20, 20, 3), 200, np.uint8))  # whose size has a bound
+    strip = discs(200, 600)  # higher than a window, which so sees no number twice
+    peaks = []
+    for times in (2, 10):
+        listed = slide_of(tmp_path / str(times), np.tile(strip, (times, 1)))
+        predict(FINDER, [listed], tmp_path / f"warm{times}", CONFIG)
+        tracemalloc.start()
+        predict(FINDER, [listed], tmp_path / f"out{times}", CONFIG)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0], peaks
+
+
+def test_settings_that_make_no_sense() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"window": 100},
+        {"window": 32},
+        {"overlap": 20},
+        {"window": 128, "overlap": 96},
+        {"batch": 0},
+        {"score": 0.0},
+        {"score": 1.0},
+        {"min_area": -1.0},
+        {"workers": -1},
+    ]
+    for settings in wrong:
+        with pytest.raises(UserError):
+            PredictConfig(**settings)
+    with pytest.raises(UserError, match="call the slide `failed` otherwise"):
+        predict(FINDER, [Listed("failed", Path("failed.svs"))], Path("out"), CONFIG)
