@@ -57,6 +57,20 @@ def test_an_object_in_a_poor_border_that_nobody_confirms_is_dropped_unless_nobod
     assert len(scene(None, {1: mirrored})) == 1
 
 
+def test_two_poor_borders_do_not_make_a_good_view() -> None:
+    """Both upper windows saw an object, most of it where the lower right one, which found nothing, sees better."""
+    rows, columns = np.indices((112, 112))
+    left, right = ((rows >= 50) & (rows < end) & (columns >= 50) for end in (61, 64))
+
+    def detector(_: np.ndarray, window: Window) -> dict[int, np.ndarray]:
+        mask = (left, right)[window.column][window.top : window.top + 64, window.left : window.left + 64]
+        return {} if window.row else {1: mask}
+
+    nothing = np.zeros((112, 112), int)
+    assert stitched(nothing, 64, 16, detector) == []
+    assert len(stitched(nothing, 64, 16, detector, skipped=[3])) == 1
+
+
 def test_what_is_dropped_takes_nothing_from_what_stays() -> None:
     true, false = square(10, 50, 40), square(30, 51, 12)  # the false one reaches into the core of its window
     assert as_sets(drawn(one, true) for one in scene({1: false}, {2: true})) == as_sets([true])

@@ -89,6 +89,19 @@ def test_objects_come_as_soon_as_no_later_window_sees_them() -> None:
         assert came[np.packbits(ids == id).tobytes()] == last
 
 
+def test_objects_come_in_the_order_in_which_they_were_first_seen() -> None:
+    ids = np.zeros((40, 100), np.int32)
+    ids[5:8, 45:50], ids[10:30, 25:60], ids[12:20, 75:80] = 1, 2, 3  # the second is seen before the first
+    stitcher = Stitcher(40, 10, 100, 40)
+    came = []
+    for window in windows(100, 40, 40, 10):
+        cut = np.zeros((40, 40), np.int32)
+        part = ids[:, window.left : window.left + 40]
+        cut[:, : part.shape[1]] = part
+        came.append([one.class_ for one in stitcher.add(window, Found(torch.from_numpy(cut), [1, 2, 3], [1.0] * 3))])
+    assert came == [[], [2, 1], [3]]
+
+
 @pytest.mark.parametrize("share", [0.25, 0.7])
 def test_pixels_held_do_not_grow_with_the_rows(share: float) -> None:
     """Neither those of many small objects nor those of one that goes through the whole picture."""
@@ -100,7 +113,8 @@ def test_pixels_held_do_not_grow_with_the_rows(share: float) -> None:
         most = 0
         for number, window in enumerate(windows(70, height, 40, 10)):
             stitcher.add(window, found(perfect(ids, window), 40, number))
-            most = max(most, sum(piece.seen.size for piece in stitcher.open))
+            pieces = [piece for one in stitcher.objects.values() for piece in one.pieces]
+            most = max(most, sum(piece.seen.size + piece.kept.size for piece in pieces))
         held[rows] = most
     assert 0 < held[15] < 1.5 * held[5]
 

@@ -96,7 +96,7 @@ class _Object:
         shape = shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
         if not shape.area:
             return None
-        areas = [shape.area for shape in shapes]
+        areas = [part.area for part in shapes]
         votes: dict[int, float] = {}
         for piece, area in zip(self.pieces, areas, strict=True):
             votes[piece.class_] = votes.get(piece.class_, 0) + area
@@ -188,8 +188,7 @@ class Stitcher:
             part = piece.box.shared(view)
             seen = piece.seen[part.within(piece.box)]
             shared = np.bincount(ids[part.within(view)][seen], minlength=most + 1)
-            shared[0] = 0
-            id = int(shared.argmax())
+            id = int(shared.argmax())  # 0 if it is mostly none: then no object has more than half
             either = int(seen.sum()) + int(areas[piece.place][id]) - int(shared[id])
             partners.append(id if shared[id] > self.least * either else 0)
         return partners
