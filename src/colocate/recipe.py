@@ -19,6 +19,7 @@ from .methods.moco import MoCoConfig
 from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
 from .outside import load, name_of
+from .tiling.config import TilingConfig
 
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]
@@ -74,11 +75,13 @@ class Recipe:
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     machine: Annotated[MachineConfig, Flat] = field(default_factory=MachineConfig)
+    tiling: TilingConfig = field(default_factory=TilingConfig)
+    """How slides are cut, where `data` names slides and not tiles."""
 
     name: Annotated[str, tyro.conf.Suppress] = ""
     data: str = ""
     """Tiles: a folder, a list of paths (.txt), a table (.csv, .parquet), a tar shard or folder of shards, what
-    `colocate tile` wrote (its folder or manifest), an index (.arrow)."""
+    `colocate tile` wrote (its folder or manifest), an index (.arrow). Or slides: one, a folder or a table of them."""
     root: str | None = None
     """Folder that listed paths are relative to (default: the list's own)."""
     hold_out: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ class Recipe:
     """Every tile equally often, or every source (slide, or patient where the table says): the tiles of a small one then
     come more often."""
     tile_mpp: float | None = None
-    """Micrometres per pixel of tiles that do not say."""
+    """Micrometres per pixel of tiles or slides that do not say."""
     max_skipped: float = 0.01
     """Largest share of tiles that may be unreadable before the run stops."""
     out: str = ""

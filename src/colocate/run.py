@@ -23,6 +23,7 @@ from .errors import UserError
 from .journal import has_rows
 from .methods.method import Method
 from .recipe import MachineConfig, Precision, Recipe, differences, from_json, read_recipe, to_json
+from .tiling.on_the_fly import are_slides, cut_for_training
 
 
 def launch(machine: MachineConfig, precision: Precision, batch: int, journals: Sequence[Any] = ()) -> Fabric:
@@ -105,8 +106,10 @@ def _origin(recipe: Recipe) -> tuple[str, str | None]:
 
 
 def _index(path: Path, recipe: Recipe) -> Index:
-    root = None if recipe.root is None else Path(recipe.root)
-    index = Index.build(recipe.data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out)
+    data, root = Path(recipe.data).expanduser(), None if recipe.root is None else Path(recipe.root)
+    if are_slides(data):
+        data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
+    index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out)
     if len(index) < recipe.batch:
         path.unlink()
         raise UserError(

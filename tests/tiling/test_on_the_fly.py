@@ -1,0 +1,52 @@
+"""Slides given to pretraining: told from tiles, cut without shards, and read as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colocate.data import Index
+from colocate.slide import Slide
+from colocate.tiling import on_the_fly
+from colocate.tiling.config import TilingConfig
+from colocate.tiling.on_the_fly import are_slides
+from colocate.train import pretrain
+from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.tiny import tiny_recipe, write_tiles
+
+
+def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 2)
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "tile.tif")
+    pixels, _ = tissue_slide(256, mpp=1.0)
+    large = write_pyramid(tmp_path / "large" / "slide.tif", pixels, 1.0)
+    (tmp_path / "svs" / "sub").mkdir(parents=True)
+    (tmp_path / "svs" / "sub" / "a.svs").touch()
+    (tmp_path / "tiles.csv").write_text("path\ntiles/00.png\n")
+    (tmp_path / "slides.csv").write_text("path\nsvs/sub/a.svs\n")
+    (tmp_path / "other.csv").write_text("file\nx\n")
+    assert not any(are_slides(path) for path in (tiles, tmp_path / "tile.tif", large, tmp_path / "gone"))
+    assert not any(are_slides(tmp_path / name) for name in ("tiles.csv", "other.csv"))
+    assert all(are_slides(tmp_path / name) for name in ("svs", "svs/sub/a.svs", "slides.csv"))
+    monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
+    assert are_slides(large) and are_slides(large.parent)
+
+
+def test_pretraining_reads_tiles_from_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
+    for seed in range(2):
+        pixels, _ = tissue_slide(512, mpp=1.0, seed=seed)
+        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", pixels, mpp=1.0)
+    tiling = TilingConfig(mpp=1.0, size=64, min_sharpness=0)
+    recipe = tiny_recipe(tmp_path / "slides", tmp_path / "run", tiling=tiling)
+    run = pretrain(replace(recipe, steps=2))
+    index = Index.open(run / "tiles.arrow")
+    assert index.kind == "slides" and len(index) == 32 and set(index.mpp.tolist()) == {1.0}
+    x, y = (index.table[name][5].as_py() for name in ("x", "y"))
+    wanted = Slide.open(tmp_path / "slides" / "s0.tif").read(x, y, 64, 64)
+    assert np.array_equal(index.read(5).permute(1, 2, 0).numpy(), wanted)
+    pretrain(replace(recipe, steps=2), resume=True)
