@@ -129,7 +129,7 @@ class _Runner:
     def work(self, listed: Listed, meter: Meter) -> None:
         """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
         began = time.perf_counter()
-        slide = Slide.open(listed.path, listed.mpp)
+        slide = listed.open()
         grid = grid_of(slide, self.predictor.mpp)
         places = windows_of_tissue(grid, find_tissue(slide, listed.mask), self.side, self.overlap)
         if not places:
