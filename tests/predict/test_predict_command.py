@@ -1,0 +1,62 @@
+"""From `colocate evaluate --keep-models` to the files of a slide, by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from colocate.cli import main
+from tests.evaluate.tissue import discs, write_tissue
+from tests.phantom_slide import write_pyramid
+
+CPU = ["--accelerator", "cpu", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A U-Net that has learned discs at 0.5 um/px, and a slide of them at 0.25."""
+    folder = tmp_path_factory.mktemp("command")
+    data = write_tissue(folder / "discs")
+    learn = ["--fit.steps", "40", "--fit.batch", "4", "--fit.lr", "0.003", "--crop", "64", "--seeds", "1"]
+    words = ["semantics", "--data", str(data.folder), "--backbone", "random", "--architecture", "test_resnet"]
+    main(["evaluate", *words, *learn, *CPU, "--keep-models", "--out", str(folder / "results")])
+    image = discs(3, 192, 256)[0].permute(1, 2, 0).numpy()
+    write_pyramid(folder / "slide.tif", image.repeat(2, 0).repeat(2, 1), 0.25)
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(folder / "all.png")
+    (folder / "slides.csv").write_text("path,mask\nslide.tif,all.png\n")
+    return folder
+
+
+def test_a_kept_model_maps_a_slide(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results / "out"
+    words = ["predict", str(results / "results"), str(results / "slides.csv"), "--out", str(out), *CPU]
+    sizes = ["--window", "128", "--overlap", "32", "--min-area", "10"]
+    main([*words, *sizes])
+    assert capsys.readouterr().out.splitlines()[-1] == f"done: 1 slide in {out}"
+    found, truth = tifffile.imread(out / "slide.tif"), discs(3, 192, 256)[1].numpy() > 0
+    assert found.shape == truth.shape == (192, 256) and (found != 255).all()
+    shared = ((found == 1) & truth).sum()
+    assert 2 * shared / ((found == 1).sum() + truth.sum()) > 0.6
+    marker = json.loads((out / "slide.json").read_text())
+    assert marker["seen_mpp"] == 0.5 and marker["model"]["data"]["name"] == "discs"
+    assert np.isclose(marker["area_mm2"]["gland"], (found == 1).sum() * 0.25 / 1e6, atol=1e-4)
+    main([*words, *sizes])
+    assert capsys.readouterr().out.splitlines()[-1] == f"done: 0 slides in {out}, 1 was there before"
+    for more, reason in (
+        (["--window", "256", "--overlap", "64"], "choose another --out"),
+        ([*sizes, "--model-mpp", "0.25"], "leave --model-mpp out"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert reason in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", str(results / "discs"), str(results / "slide.tif"), "--out", str(results / "none")])
+    assert "--keep-models" in capsys.readouterr().err
