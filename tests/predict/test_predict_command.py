@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
+from lightning.fabric import Fabric
 from PIL import Image
 
+from colocate.backbones import Backbone
 from colocate.cli import main
+from colocate.evaluate.instances import Detector, InstancesConfig
+from colocate.evaluate.saved import ModelFacts, SavedModel
+from colocate.predict.predictor import predictor
+from colocate.predict.stitch import Found
 from tests.evaluate.tissue import discs, write_tissue
 from tests.phantom_slide import write_pyramid
 
@@ -60,3 +68,20 @@ def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["predict", str(results / "discs"), str(results / "slide.tif"), "--out", str(results / "none")])
     assert "--keep-models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_kept_detector_finds_objects_in_windows(precision: Any) -> None:
+    torch.manual_seed(1)
+    config = InstancesConfig(detections=5, short_side=(64, 64), test_short_side=64, anchors=(8, 16, 32, 64, 128))
+    detector = Detector(config, Backbone("test_resnet"), 2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()
+    half, data = (0.5, 0.5, 0.5), {"name": "discs", "fingerprint": "", "licence": ""}
+    facts = ModelFacts(1, "instances", config, ("a", "b"), True, None, "test_resnet", 32, half, half, 0.5, data, {})
+    model = predictor(SavedModel(detector, facts, "x"), Fabric(accelerator="cpu", devices=1, precision=precision), 0.1)
+    windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    found = model.look(windows)
+    assert model.shown == {1: "a", 2: "b"} and len(found) == 2
+    for its, (ids, classes, scores) in zip(found, detector.label(windows, 0.1), strict=True):
+        assert isinstance(its, Found) and its.ids.shape == (64, 64) and its.ids.max() <= len(its.scores) > 0
+        if precision == "32-true":
+            assert torch.equal(its.ids, ids) and (its.classes, its.scores) == (classes, scores)
