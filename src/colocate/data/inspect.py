@@ -135,7 +135,7 @@ def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
         seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
         if number in shown:
             mpp = index.mpp[number]
-            scale = "" if np.isnan(mpp) else f", {mpp:g} µm/px"
+            scale = "" if np.isnan(mpp) else f", mpp {mpp:g}"  # the font has no µ
             seen.thumbs.append(
                 (thumb(tile), Path(index.name(number)).name, f"{_size((tile.height, tile.width))}{scale}")
             )
