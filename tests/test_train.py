@@ -14,11 +14,16 @@ import pytest
 import torch
 
 from colocate import checkpoint, load_backbone, train
+from colocate.data import Index
 from colocate.errors import UserError
 from colocate.journal import read_journal
 from colocate.optim import OptimConfig
 from colocate.recipe import MachineConfig, Recipe
+from colocate.tiling.config import TilingConfig
+from colocate.tiling.listing import find_slides
+from colocate.tiling.tile import tile
 from colocate.train import Interrupted, pretrain
+from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 
 PACE = {"pairs_per_s", "waiting"}  # the only columns that depend on the clock
@@ -266,3 +271,25 @@ def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=message):
         pretrain(tiny_recipe(tiles, tmp_path / "run", **changes))
+
+
+def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Straight from the slides, in workers; stopped and resumed as any run."""
+    for seed in range(3):
+        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", tissue_slide(512, seed=seed)[0], mpp=1.0)
+    tiling = TilingConfig(mpp=2.0, size=64, min_tissue=0.2)
+    tile(find_slides([tmp_path / "slides"]), tmp_path / "cut", tiling, manifest_only=True, workers=1)
+    recipe = tiny_recipe(tmp_path / "cut", tmp_path / "whole", hold_out=("slide=s1",), balance="sources", batch=4)
+    pretrain(replace(recipe, machine=replace(recipe.machine, workers=2)))
+    index = Index.open(tmp_path / "whole" / "tiles.arrow")
+    assert index.kind == "slides" and index.sources == ["s0", "s2"]
+    halves = replace(recipe, out=str(tmp_path / "halves"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)
+        pretrain(halves)
+    with pytest.raises(UserError, match=r"another recipe \(hold_out is \(\), was \('slide=s1',\)"):
+        pretrain(replace(halves, hold_out=()), resume=True)
+    pretrain(halves, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")

@@ -19,6 +19,7 @@ ROWS = {
     "split": ["train", "test", "train", "val", "test", "train"],
     "source": ["a", "b", "a", "c", "b", "d"],
     "fold": [1, 1, 2, 2, 3, 3],
+    "scan": ["1", "01", "1", "01", "2", "2"],
 }
 
 
@@ -39,6 +40,7 @@ def table_file(folder: Path, kind: str, rows: dict[str, list[object]]) -> Path:
         (("patient=7",), [0, 2, 3, 4, 5]),
         (("source = b , c",), [0, 2, 5]),
         (("fold=1",), [2, 3, 4, 5]),
+        (("scan=01",), [0, 2, 4, 5]),
         (("path=3.png",), [0, 1, 2, 4, 5]),
     ],
 )
@@ -57,7 +59,10 @@ def test_the_rest_is_all_there_is(
     ("hold_out", "message"),
     [
         ("splt=test", r"--hold-out splt=test: .*t\.csv has no column splt: did you mean split\?"),
-        ("stain=HE", r"--hold-out stain=HE: .* has no column stain: there are path, patient, split, source, fold"),
+        (
+            "q=9",
+            r"--hold-out q=9: .* has no column q: there are path, patient, split, source, fold, scan",
+        ),
         ("split=tset", r"--hold-out split=tset: no tile of .*t\.csv has this split: did you mean test\?"),
         ("patient=P9x", r"--hold-out patient=P9x: no tile of .*t\.csv has this patient: there are 007, 7, P1"),
         ("patient=", "--hold-out 'patient=': give COLUMN=VALUE"),

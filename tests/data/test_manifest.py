@@ -23,7 +23,7 @@ from tests.phantom_slide import tissue_slide, write_pyramid
 
 Build = Callable[..., Index]
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
-LIST = "path,patient,split,source\nin/s0.tif,A1,train,P1\nin/s1.tif,A2,test,P2\nin/s2.tif,,val,P2\n"
+LIST = "path,patient,split,source,mpp\nin/s0.tif,A1,train,P1,\nin/s1.tif,A2,test,P2,\nin/s2.tif,,val,P2,1.0\n"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "in").mkdir()
     for seed in range(3):
         pixels, _ = tissue_slide(512 + 128 * seed, mpp=1.0, seed=seed)
-        write_pyramid(folder / "in" / f"s{seed}.tif", pixels, mpp=1.0)
+        write_pyramid(folder / "in" / f"s{seed}.tif", pixels, mpp=0 if seed == 2 else 1.0)  # the last does not say
     (folder / "slides.csv").write_text(LIST)
     slides = find_slides([folder / "slides.csv"])
     tile(slides, folder / "packed", CONFIG, workers=1)
@@ -74,7 +74,7 @@ def test_regions_are_read_from_the_slides(cut: Path, build: Build) -> None:
     names = [index.name(number) for number in range(len(index))]
     assert names == [f"{row['path']}@{row['x']},{row['y']}" for row in rows] and len({*names}) == len(names)
     for number, row in enumerate(rows):
-        expected = Slide.open(row["path"]).read(row["x"], row["y"], 64, 64, 2.0)
+        expected = Slide.open(row["path"], 1.0).read(row["x"], row["y"], 64, 64, 2.0)
         tile = index.read(number)
         assert tile.is_contiguous() and np.array_equal(tile.permute(1, 2, 0).numpy(), expected)
         assert (tile.float() - packed.read(number).float()).abs().mean() < 8  # which is a JPEG of it
