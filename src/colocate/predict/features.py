@@ -36,7 +36,6 @@ from .slides_loop import Meter, Tally, for_each_slide
 
 VERSION = 1  # of features; to be raised when the same settings would give other numbers
 NEAR = 1.25  # a backbone may see tissue at a resolution so many times finer or coarser than its own without a note
-COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,7 @@ class _Extractor:
         """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
         slide = listed.open()
         found = places(slide, find_tissue(slide, listed.mask), self.tiling)
-        if slide.mpp > found.mpp * COARSER:
-            raise TileError(f"{slide.path} has {slide.mpp:g} micrometres per pixel, which cannot show {found.mpp:g}")
+        slide.check_shows(found.mpp)
         if not len(found.x):
             raise TileError(f"no tile of {slide.path} holds enough tissue: give a lower --min-tissue, or a mask of it")
         meter.begin(len(found.x))

@@ -18,7 +18,6 @@ from ..data import read_ahead
 from ..errors import TileError, UserError
 from ..slide import Slide
 from ..tiling.tissue import Tissue
-from .features import COARSER
 from .predictor import Predictor
 from .stitch import Window, windows
 
@@ -38,8 +37,7 @@ def grid_of(slide: Slide, mpp: float) -> Grid:
     Raises:
         TileError: the slide's finest pixels are more than a tenth larger than that.
     """
-    if slide.mpp > mpp * COARSER:
-        raise TileError(f"{slide.path} has {slide.mpp:g} micrometres per pixel, which cannot show {mpp:g}")
+    slide.check_shows(mpp)
     mpp = slide.nearest_mpp(mpp)
     scale = mpp / slide.mpp
     width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))

@@ -15,11 +15,11 @@ from ..errors import UserError
 from ..evaluate.instances import Detector
 from ..evaluate.saved import SavedModel
 from ..evaluate.semantics import Segmenter
-from .features import COARSER
 from .stitch import Found
 
 MOST_CLASSES = 255
 BACKGROUND = "background"
+ALIKE = 1.1  # resolutions that differ by less are taken for one
 
 
 class Classes(NamedTuple):
@@ -74,7 +74,7 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
             f"the images that this model learned from ({facts.data['name']}) do not say at which resolution it sees "
             "tissue, or differ: give --model-mpp"
         )
-    if facts.mpp and mpp and not 1 / COARSER <= mpp / facts.mpp <= COARSER:
+    if facts.mpp and mpp and not 1 / ALIKE <= mpp / facts.mpp <= ALIKE:
         raise UserError(
             f"this model learned at {facts.mpp:g} micrometres per pixel, not at {mpp:g}: leave --model-mpp out"
         )

@@ -20,6 +20,7 @@ from .resolution import check_mpp
 
 OPEN = 8  # files that a process keeps open
 LARGEST_PX = 1 << 25  # of a level that are in memory at once
+COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
 NEAR = 0.01  # a level this near to the wanted resolution is read as it is
 STEADY_PX = 0.05  # regions that fit pixels of a level to this are not resampled
 REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
@@ -81,6 +82,11 @@ class Slide:
     def nearest_mpp(self, mpp: float) -> float:
         """`mpp`, or a level's own if it is within 1 % of it: pixels are then read as they are."""
         return next((own for own in self.level_mpps if abs(own / mpp - 1) <= NEAR), mpp)
+
+    def check_shows(self, mpp: float) -> None:
+        """Raises TileError if the finest pixels are more than a tenth larger than `mpp` micrometres."""
+        if self.mpp > mpp * COARSER:
+            raise TileError(f"{self.path} has {self.mpp:g} micrometres per pixel, which cannot show {mpp:g}")
 
     def read(
         self, x: float, y: float, width: int, height: int, mpp: float | None = None
