@@ -108,8 +108,10 @@ def _origin(recipe: Recipe) -> tuple[str, str | None]:
 def _index(path: Path, recipe: Recipe) -> Index:
     data, root = Path(recipe.data).expanduser(), None if recipe.root is None else Path(recipe.root)
     if are_slides(data):
+        if root is not None:
+            raise UserError(f"--root {root} goes with lists and tables of tiles, and {data} holds slides: leave it out")
         data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
-    index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out)
+    index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
     if len(index) < recipe.batch:
         path.unlink()
         raise UserError(

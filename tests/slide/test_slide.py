@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from colocate.errors import TileError, UserError
-from colocate.slide import Slide
+from colocate.slide import Slide, readers
 from colocate.slide import slide as slides
 from tests.phantom_slide import painted, write_pyramid
 
@@ -185,12 +185,45 @@ def test_a_slide_cut_short_is_damaged(ramp: Path, shared_data: Path, tmp_path: P
         slides._open.clear()
 
 
-def test_files_stay_few_and_belong_to_one_process(tmp_path: Path) -> None:
+def test_files_stay_few_and_belong_to_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slides, "OPEN", 8)
     paths = [write_pyramid(tmp_path / f"{number}.tif", painted(64, 64), 0.5, levels=1) for number in range(12)]
     for path in paths:
         Slide.open(path).read(0, 0, 8, 8)
-    assert len(slides._open) == slides.OPEN
+    assert len(slides._open) == 8
     slide = Slide.open(paths[0])
     with multiprocessing.get_context("fork").Pool(2) as pool:
         reads = pool.starmap(slide.read, [(0, 0, 64, 64)] * 4)
     assert all(np.array_equal(read, painted(64, 64)) for read in reads)
+
+
+@pytest.mark.parametrize("size", [(1003, 777), (1021, 642)])
+def test_levels_of_odd_sizes_are_read_as_they_are(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Such a level is no exact fraction of the finest; its pixels are taken where a tile's level0 place is nearest."""
+    slide = Slide.open(write_pyramid(tmp_path / "odd.tif", painted(*size), mpp=0.5))
+    with tifffile.TiffFile(slide.path) as file:
+        for level, mpp in enumerate(slide.level_mpps):
+            whole = file.series[0].levels[level].asarray().astype(int)
+            for x, y in ((0, 0), (101, 203), (250, 307)):
+                read = slide.read(x, y, 40, 30, mpp).astype(int)
+                column, row = round(x / 2**level - 0.01), round(y / 2**level - 0.01)
+                around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(row + j, column + i) >= 0]
+                near = [whole[row + j :, column + i :][:30, :40] for i, j in around]
+                assert min(np.abs(read - part).max() for part in near) <= 1
+
+
+def test_closed_files_are_few_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of tifffile too, which would stay open until the garbage is collected."""
+    monkeypatch.setattr(slides, "OPEN", 3)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(12):
+        tifffile.imwrite(tmp_path / f"{number}.tif", painted(64, 64), photometric="rgb", rowsperstrip=16)
+        Slide.open(tmp_path / f"{number}.tif", 0.5).read(0, 0, 8, 8)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 7  # two for each of three
+
+
+def test_pieces_too_large_to_unpack_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "one.tif", painted(300, 200), photometric="rgb", rowsperstrip=200)
+    monkeypatch.setattr(readers, "LARGEST_CHUNK_PX", 1000)
+    with pytest.raises(TileError, match="convert it to a tiled TIFF"):
+        Slide.open(tmp_path / "one.tif", 0.5)

@@ -32,6 +32,11 @@ def test_folders_are_searched_and_names_are_short(tmp_path: Path) -> None:
 def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
     touch(tmp_path, "one/s.svs", "two/s.svs", "two/s.tif")
     assert named(tmp_path) == ["one/s", "two/s.svs", "two/s.tif"]
+    assert named(tmp_path / "one") == ["s"]
+    touch(tmp_path, "two/s.svs.tif")
+    with pytest.raises(UserError, match=r"two slides are called two/s\.svs: give a table"):
+        named(tmp_path)
+    (tmp_path / "two" / "s.svs.tif").unlink()
     assert named(tmp_path, tmp_path / "one") == ["one/s", "two/s.svs", "two/s.tif"]
 
 
@@ -58,10 +63,16 @@ def test_a_table_says_more(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.svs", "x/b.svs")
     table = tmp_path / "slides.csv"
     table.write_text("path,slide,source,mpp,mask,split\nx/b.svs,,P1,0.25,,test\nx/a.svs,first,P2,,a.geojson,train\n")
-    b, first = find_slides([table], mpp=0.5)
-    assert (b.name, b.source, b.mpp, b.mask, b.columns) == ("b", "P1", 0.25, None, {"split": "test"})
+    first, b = find_slides([table], mpp=0.5)
+    assert (b.name, b.source, b.mpp, b.mask, b.columns) == ("x/b", "P1", 0.25, None, {"split": "test"})
     assert (first.name, first.mpp, first.unsaid_mpp, first.mask) == ("first", None, 0.5, tmp_path / "a.geojson")
     assert first.path == tmp_path / "x" / "a.svs"
+
+
+def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_text("path,source,fold\na.svs,007,01\nb.svs,7,1\n")
+    first, second = find_slides([tmp_path / "slides.csv"])
+    assert (first.source, first.columns, second.source) == ("007", {"fold": "01"}, "7")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from colocate.data import Index
 from colocate.slide import Slide
 from colocate.tiling import on_the_fly
 from colocate.tiling.config import TilingConfig
+from colocate.tiling.listing import find_slides
 from colocate.tiling.on_the_fly import are_slides
+from colocate.tiling.tile import tile
 from colocate.train import pretrain
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
@@ -34,6 +36,8 @@ def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(are_slides(tmp_path / name) for name in ("svs", "svs/sub/a.svs", "slides.csv"))
     monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
     assert are_slides(large) and are_slides(large.parent)
+    tile(find_slides([large]), tmp_path / "cut", TilingConfig(mpp=1.0, size=64, min_sharpness=0), manifest_only=True)
+    assert not are_slides(tmp_path / "cut" / "manifest.parquet")
 
 
 def test_pretraining_reads_tiles_from_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_tiles_agree_with_an_independent_read_of_the_whole_slide(shared_data: Pa
     for path, own in (("cmu-1-small-region.svs", 0.499), ("her2st_C2_pyramid.tif", 0.686)):
         whole = Image.fromarray(tifffile.imread(shared_data / "slides" / path, key=0))
         rows = [row for row in table.to_pylist() if row["path"].endswith(path)]
-        assert len(rows) > 3
+        compared = 0
         for row in rows[:: max(1, len(rows) // 12)]:
             step = row["mpp"] / own
             side = 256 * step
@@ -42,5 +42,7 @@ def test_tiles_agree_with_an_independent_read_of_the_whole_slide(shared_data: Pa
             off = np.abs(found.astype(int) - wanted.astype(int))
             assert off.mean() < 1  # of 255
             assert np.abs(found.mean((0, 1)) - wanted.mean((0, 1))).max() < 0.5
+            compared += 1
             shifted = np.abs(found[:, 2:].astype(int) - wanted[:, :-2].astype(int)).mean()
             assert shifted > 2 * off.mean()
+        assert compared > 3

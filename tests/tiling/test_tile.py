@@ -239,3 +239,22 @@ def test_the_command_line(slides: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_settings_that_make_no_sense(changes: dict[str, float]) -> None:
     with pytest.raises(UserError):
         replace(CONFIG, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mask_that_was_drawn_anew_is_another_slide(slides: Path, tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text(f"path,mask\n{slides}/s0.tif,own.png\n")
+    counts = []
+    for rows in (64, 32):
+        Image.fromarray((np.arange(64)[:, None].repeat(64, 1) < rows).astype(np.uint8) * 255).save(tmp_path / "own.png")
+        counts.append(tile(find_slides([table]), tmp_path / "out", replace(CONFIG, min_sharpness=0)).tiles)
+    assert counts == [25, 15]
+
+
+def test_all_tissue_is_all_tissue(slides: Path, tmp_path: Path) -> None:
+    """A share of one is not lost to rounding, and none at all keeps the glass."""
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "own.png")
+    (tmp_path / "slides.csv").write_text(f"path,mask\n{slides}/s0.tif,own.png\n")
+    config = replace(CONFIG, min_sharpness=0, mpp=1.7)
+    assert tile(find_slides([tmp_path / "slides.csv"]), tmp_path / "a", replace(config, min_tissue=1)).tiles == 25
+    assert tile(find_slides([slides / "s0.tif"]), tmp_path / "b", replace(config, min_tissue=0)).tiles == 25

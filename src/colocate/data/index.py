@@ -50,6 +50,7 @@ class Index:
         root: Path | None = None,
         mpp: float | None = None,
         hold_out: Sequence[str] = (),
+        origin: tuple[str, str | None] | None = None,
     ) -> Index:
         """Find the tiles of `data` (folder, list, table, tar shards, manifest or index), write their index to `out`.
 
@@ -58,12 +59,13 @@ class Index:
         out, as COLUMN=VALUE[,VALUE...] of a table or manifest. `out` appears whole or not at all.
         Raises UserError if the data hold no tiles or cannot be read, mpp is not in (0, 100), `hold_out` does not fit
         the data, or `out` cannot be written.
+        origin: what the index says of where its data lie, if that is not where they were found.
         """
         if mpp is not None:
             check_mpp(mpp, "--mpp")
         data = Path(data).expanduser()
         root = None if root is None else Path(root).expanduser()
-        origin = [_absolute(data), None if root is None else _absolute(root)]
+        origin = origin or (_absolute(data), None if root is None else _absolute(root))
         is_index = data.suffix == ".arrow" and not hold_out
         rows = cls.open(data)._rows(root) if is_index else find(data, root, hold_out)
         table = rows.table.unify_dictionaries()

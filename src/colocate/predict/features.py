@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, final
@@ -117,7 +116,6 @@ class _Extractor:
 
     def file(self, listed: Listed) -> FeatureFile:
         """Where a slide's features belong, and what decides them."""
-        mask = listed.mask.read_bytes() if listed.mask and listed.mask.is_file() else b""
         settings = {
             "version": VERSION,
             "of": self.config.of,
@@ -130,9 +128,7 @@ class _Extractor:
             "backbone": self.candidate.fingerprint,
             "mean": self.candidate.mean,
             "std": self.candidate.std,
-            "slide_mpp": listed.mpp,
-            "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
-        }
+        } | listed.identity()
         return FeatureFile(self.out / f"{listed.name}.h5", settings)
 
     def write(self, listed: Listed, meter: Meter) -> None:

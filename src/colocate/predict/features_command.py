@@ -16,8 +16,8 @@ Flat = tyro.conf.arg(name="")
 
 
 def features(
-    run: tyro.conf.Positional[str],
-    slides: tyro.conf.Positional[list[Path]],
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    slides: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE ...")],
     out: Path,
     config: Annotated[FeatureConfig, Flat],
     weights: Annotated[PlainWeights, Flat],

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -111,19 +110,20 @@ class _Runner:
 
     def marker(self, listed: Listed) -> Marker:
         """What decides a slide's files."""
-        mask = listed.mask.read_bytes() if listed.mask and listed.mask.is_file() else b""
         own = {"score": self.config.score} if self.predictor.task == "instances" else {"min_area": self.config.min_area}
-        settings = own | {
-            "version": VERSION,
-            "task": self.predictor.task,
-            "model": self.predictor.fingerprint,
-            "mpp": self.predictor.mpp,
-            "window": self.side,
-            "overlap": self.overlap,
-            "precision": self.config.precision,
-            "slide_mpp": listed.mpp,
-            "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
-        }
+        settings = (
+            own
+            | {
+                "version": VERSION,
+                "task": self.predictor.task,
+                "model": self.predictor.fingerprint,
+                "mpp": self.predictor.mpp,
+                "window": self.side,
+                "overlap": self.overlap,
+                "precision": self.config.precision,
+            }
+            | listed.identity()
+        )
         return Marker(self.out / listed.name, settings)
 
     def work(self, listed: Listed, meter: Meter) -> None:

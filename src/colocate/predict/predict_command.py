@@ -19,8 +19,8 @@ Flat = tyro.conf.arg(name="")
 
 
 def predict(
-    run: tyro.conf.Positional[Path],
-    slides: tyro.conf.Positional[list[Path]],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    slides: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE ...")],
     out: Path,
     config: Annotated[PredictConfig, Flat],
     slide_mpp: float | None = None,

@@ -13,7 +13,7 @@ from typing import NamedTuple, final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import TileError
+from ..errors import TileError, UserError
 from ..text import counted
 from ..tiling.listing import Listed
 from ..tiling.quarantine import Quarantine
@@ -92,6 +92,9 @@ def for_each_slide(
 
     All are asked whether they are done before the first is worked on: what `done` refuses is refused at once. A slide
     on which `work` raises TileError is quarantined, and tried again by the next call; other errors end the loop.
+
+    Raises:
+        UserError: every slide failed; and what `done` and `work` raise.
     """
     wanted = [slide for slide in slides if not done(slide)]
     failed = 0
@@ -110,4 +113,7 @@ def for_each_slide(
             else:
                 quarantine.remove(slide.name)
                 meter.end(slide.name)
+    if failed and failed == len(slides):
+        first = quarantine.failed[slides[0].name][1]
+        raise UserError(f"none of {counted(failed, 'slide')} went well: see {quarantine.path}; the first: {first}")
     return Tally(len(wanted) - failed, len(slides) - len(wanted), failed)

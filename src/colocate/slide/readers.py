@@ -21,7 +21,7 @@ from ..errors import TileError
 ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # and .dcm: slides only where they are named one by one
 CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
-LARGEST_PLAIN_PX = 500_000_000  # a plain image is unpacked whole
+LARGEST_CHUNK_PX = 1 << 25  # of a TIFF: a piece is unpacked whole for each read from it
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 Answer = TypeVar("Answer")
 
@@ -37,6 +37,10 @@ class Reader(ABC):
     properties: dict[str, str]
     origin: tuple[int, int] = (0, 0)
     """Where the scanned area begins, in pixels of the finest level."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -59,7 +63,7 @@ def open_reader(path: Path) -> Reader:
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
     try:
-        reader = _OpenSlide(path)
+        reader = _told(path, lambda: _OpenSlide(path))
         # OpenSlide takes an OME-TIFF for a plain one: it sees neither its levels nor its resolution
         ome = "<OME " in reader.properties.get("tiff.ImageDescription", "")
         return _told(path, lambda: _Tiff(path)) if ome else reader
@@ -85,10 +89,12 @@ class _OpenSlide(Reader):
         colour = self.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self.background = "#" + colour
 
+    def close(self) -> None:
+        self.slide.close()
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        (wide, high), (own_wide, own_high) = self.sizes[0], self.sizes[level]
         # OpenSlide counts in pixels of the finest level; rounding shifts by less than half of one
-        place = (round(x * wide / own_wide), round(y * high / own_high))
+        place = (round(x * self.slide.level_downsamples[level]), round(y * self.slide.level_downsamples[level]))
         try:
             region = self.slide.read_region(place, level, (width, height))
         except openslide.OpenSlideError as error:
@@ -105,11 +111,16 @@ class _Tiff(Reader):
         self.file = tifffile.TiffFile(path)
         self._check_is_whole()
         series = max(self.file.series, key=lambda one: one.size)
-        pages = [level for level in series.levels if level.axes in ("YXS", "YX") and level.dtype == np.uint8]
+        kept = [n for n, level in enumerate(series.levels) if level.axes in ("YXS", "YX") and level.dtype == np.uint8]
+        pages = [series.levels[n] for n in kept]
         if not pages or (pages[0].axes == "YXS" and pages[0].shape[2] not in (3, 4)):
             kind = f"{series.shape} {series.dtype}, axes {series.axes}"
             raise TileError(f"{path} holds {kind}: slides are read as 8-bit grey or RGB; convert it")
-        self.levels = [zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(pages))]
+        self.levels = [zarr.open_array(series.aszarr(level=level), mode="r") for level in kept]
+        if max(level.chunks[0] * level.chunks[1] for level in self.levels) > LARGEST_CHUNK_PX:
+            raise TileError(
+                f"{path} is stored in pieces too large to unpack for every read: convert it to a tiled TIFF"
+            )
         self.sizes = tuple((page.shape[1], page.shape[0]) for page in pages)
         page: Any = pages[0].keyframe
         self.properties = {tag.name: str(tag.value)[:200] for tag in page.tags.values() if tag.count < 200}
@@ -118,6 +129,9 @@ class _Tiff(Reader):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         region: Any = _told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
         return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
+
+    def close(self) -> None:
+        self.file.close()
 
     def _check_is_whole(self) -> None:
         """tifffile reads what pages it finds; a file cut short still names the place of the next one."""
@@ -133,12 +147,18 @@ class _Tiff(Reader):
 class _Plain(Reader):
     def __init__(self, path: Path) -> None:
         self.path = path
-        image = Image.open(path)  # raises where it is no picture
-        if image.width * image.height > LARGEST_PLAIN_PX:
-            raise TileError(f"{path} is unpacked whole and too large for that: convert it to a tiled TIFF")
+        try:
+            image = Image.open(path)  # raises where it is no picture
+        except Image.DecompressionBombError:
+            raise TileError(
+                f"{path} would be unpacked whole and is too large for that: convert it to a tiled TIFF"
+            ) from None
         self.pixels = np.asarray(image.convert("RGB"))
         self.sizes = ((image.width, image.height),)
         self.mpp, self.properties = None, {}  # dots per inch of a picture say how to print it
+
+    def close(self) -> None:
+        pass  # nothing is open
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         return self.pixels[y : y + height, x : x + width]
@@ -153,7 +173,7 @@ def _told(path: Path, act: Callable[[], Answer]) -> Answer:
     """What an action gives; on damaged files tifffile, its codecs and Pillow raise almost anything."""
     try:
         return act()
-    except TileError:
+    except (TileError, openslide.OpenSlideError):
         raise
     except Image.UnidentifiedImageError:
         raise TileError(f"{path} is no slide: OpenSlide, tifffile and Pillow know no such file") from None

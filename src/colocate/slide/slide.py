@@ -18,11 +18,12 @@ from ..errors import TileError
 from .readers import Reader, open_reader
 from .resolution import check_mpp
 
-OPEN = 8  # files that a process keeps open
+OPEN = 32  # files that a process keeps open
 LARGEST_PX = 1 << 25  # of a level that are in memory at once
 COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
 NEAR = 0.01  # a level this near to the wanted resolution is read as it is
-STEADY_PX = 0.05  # regions that fit pixels of a level to this are not resampled
+STEADY_PX = 0.05  # regions that fit pixels of a level to this are not resampled,
+DRIFT_PX = 0.25  # nor are those that lose step by this from end to end, as levels of odd sizes make them
 REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
 
 
@@ -86,7 +87,9 @@ class Slide:
     def check_shows(self, mpp: float) -> None:
         """Raises TileError if the finest pixels are more than a tenth larger than `mpp` micrometres."""
         if self.mpp > mpp * COARSER:
-            raise TileError(f"{self.path} has {self.mpp:g} micrometres per pixel, which cannot show {mpp:g}")
+            raise TileError(
+                f"{self.path} has {self.mpp:g} micrometres per pixel, which cannot show {mpp:g} (over 10 % coarser)"
+            )
 
     def read(
         self, x: float, y: float, width: int, height: int, mpp: float | None = None
@@ -104,7 +107,9 @@ class Slide:
         axes = []
         for place, count, own, finest in zip((x, y), (width, height), self.sizes[level], self.sizes[0], strict=True):
             shrunk = own / finest
-            axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count))
+            # places of whole level0 pixels fall between the pixels of coarser levels
+            slack = STEADY_PX if level == 0 else max(STEADY_PX, 0.5 * shrunk)
+            axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count, slack))
         across, down = axes
         if (across.stop - across.start) * (down.stop - down.start) > LARGEST_PX and height > 1:
             upper = height // 2
@@ -133,7 +138,9 @@ def _reader(path: Path) -> Reader:
     reader = _open.pop(key, None) or open_reader(path)
     _open[key] = reader
     while len(_open) > OPEN:
-        _open.popitem(last=False)  # closes itself when nobody reads from it any more
+        (process, _), oldest = _open.popitem(last=False)
+        if process == os.getpid():
+            oldest.close()
     return reader
 
 
@@ -161,6 +168,8 @@ class _Axis(NamedTuple):
     start: float
     step: float
     pixels: int
+    slack: float
+    """How far off a level's pixel the start may lie."""
 
     @property
     def stop(self) -> float:
@@ -169,7 +178,8 @@ class _Axis(NamedTuple):
     @property
     def steady(self) -> bool:
         """Whether the level's pixels are so near to the wanted ones that they serve as they are."""
-        return abs(self.start - round(self.start)) + abs(self.step - 1) * self.pixels <= STEADY_PX
+        drift = abs(self.step - 1) * self.pixels
+        return abs(self.start - round(self.start)) <= self.slack + 1e-9 and drift <= DRIFT_PX
 
     @property
     def reach(self) -> int:

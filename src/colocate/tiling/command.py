@@ -13,8 +13,8 @@ from .listing import find_slides
 
 
 def tile(
-    slides: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    slides: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SLIDES")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     config: Annotated[TilingConfig, tyro.conf.arg(name="")],
     slide_mpp: float | None = None,
     manifest_only: bool = False,

@@ -16,7 +16,7 @@ from ..errors import TileError, UserError
 from ..slide import Slide
 from .config import TilingConfig
 from .listing import Listed
-from .manifest import write_part
+from .manifest import part_path, write_part
 from .overlay import write_overlay
 from .shards import Shards
 from .tissue import Tissue, find_tissue
@@ -44,7 +44,7 @@ def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
     y, x = (grid.ravel() for grid in np.mgrid[:rows, :columns])
     x, y = (x * step).round().astype(np.int32), (y * step).round().astype(np.int32)
     share = tissue.shares(x.astype(float), y.astype(float), side, side)
-    kept = share >= max(config.min_tissue, 1e-6)
+    kept = share >= config.min_tissue - 1e-6
     return Places(x[kept], y[kept], share[kept], side, mpp)
 
 
@@ -59,6 +59,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
         slide = listed.open()
         tissue = find_tissue(slide, listed.mask)
         found = places(slide, tissue, config)
+        part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
         shards = None if manifest_only else Shards(out, listed.name)
         try:
             columns = _tiles(listed, slide, found, config, shards)

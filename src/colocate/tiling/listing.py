@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import parquet
 
 from ..errors import UserError
 from ..slide import ENDINGS, PLAIN_ENDINGS, Slide, check_mpp
 
 TABLES = (".csv", ".parquet")
+TAKEN = ("x", "y", "slide_mpp", "size", "tissue", "sharpness", "shard", "offset", "bytes")  # of the manifest
 KNOWN = ("path", "slide", "source", "mpp", "mask")
 
 
@@ -38,6 +41,18 @@ class Listed:
     unsaid_mpp: float | None = None
     """Micrometres per pixel of a file that does not say."""
 
+    def identity(self) -> dict[str, Any]:
+        """What decides what is seen of the slide; of its file the name, size and time."""
+        status = self.path.stat() if self.path.exists() else None
+        mask = self.mask.read_bytes() if self.mask and self.mask.is_file() else b""
+        return {
+            "file": self.path.name,
+            "bytes": status.st_size if status else 0,
+            "time_ns": status.st_mtime_ns if status else 0,
+            "slide_mpp": [self.mpp, self.unsaid_mpp],
+            "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
+        }
+
     def open(self) -> Slide:
         """Raises TileError as `Slide.open` does."""
         return Slide.open(self.path, self.mpp, self.unsaid_mpp)
@@ -48,8 +63,8 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
 
     A table (.csv, .parquet) has a column `path`, relative to its own folder, and may have `slide` (the name), `source`
     (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which neither the table
-    nor the file says it. A slide's name is its path below what all have in common, without its ending where that is
-    enough.
+    nor the file says it. A slide's name is its path below the folder or table, without its ending where none is called
+    the same.
 
     Raises:
         UserError: no slides there, a folder or table that cannot be read, or two slides of one name.
@@ -60,7 +75,9 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
         return _table(places[0], mpp)
     paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
     paths = list(dict.fromkeys(path.absolute() for path in paths))
-    names = _names(paths)
+    names = _names(paths, [place.absolute() if place.is_dir() else place.absolute().parent for place in places])
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"two slides are called {twice[0]}: give a table that names them in a column `slide`")
     return [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in sorted(zip(names, paths, strict=True))]
 
 
@@ -82,26 +99,50 @@ def _below(folder: Path) -> list[Path]:
     return found
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The part of each path that tells it from the others."""
-    above = Path(os.path.commonpath([path.parent for path in paths]))
+def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
+    """Each path below what all folders have in common, without its ending where none is called the same."""
+    above = Path(os.path.commonpath(folders))
     names = [path.relative_to(above).with_suffix("").as_posix() for path in paths]
     often = Counter(names)
     return [n if often[n] == 1 else p.relative_to(above).as_posix() for n, p in zip(names, paths, strict=True)]
 
 
-def _table(file: Path, mpp: float | None) -> list[Listed]:
+def _home(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    """The folders that names of a table's slides start from: the table's own, if all lie below it."""
+    return [folder] if all(folder in path.parents for path in paths) else [path.parent for path in paths]
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    """The lines of a .csv or .parquet, every value as it is written: patient 007 is not patient 7.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        table = csv.read_csv(file) if file.suffix.lower() == ".csv" else parquet.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        if file.suffix.lower() == ".csv":
+            with file.open(newline="", encoding="utf-8-sig") as text:
+                lines: list[dict[str, Any]] = list(csv.DictReader(text))
+        else:
+            lines = parquet.read_table(file).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as a table ({' '.join(str(error).split())})") from error
-    if "path" not in table.column_names or not len(table):
-        raise UserError(f"{file} needs a column `path` and a line for each slide (found: {table.column_names})")
-    rows = [{name: _text(value) for name, value in row.items()} for row in table.to_pylist()]
+    return [{str(k): "" if v is None else str(v) for k, v in line.items() if k is not None} for line in lines]
+
+
+def _table(file: Path, mpp: float | None) -> list[Listed]:
+    rows = read_table(file)
+    if not rows or "path" not in rows[0]:
+        found = ", ".join(rows[0]) if rows else "no line"
+        raise UserError(f"{file} needs a column `path` and a line for each slide (found: {found})")
     if empty := [number for number, row in enumerate(rows, 2) if not row["path"]]:
         raise UserError(f"{file}, line {empty[0]} has no path: fill it in or remove the line")
+    if taken := [name for name in rows[0] if name in TAKEN]:
+        raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
     paths = [Path(os.path.abspath(file.parent / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
-    names = [row.get("slide") or name for row, name in zip(rows, _names(paths), strict=True)]
+    names = [
+        row.get("slide") or name
+        for row, name in zip(rows, _names(paths, _home(file.parent.absolute(), paths)), strict=True)
+    ]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"{file} has two slides called {twice[0]}: give each its own name in a column `slide`")
     slides = []
@@ -120,10 +161,6 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
             )
         )
     return sorted(slides, key=lambda slide: slide.name)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _number(text: str, where: str) -> float:

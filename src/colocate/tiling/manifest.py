@@ -68,8 +68,7 @@ def _told(part: Path) -> dict[str, Any]:
 
 
 def _identity(slide: Listed) -> str:
-    size = slide.path.stat().st_size if slide.path.exists() else 0
-    return blake2b(repr((slide, size)).encode(), digest_size=16).hexdigest()
+    return blake2b(repr((slide, slide.identity())).encode(), digest_size=16).hexdigest()
 
 
 def write_manifest(out: Path, slides: Sequence[Listed]) -> list[dict[str, Any]]:

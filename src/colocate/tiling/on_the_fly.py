@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
-from pyarrow import csv, parquet
+from pyarrow import parquet
 from rich.console import Console
 
+from ..errors import UserError
 from ..slide import ENDINGS, PLAIN_ENDINGS
 from .config import TilingConfig
 from .listing import TABLES, find_slides
@@ -41,6 +43,10 @@ def are_slides(data: Path) -> bool:
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
     """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
+        )
     done = tile(find_slides([data], mpp), out, config, manifest_only=True)
     Console(stderr=True, highlight=False).print(sentence(done, out), soft_wrap=True, markup=False)
     return out / MANIFEST
@@ -50,7 +56,7 @@ def _first(data: Path) -> Path | None:
     """The first picture of a folder or table, in the order of names; a file itself."""
     if data.is_dir():
         for here, folders, files in os.walk(data, followlinks=True):
-            folders.sort()
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
             for file in sorted(files):
                 if file.lower().endswith((*ENDINGS, *PLAIN_ENDINGS)) and not file.startswith("."):
                     return Path(here) / file
@@ -58,7 +64,13 @@ def _first(data: Path) -> Path | None:
     if data.suffix.lower() not in TABLES:
         return data
     try:
-        table = csv.read_csv(data) if data.suffix.lower() == ".csv" else parquet.read_table(data, columns=["path"])
-        return data.parent / str(table["path"][0].as_py())
-    except (pa.ArrowException, OSError, KeyError, IndexError):
+        if data.suffix.lower() == ".csv":
+            with data.open(newline="", encoding="utf-8-sig") as text:
+                return data.parent / next(csv.DictReader(text))["path"]
+        table = parquet.ParquetFile(data)
+        if "slide_mpp" in table.schema_arrow.names:
+            return None  # a manifest, whose paths are of slides and whose rows are tiles
+        rows = next(table.iter_batches(1, columns=["path"]))
+        return data.parent / str(rows["path"][0].as_py())
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, StopIteration):
         return None  # whoever reads it will say what is wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -46,13 +47,16 @@ class Shards:
 
     def finish(self) -> None:
         """Close the shards and give them their names."""
-        self._close()
+        self._end()
         for path in self.paths:
             _hidden(path).replace(path)
 
     def drop(self) -> None:
-        """Remove what there is of the slide's shards, from now or from before."""
-        self._close()
+        """Remove what there is of the slide's shards, from now or from before; also from a full disk."""
+        if self.file is not None:
+            file, self.file = self.file, None
+            with suppress(OSError):
+                file.close()
         place = self.folder / "shards" / self.name
         for path in [*place.parent.glob("*.tar"), *place.parent.glob(".*.tar.part")]:
             stem, dash, number = path.name.removeprefix(".").removesuffix(".part").removesuffix(".tar").rpartition("-")
@@ -60,13 +64,13 @@ class Shards:
                 path.unlink()
 
     def _next(self) -> None:
-        self._close()
+        self._end()
         path = self.folder / "shards" / f"{self.name}-{len(self.paths):04d}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.paths.append(path)
         self.file = _hidden(path).open("wb")
 
-    def _close(self) -> None:
+    def _end(self) -> None:
         if self.file is not None:
             file, self.file = self.file, None
             with file:

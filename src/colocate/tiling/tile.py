@@ -73,6 +73,7 @@ def tile(
     own = slides[part[0] - 1 :: part[1]]
     waiting = [slide for slide in own if not is_done(out, slide)]
     if waiting:
+        (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
         with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, out, config, manifest_only)
     return _conclude(slides, out)
@@ -153,14 +154,14 @@ def _failed_path(out: Path, name: str) -> Path:
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
-        context = multiprocessing.get_context("fork")
+        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
             workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         )
         try:
             yield pool
         except BaseException:
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()  # their half-written shards are removed by the next call
             raise
         finally:
