@@ -18,7 +18,7 @@ from ..run import workers
 from ..slide import Slide
 from ..tiling.listing import Listed
 from ..tiling.quarantine import Quarantine
-from ..tiling.tissue import find_tissue
+from ..tiling.tissue import Tissue, find_tissue
 from .class_map import ClassMap
 from .looking import Grid, grid_of, look, windows_of_tissue
 from .marker import Marker
@@ -31,6 +31,7 @@ from .stitch import Stitcher, Window
 
 VERSION = 1  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
+LEAST_TISSUE = 0.5  # of an object
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
 
 
@@ -94,6 +95,7 @@ class _View(NamedTuple):
 
     slide: Slide
     grid: Grid
+    tissue: Tissue
     seen: Iterator[tuple[Window, Any]]
     place: Path
     """Its files, without their endings."""
@@ -131,7 +133,8 @@ class _Runner:
         began = time.perf_counter()
         slide = listed.open()
         grid = grid_of(slide, self.predictor.mpp)
-        places = windows_of_tissue(grid, find_tissue(slide, listed.mask), self.side, self.overlap)
+        tissue = find_tissue(slide, listed.mask)
+        places = windows_of_tissue(grid, tissue, self.side, self.overlap)
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
@@ -139,7 +142,7 @@ class _Runner:
         marker.begin()
         try:
             seen = self._seen(slide, grid, places, meter)
-            view = _View(slide, grid, seen, marker.place)
+            view = _View(slide, grid, tissue, seen, marker.place)
             results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
         except TileError:
             marker.drop()
@@ -156,13 +159,16 @@ class _Runner:
             meter.advance(len(seen))
 
     def _objects(self, view: _View) -> dict[str, Any]:
-        """Objects, each once, written as they are complete."""
+        """Objects, each once, written as they are complete; none on glass, which networks have rarely learned."""
         stitcher = Stitcher(self.side, self.overlap, view.grid.width, view.grid.height)
 
         def outlined() -> Iterator[Outlined]:
             for window, found in view.seen:
-                yield from map(in_level0, stitcher.add(window, found))
-            yield from map(in_level0, stitcher.finish())
+                yield from filter(on_tissue, map(in_level0, stitcher.add(window, found)))
+            yield from filter(on_tissue, map(in_level0, stitcher.finish()))
+
+        def on_tissue(outlined: Outlined) -> bool:
+            return view.tissue.share_of(outlined.shape) >= LEAST_TISSUE
 
         def in_level0(merged: Any) -> Outlined:
             shape = shapely.transform(merged.shape, lambda points: points * view.grid.scale)

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from shapely.geometry.base import BaseGeometry
 from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
@@ -56,6 +57,16 @@ class Tissue:
         edges = [self._below(x + i * width, y + j * height) for j in (0, 1) for i in (0, 1)]
         area = width * height * self.mask.size / (self.width * self.height)  # in pixels of the mask
         return ((edges[3] - edges[2] - edges[1] + edges[0]) / area).clip(0, 1)
+
+    def share_of(self, shape: BaseGeometry) -> float:
+        """How much of a shape (level0 pixels) is tissue, in [0, 1]; of one too small for the mask, whether it is."""
+        high, wide = self.mask.shape
+        small = shapely.transform(shape, lambda points: points * (wide / self.width, high / self.height))
+        top, left, inside = rasterise(small, high, wide)
+        if not inside.any():
+            point = small.representative_point()
+            return float(self.mask[min(int(point.y), high - 1), min(int(point.x), wide - 1)])
+        return float(self.mask[top : top + inside.shape[0], left : left + inside.shape[1]][inside].mean())
 
     def _below(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
