@@ -32,7 +32,7 @@ def crops(boxes: list[tuple[list[float], bool]]) -> Crop:
 def spans(draw: st.DrawFn, low: float = 0, high: float = TILE, *, whole: bool = False, shortest: int = 8) -> Span:
     """A stretch of an axis between two places, at least `shortest` pixels long, its ends whole or fractional."""
     number = st.integers if whole else lambda a, b: st.floats(a, b).map(lambda x: round(x, 3))
-    start = draw(number(low, high - shortest))
+    start = draw(number(low, max(low, high - shortest)))
     return start, draw(number(start + shortest, high))
 
 

@@ -23,7 +23,11 @@ from tests.phantom_slide import tissue_slide, write_pyramid
 
 Build = Callable[..., Index]
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
-LIST = "path,patient,split,source,mpp\nin/s0.tif,A1,train,P1,\nin/s1.tif,A2,test,P2,\nin/s2.tif,,val,P2,1.0\n"
+LIST = """path,slide,patient,split,source,mpp
+in/s0.tif,s0,A1,train,P1,
+in/s1.tif,s1,A2,test,P2,
+in/s2.tif,s2,,val,P2,1.0
+"""
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ class _OpenSlide(Reader):
         self.path = path
         self.slide = openslide.OpenSlide(path)
         self.slide.set_cache(_shared_cache())
-        self.sizes = self.slide.level_dimensions
+        self.sizes, self.downsamples = self.slide.level_dimensions, self.slide.level_downsamples
         self.properties = dict(self.slide.properties)
         said = [self.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
         self.mpp = None if said[0] is None or said[1] is None else (float(said[0]), float(said[1]))
@@ -94,7 +94,7 @@ class _OpenSlide(Reader):
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         # OpenSlide counts in pixels of the finest level; rounding shifts by less than half of one
-        place = (round(x * self.slide.level_downsamples[level]), round(y * self.slide.level_downsamples[level]))
+        place = (round(x * self.downsamples[level]), round(y * self.downsamples[level]))
         try:
             region = self.slide.read_region(place, level, (width, height))
         except openslide.OpenSlideError as error:
