@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def counted(number: int, noun: str) -> str:
@@ -17,6 +18,17 @@ def counted(number: int, noun: str) -> str:
 def escaped(cell: str) -> str:
     """A cell of a Markdown table."""
     return cell.replace("|", "\\|")
+
+
+def changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What of two sets of settings differs, in words; empty where nothing does.
+
+    >>> changes({"size": 64, "of": "tiles"}, {"size": 32, "of": "tiles"})
+    'size 64, not 32'
+    """
+    names = sorted(stored.keys() | wanted.keys())
+    differ = [name for name in names if stored.get(name) != wanted.get(name)]
+    return "; ".join(f"{name} {stored.get(name)}, not {wanted.get(name)}" for name in differ)
 
 
 def grid(rows: Sequence[Sequence[str]], left: int) -> str:

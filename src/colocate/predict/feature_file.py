@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 
 from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..text import changes
 
 Attributes = Mapping[str, Any]
 SETTINGS = "settings"
@@ -44,11 +45,8 @@ class FeatureFile:
                 stored: Any = json.loads(str(file.attrs[SETTINGS]))
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{self.path} is no file of colocate's features: choose another --out") from error
-        wanted = json.loads(self.settings)
-        names = sorted(wanted.keys() | stored.keys())
-        if changed := [name for name in names if wanted.get(name) != stored.get(name)]:
-            words = (f"{name} {stored.get(name)}, not {wanted.get(name)}" for name in changed)
-            raise UserError(f"{self.path} holds features of other settings ({'; '.join(words)}): choose another --out")
+        if changed := changes(stored, json.loads(self.settings)):
+            raise UserError(f"{self.path} holds features of other settings ({changed}): choose another --out")
         return True
 
     def write(

@@ -7,17 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from rich.console import Console
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from ..backbones import Backbone
-from ..data import read_ahead
 from ..errors import TileError, UserError
 from ..evaluate.candidates import Candidate
 from ..probes.nearest import cell_features
@@ -31,6 +28,7 @@ from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import find_tissue
 from .component_picture import draw_components
 from .feature_file import FeatureFile
+from .reading import read_regions
 from .slides_loop import Meter, Tally, for_each_slide
 
 VERSION = 1  # of features; to be raised when the same settings would give other numbers
@@ -180,32 +178,12 @@ class _Extractor:
         self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter
     ) -> Iterator[Float[np.ndarray, "_ c"]]:
         """Batch after batch: no more than what is read ahead is in memory."""
-        batch = self.config.batch
-        steps = range(-(-len(tiles) // batch))
-        read = _Tiles(slide, tiles, self.tiling.size, mpp)
-        ahead = read_ahead(
-            read, steps, lambda step: slice(step * batch, (step + 1) * batch), workers(self.config.machine())
-        )
+        batch, size = self.config.batch, self.tiling.size
+        ahead = read_regions(slide, tiles, size, mpp, batch, workers(self.config.machine()))
         for images in ahead:
             grids = cell_features(self.network, images, self.candidate.mean, self.candidate.std, batch)
             yield (grids.mean((1, 2)) if self.config.of == "tiles" else grids.flatten(0, 2)).numpy()
             meter.advance(len(images))
-
-
-@final
-@dataclass(frozen=True)
-class _Tiles(Dataset[Any]):
-    slide: Slide
-    places: Int64[np.ndarray, "n 2"]
-    size: int
-    mpp: float
-
-    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 h w"] | UserError:
-        try:
-            tiles = [self.slide.read(int(x), int(y), self.size, self.size, self.mpp) for x, y in self.places[some]]
-        except TileError as error:
-            return error
-        return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
 
 
 def cell_places(tiles: Int64[np.ndarray, "n 2"], grid: int, pitch: float) -> Int64[np.ndarray, "m 2"]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..data import read_ahead
-from ..errors import TileError, UserError
 from ..slide import Slide
 from ..tiling.tissue import Tissue
 from .predictor import Predictor
+from .reading import read_regions
 from .stitch import Window, windows
 
 
@@ -60,27 +54,7 @@ def look(
     Raises:
         TileError: the slide is damaged.
     """
-    steps = range(-(-len(places) // batch))
-    read = _Windows(slide, grid, places)
+    corners = np.array([(window.left, window.top) for window in places]).reshape(-1, 2) * grid.scale
     rest = iter(places)
-    for images in read_ahead(read, steps, lambda step: slice(step * batch, (step + 1) * batch), workers):
-        yield list(zip(islice(rest, len(images)), predictor.look(images), strict=True))
-
-
-@final
-@dataclass(frozen=True)
-class _Windows(Dataset[Any]):
-    slide: Slide
-    grid: Grid
-    places: Sequence[Window]
-
-    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 s s"] | UserError:
-        grid = self.grid
-        try:
-            seen = [
-                self.slide.read(left * grid.scale, top * grid.scale, side, side, grid.mpp)
-                for _, _, top, left, side in self.places[some]
-            ]
-        except TileError as error:
-            return error
-        return torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
+    for images in read_regions(slide, corners, places[0].side, grid.mpp, batch, workers):
+        yield list(zip(islice(rest, len(images)), predictor.look(images.contiguous()), strict=True))

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..text import changes
 from .outlined import beside
 
 ENDINGS = (".geojson", ".csv", ".png", ".tif")
@@ -38,10 +39,8 @@ class Marker:
             settings, finished = dict(stored["settings"]), bool(stored["finished"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not by `colocate predict`: choose another --out") from error
-        names = sorted(settings.keys() | self.settings.keys())
-        if changed := [name for name in names if settings.get(name) != self.settings.get(name)]:
-            words = (f"{name} {settings.get(name)}, not {self.settings.get(name)}" for name in changed)
-            raise UserError(f"{self.path} is of other settings ({'; '.join(words)}): choose another --out")
+        if changed := changes(settings, self.settings):
+            raise UserError(f"{self.path} is of other settings ({changed}): choose another --out")
         return finished
 
     def begin(self) -> None:

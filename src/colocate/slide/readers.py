@@ -12,7 +12,6 @@ from typing import Any, TypeVar, final
 import numpy as np
 import openslide
 import tifffile
-import zarr
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -107,6 +106,8 @@ class _OpenSlide(Reader):
 @final
 class _Tiff(Reader):
     def __init__(self, path: Path) -> None:
+        import zarr  # half a second, which only these files are worth
+
         self.path = path
         self.file = tifffile.TiffFile(path)
         self._check_is_whole()
@@ -204,9 +205,9 @@ def _ome_mpp(file: tifffile.TiffFile) -> tuple[float, float] | None:
 
 
 def _tiff_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Resolution tags, unless they only say how to print (1 to 600 dots per inch)."""
+    """Resolution tags, unless they say how to print: pixels of 40 micrometres (635 dots per inch) or more."""
     unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 0))  # micrometres
     x, y = page.resolution
-    if unit is None or min(x, y) <= 25_400 / 40 * unit / 25_400:
+    if unit is None or min(x, y) <= unit / 40:
         return None
     return unit / x, unit / y
