@@ -21,8 +21,8 @@ class TilingConfig:
     min_tissue: float = 0.5
     """Least share of a tile that is tissue."""
     min_sharpness: float = 2.0
-    """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Empty glass and blur lie
-    below it; 0 keeps all, unread if there is only a manifest to write."""
+    """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Most empty
+    glass and strong blur lie below 2; 0 keeps all, unread if there is only a manifest to write."""
     quality: int = 90
     """JPEG quality; chroma is kept at full resolution."""
 
