@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "colocate"
 # From the ground up; a module imports only from floors below its own, packages count as one room.
 FLOORS = [
     {"errors"},
-    {"geometry", "draws", "distributed", "outside", "text", "slide"},
+    {"geometry", "draws", "distributed", "outside", "text", "files", "slide"},
     {"objectives", "colour", "matching", "clustering", "data", "checkpoint", "optim"},
     {"looks", "prepare"},
     {"views", "probes", "tiling"},

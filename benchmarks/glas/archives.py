@@ -18,9 +18,9 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, final
 
-from colocate.checkpoint import write_atomically
 from colocate.data import Labelled
 from colocate.errors import UserError
+from colocate.files import write_atomically
 from colocate.prepare.writer import folder_or_nothing
 
 VERSION = 1

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple, final
 
 import pydantic
 
-from colocate.checkpoint import write_atomically
 from colocate.errors import UserError
 from colocate.evaluate.fit import FitConfig
 from colocate.evaluate.instances import InstancesConfig
 from colocate.evaluate.presets import smoke_instances
+from colocate.files import write_atomically
 from colocate.methods.concl import ConCLConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.prepare.glas import FACTS

@@ -12,13 +12,13 @@ from PIL import Image
 
 from benchmarks.glas.archives import LIST
 from benchmarks.glas.plan import RANDOM, Plan, Stage, stored_plan
-from colocate.checkpoint import write_atomically
 from colocate.errors import UserError
 from colocate.evaluate import table as tables_of
 from colocate.evaluate.markdown import markdown
 from colocate.evaluate.results import Result, read_results
 from colocate.figures import compare
 from colocate.figures.scores import scores
+from colocate.files import write_atomically
 from colocate.journal import has_rows
 
 MOST_BYTES = 300_000

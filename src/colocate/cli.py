@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import __version__, train
+from . import __version__, distributed, train
 from .data import inspect as look
 from .data import show
 from .demo import demo as run_demo
@@ -114,7 +114,10 @@ def pretrain(arguments: list[str]) -> None:
     for field, example in (("data", "TILES"), ("out", "RUN")):
         if not getattr(asked.recipe, field):
             raise UserError(f"give --{field} {example}")
-    folder = train.pretrain(asked.recipe, asked.resume)
+    try:
+        folder = train.pretrain(asked.recipe, asked.resume)
+    finally:
+        distributed.leave()
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
         print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {folder}")
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .backbones import Backbone
-from .checkpoint import write_atomically
 from .data import Index
 from .errors import UserError
+from .files import write_atomically
 from .recipe import Recipe, to_json
 
 Library = Literal["timm", "torchvision", "detectron2"]

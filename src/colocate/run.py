@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .data import Index
 from .errors import UserError
+from .files import write_atomically
 from .journal import has_rows
 from .methods.method import Method
 from .recipe import MachineConfig, Precision, Recipe, differences, from_json, read_recipe, to_json
@@ -96,7 +97,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         (run / "moved.arrow").replace(run / "tiles.arrow")
     else:
         _index(run / "tiles.arrow", recipe)
-    checkpoint.write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
+    write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
 
 
 def _origin(recipe: Recipe) -> tuple[str, str | None]:

@@ -36,9 +36,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checkpoint import write_atomically
 from ..data import read_ahead
 from ..errors import UserError
+from ..files import write_atomically
 
 VERSION = 1
 NEAR = 8

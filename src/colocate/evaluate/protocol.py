@@ -17,10 +17,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from ..checkpoint import write_atomically
 from ..data import Labelled
 from ..draws import uniforms
 from ..errors import UserError
+from ..files import write_atomically
 from .candidates import Candidate
 from .fit import Engine
 from .leakage import Findings, check, refuse, tiles_of

@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..backbones import Backbone
-from ..checkpoint import write_atomically
 from ..data import Labelled
 from ..errors import UserError
 from ..export import read_tensors
+from ..files import write_atomically
 from .candidates import Candidate
 from .instances import Detector, InstancesConfig
 from .semantics import Segmenter, SemanticsConfig

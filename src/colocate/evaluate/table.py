@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
-from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..files import write_atomically
 from .metrics import FAMILIES, LOWER_IS_BETTER
 from .results import Result, Row, grouped, read_results
 from .statistics import Difference, Interval, Run, interval, paired

@@ -10,7 +10,7 @@ from textwrap import wrap
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..text import escaped, grid
 from .curves import CHANCE, Dashes, draw_line, fit, mean, name_ends, name_level
 from .facts import Run, read_runs, same_and_different

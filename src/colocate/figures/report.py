@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..backbones import Backbone
-from ..checkpoint import write_atomically
 from ..data import Index
 from ..errors import UserError
 from ..evaluate.masks import Split, masks_beside
 from ..export import load_backbone
+from ..files import write_atomically
 from ..journal import read_journal
 from ..probes.nearest import cell_features, nearest_neighbour_probe, settle_batch_norm
 from ..recipe import Recipe

@@ -10,10 +10,10 @@ from textwrap import wrap
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..checkpoint import write_atomically
 from ..evaluate.markdown import settings, title
 from ..evaluate.metrics import LOWER_IS_BETTER
 from ..evaluate.table import Table
+from ..files import write_atomically
 from .style import COLOURS, INK, RULE, SMALL, SOFT, TEXT, Page, columns, plot
 
 WIDTH, MARGIN, GAP = 12.0, 0.5, 0.75  # inches

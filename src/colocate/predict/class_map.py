@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 from jaxtyping import Int64, UInt8, UInt16
 
-from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..files import write_atomically
 from .geojson import class_colour
 from .pieces import Box, Place, Raster
 from .predictor import Classes

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..checkpoint import write_atomically
 from ..data import spaced
 from ..figures.features import principal_components
+from ..files import write_atomically
 from ..slide import Slide
 
 SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side; the largest whose picture is small enough

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..files import write_atomically
 from ..text import changes
 
 Attributes = Mapping[str, Any]

@@ -13,8 +13,8 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from ..checkpoint import write_atomically
 from ..figures.style import BLUE, GREEN, ORANGE, VERMILION
+from ..files import write_atomically
 
 DECIMALS = 2
 """Of coordinates in pixels."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ..checkpoint import write_atomically
 from ..errors import UserError
+from ..files import write_atomically
 from ..text import changes
 from .outlined import beside
 

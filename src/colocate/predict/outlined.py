@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..slide import Slide
 from .geojson import class_colour, feature, measurements, write_features
 from .overview import Overview

@@ -10,7 +10,7 @@ import shapely
 from PIL import Image, ImageDraw
 from shapely.geometry.base import BaseGeometry
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..slide import Slide
 
 SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the longer side; the largest whose picture is small enough

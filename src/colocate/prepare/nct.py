@@ -11,8 +11,8 @@ import io
 import os
 from pathlib import Path
 
-from colocate.checkpoint import write_atomically
 from colocate.errors import UserError
+from colocate.files import write_atomically
 from colocate.prepare.files import by_stem, folder_in
 from colocate.prepare.writer import check_free
 

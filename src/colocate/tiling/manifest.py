@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from .listing import Listed
 
 NAMES = pa.dictionary(pa.int32(), pa.string())

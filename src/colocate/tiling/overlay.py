@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..slide import Slide
 from .tissue import Tissue
 

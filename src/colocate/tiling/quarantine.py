@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import final
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 
 COLUMNS = ("slide", "path", "reason")
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..checkpoint import write_atomically
 from ..errors import TileError, UserError
+from ..files import write_atomically
 from ..text import counted
 from .config import TilingConfig
 from .cut import cut
