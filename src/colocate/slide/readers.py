@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 import openslide
@@ -16,38 +14,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import TileError
+from .jpeg_tiles import JpegTiles
+from .reader import CACHE_BYTES, Reader, damaged, told
 
 ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # and .dcm: slides only where they are named one by one
-CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
 LARGEST_CHUNK_PX = 1 << 25  # of a TIFF: a piece is unpacked whole for each read from it
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-Answer = TypeVar("Answer")
-
-
-class Reader(ABC):
-    """An open file of one or more levels of the same picture, finest first."""
-
-    path: Path
-    sizes: tuple[tuple[int, int], ...]
-    """Width and height of each level, in its own pixels."""
-    mpp: tuple[float, float] | None
-    """Micrometres per pixel of the finest level, along x and y; None where the file does not say."""
-    properties: dict[str, str]
-    origin: tuple[int, int] = (0, 0)
-    """Where the scanned area begins, in pixels of the finest level."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file."""
-
-    @abstractmethod
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels of a level, from column x and row y on; the region lies within the level.
-
-        Raises:
-            TileError: the file is damaged.
-        """
 
 
 def open_reader(path: Path) -> Reader:
@@ -62,15 +35,18 @@ def open_reader(path: Path) -> Reader:
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
     try:
-        reader = _told(path, lambda: _OpenSlide(path))
+        reader = told(path, lambda: _OpenSlide(path))
         # OpenSlide takes an OME-TIFF for a plain one: it sees neither its levels nor its resolution
         ome = "<OME " in reader.properties.get("tiff.ImageDescription", "")
-        return _told(path, lambda: _Tiff(path)) if ome else reader
+        other = told(path, lambda: _Tiff(path) if ome else JpegTiles.of(reader))
+        if other is not None:
+            reader.close()
+        return other or reader
     except openslide.OpenSlideUnsupportedFormatError:
         kind = _Tiff if start in TIFF_MAGIC else _Plain
-        return _told(path, lambda: kind(path))
+        return told(path, lambda: kind(path))
     except openslide.OpenSlideError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 @final
@@ -97,7 +73,7 @@ class _OpenSlide(Reader):
         try:
             region = self.slide.read_region(place, level, (width, height))
         except openslide.OpenSlideError as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         if region.getchannel("A").getextrema() != (255, 255):  # holes, which the scanner left out
             region = Image.alpha_composite(Image.new("RGBA", region.size, self.background), region)
         return np.asarray(region.convert("RGB"))
@@ -128,7 +104,7 @@ class _Tiff(Reader):
         self.mpp = _ome_mpp(self.file) or _tiff_mpp(page)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        region: Any = _told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
+        region: Any = told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
         return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
 
     def close(self) -> None:
@@ -168,23 +144,6 @@ class _Plain(Reader):
 @cache
 def _shared_cache() -> openslide.OpenSlideCache:
     return openslide.OpenSlideCache(CACHE_BYTES)
-
-
-def _told(path: Path, act: Callable[[], Answer]) -> Answer:
-    """What an action gives; on damaged files tifffile, its codecs and Pillow raise almost anything."""
-    try:
-        return act()
-    except (TileError, openslide.OpenSlideError):
-        raise
-    except Image.UnidentifiedImageError:
-        raise TileError(f"{path} is no slide: OpenSlide, tifffile and Pillow know no such file") from None
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> TileError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TileError(f"{path} is cut short or damaged ({reason}): copy it again")
 
 
 def _ome_mpp(file: tifffile.TiffFile) -> tuple[float, float] | None:
