@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from math import gcd
 from typing import Any, NamedTuple, TypeVar, final
 
 import torch
@@ -86,9 +87,9 @@ def tile_loader(
 ) -> Iterator[Tiles]:
     """This process's tiles of the steps from `start` up to `stop`, read ahead by `workers` (0: when asked for).
 
-    An unreadable tile is replaced by the next one that can be read, the same one each time. Neither torch's global
+    An unreadable tile is replaced by another that can be read, the same one each time. Neither torch's global
     generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
-    Raises what `batch_indices` raises, at once; UserError, while iterating, after 100 unreadable tiles in a row, or if
+    Raises what `batch_indices` raises, at once; UserError, while iterating, after 100 unreadable tiles, or if
     the batch's largest tile makes it too large for memory.
     """
     batch_indices(len(index), batch, seed, start, rank, world, order)
@@ -159,16 +160,27 @@ class _Tile(NamedTuple):
 
 
 def _read(index: Index, number: int) -> _Tile:
-    """The tile, or the first readable one after it."""
+    """The tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
     skipped: dict[int, str] = {}
+    stride = _stride(len(index))
     for turn in range(min(MOST_SKIPPED, len(index))):
-        current = (number + turn) % len(index)
+        current = (number + turn * stride) % len(index)
         try:
             return _Tile(current, index.read(current), skipped)
         except TileError as error:
             skipped[current] = str(error)
     first = skipped[number]
-    raise UserError(f"{len(skipped)} tiles in a row cannot be read: check --data and --root; the first one: {first}")
+    raise UserError(f"none of {len(skipped)} tiles tried can be read: check --data and --root; the first one: {first}")
+
+
+@cache
+def _stride(count: int) -> int:
+    """Steps of it come by every number below `count`, those after one another far apart (by the golden ratio).
+
+    >>> _stride(20), sorted(turn * 13 % 20 for turn in range(20)) == list(range(20))
+    (13, True)
+    """
+    return next(step for step in range(max(1, round(count * (5**0.5 - 1) / 2)), 2 * count + 1) if gcd(step, count) == 1)
 
 
 def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
