@@ -12,14 +12,14 @@ SOURCE = ROOT / "src" / "colocate"
 
 # From the ground up; a module imports only from floors below its own, packages count as one room.
 FLOORS = [
-    {"errors"},
+    {"errors", "transfer"},
     {"geometry", "draws", "distributed", "outside", "text", "files", "slide"},
     {"objectives", "colour", "matching", "clustering", "data", "checkpoint", "optim"},
     {"looks", "prepare"},
     {"views", "probes", "tiling"},
     {"backbones"},
     {"networks"},
-    {"methods"},
+    {"methods", "compiling", "ahead"},
     {"health", "recipe"},
     {"recipes", "export", "journal"},
     {"run", "watch"},

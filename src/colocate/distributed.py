@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .transfer import sent
+
 
 def world() -> tuple[int, int]:
     """(rank, number of processes)."""
@@ -65,7 +67,7 @@ def own_part(x: Tensor) -> Tensor:
 
 def shuffled_order(count: int, device: torch.device) -> Int[Tensor, " count"]:
     """A random order of the whole batch, the same on every process."""
-    order = torch.randperm(count).to(device, non_blocking=True)
+    order = sent(torch.randperm(count), device)
     if world()[1] > 1:
         dist.broadcast(order, 0)
     return order

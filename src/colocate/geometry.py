@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .transfer import sent
+
 
 class Crop(NamedTuple):
     """Where b views lie on their tiles, in source pixels (x to the right, y down, the tile's top left edge is 0).
@@ -127,7 +129,7 @@ def resampling(
     support = (scale.clamp_min(1) + 4 * sigma_px * scale).max().item() if len(ends) else 0.0
     taps = min(math.ceil(2 * support) + 1, length)
 
-    ends, sigma_px = ends.to(device, non_blocking=True), sigma_px.to(device, non_blocking=True)
+    ends, sigma_px = sent(ends, device), sent(sigma_px, device)
     low, high = ends.amin(1)[:, None, None], ends.amax(1)[:, None, None]
     step = ((ends[:, 1] - ends[:, 0]) / size)[:, None, None]  # source pixels a view pixel, signed
     reach = step.abs().clamp_min(1)  # half the triangle's foot: no narrower than one source pixel when enlarging
@@ -164,7 +166,7 @@ def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f
     if max(grid.shape[2:]) <= most:
         return grid
     unit = torch.tensor([[0.0, 1.0]])
-    rows, cols = (shared_fraction(unit, min(n, most), unit, n)[0].to(grid, non_blocking=True) for n in grid.shape[2:])
+    rows, cols = (sent(shared_fraction(unit, min(n, most), unit, n)[0], grid) for n in grid.shape[2:])
     return rows @ grid @ cols.T
 
 

@@ -7,10 +7,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .data import Index
 from .errors import UserError
 
+Item = TypeVar("Item")
 COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
@@ -154,12 +154,16 @@ class Pace:
         self.count = 0
         self.waited = 0.0
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent in here counts as waiting."""
-        began = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - began
+    def timed(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; the time that each takes to come counts as waiting."""
+        source = iter(items)
+        while True:
+            began = time.perf_counter()
+            item = next(source, None)
+            self.waited += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
 
     def read(self) -> dict[str, float]:
         """The two figures; counting starts anew."""

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .geometry import Crop, cell_centres, exact, grid_size, shared_fraction
+from .transfer import sent
 
 
 class Match(ABC):
@@ -69,8 +70,8 @@ class SharedArea(Match):
         b, _, d = cells.shape
         field = cells.reshape(b, *self.grid, d)
         field = self._swapped(field, 1)
-        rows = self.rows.to(cells, non_blocking=True)
-        cols = self.cols.to(cells, non_blocking=True)
+        rows = sent(self.rows, cells)
+        cols = sent(self.cols, cells)
         field = (rows @ field.flatten(2)).unflatten(2, (-1, d))  # b h f d
         return (cols[:, None] @ field).flatten(1, 2)
 
@@ -88,7 +89,7 @@ class SharedArea(Match):
         turned = field.transpose(axis, axis + 1)
         if self.swap.all():
             return turned
-        swap = self.swap.to(field.device, non_blocking=True)
+        swap = sent(self.swap, field.device)
         return torch.where(swap.view(-1, *[1] * (field.ndim - 1)), turned, field)
 
 
@@ -126,7 +127,7 @@ class Nearest(Match):
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The partners."""
-        partner = self.partner.to(cells.device, non_blocking=True)
+        partner = sent(self.partner, cells.device)
         return cells.gather(1, partner[:, :, None].expand(-1, -1, cells.shape[2]))
 
 
@@ -178,7 +179,7 @@ def attend(
     Cells that share nothing stay out. An ablation of plain area; no gradient passes through the shares.
     """
     similar = _cosine(own.detach(), other.detach()) / temperature
-    area = match.fractions().to(similar, non_blocking=True)
+    area = sent(match.fractions(), similar)
     shares = area * (similar - similar.amax(2, keepdim=True)).exp()
     return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import checkpoint, health
+from .ahead import views_ahead
 from .backbones import Backbone
+from .compiling import compile_encoders
 from .data import Index, Tiles, batch_indices, tile_loader, tile_order
 from .draws import seed_torch
 from .errors import UserError
@@ -67,17 +70,18 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     skipped = Skipped(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Pace()
+    turns = zip(range(start, stop), pace.timed(batches), strict=True)
+    make = partial(_views, recipe, batches_per_epoch)
     with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
-        for turn in range(start, stop):
+        if recipe.compile:
+            screen.warn_once(_compile(bare, recipe, fabric))
+        for turn, tiles, batch in views_ahead(turns, make, fabric.device):
             step, part = divmod(turn, recipe.accumulate)
             if part == 0:
                 seed_torch(rank, recipe.seed, step)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(peak, step, steps, warmup_steps)
-            with pace.waiting():
-                tiles = next(batches)
             screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
-            batch = _views(tiles, recipe, turn // batches_per_epoch, fabric)
             last = part == recipe.accumulate - 1
             with fabric.no_backward_sync(method, enabled=not last):
                 losses: Losses = method(batch)
@@ -132,11 +136,17 @@ def build_method(recipe: Recipe) -> Method:
     return recipe.method.build(backbone, recipe.accumulate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _views(tiles: Tiles, recipe: Recipe, epoch: int, fabric: Fabric) -> Batch:
-    images = tiles.images.to(fabric.device, non_blocking=True)
-    return sample_views(
-        images, recipe.views, seed=recipe.seed, epoch=epoch, index=tiles.index, sizes=tiles.sizes, mpp=tiles.mpp
-    )
+def _views(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
+    whose = {"index": tiles.index, "sizes": tiles.sizes, "mpp": tiles.mpp}
+    return sample_views(images, recipe.views, seed=recipe.seed, epoch=turn // batches_per_epoch, **whose)
+
+
+def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
+    """Returns a sentence where it could not be done."""
+    shape = (recipe.batch // fabric.world_size, 3, recipe.views.size, recipe.views.size)
+    images = torch.zeros(shape, device=fabric.device).contiguous(memory_format=torch.channels_last)
+    failure = compile_encoders(method, images, fabric.autocast())
+    return failure and f"compiling failed, so networks run as they are ({failure})"
 
 
 def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> Watch:

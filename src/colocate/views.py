@@ -20,6 +20,7 @@ from torch import Tensor
 from .colour import affine, colour_matrix, jitter_stain, stain_matrix
 from .geometry import Crop, bounding_box, resampling
 from .looks import Looks, ViewConfig, draw_looks, plain_looks
+from .transfer import sent
 
 
 class View(NamedTuple):
@@ -65,24 +66,20 @@ def _pixels(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -
     low = rows @ tiles.transpose(1, 2).flatten(2).float()  # b s (3 W)
     view = (low.view(len(tiles), -1, width) @ cols.mT).unflatten(1, (-1, 3)).transpose(1, 2)  # b 3 s s
     if crop.transpose.any():
-        view = torch.where(_send(crop.transpose, device)[:, None, None, None], view.mT, view)
+        view = torch.where(sent(crop.transpose, device)[:, None, None, None], view.mT, view)
     if config.stain > 0:
         matrix, offset = stain_matrix(looks.stain_scale.float(), looks.stain_shift.float())
-        view = jitter_stain(view, _send(matrix, device), _send(offset, device))
+        view = jitter_stain(view, sent(matrix, device), sent(offset, device))
 
     matrix, grey_row = colour_matrix(looks.factors.float(), looks.grey)
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-    grey = (_send(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
-    offset = (grey - _send(mean, device)) / _send(std, device)
-    view = affine(view, _send(matrix / std[:, None], device), offset)
+    grey = (sent(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
+    offset = (grey - sent(mean, device)) / sent(std, device)
+    view = affine(view, sent(matrix / std[:, None], device), offset)
     # Normalising comes after the clamp; folded into the map, it moves the clamp's bounds instead.
     for channel, darkest, brightest in zip(view.unbind(1), -mean / std, (1 - mean) / std, strict=True):
         channel.clamp_(float(darkest), float(brightest))
     return view
-
-
-def _send(small: Tensor, device: torch.device) -> Tensor:
-    return small.to(device, non_blocking=True)
 
 
 def sample_views(

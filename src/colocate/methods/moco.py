@@ -14,6 +14,7 @@ from ..backbones import Backbone
 from ..errors import UserError
 from ..networks import Encoder, Features, Momentum, Queue, group_batch_norm, projector
 from ..objectives import info_nce
+from ..transfer import sent
 from ..views import Batch, View
 from .method import Losses, Method, MethodConfig, Terms
 from .rules import MostSimilar, Overlap, Rule
@@ -192,9 +193,9 @@ class MoCo(Method):
         # Cells that the other view never saw need no row. Crops, so weights too, are on the host: no synchronisation.
         if weight.device.type == "cpu":
             seen = weight.nonzero().squeeze(1)
-            rows = seen.to(queries.device, non_blocking=True)
+            rows = sent(seen, queries.device)
             queries, keys, weight = queries[rows], keys[rows], weight[seen]
-        weight = weight.to(queries.device, non_blocking=True)
+        weight = sent(weight, queries.device)
         return info_nce(queries, keys, negatives, weight, temperature=self.temperature, count=count)
 
 

@@ -15,6 +15,7 @@ from ..distributed import gather_with_gradient
 from ..errors import UserError
 from ..networks import Encoder, Expander, Features
 from ..objectives import vicreg_covariance, vicreg_invariance, vicreg_variance
+from ..transfer import sent
 from ..views import Batch, View
 from .method import Losses, Method, MethodConfig, Terms
 from .rules import NearestCentre, NearestFeature, Overlap, Rule
@@ -114,9 +115,9 @@ class VICRegL(Method):
         if best is not None:
             chosen = match.best(best)
             weight = weight.gather(1, chosen)
-            chosen = chosen.to(cells.device, non_blocking=True)
+            chosen = sent(chosen, cells.device)
             cells, partners = _chosen(cells, chosen), _chosen(partners, chosen)
-        weight = weight.to(cells.device, non_blocking=True)
+        weight = sent(weight, cells.device)
         # A cell that the other view never saw has no partner: its own twin keeps variance and covariance what they are.
         partners = torch.where(weight[:, :, None] > 0, partners, cells)
         return (

@@ -1,0 +1,98 @@
+"""Compiled encoders and views made ahead compute what the plain path computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from colocate.ahead import views_ahead
+from colocate.data import Tiles
+from colocate.journal import read_journal
+from colocate.networks import Encoder
+from colocate.train import build_method, pretrain
+from colocate.views import Batch, View, sample_views
+from tests.tiny import MOCO, tiny_recipe, write_tiles
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tiles: Path, tmp_path: Path) -> None:
+    """Batch norm in groups, shuffled keys and all; the backbone keeps its names and its count of batches."""
+    pretrain(tiny_recipe(tiles, tmp_path / "plain", steps=3))
+    pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=3, compile=True))
+    plain, compiled = (read_journal(tmp_path / name) for name in ("plain", "compiled"))
+    for one, other in zip(plain, compiled, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "step000000003.pt", weights_only=True)["method"]
+        for name in ("plain", "compiled")
+    ]
+    assert states[0].keys() == states[1].keys()
+    counts = [{key: int(value) for key, value in state.items() if "num_batches" in key} for state in states]
+    assert counts[0] == counts[1] and set(counts[0].values()) == {3}
+
+
+def test_where_compiling_fails_the_run_is_the_plain_one(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(tiny_recipe(tiles, tmp_path / "plain", steps=2))
+
+    def broken(self: Encoder, **options: Any) -> None:
+        def fail(*args: Any) -> None:
+            raise RuntimeError("no C++ compiler\nand many more lines")
+
+        self._compiled_call_impl = fail
+
+    monkeypatch.setattr(Encoder, "compile", broken)
+    pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=2, compile=True))
+    said = capsys.readouterr().err
+    assert said.count("compiling failed, so networks run as they are (RuntimeError: no C++ compiler)") == 1
+    plain, compiled = (read_journal(tmp_path / name) for name in ("plain", "compiled"))
+    assert [row["loss"] for row in plain] == [row["loss"] for row in compiled]
+
+
+def numbered(count: int) -> list[tuple[int, Tiles]]:
+    made = []
+    for turn in range(count):
+        images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(turn))
+        sizes, index = torch.tensor([64, 64]).expand(4, 2), torch.arange(4) + 4 * turn
+        made.append((turn, Tiles(images, sizes, index, torch.full((4,), torch.nan), ())))
+    return made
+
+
+def views(turn: int, tiles: Tiles, images: Tensor) -> Batch:
+    return sample_views(images, epoch=turn, index=tiles.index, sizes=tiles.sizes)
+
+
+def same(one: View, other: View) -> bool:
+    return torch.equal(one.images.cpu(), other.images.cpu()) and torch.equal(one.crop.rows, other.crop.rows)
+
+
+def test_views_come_in_order_and_no_earlier_than_asked_for() -> None:
+    taken: list[int] = []
+    source = numbered(4)
+    made = views_ahead((taken.append(turn) or (turn, tiles) for turn, tiles in source), views, torch.device("cpu"))
+    for turn, tiles, batch in made:
+        assert tiles is source[turn][1] and taken == list(range(turn + 1))
+        assert same(batch.first, views(turn, tiles, tiles.images).first)
+    assert taken == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_views_made_beside_a_step_are_the_same() -> None:
+    """The step overwrites freed memory meanwhile; views of a later batch must not land in one that is still read."""
+    device = torch.device("cuda")
+    method = build_method(tiny_recipe(Path(), Path(), method=MOCO)).to(device)
+    for turn, tiles, batch in views_ahead(iter(numbered(20)), views, device):
+        wanted = views(turn, tiles, tiles.images.to(device))
+        for _ in range(3):
+            method(batch).total().backward()
+        assert same(batch.first, wanted.first) and same(batch.second, wanted.second)
