@@ -1,71 +1,92 @@
-"""A whole PLM step: views, both networks, matching, both losses, backward, optimiser; against the plain losses."""
+"""A whole PLM step, views to optimiser: against the plain step, and against its networks alone on ready tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import torch
+from PIL import Image
 
-from benchmarks.timing import Row, compare
-from colocate.methods.moco import MoCo, Pairs
-from colocate.networks import Features
+from benchmarks.timing import Row, in_turns, peak_bytes, ratio
+from colocate.compiling import compile_encoders
+from colocate.methods.moco import MoCo
 from colocate.optim import build_optimizer
 from colocate.recipes import plm
 from colocate.train import build_method
-from colocate.views import View, sample_views
-from tests.reference.info_nce import info_nce as plain_info_nce
-from tests.reference.overlap import overlap_matrix_batched, pooled_batched
+from colocate.views import sample_views
+from tests.reference.step import PlainStep
+from tests.reference.views import moco_v2_chain
 
 TILES = 32
-
-
-def plain_pair(method: MoCo, _: object, own: View, other: View, q: Features, k: Features) -> Pairs:
-    """What `MoCo.pair` does, with every pair of cells intersected."""
-    assert q.cells is not None and k.cells is not None
-    assert method.query.align is not None and method.key.encoder.align is not None
-    seen, matched_keys = pooled_batched(overlap_matrix_batched(own.crop, other.crop, q.grid[0]), k.cells)
-    seen_back, matched_queries = pooled_batched(overlap_matrix_batched(other.crop, own.crop, q.grid[0]), q.cells)
-    with torch.no_grad():
-        matched_keys = method.key.encoder.align(matched_keys)
-    queries = torch.cat([q.cells, method.query.align(matched_queries)]).flatten(0, 1)
-    keys = torch.cat([matched_keys, k.cells]).flatten(0, 1)
-    return Pairs(queries, keys, torch.cat([seen, seen_back]).flatten())
-
-
-def plain_contrast_cells(method: MoCo, pairs: list[Pairs], negatives: torch.Tensor) -> torch.Tensor:
-    """What `MoCo.contrast_cells` does, with every logit written out."""
-    queries, keys, weight = Pairs.stacked(*pairs)
-    return plain_info_nce(queries, keys, negatives, weight, temperature=method.temperature)
+ROUNDS = 5
 
 
 def rows(threads: int) -> list[Row]:
-    """ResNet-18, 32 tiles of 224 px, 7 x 7 cells, 16,384 negatives, float32."""
-    recipe = plm()
-    recipe = replace(recipe, batch=TILES, method=replace(recipe.method, norm_group=TILES // 2))
-    method = build_method(recipe)
-    assert isinstance(method, MoCo)
-    ours = (method.pair, method.contrast_cells)
-    plain = (partial(plain_pair, method), partial(plain_contrast_cells, method))
-    optimizer = build_optimizer(recipe.optim, method)
-    tiles = torch.randint(0, 256, (TILES, 3, 224, 224), dtype=torch.uint8)
-    epoch = iter(range(10**9))
+    """ResNet-18, 32 tiles of 224 px that lie decoded, 7 x 7 cells, 16,384 negatives, float32."""
+    images = torch.randint(0, 256, (TILES, 3, 224, 224), dtype=torch.uint8)
+    step, networks = _ours(images)
+    compiled, _ = _ours(images, compiled=True)
+    plain = _plain(images, threads)
+    times = in_turns([step, compiled, networks, plain], threads=threads, rounds=ROUNDS)
+    what = f"whole PLM step, ResNet-18, {TILES} tiles of 224 px"
+    by_plain = "torchvision's PIL views, every pair of cells, logits written out, NCHW"
+    against = replace(ratio(what, by_plain, threads, [(one[0], one[3]) for one in times]), goal_faster=1.6)
+    return [
+        replace(against, ours_bytes=peak_bytes(step), other_bytes=peak_bytes(plain)),
+        replace(ratio(f"{what}, compiled", by_plain, threads, [(one[1], one[3]) for one in times]), goal_faster=1.6),
+        replace(
+            ratio(what, "its networks alone, on ready tensors", threads, [(one[0], one[2]) for one in times]),
+            baseline=True,
+        ),
+    ]
 
-    def step(parts: tuple[Callable[..., Pairs], Callable[..., torch.Tensor]]) -> None:
-        method.pair, method.contrast_cells = parts
-        method(sample_views(tiles, recipe.views, epoch=next(epoch))).total().backward()
+
+def _method(compiled: bool) -> MoCo:
+    recipe = plm()
+    method = build_method(replace(recipe, method=replace(recipe.method, norm_group=TILES)))
+    assert isinstance(method, MoCo)
+    if compiled:
+        images = torch.zeros(TILES, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        failure = compile_encoders(method, images, nullcontext())
+        assert failure is None, failure
+    return method
+
+
+def _ours(images: torch.Tensor, compiled: bool = False) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The whole step, and its networks alone."""
+    method, config = _method(compiled), plm()
+    optimizer = build_optimizer(config.optim, method)
+    epoch = iter(range(10**9))
+    ready = sample_views(images, config.views)
+
+    def step() -> None:
+        method(sample_views(images, config.views, epoch=next(epoch))).total().backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return [
-        compare(
-            f"whole PLM step, ResNet-18, {TILES} tiles of 224 px",
-            lambda: step(ours),
-            lambda: step(plain),
-            other_name="logits materialised, every pair of cells",
-            threads=threads,
-            rounds=3,
-            goal_faster=1,
-        )
-    ]
+    def networks() -> None:
+        features = method.query(ready.first.images)
+        assert features.cells is not None
+        (features.whole.sum() + features.cells.sum()).backward()
+        method.key(ready.second.images)
+        optimizer.zero_grad()
+
+    return step, networks
+
+
+def _plain(images: torch.Tensor, threads: int) -> Callable[[], object]:
+    """The plain step; its views are made by as many threads, as loader processes would on these cores."""
+    method, chain = _method(compiled=False), moco_v2_chain()
+    step = PlainStep(method, plm().optim.lr)
+    pictures = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in images]
+    known = sample_views(images, plm().views)  # crops like those that the chain draws, and does not tell
+
+    def whole() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            first, second = (torch.stack(list(pool.map(chain, pictures))) for _ in range(2))
+        step(first, second, known.first.crop, known.second.crop)
+
+    return whole
