@@ -1,4 +1,4 @@
-"""Two processes against one: the same losses, gradients, queues and key encoder."""
+"""Several processes against one: the same losses, gradients, queues and key encoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from colocate import checkpoint
 from colocate.journal import read_journal
 from colocate.looks import ViewConfig
 from colocate.methods.method import Method
+from colocate.recipe import EncoderConfig
 from colocate.train import build_method
 from colocate.views import Batch, View, sample_views
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
+NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ
 VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
 
 
@@ -47,8 +50,9 @@ def of_each(batch: Batch, change: Callable[[View], View]) -> Batch:
     return batch._replace(first=first, second=second, locals=local, reference=reference)
 
 
-def half(batch: Batch, rank: int) -> Batch:
-    part = slice(4 * rank, 4 * rank + 4)
+def share(batch: Batch, rank: int, world: int) -> Batch:
+    count = len(batch.tiles) // world
+    part = slice(count * rank, count * (rank + 1))
 
     return of_each(batch, lambda view: View(view.images[part], view.crop.select(part)))._replace(
         tiles=batch.tiles[part]
@@ -69,19 +73,21 @@ def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict
     return {"losses": torch.stack(losses), "state": inner.state_dict()}
 
 
-def fresh(name: str) -> Method:
-    return build_method(tiny_recipe(Path(), Path(), method=METHODS[name])).double().eval()  # frozen batch norm
+def fresh(name: str, norm: str) -> Method:
+    encoder = EncoderConfig("test_resnet", sync_norm=norm == "synchronised")
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS[name], encoder=encoder)).double()
+    return method.train(norm == "synchronised")
 
 
-def one_of_two(rank: int, port: int, folder: str) -> None:
+def one_of_several(rank: int, port: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    for name in METHODS:
-        method = fresh(name)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    for name, norm in product(METHODS, NORMS):
+        method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
-        after = state_after(parallel, method, [half(batch, rank) for batch in batches()])
-        torch.save(after, f"{folder}/{name}-{rank}.pt")
+        after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
+        torch.save(after, f"{folder}/{name}-{norm}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -91,24 +97,28 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What each of two processes computed, for every method."""
-    folder = tmp_path_factory.mktemp("two")
-    mp.start_processes(one_of_two, (free_port(), str(folder)), nprocs=2, start_method="spawn")
-    return folder
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
+    """What each of several processes computed, for every method, with both kinds of batch norm."""
+    folder, world = tmp_path_factory.mktemp("several"), request.param
+    arguments = (free_port(), world, str(folder))
+    mp.start_processes(one_of_several, arguments, nprocs=world, start_method="spawn")
+    return folder, world
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_compute_what_one_does(two_processes: Path, name: str) -> None:
-    first, second = (torch.load(two_processes / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
-    method = fresh(name)
+def test_several_processes_compute_what_one_does(processes: tuple[Path, int], name: str, norm: str) -> None:
+    folder, world = processes
+    results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
+    method = fresh(name, norm)
     before = copy.deepcopy(method.state_dict())
     alone = state_after(method, method, batches())
-    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"])
+    torch.testing.assert_close(torch.stack([one["losses"] for one in results]).mean(0), alone["losses"])
     for key, tensor in alone["state"].items():
-        assert torch.equal(first["state"][key], second["state"][key]), key
-        torch.testing.assert_close(first["state"][key], tensor, msg=key)
+        for one in results[1:]:
+            assert torch.equal(one["state"][key], results[0]["state"][key]), key
+        torch.testing.assert_close(results[0]["state"][key], tensor, msg=key)
     moved = [key for key, tensor in alone["state"].items() if not torch.equal(before[key], tensor)]
     assert any("vectors" in key for key in moved) or "vicregl" in name
     assert ("past_prototypes.vectors" in moved) == ("concl" in name)
@@ -119,7 +129,7 @@ def shuffled_halves(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(rank)  # processes agree on the order whatever their own generators
-    key = fresh("plm").train().key
+    key = fresh("plm", "frozen").train().key
     seen: list[Tensor] = []
     key.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # type: ignore
     images = torch.arange(8.0, dtype=torch.float64).view(8, 1, 1, 1).expand(8, 3, 64, 64)[

@@ -17,7 +17,7 @@ FLOORS = [
     {"objectives", "colour", "matching", "clustering", "data", "checkpoint", "optim"},
     {"looks", "prepare"},
     {"views", "probes", "tiling"},
-    {"backbones"},
+    {"backbones", "batch_norm"},
     {"networks"},
     {"methods", "compiling", "ahead"},
     {"health", "recipe"},

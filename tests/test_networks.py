@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from colocate.backbones import Backbone
+from colocate.batch_norm import group_batch_norm, synchronise_batch_norm
 from colocate.errors import UserError
-from colocate.networks import Encoder, Expander, Momentum, Queue, group_batch_norm, projector
+from colocate.networks import Encoder, Expander, Momentum, Queue, projector
 
 
 @given(length=st.integers(1, 9), pushes=st.lists(st.integers(0, 20), min_size=1, max_size=6))
@@ -148,6 +149,11 @@ def test_keys_are_made_without_drop_path() -> None:
     key = Momentum(network, 0.9).train()
     torch.testing.assert_close(key(images).whole, key(images).whole)
     assert not torch.allclose(network(images).whole, network(images).whole)  # the query drops
+
+
+def test_without_batch_norm_there_is_nothing_to_synchronise() -> None:
+    with pytest.raises(UserError, match="no batch norm to be synchronised"):
+        synchronise_batch_norm(Backbone("test_vit"))
 
 
 def test_an_expander_works_on_the_last_axis() -> None:

@@ -1,18 +1,18 @@
-"""What methods are made of: an encoder, its slow twin, queues, and batch norm in groups."""
+"""What methods are made of: an encoder, its slow twin, and queues."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, cast, final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.layers import BatchNormAct2d, DropPath
+from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .batch_norm import is_local_norm
 from .distributed import gather, own_part, shuffled_order, world
-from .errors import UserError
 from .geometry import coarser
 
 
@@ -83,8 +83,8 @@ class Encoder(nn.Module):
 class Momentum(nn.Module):
     """A slow copy of an encoder: an exponential moving average of its parameters, with batch-norm buffers of its own.
 
-    It takes no gradient. Where the encoder has batch norm, the batch is shuffled over all processes and groups
-    before the forward and put back after, so that a view's statistics do not tell which tile it belongs to
+    It takes no gradient. Where batch norm takes statistics of groups or of each process, the batch is shuffled over all
+    of them before the forward and put back after, so that a view's statistics do not tell which tile it belongs to
     (MoCo, arXiv:1911.05722, section 3.3).
     """
 
@@ -95,7 +95,11 @@ class Momentum(nn.Module):
             if isinstance(part, DropPath):
                 part.drop_prob = 0.0  # keys are whole
         self.momentum = momentum
-        self.shuffles = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether batch statistics would tell some views of the batch from others."""
+        return any(map(is_local_norm, self.encoder.modules()))
 
     @torch.no_grad()
     def follow(self, encoder: Encoder) -> None:
@@ -104,7 +108,7 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
-        if not (self.shuffles and self.training):
+        if not (self.training and self.shuffles):
             return self.encoder(images)
         order = shuffled_order(len(images) * world()[1], images.device)
         back = own_part(order.argsort())
@@ -149,56 +153,3 @@ class Queue(nn.Module):
         self.vectors.copy_(torch.where(fresh[:, None], new[filled.clamp_max(len(new) - 1)], self.vectors))
         self.used.logical_or_(count > 0)
         self.position.copy_((self.position + count) % len(slot))
-
-
-def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
-    """Let every batch norm in `module` take its statistics over groups of `size` views, in place; weights keep names.
-
-    One process then behaves as several would: the reference trains on 4 x 64. A batch that is no larger than `size`
-    is one group.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            kind = _GroupedAct if isinstance(part, BatchNormAct2d) else _Grouped
-            part.__class__ = kind  # pyright: ignore[reportAttributeAccessIssue]  # the same module with another forward
-            part.group = size  # pyright: ignore[reportArgumentType]
-    return module
-
-
-def _grouped_norm(norm: nn.BatchNorm2d, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
-    """Batch norm of x in groups, in one pass: the groups are folded into channels."""
-    b, c = x.shape[:2]
-    groups = max(1, b // size)
-    if b % groups:
-        raise UserError(f"{b} views a device do not divide into groups of {size}: change batch or method.norm-group")
-    folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None and var is not None
-    means, variances = mean.repeat(groups), var.repeat(groups)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    weight, bias = norm.weight.repeat(groups), norm.bias.repeat(groups)
-    out = F.batch_norm(folded, means, variances, weight, bias, True, norm.momentum or 0.1, norm.eps)
-    mean.copy_(means.view(groups, c).mean(0))
-    var.copy_(variances.view(groups, c).mean(0))
-    return out.unflatten(1, (groups, c)).transpose(0, 1).flatten(0, 1)
-
-
-class _Grouped(nn.BatchNorm2d):
-    group: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) < 2 * self.group:
-            return super().forward(input)
-        return _grouped_norm(self, input, self.group)
-
-
-class _GroupedAct(BatchNormAct2d):
-    group: int
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
-        if not self.training or len(x) < 2 * self.group:
-            return super().forward(x, *args)
-        return self.act(self.drop(_grouped_norm(cast(nn.BatchNorm2d, self), x, self.group)))

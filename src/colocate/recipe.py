@@ -36,6 +36,9 @@ class EncoderConfig:
     """Pixels a cell; 16 makes the last stage of a ResNet or ConvNeXt twice as fine."""
     drop_path: float = 0.0
     """Share of residual branches left out at random while training (stochastic depth)."""
+    sync_norm: bool = False
+    """Batch norm over the views of all devices, instead of groups of a device's. For vicregl; where keys wait in a
+    queue (moco, plm, densecl) a network can tell by it which keys are of its own batch."""
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
 

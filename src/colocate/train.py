@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from . import checkpoint, health
 from .ahead import views_ahead
 from .backbones import Backbone
+from .batch_norm import synchronise_batch_norm
 from .compiling import compile_encoders
 from .data import Index, Tiles, batch_indices, tile_loader, tile_order
 from .draws import seed_torch
@@ -133,7 +134,10 @@ def build_method(recipe: Recipe) -> Method:
         backbone.load_published()
     elif recipe.encoder.init != "random":
         backbone.load_file(Path(recipe.encoder.init))
-    return recipe.method.build(backbone, recipe.accumulate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = recipe.method.build(backbone, recipe.accumulate)
+    if recipe.encoder.sync_norm:
+        synchronise_batch_norm(method)
+    return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _views(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from colocate.backbones import Backbone
-from colocate.networks import group_batch_norm
+from colocate.batch_norm import group_batch_norm
 from colocate.probes import nearest_neighbour_probe, settle_batch_norm
 from colocate.probes.nearest import cell_features, cell_labels, dice, neighbour_shares, neighbour_vote
 

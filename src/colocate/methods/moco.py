@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import Backbone
+from ..batch_norm import group_batch_norm
 from ..errors import UserError
-from ..networks import Encoder, Features, Momentum, Queue, group_batch_norm, projector
+from ..networks import Encoder, Features, Momentum, Queue, projector
 from ..objectives import info_nce
 from ..transfer import sent
 from ..views import Batch, View
