@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from colocate import checkpoint
+from colocate.distributed import Shuffle
+from colocate.errors import UserError
 from colocate.journal import read_journal
 from colocate.looks import ViewConfig
 from colocate.methods.method import Method
@@ -128,7 +130,7 @@ def shuffled_halves(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(rank)  # processes agree on the order whatever their own generators
+    torch.manual_seed(rank)
     key = fresh("plm", "frozen").train().key
     seen: list[Tensor] = []
     key.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # type: ignore
@@ -150,6 +152,38 @@ def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -
     level = torch.cat([part["field"] for part in parts]).flatten(1)
     alike = torch.cdist(level, level)
     assert (alike[0, 1] < alike[0, 7]) and (alike[7, 6] < alike[7, 0])
+
+
+def mix_four(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=4)
+    torch.manual_seed(rank)
+    with pytest.raises(UserError, match="3 views a device cannot be mixed evenly among 4 devices"):
+        Shuffle(3, torch.device("cpu"))
+    for count in (2, 8, 12):
+        own = torch.arange(count) + 100 * rank
+        images = own.float()[:, None, None, None] + torch.rand(1, 3, 4, 4)
+        shuffle = Shuffle(count, torch.device("cpu"))
+        mixed = shuffle.mixed(images.contiguous(memory_format=torch.channels_last))
+        assert mixed.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(shuffle.back(mixed), images)
+        assert torch.equal(shuffle.back(shuffle.mixed(own)), own)
+        torch.save(shuffle.mixed(own), f"{folder}/{count}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_every_process_gets_as_many_views_of_each_other(tmp_path: Path) -> None:
+    mp.start_processes(mix_four, (free_port(), str(tmp_path)), nprocs=4, start_method="spawn")
+    for count, group in ((2, 2), (8, 4), (12, 4)):
+        mixed = [torch.load(tmp_path / f"{count}-{rank}.pt") for rank in range(4)]
+        assert sorted(torch.cat(mixed).tolist()) == [view + 100 * rank for rank in range(4) for view in range(count)]
+        for rank, views in enumerate(mixed):
+            of = (views // 100).bincount(minlength=4)
+            first = rank // group * group
+            assert of.tolist() == [count // group if first <= other < first + group else 0 for other in range(4)]
+        assert count < 8 or any(views.tolist() != views.sort().values.tolist() for views in mixed)
 
 
 @pytest.mark.slow

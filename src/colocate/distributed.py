@@ -1,16 +1,19 @@
-"""What crosses processes: gathering keys, and shuffling a batch over all of them. Without processes, nothing."""
+"""What crosses processes: keys gathered, sums, and views mixed. Without processes, nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from functools import cache
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .errors import UserError
 from .transfer import sent
 
 
@@ -85,9 +88,48 @@ def own_part(x: Tensor) -> Tensor:
     return x.chunk(processes)[rank]
 
 
-def shuffled_order(count: int, device: torch.device) -> Int[Tensor, " count"]:
-    """A random order of the whole batch, the same on every process."""
-    order = sent(torch.randperm(count), device)
-    if world()[1] > 1:
-        dist.broadcast(order, 0)
-    return order
+@final
+class Shuffle:
+    """Views of several processes mixed by chance, so that each has some of every other's, and put back.
+
+    Every process of a group sends each of them as many views: what crosses the network does not grow with the number
+    of processes, as gathering all views would. Groups are as large as divides a process's views evenly.
+
+    Raises:
+        UserError: `count` views cannot be divided among any of several processes.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.size = math.gcd(count, world()[1])
+        if self.size == 1 < world()[1]:
+            raise UserError(
+                f"{count} views a device cannot be mixed evenly among {world()[1]} devices, as batch norm of keys "
+                "needs: give a --batch that is a multiple of the number of devices squared"
+            )
+        turns = 1 if self.size == 1 else 2  # before they are exchanged, and after
+        self.orders = [sent(torch.randperm(count), device) for _ in range(turns)]
+
+    def mixed(self, x: Float[Tensor, "b *some"]) -> Float[Tensor, "b *some"]:
+        """`x` of this and other processes."""
+        x = x[self.orders[0]]
+        return x if self.size == 1 else self._exchanged(x)[self.orders[1]]
+
+    def back(self, x: Float[Tensor, "b *some"]) -> Float[Tensor, "b *some"]:
+        """What other processes made of this one's views, in their first order."""
+        if self.size > 1:
+            x = self._exchanged(x[self.orders[1].argsort()])
+        return x[self.orders[0].argsort()]
+
+    def _exchanged(self, x: Tensor) -> Tensor:
+        """Part k of process j goes to place j of process k: done twice, everything is where it was."""
+        images = x.ndim == 4  # which are channels-last, and stay so
+        own = (x.movedim(1, -1) if images else x).contiguous()
+        received = torch.empty_like(own)
+        dist.all_to_all_single(received, own, group=_groups(self.size, world()[1]))
+        return received.movedim(-1, 1) if images else received
+
+
+@cache
+def _groups(size: int, processes: int) -> Any:
+    """This process's group of `size` neighbours; None stands for all."""
+    return None if size == processes else dist.new_subgroups(size)[0]

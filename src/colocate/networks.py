@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .batch_norm import is_local_norm
-from .distributed import gather, own_part, shuffled_order, world
+from .distributed import Shuffle, gather
 from .geometry import coarser
 
 
@@ -110,10 +110,9 @@ class Momentum(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Features:
         if not (self.training and self.shuffles):
             return self.encoder(images)
-        order = shuffled_order(len(images) * world()[1], images.device)
-        back = own_part(order.argsort())
-        whole, cells, field, grid = self.encoder(gather(images)[own_part(order)])
-        return Features(gather(whole)[back], None if cells is None else gather(cells)[back], gather(field)[back], grid)
+        shuffle = Shuffle(len(images), images.device)
+        whole, cells, field, grid = self.encoder(shuffle.mixed(images))
+        return Features(shuffle.back(whole), None if cells is None else shuffle.back(cells), shuffle.back(field), grid)
 
 
 @final
