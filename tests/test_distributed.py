@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks import scaling
 from colocate import checkpoint
 from colocate.distributed import Shuffle
 from colocate.errors import UserError
@@ -184,6 +185,46 @@ def test_every_process_gets_as_many_views_of_each_other(tmp_path: Path) -> None:
             first = rank // group * group
             assert of.tolist() == [count // group if first <= other < first + group else 0 for other in range(4)]
         assert count < 8 or any(views.tolist() != views.sort().values.tolist() for views in mixed)
+
+
+def count_sent(rank: int, port: int, folder: str) -> None:
+    """Bytes that one PLM step sends, but for its gradients."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=4)
+    exchange, gather, sent = dist.all_to_all_single, dist.all_gather_into_tensor, {"exchanged": 0.0, "gathered": 0.0}
+
+    def exchanging(output: Tensor, own: Tensor, group: Any = None) -> None:
+        members = dist.get_world_size(group)
+        sent["exchanged"] += own.nbytes * (members - 1) / members
+        exchange(output, own, group=group)
+
+    def gathering(output: Tensor, own: Tensor) -> None:
+        sent["gathered"] += own.nbytes * 3
+        gather(output, own)
+
+    dist.all_to_all_single, dist.all_gather_into_tensor = exchanging, gathering
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS["plm"]))
+    tiles = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
+    losses = method(sample_views(tiles, ViewConfig(size=64)))
+    sizes = {
+        "cells": losses.query.grid[0],
+        "channels": losses.query.field.shape[2],
+        "width": losses.query.whole.shape[1],
+    }
+    torch.save(sent | sizes, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_step_sends_what_the_estimate_for_many_devices_says(tmp_path: Path) -> None:
+    mp.start_processes(count_sent, (free_port(), str(tmp_path)), nprocs=4, start_method="spawn")
+    for rank in range(4):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        sizes = {name: found[name] for name in ("cells", "channels", "width")}
+        said = scaling.sent(scaling.Setting(1, 1, 0, batch=6, size=64, **sizes), 4)
+        assert found["exchanged"] == said["views"] + said["features"]
+        assert found["gathered"] == said["queues"]
 
 
 @pytest.mark.slow
