@@ -55,6 +55,10 @@ class MachineConfig:
     """Machines; start the same command on each with torchrun or srun."""
     workers: int | None = None
     """Processes per device that read and decode tiles; None: the cores at hand, at most 8."""
+    cache: str | None = None
+    """Keep decoded tiles in memory, or in a folder on a fast local disk: --cache memory|FOLDER."""
+    cache_gb: float | None = None
+    """Most that --cache may take, in 10^9 bytes (3 x height x width each); None: half of what is free."""
     log_every: int = 10
     """Steps between two rows of the journal."""
     save_every: int = 500
@@ -67,6 +71,8 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if min(self.log_every, self.save_every, self.keep, self.nodes) < 1 or (self.workers or 0) < 0:
             raise UserError("log_every, save_every, keep and nodes must be 1 or more, workers 0 or more")
+        if self.cache_gb is not None and (self.cache_gb <= 0 or self.cache is None):
+            raise UserError("cache_gb is a positive number, and goes with --cache memory or --cache FOLDER")
 
 
 @dataclass(frozen=True)

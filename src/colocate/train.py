@@ -17,9 +17,9 @@ from .ahead import views_ahead
 from .backbones import Backbone
 from .batch_norm import synchronise_batch_norm
 from .compiling import compile_encoders
-from .data import Index, Tiles, batch_indices, tile_loader, tile_order
+from .data import Index, TileCache, Tiles, batch_indices, tile_loader, tile_order
 from .draws import seed_torch
-from .errors import UserError
+from .errors import Interrupted, UserError
 from .export import backbone_facts, write_backbone
 from .journal import Journal, Pace, Screen, Skipped, loggers
 from .methods.method import Losses, Method
@@ -28,10 +28,6 @@ from .recipe import Recipe
 from .run import anyone, launch, planned_steps, prepare_folder, restore, resume_command, state, stop_signals, workers
 from .views import Batch, sample_views
 from .watch import Watch
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved itself; the message says how to go on."""
 
 
 def pretrain(recipe: Recipe, resume: bool = False) -> Path:
@@ -64,7 +60,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     start, stop = step * recipe.accumulate, steps * recipe.accumulate
     processes = workers(recipe.machine)
     pinned = fabric.device.type == "cuda"
-    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
+    cache = TileCache.open(index, recipe.machine.cache, recipe.machine.cache_gb) if recipe.machine.cache else None
+    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned, cache=cache)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None

@@ -1,0 +1,49 @@
+"""Tiles per second of the loader: decoded from JPEG files, against taken from the cache of decoded tiles."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.timing import Row, compare
+from colocate.data import Index, TileCache, tile_loader
+from colocate.data.phantom import phantom_tile
+
+TILES, BATCH, PX, MPP = 512, 64, 224, 0.5
+
+
+def rows(threads: int) -> list[Row]:
+    """As many loader processes as threads, less the one that takes batches: it costs nothing here."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.build(_written(Path(folder) / "tiles"), Path(folder) / "tiles.arrow")
+        return [_row(index, where, threads) for where in ("memory", str(Path(folder) / "cache"))]
+
+
+def _row(index: Index, where: str, processes: int) -> Row:
+    cache = TileCache.open(index, where, gb=1)
+
+    def epoch(cache: TileCache | None) -> Callable[[], object]:
+        def run() -> None:
+            stop = TILES // BATCH
+            for _ in tile_loader(index, batch=BATCH, seed=0, start=0, stop=stop, workers=processes, cache=cache):
+                pass
+
+        return run
+
+    place = "in memory" if where == "memory" else "in a folder"
+    what = f"{TILES} tiles of {PX} px in batches of {BATCH} from a cache {place}"
+    epoch(cache)()  # fills it
+    return compare(
+        what, epoch(cache), epoch(None), other_name="from JPEG files", threads=processes, least_s=1, memory=False
+    )
+
+
+def _written(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(TILES):
+        picture = Image.fromarray(phantom_tile(number % 16, number % 16, PX, MPP).image)
+        picture.save(folder / f"{number:04}.jpg", quality=90, subsampling=0)
+    return folder
