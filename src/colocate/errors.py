@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that end a command in a sentence."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class TileError(UserError):
     """A tile that cannot be read: skipped and listed while training."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved itself; the message says how to go on."""

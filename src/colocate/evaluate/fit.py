@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from .. import checkpoint
 from ..draws import seed_torch
-from ..errors import UserError
+from ..errors import Interrupted, UserError
 from ..journal import Journal, Pace, Screen
 from ..optim import OptimConfig, build_optimizer, learning_rate
 from ..recipe import MachineConfig, Precision
 from ..run import launch, stop_signals, workers
-from ..train import Interrupted
 from .examples import Examples, example_loader
 
 
@@ -47,7 +46,9 @@ class Engine:
 
     def machine(self) -> MachineConfig:
         """The same for pretraining's engine."""
-        return MachineConfig(self.accelerator, 1, 1, self.workers, self.log_every, self.save_every, journals=())
+        return MachineConfig(
+            self.accelerator, 1, 1, self.workers, log_every=self.log_every, save_every=self.save_every, journals=()
+        )
 
 
 @dataclass(frozen=True)
