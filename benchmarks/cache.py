@@ -18,7 +18,7 @@ TILES, BATCH, PX, MPP = 512, 64, 224, 0.5
 def rows(threads: int) -> list[Row]:
     """As many loader processes as threads, less the one that takes batches: it costs nothing here."""
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.build(_written(Path(folder) / "tiles"), Path(folder) / "tiles.arrow")
+        index = Index.build(write_tiles(Path(folder) / "tiles"), Path(folder) / "tiles.arrow")
         return [_row(index, where, threads) for where in ("memory", str(Path(folder) / "cache"))]
 
 
@@ -41,9 +41,10 @@ def _row(index: Index, where: str, processes: int) -> Row:
     )
 
 
-def _written(folder: Path) -> Path:
+def write_tiles(folder: Path, count: int = TILES) -> Path:
+    """So many JPEG files of made-up tissue."""
     folder.mkdir()
-    for number in range(TILES):
+    for number in range(count):
         picture = Image.fromarray(phantom_tile(number % 16, number % 16, PX, MPP).image)
         picture.save(folder / f"{number:04}.jpg", quality=90, subsampling=0)
     return folder
