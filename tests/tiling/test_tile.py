@@ -123,7 +123,7 @@ def test_what_is_done_is_not_done_again(
 
 
 def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
-    with pytest.raises(UserError, match=r"other settings \(size is 32, was 64\)"):
+    with pytest.raises(UserError, match=r"other settings \(size 64, not 32\): choose another OUT"):
         tile(find_slides([slides]), whole, replace(CONFIG, size=32))
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import TileError, UserError
 from ..files import write_atomically
-from ..text import counted
+from ..text import changes, counted
 from .config import TilingConfig
 from .cut import cut
 from .listing import Listed
@@ -183,9 +183,8 @@ def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> Non
     path = out / SETTINGS
     settings = {"version": 1, "manifest_only": manifest_only} | asdict(config)
     if path.is_file():
-        before = json.loads(path.read_text())
-        if changed := [f"{k} is {v}, was {before.get(k)}" for k, v in settings.items() if before.get(k) != v]:
-            raise UserError(f"{out} holds tiles of other settings ({'; '.join(changed)}): choose another folder")
+        if changed := changes(json.loads(path.read_text()), settings):
+            raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
     else:
         text = json.dumps(settings, indent=2) + "\n"
         write_atomically(path, lambda file: file.write(text.encode()))
