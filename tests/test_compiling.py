@@ -13,9 +13,10 @@ from colocate.ahead import views_ahead
 from colocate.data import Tiles
 from colocate.journal import read_journal
 from colocate.networks import Encoder
+from colocate.optim import OptimConfig, build_optimizer
 from colocate.train import build_method, pretrain
 from colocate.views import Batch, View, sample_views
-from tests.tiny import MOCO, tiny_recipe, write_tiles
+from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,21 @@ def test_views_made_beside_a_step_are_the_same() -> None:
         for _ in range(3):
             method(batch).total().backward()
         assert same(batch.first, wanted.first) and same(batch.second, wanted.second)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_host_waits_for_no_step(name: str) -> None:
+    """What a step asks of the GPU, it asks without looking at a result; logging does, every few steps."""
+    device = torch.device("cuda")
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS[name])).to(device)
+    optimizer = build_optimizer(OptimConfig(), method)
+    batches = ((turn, tiles._replace(images=tiles.images.pin_memory())) for turn, tiles in numbered(6))
+    for turn, _, batch in views_ahead(batches, views, device):
+        torch.cuda.set_sync_debug_mode("error" if turn > 2 else "default")
+        try:
+            method(batch).total().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

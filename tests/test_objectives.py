@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.timing import peak_bytes
 from colocate.objectives import info_nce
 from tests.reference.info_nce import info_nce as slow_info_nce
 
@@ -246,3 +247,13 @@ def test_nothing_as_large_as_the_logits_is_kept_or_made() -> None:
     with Sizes() as materialised:
         slow_info_nce(query, key, negatives).backward()
     assert materialised.largest >= r * m  # or the measure sees nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tiles", "cells"), [(256, 7), (32, 28)])
+def test_memory_of_the_dense_loss_is_bounded(tiles: int, cells: int) -> None:
+    """At 28 x 28 cells as at 7 x 7, beyond inputs and gradients; its logits would be 1.6 and 3.3 GB."""
+    rows = 2 * tiles * cells**2
+    query, key, negatives = torch.randn(rows, 128, requires_grad=True), torch.randn(rows, 128), torch.randn(16_384, 128)
+    most = peak_bytes(lambda: torch.autograd.grad(info_nce(query, key, negatives), query))
+    assert most < 200 << 20
