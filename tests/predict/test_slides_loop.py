@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from colocate.errors import TileError, UserError
-from colocate.predict.slides_loop import Meter, Tally, for_each_slide
+from colocate.predict.slides_loop import Tally, for_each_slide
 from colocate.tiling.listing import Listed
+from colocate.tiling.meter import Meter
 from colocate.tiling.quarantine import Quarantine
 
 SLIDES = [Listed(name, Path(f"{name}.svs")) for name in "abcd"]
@@ -27,7 +28,7 @@ def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Pat
         done.add(slide.name)
 
     def again() -> Tally:
-        return for_each_slide(SLIDES, lambda slide: slide.name in done, work, quarantine, "tiles")
+        return for_each_slide(SLIDES, lambda slide: slide.name in done, work, quarantine, "tile")
 
     assert again() == Tally(worked=2, there=1, failed=1)
     assert Quarantine(tmp_path / "failed.csv").failed == {"c": ("c.svs", "c.svs is damaged")}
@@ -39,7 +40,7 @@ def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Pat
 
 def test_a_slide_that_was_done_elsewhere_is_no_failure_any_more(tmp_path: Path) -> None:
     Quarantine(tmp_path / "failed.csv").add("a", Path("a.svs"), "once")
-    for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tiles")
+    for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tile")
     assert not (tmp_path / "failed.csv").exists()
 
 
@@ -51,7 +52,7 @@ def test_what_is_no_fault_of_a_slide_ends_the_loop(tmp_path: Path) -> None:
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="full"):
-        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tiles")
+        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tile")
     assert worked == ["a"] and not (tmp_path / "failed.csv").exists()
 
 
@@ -63,21 +64,5 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
 
     worked: list[str] = []
     with pytest.raises(UserError, match="other settings"):
-        for_each_slide(
-            SLIDES, done, lambda slide, _: worked.append(slide.name), Quarantine(tmp_path / "f.csv"), "tiles"
-        )
+        for_each_slide(SLIDES, done, lambda slide, _: worked.append(slide.name), Quarantine(tmp_path / "f.csv"), "tile")
     assert worked == []
-
-
-def test_where_nobody_looks_each_slide_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def work(slide: Listed, meter: Meter) -> None:
-        if slide.name == "b":
-            raise TileError("b.svs is damaged")
-        meter.begin(1200)
-        meter.advance(1200)
-
-    for_each_slide(SLIDES[:2], lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tiles")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("a: 1,200 tiles, ") and lines[0].endswith(" tiles/s")
-    assert lines[1] == "note: b is left out: b.svs is damaged"

@@ -24,12 +24,13 @@ from ..slide import Slide, check_mpp
 from ..tiling.config import TilingConfig
 from ..tiling.cut import places
 from ..tiling.listing import Listed
+from ..tiling.meter import Meter
 from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import find_tissue
 from .component_picture import draw_components
 from .feature_file import FeatureFile
 from .reading import read_regions
-from .slides_loop import Meter, Tally, for_each_slide
+from .slides_loop import Tally, for_each_slide
 
 VERSION = 1  # of features; to be raised when the same settings would give other numbers
 NEAR = 1.25  # a backbone may see tissue at a resolution so many times finer or coarser than its own without a note
@@ -97,7 +98,7 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
         lambda listed: extractor.file(listed).written(),
         extractor.write,
         Quarantine(out / "failed.csv"),
-        "tiles",
+        "tile",
     )
 
 

@@ -17,6 +17,7 @@ from ..recipe import MachineConfig, Precision
 from ..run import workers
 from ..slide import Slide
 from ..tiling.listing import Listed
+from ..tiling.meter import Meter
 from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import Tissue, find_tissue
 from .class_map import ClassMap
@@ -26,7 +27,7 @@ from .outlined import Outlined, beside, write_outlines
 from .pieces import Raster
 from .predictor import Predictor
 from .regions import regions
-from .slides_loop import Meter, Tally, for_each_slide
+from .slides_loop import Tally, for_each_slide
 from .stitch import Stitcher, Window
 
 VERSION = 1  # of predictions; to be raised when the same settings would give others
@@ -87,7 +88,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
         raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
     runner = _Runner(predictor, out, config, side, overlap)
     done = lambda listed: runner.marker(listed).finished()  # noqa: E731
-    return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "windows")
+    return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "window")
 
 
 class _View(NamedTuple):

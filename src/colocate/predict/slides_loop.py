@@ -5,17 +5,14 @@ Shared by `colocate features` and `colocate predict`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ..errors import TileError, UserError
 from ..text import counted
 from ..tiling.listing import Listed
+from ..tiling.meter import Meter
 from ..tiling.quarantine import Quarantine
 
 
@@ -38,47 +35,6 @@ class Tally(NamedTuple):
         there = f", {self.there} {'was' if self.there == 1 else 'were'} there before" if self.there else ""
         failed = f", {self.failed} failed: see {out}/failed.csv" if self.failed else ""
         return f"done: {counted(self.worked, 'slide')} in {out}{there}{failed}"
-
-
-@final
-class Meter:
-    """Progress over slides and over the pieces (`unit`) of the one in work; where nobody looks, a line a slide."""
-
-    def __init__(self, slides: int, unit: str) -> None:
-        self.unit = unit
-        self.console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        pace = TextColumn("{task.fields[pace]}")
-        self.bar = Progress(
-            *columns, pace, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
-        )
-        self.slides = self.bar.add_task("slides", total=slides, pace="")
-        self.pieces = self.bar.add_task(unit, total=None, visible=False, pace="")
-        self.done, self.began = 0, time.perf_counter()
-
-    def begin(self, pieces: int) -> None:
-        """A slide of so many pieces."""
-        self.done, self.began = 0, time.perf_counter()
-        self.bar.reset(self.pieces, total=pieces, visible=True, pace="")
-
-    def advance(self, pieces: int) -> None:
-        """So many more are done."""
-        self.done += pieces
-        self.bar.update(self.pieces, completed=self.done, pace=self.pace)
-
-    def end(self, name: str) -> None:
-        """The slide is done."""
-        self.bar.advance(self.slides)
-        if self.bar.disable:
-            self.say(f"{name}: {self.done:,} {self.unit}, {self.pace}")
-
-    @property
-    def pace(self) -> str:
-        return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}/s"
-
-    def say(self, sentence: str) -> None:
-        """One line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
 
 
 def for_each_slide(
@@ -107,8 +63,7 @@ def for_each_slide(
                 work(slide, meter)
             except TileError as error:
                 quarantine.add(slide.name, slide.path, str(error))
-                meter.say(f"note: {slide.name} is left out: {error}")
-                meter.bar.advance(meter.slides)
+                meter.fail(slide.name, str(error))
                 failed += 1
             else:
                 quarantine.remove(slide.name)

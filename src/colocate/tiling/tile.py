@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,9 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ..errors import TileError, UserError
 from ..files import write_atomically
 from ..text import changes, counted
@@ -26,6 +22,7 @@ from .config import TilingConfig
 from .cut import cut
 from .listing import Listed
 from .manifest import MANIFEST, SLIDES, is_done, part_path, write_manifest
+from .meter import Meter
 from .quarantine import Quarantine
 
 SETTINGS = "tiling.json"
@@ -106,25 +103,17 @@ def sentence(done: Tiled, out: Path) -> str:
 
 
 def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: TilingConfig, manifest_only: bool) -> None:
-    console = Console(stderr=True, highlight=False)
     futures = {executor.submit(_task, slide, config, out, manifest_only): slide for slide in slides}
-    columns = (TextColumn("slides"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-    task = bar.add_task("slides", total=len(slides), pace="")
-    began, tiles = time.perf_counter(), 0
+    meter = Meter(len(slides), "tile")
     try:
-        with bar:  # after the processes have started: no thread should be about when they fork
+        with meter.bar:  # after the processes have started: no thread should be about when they fork
             for future in as_completed(futures):
                 name, found = futures[future].name, future.result()
                 if isinstance(found, str):
-                    console.print(f"note: {name} is left out: {found}", soft_wrap=True, markup=False)
+                    meter.fail(name, found)
                 else:
-                    tiles += found
-                    pace = f"{tiles / (time.perf_counter() - began):,.0f} tiles/s"
-                    bar.update(task, pace=pace)
-                    if bar.disable:
-                        console.print(f"{name}: {counted(found, 'tile')}, {pace} so far", soft_wrap=True, markup=False)
-                bar.advance(task)
+                    meter.advance(found)
+                    meter.end(name)
     except BrokenProcessPool as error:
         raise UserError(
             "a worker was killed, perhaps for want of memory: give fewer --workers; the same command goes on"
