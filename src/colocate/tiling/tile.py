@@ -68,12 +68,12 @@ def tile(
     out = out.absolute()
     _check_settings(out, config, manifest_only)
     own = slides[part[0] - 1 :: part[1]]
-    waiting = [slide for slide in own if not is_done(out, slide)]
-    if waiting:
+    before = {slide.name for slide in own if is_done(out, slide)}
+    if waiting := [slide for slide in own if slide.name not in before]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
         with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, out, config, manifest_only)
-    return _conclude(slides, out)
+    return _conclude(slides, out, before)
 
 
 def read_part(text: str) -> tuple[int, int]:
@@ -179,9 +179,9 @@ def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> Non
         write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _conclude(slides: Sequence[Listed], out: Path) -> Tiled:
-    """Write the table of failures, and the manifest if no slide is missing."""
-    done = [slide for slide in slides if is_done(out, slide)]
+def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
+    """Write the table of failures, and the manifest if no slide is missing; `before`: names of some that are done."""
+    done = [slide for slide in slides if slide.name in before or is_done(out, slide)]
     names = {slide.name for slide in done}
     others = [slide for slide in slides if slide.name not in names]
     failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
