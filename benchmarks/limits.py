@@ -87,9 +87,10 @@ def main() -> None:
     print("| work | time | peak memory of the process |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for side in (2_048, 20_480):
-            slide = write_slide(folder / f"{side}.tif", side)
-            print(f"| cutting a slide of {side:,} x {side:,} px | {measured(CUT, slide, folder / str(side))} |")
+        for side, levels in ((2_048, None), (20_480, None), (20_480, 1)):
+            slide = write_slide(folder / f"{side}-{levels}.tif", side, levels=levels)
+            how = "without smaller levels" if levels else "with all levels"
+            print(f"| cutting a slide of {side:,} x {side:,} px {how} | {measured(CUT, slide, folder / slide.stem)} |")
         for shards in (True, False):
             manifest = write_large_manifest(folder / f"{shards}.parquet", shards)
             what = f"opening a manifest of {TILES:,} tiles {'in shards' if shards else 'to be read from slides'}"

@@ -38,9 +38,9 @@ def rows(threads: int) -> list[Row]:
         return [*_against_the_floor(Path(folder)), *_scaling(Path(folder))]
 
 
-def write_slide(path: Path, side: int, seed: int = 0) -> Path:
-    """A pyramidal JPEG TIFF of made-up tissue, `side` pixels high and wide, however large."""
-    levels = max(1, (side // 1024).bit_length())
+def write_slide(path: Path, side: int, seed: int = 0, levels: int | None = None) -> Path:
+    """A JPEG TIFF of made-up tissue, `side` pixels high and wide, however large; by default with all its levels."""
+    levels = levels or max(1, (side // 1024).bit_length())
     pattern = phantom_tile(seed, 0, 1024, MPP).image
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for level in range(levels):

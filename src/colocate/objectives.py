@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from .geometry import exact
 
+LOGITS_AT_ONCE = 1 << 25  # on a GPU: enough to keep it busy, and 128 MiB
+
 
 def info_nce(
     query: Float[Tensor, "r d"],
@@ -23,7 +25,7 @@ def info_nce(
     *,
     temperature: float = 0.2,
     count: int | None = None,
-    chunk: int = 512,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE (arXiv:1807.03748) of r pairs against m shared negatives, in one pass that never holds its logits.
 
@@ -32,7 +34,8 @@ def info_nce(
     reach `query`, and `key` if it requires one.
 
     Loss and gradient come out of the same pass over chunks of rows, so memory is O(chunk x m + r x d) instead of
-    O(r x m), and a chunk stays in cache. The softmax is in float32 at least, also under autocast.
+    O(r x m); by default 512 rows on a CPU, whose cache then holds them, else 128 MiB of logits. The softmax is in
+    float32 at least, also under autocast.
 
     Raises:
         ValueError: shapes that do not fit, or a temperature that is not positive.
@@ -52,6 +55,8 @@ def info_nce(
         scale = torch.ones_like(query[:, 0]) if weight is None else weight.to(query)
         scale = scale / (len(query) if count is None else count)
         negatives = F.normalize(exact(negatives.detach()).to(query), dim=1)
+        if chunk is None:
+            chunk = 512 if query.device.type == "cpu" else max(1, LOGITS_AT_ONCE // max(1, len(negatives)))
         return _InfoNCE.apply(query, key, negatives, scale, temperature, chunk)  # type: ignore[no-any-return]
 
 
