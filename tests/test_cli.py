@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from colocate.cli import main
+from colocate.cli import COMMANDS, main
 from colocate.recipe import differences, from_json, read_recipe, to_json
 from colocate.recipes import RECIPES, find_recipe
 from tests.tiny import tiny_recipe, write_tiles
@@ -87,7 +87,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in listed for name in RECIPES)
 
 
-@pytest.mark.parametrize("command", ["pretrain", "inspect", "export", "recipes", "demo", "report", "compare", "table"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from colocate.cli import main
 from colocate.data.phantom import phantom_tile
-from colocate.prepare.polygons import rasterise
+from colocate.raster import rasterise
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 MPP = 1.0

@@ -17,12 +17,38 @@ The pieces for your own training loop, a complete dense loss in ten lines:
 (torch.Size([4, 64]), True)
 """
 
-from .export import load_backbone
-from .geometry import Crop
-from .looks import ViewConfig
-from .matching import Match, overlap
-from .objectives import info_nce
-from .views import Batch, View, sample_views
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .export import load_backbone
+    from .geometry import Crop
+    from .looks import ViewConfig
+    from .matching import Match, overlap
+    from .objectives import info_nce
+    from .views import Batch, View, sample_views
 
 __all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
 __version__ = "0.1.0"
+_MODULES = {
+    "Batch": "views",
+    "Crop": "geometry",
+    "Match": "matching",
+    "View": "views",
+    "ViewConfig": "looks",
+    "info_nce": "objectives",
+    "load_backbone": "export",
+    "overlap": "matching",
+    "sample_views": "views",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What `__all__` promises, loaded when it is asked for: torch and timm take seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from colocate.errors import UserError
 from colocate.prepare import polygons
-from colocate.prepare.polygons import Canvas, Patch, Remarks, rasterise, region
+from colocate.prepare.polygons import Canvas, Remarks, region
+from colocate.raster import Patch, rasterise
 from tests.reference import inside
 
 FIFTH = 0.2 * math.sqrt(2)  # pycocotools rounds corners to fifths of a pixel

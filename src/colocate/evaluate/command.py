@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..probes.labelled import ProbeConfig
 from .candidates import PlainWeights, find_candidate
 from .presets import instances_for, semantics_for, smoke_instances, smoke_semantics
-from .protocol import Protocol, evaluate
+from .protocol import Protocol
+from .protocol import evaluate as judge
 from .tasks import InstancesTask, ProbeTask, SemanticsTask, Task
 
 Flat = tyro.conf.arg(name="")
@@ -39,11 +40,13 @@ class Asked(Generic[AnyTask]):
     protocol: Annotated[Protocol, Flat]
 
 
-def evaluate_command(arguments: list[str]) -> list[Path]:
-    """Parse `TASK --data DATA --backbone ... [--smoke]` and run it; the data set decides the task's defaults.
+def evaluate(arguments: list[str]) -> None:
+    """Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...
+
+    The data set decides the task's defaults.
 
     Raises:
-        UserError: words that make no sense, and what `evaluate` raises.
+        UserError: words that make no sense, and what the protocol raises.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     rest = arguments[1:] if name else arguments
@@ -70,7 +73,8 @@ def evaluate_command(arguments: list[str]) -> list[Path]:
     labels = [candidate.label for candidate in candidates]
     if len(set(labels)) < len(labels):
         raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
-    return evaluate(asked.task, asked.protocol, candidates)
+    files = judge(asked.task, asked.protocol, candidates)
+    print(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
 
 
 def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:

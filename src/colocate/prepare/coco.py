@@ -19,8 +19,9 @@ from colocate.data.decode import header
 from colocate.errors import UserError
 from colocate.prepare.documents import read_json
 from colocate.prepare.known import Known, caution, split
-from colocate.prepare.polygons import Canvas, Patch, Remarks
+from colocate.prepare.polygons import Canvas, Remarks
 from colocate.prepare.writer import Draft, Facts
+from colocate.raster import Patch
 
 CROWDS = "Crowds (iscrowd), left out"
 

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
 from ..errors import TileError
-from ..prepare.polygons import rasterise
+from ..raster import rasterise
 from ..slide import Slide
 
 MPP = 8.0  # of the mask

@@ -1,0 +1,61 @@
+"""What is loaded for what: torch and its like take seconds, and come only where they are needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import colocate
+from colocate.cli import COMMANDS
+from tests.phantom_slide import tissue_slide, write_pyramid
+
+HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "matplotlib"}
+LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
+TYPED = "from colocate.cli import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
+
+
+def loaded(code: str, *words: object) -> set[str]:
+    """Names of the modules that a fresh Python has loaded after some code."""
+    command = [sys.executable, "-c", f"import sys\n{code}", *map(str, words)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = set(said.stdout.rpartition("loaded:")[2].split())
+    assert "colocate" in names, said.stderr
+    return names
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["pretrian", "plm"], []], ids=" ".join)
+def test_what_needs_no_command_loads_none(words: list[str]) -> None:
+    assert not loaded(TYPED, *words) & LIGHT_TOO
+
+
+def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
+    pixels, _ = tissue_slide(640, mpp=1.0)
+    slide = write_pyramid(tmp_path / "slide.tif", pixels, mpp=1.0)
+    out = tmp_path / "out"
+    names = loaded(TYPED, "tile", slide, out, "--mpp", 2, "--size", 64, "--min-sharpness", 0.5, "--workers", 1)
+    assert "colocate.tiling.cut" in names and (out / "manifest.parquet").is_file()
+    assert not names & HEAVY
+    assert not loaded(TYPED, "tile", "--help") & HEAVY
+    assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
+
+
+@pytest.mark.parametrize("module", ["colocate", "colocate.slide", "colocate.tiling", "colocate.tiling.on_the_fly"])
+def test_what_a_module_brings_along(module: str) -> None:
+    assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_where_the_usage_says_and_what_it_says(name: str) -> None:
+    function = COMMANDS[name].load()
+    assert function.__name__ == name
+    assert (function.__doc__ or "").splitlines()[0] == COMMANDS[name].summary
+
+
+def test_the_public_names_are_there() -> None:
+    assert all(getattr(colocate, name).__name__ == name for name in colocate.__all__)
+    assert set(colocate.__all__) <= set(dir(colocate))
+    with pytest.raises(AttributeError, match="no attribute 'overlapp'"):
+        colocate.overlapp  # noqa: B018
