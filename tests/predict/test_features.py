@@ -21,6 +21,7 @@ from colocate.errors import UserError
 from colocate.evaluate.candidates import Candidate, find_candidate
 from colocate.export import load_backbone, write_backbone
 from colocate.predict import features as module
+from colocate.predict.device import DeviceConfig
 from colocate.predict.features import FeatureConfig, features
 from colocate.predict.slides_loop import Tally
 from colocate.slide import Slide
@@ -31,7 +32,8 @@ from tests.phantom_slide import tissue_slide, write_pyramid
 MEAN, STD = [0.7, 0.5, 0.6], [0.2, 0.25, 0.3]
 SIDE, SIZE = 512, 64
 PIXELS = tissue_slide(SIDE)[0]
-CONFIG = FeatureConfig(size=SIZE, batch=5, accelerator="cpu", workers=0)
+CPU = DeviceConfig(batch=5, accelerator="cpu", workers=0)
+CONFIG = FeatureConfig(size=SIZE, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_places_are_level0_at_any_resolution(slide: Listed, run: Candidate, tmp_
 
 def test_workers_change_no_bit_and_batches_nothing_to_speak_of(slide: Listed, run: Candidate, tmp_path: Path) -> None:
     for name, workers, batch in (("a", 0, 5), ("b", 2, 5), ("c", 1, 16)):
-        features(run, [slide], tmp_path / name, replace(CONFIG, workers=workers, batch=batch))
+        features(run, [slide], tmp_path / name, replace(CONFIG, device=replace(CPU, workers=workers, batch=batch)))
     assert (tmp_path / "a" / "slide.h5").read_bytes() == (tmp_path / "b" / "slide.h5").read_bytes()
     one, other = (read(tmp_path / name / "slide.h5") for name in "ac")
     assert (one[1] == other[1]).all()
@@ -133,7 +135,7 @@ def test_workers_change_no_bit_and_batches_nothing_to_speak_of(slide: Listed, ru
 
 def test_mixed_precision_is_near(slide: Listed, run: Candidate, tmp_path: Path) -> None:
     features(run, [slide], tmp_path / "32", CONFIG)
-    features(run, [slide], tmp_path / "16", replace(CONFIG, precision="bf16-mixed"))
+    features(run, [slide], tmp_path / "16", replace(CONFIG, device=replace(CPU, precision="bf16-mixed")))
     full, half = (read(tmp_path / name / "slide.h5")[0] for name in ("32", "16"))
     assert half.dtype == np.float32
     assert 0 < np.abs(full - half).max() < 0.05 * np.abs(full).max()
@@ -190,7 +192,7 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(
     other = Listed("other", folder / "slide.tif", mask=folder / "mask.png")
     features(run, [slide], tmp_path, CONFIG)
     before = (tmp_path / "slide.h5").stat().st_mtime_ns
-    assert features(run, [slide, other], tmp_path, replace(CONFIG, batch=3)) == Tally(1, 1, 0)
+    assert features(run, [slide, other], tmp_path, replace(CONFIG, device=replace(CPU, batch=3))) == Tally(1, 1, 0)
     assert (tmp_path / "slide.h5").stat().st_mtime_ns == before
     (tmp_path / "other.h5").unlink()
     for config in (replace(CONFIG, of="cells"), replace(CONFIG, mpp=1.1), replace(CONFIG, size=128)):
@@ -242,7 +244,9 @@ def test_a_slide_that_breaks_halfway_leaves_nothing(
     cut.write_bytes(data)
     find_tissue(Slide.open(cut))  # which sees the coarsest level only
     with pytest.raises(UserError, match="none of 1 slide went well"):
-        features(run, [replace(slide, path=cut)], tmp_path / "out", replace(CONFIG, workers=workers))
+        features(
+            run, [replace(slide, path=cut)], tmp_path / "out", replace(CONFIG, device=replace(CPU, workers=workers))
+        )
     assert "cut.tif" in (tmp_path / "out" / "failed.csv").read_text()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["failed.csv"]
 
@@ -265,7 +269,7 @@ def test_settings_that_make_no_sense(run: Candidate, slide: Listed, tmp_path: Pa
         features(find_candidate("random", "test_resnet"), [slide], tmp_path, CONFIG)
     with pytest.raises(UserError, match="--size 100 is no whole number of cells of 16 px: give 96"):
         features(run, [slide], tmp_path, replace(CONFIG, size=100))
-    for wrong in ({"mpp": -1.0}, {"min_tissue": 2.0}, {"batch": 0}, {"workers": -1}, {"size": 0}):
+    for wrong in ({"mpp": -1.0}, {"min_tissue": 2.0}, {"size": 0}):
         with pytest.raises(UserError):
             features(run, [slide], tmp_path, FeatureConfig(**wrong))
     assert list(tmp_path.iterdir()) == []

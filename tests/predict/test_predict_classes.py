@@ -24,6 +24,7 @@ from colocate.evaluate.saved import ModelFacts, SavedModel
 from colocate.evaluate.semantics import Segmenter, SemanticsConfig
 from colocate.predict import class_map, regions
 from colocate.predict.class_map import UNSEEN, ClassMap
+from colocate.predict.device import DeviceConfig
 from colocate.predict.geojson import class_colour
 from colocate.predict.looking import grid_of, look, windows_of_tissue
 from colocate.predict.pieces import Raster
@@ -37,7 +38,8 @@ from colocate.tiling.tissue import find_tissue
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import MAPPER, slide_of
 
-CONFIG = PredictConfig(window=128, overlap=32, batch=3, min_area=0, accelerator="cpu", workers=0)
+CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)
+CONFIG = PredictConfig(window=128, overlap=32, min_area=0, device=CPU)
 
 
 def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -156,7 +158,7 @@ def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path, 
     pixels = np.tile(tissue_slide(512)[0][128:384, 128:384], (5, 4, 1))[: 2 * side, : 2 * side + 40]
     slide = Slide.open(write_pyramid(tmp_path / "slide.tif", pixels, 1.0))
     model = predictor(kept(network), Fabric(accelerator="cpu", devices=1), 0.5)
-    config = PredictConfig(window=side, overlap=overlap, batch=2, accelerator="cpu", workers=workers)
+    config = PredictConfig(window=side, overlap=overlap, device=replace(CPU, workers=workers))
     predict(model, [Listed("slide", slide.path)], tmp_path / "out", config)
     stitched = tifffile.imread(tmp_path / "out" / "slide.tif")
     big = -(-max(pixels.shape[:2]) // 32) * 32

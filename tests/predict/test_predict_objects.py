@@ -19,6 +19,7 @@ from PIL import Image
 
 from colocate.errors import UserError
 from colocate.predict import outlined
+from colocate.predict.device import DeviceConfig
 from colocate.predict.geojson import class_colour
 from colocate.predict.predict import PredictConfig, predict
 from colocate.predict.slides_loop import Tally
@@ -27,7 +28,8 @@ from colocate.slide import Slide
 from colocate.tiling.listing import Listed
 from tests.predict.seen import FINDER, objects, slide_of
 
-CONFIG = PredictConfig(window=128, overlap=32, batch=3, accelerator="cpu", workers=0)
+CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)
+CONFIG = PredictConfig(window=128, overlap=32, device=CPU)
 
 
 def discs(height: int, width: int, pitch: int = 50, radius: int = 19) -> np.ndarray:
@@ -144,13 +146,13 @@ def test_done_slides_are_skipped_and_other_settings_refused(ids: np.ndarray, tmp
     assert predict(counting, [one], out, CONFIG) == Tally(1, 0, 0)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     once = sum(looked)
-    assert predict(counting, [one, two], out, replace(CONFIG, batch=7)) == Tally(1, 1, 0)
+    assert predict(counting, [one, two], out, replace(CONFIG, device=replace(CPU, batch=7))) == Tally(1, 1, 0)
     assert sum(looked) == 2 * once and (out / "deep" / "two.geojson").exists()
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     for predictor, config, reason in (
         (FINDER, replace(CONFIG, score=0.6), "score 0.5, not 0.6"),
         (FINDER, replace(CONFIG, overlap=64), "overlap 32, not 64"),
-        (FINDER, replace(CONFIG, precision="bf16-mixed"), "precision"),
+        (FINDER, replace(CONFIG, device=replace(CPU, precision="bf16-mixed")), "precision"),
         (replace(FINDER, fingerprint="other"), CONFIG, "model objects, not other"),
         (replace(FINDER, mpp=2.0), CONFIG, "mpp 1.0, not 2.0"),
     ):
@@ -189,7 +191,7 @@ def test_a_bad_slide_is_set_aside_and_leaves_nothing(ids: np.ndarray, tmp_path: 
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "none.png")
     slides = [coarse, good, broken, replace(empty, mask=tmp_path / "none.png")]
     out = tmp_path / "out"
-    assert predict(FINDER, slides, out, replace(CONFIG, workers=workers)) == Tally(1, 0, 3)
+    assert predict(FINDER, slides, out, replace(CONFIG, device=replace(CPU, workers=workers))) == Tally(1, 0, 3)
     with (out / "failed.csv").open(newline="") as file:
         failed = {row["slide"]: row["reason"] for row in csv.DictReader(file)}
     assert "1.2 micrometres per pixel, which cannot show 1" in failed["coarse"]
@@ -245,11 +247,9 @@ def test_settings_that_make_no_sense() -> None:
         {"window": 32},
         {"overlap": 20},
         {"window": 128, "overlap": 96},
-        {"batch": 0},
         {"score": 0.0},
         {"score": 1.0},
         {"min_area": -1.0},
-        {"workers": -1},
     ]
     for settings in wrong:
         with pytest.raises(UserError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import numpy as np
+import tyro
 from jaxtyping import Float, Int64
 from rich.console import Console
 from torch import nn
@@ -18,8 +18,6 @@ from ..backbones import Backbone
 from ..errors import TileError, UserError
 from ..evaluate.candidates import Candidate
 from ..probes.nearest import cell_features
-from ..recipe import MachineConfig, Precision
-from ..run import launch, workers
 from ..slide import Slide, check_mpp
 from ..tiling.config import TilingConfig
 from ..tiling.cut import places
@@ -28,6 +26,7 @@ from ..tiling.meter import Meter
 from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import find_tissue
 from .component_picture import draw_components
+from .device import DeviceConfig
 from .feature_file import FeatureFile
 from .reading import read_regions
 from .slides_loop import Tally, for_each_slide
@@ -50,27 +49,11 @@ class FeatureConfig:
     """Least share of a tile that is tissue."""
     output_stride: int | None = None
     """Pixels a cell (default: as the backbone was pretrained)."""
-    batch: int = 64
-    """Tiles a forward pass."""
-    accelerator: str = "auto"
-    """auto, cpu, gpu."""
-    precision: Precision = "32"
-    """Arithmetic of the backbone; features are float32 always."""
-    workers: int | None = None
-    """Processes that read tiles; None: the cores at hand, at most 8."""
+    device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
         if self.mpp is not None:
             check_mpp(self.mpp, "--mpp")
-        if self.batch < 1:
-            raise UserError(f"batch must be 1 or more, not {self.batch}")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("features take one device: instead of torchrun give each its own slides and --out")
-        self.machine()  # checks the rest
-
-    def machine(self) -> MachineConfig:
-        """The same for pretraining's engine."""
-        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
 
 
 def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: FeatureConfig) -> Tally:
@@ -91,7 +74,7 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
         near = max(1, round(config.size / backbone.stride)) * backbone.stride
         raise UserError(f"--size {config.size} is no whole number of cells of {backbone.stride} px: give {near}")
     backbone.check(config.size, "--size")
-    network = launch(config.machine(), config.precision, config.batch).setup_module(backbone)
+    network = config.device.launch().setup_module(backbone)
     extractor = _Extractor(candidate, config, tiling, out, backbone, network)
     return for_each_slide(
         slides,
@@ -122,7 +105,7 @@ class _Extractor:
             "size": self.tiling.size,
             "min_tissue": self.tiling.min_tissue,
             "cell": self.backbone.stride,
-            "precision": self.config.precision,
+            "precision": self.config.device.precision,
             "architecture": self.candidate.architecture,
             "backbone": self.candidate.fingerprint,
             "mean": self.candidate.mean,
@@ -162,7 +145,7 @@ class _Extractor:
             "origin": self.candidate.origin,
             "mean": self.candidate.mean,
             "std": self.candidate.std,
-            "precision": self.config.precision,
+            "precision": self.config.device.precision,
             "colocate": version("colocate"),
         }
         picture = self.out / f"{listed.name}.png"
@@ -179,8 +162,8 @@ class _Extractor:
         self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter
     ) -> Iterator[Float[np.ndarray, "_ c"]]:
         """Batch after batch: no more than what is read ahead is in memory."""
-        batch, size = self.config.batch, self.tiling.size
-        ahead = read_regions(slide, tiles, size, mpp, batch, workers(self.config.machine()))
+        batch, size = self.config.device.batch, self.tiling.size
+        ahead = read_regions(slide, tiles, size, mpp, batch, self.config.device.readers)
         for images in ahead:
             grids = cell_features(self.network, images, self.candidate.mean, self.candidate.std, batch)
             yield (grids.mean((1, 2)) if self.config.of == "tiles" else grids.flatten(0, 2)).numpy()

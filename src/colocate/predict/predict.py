@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, final
 
 import shapely
+import tyro
 
 from ..errors import TileError, UserError
-from ..recipe import MachineConfig, Precision
-from ..run import workers
 from ..slide import Slide
 from ..tiling.listing import Listed
 from ..tiling.meter import Meter
 from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import Tissue, find_tissue
 from .class_map import ClassMap
+from .device import DeviceConfig
 from .looking import Grid, grid_of, look, windows_of_tissue
 from .marker import Marker
 from .outlined import Outlined, beside, write_outlines
@@ -44,32 +43,18 @@ class PredictConfig:
     """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
     overlap: int | None = None
     """How much neighbouring windows share, in px (default: a quarter of the window)."""
-    batch: int = 4
-    """Windows a forward pass."""
     score: float = 0.5
     """Least score of an object."""
     min_area: float = 100.0
     """Least area of a region of one class, in square micrometres."""
-    accelerator: str = "auto"
-    """auto, cpu, gpu."""
-    precision: Precision = "32"
-    """Arithmetic of the network."""
-    workers: int | None = None
-    """Processes that read windows; None: the cores at hand, at most 8."""
+    device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DeviceConfig(batch=4))
 
     def __post_init__(self) -> None:
         window, overlap = self.window or 64, self.overlap or 0
         if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
             raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
-        if self.batch < 1 or not 0 < self.score < 1 or self.min_area < 0:
-            raise UserError("batch must be 1 or more, score a number between 0 and 1, min_area not negative")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("predictions take one device: instead of torchrun give each its own slides and --out")
-        self.machine()  # checks the rest
-
-    def machine(self) -> MachineConfig:
-        """The same for pretraining's engine."""
-        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
+        if not 0 < self.score < 1 or self.min_area < 0:
+            raise UserError("score is a number between 0 and 1, min_area not negative")
 
 
 def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: PredictConfig) -> Tally:
@@ -123,7 +108,7 @@ class _Runner:
                 "mpp": self.predictor.mpp,
                 "window": self.side,
                 "overlap": self.overlap,
-                "precision": self.config.precision,
+                "precision": self.config.device.precision,
             }
             | listed.identity()
         )
@@ -155,7 +140,8 @@ class _Runner:
         marker.finish(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
     def _seen(self, slide: Slide, grid: Grid, places: Sequence[Window], meter: Meter) -> Iterator[tuple[Window, Any]]:
-        for seen in look(self.predictor, slide, grid, places, self.config.batch, workers(self.config.machine())):
+        device = self.config.device
+        for seen in look(self.predictor, slide, grid, places, device.batch, device.readers):
             yield from seen
             meter.advance(len(seen))
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from ..evaluate.saved import load_model
-from ..run import launch
 from ..slide import check_mpp
 from ..tiling.listing import find_slides
 from .predict import PredictConfig
@@ -38,6 +37,5 @@ def predict(
     if model_mpp is not None:
         check_mpp(model_mpp, "--model-mpp")
     listed = find_slides(slides, slide_mpp)
-    fabric = launch(config.machine(), config.precision, config.batch)
-    model = predictor(load_model(run), fabric, config.score, model_mpp)
+    model = predictor(load_model(run), config.device.launch(), config.score, model_mpp)
     print(look_at(model, listed, out, config).sentence(out))

@@ -1,0 +1,35 @@
+"""One device, and settings that make no sense on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from colocate.errors import UserError
+from colocate.predict.device import DeviceConfig
+from colocate.predict.features import FeatureConfig
+from colocate.predict.predict import PredictConfig
+
+
+@pytest.mark.parametrize("settings", [{"batch": 0}, {"workers": -1}])
+def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        DeviceConfig(**settings)
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="accelerator abacus"):
+        DeviceConfig(accelerator="abacus").launch()
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for config in (FeatureConfig, PredictConfig):
+        with pytest.raises(UserError, match="instead of torchrun give each its own slides and --out"):
+            config()
+
+
+def test_readers_are_counted_where_none_are_given() -> None:
+    assert DeviceConfig(workers=0).readers == 0
+    assert 1 <= DeviceConfig().readers <= 8
