@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from colocate.errors import UserError
+from colocate.png import light_png
 
 THUMB_PX = 96
 GAP_PX = 6
 LINE_PX = 11
 COLUMNS = 8
-MOST_BYTES = 300_000
+COLOURS = (256, 128, 64, 32)  # the most whose PNG is light
 PAGE = (235, 235, 235)  # on which an empty, white tile still shows
 
 
@@ -45,7 +45,7 @@ def contact_sheet(
                 (left, top + side_px + line * LINE_PX), _fitted(draw, text, font, side_px), fill="black", font=font
             )
     try:
-        out.write_bytes(_packed(sheet))
+        out.write_bytes(light_png(sheet.quantize(most, dither=Image.Dither.NONE) for most in COLOURS))
     except OSError as error:
         raise UserError(
             f"The contact sheet {out} cannot be written ({error.strerror}): choose another place"
@@ -59,12 +59,3 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont |
         text = text[1:]
         shown = "…" + text
     return shown
-
-
-def _packed(sheet: Image.Image) -> bytes:
-    for colours in (256, 128, 64, 32):
-        file = io.BytesIO()
-        sheet.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        if file.tell() < MOST_BYTES:
-            break
-    return file.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
+from ..png import light_png
+
 INK = "#1d2433"
 SOFT = "#667085"  # secondary text, axes
 RULE = "#d9dde5"
@@ -21,7 +22,6 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#cc79a7", "#56b4e9", INK, "#999999")  # without yellow: paper is white
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
 TITLE, TEXT, SMALL = 17, 9.5, 8.5
-MOST_BYTES = 300_000
 
 
 class Page:
@@ -49,18 +49,14 @@ class Page:
 
     def png(self) -> bytes:
         """The page as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
-        packed = b""
-        for dpi in (120, 110, 100, 90, 80, 65):
-            self.figure.set_dpi(dpi)
-            self.canvas.draw()
-            page = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
-            file = io.BytesIO()
-            # Dithered: without it tissue in 256 colours breaks up into patches.
-            page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG", optimize=True)
-            packed = file.getvalue()
-            if len(packed) < MOST_BYTES:
-                break
-        return packed
+        return light_png(self._drawn(dpi) for dpi in (120, 110, 100, 90, 80, 65))
+
+    def _drawn(self, dpi: int) -> Image.Image:
+        self.figure.set_dpi(dpi)
+        self.canvas.draw()
+        page = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
+        # Dithered: without it tissue in 256 colours breaks up into patches.
+        return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def picture(axes: Axes, image: UInt8[np.ndarray, "h w 3"], *, smooth: bool = True) -> None:

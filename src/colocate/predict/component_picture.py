@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from PIL import Image
 from ..data import spaced
 from ..figures.features import principal_components
 from ..files import write_atomically
+from ..png import light_png
 from ..slide import Slide
 
-SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side; the largest whose picture is small enough
+SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side; the largest whose PNG is light
 GAP_PX = 10
-MOST_BYTES = 300_000
 GREY = (200, 200, 200)  # where there are no features
 MOST = 20_000  # rows that components are fitted to
 ROWS = 8192  # read at once
@@ -30,24 +29,21 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
     """Write a PNG of at most 1,600 px and 300 kB: the slide, and the components of its features in an HDF5 file."""
     with h5py.File(features) as file:
         lattice, pitch = _lattice(file, slide)
-    packed = b""
-    for side in SIDES_PX:
-        thumbnail = Image.fromarray(slide.thumbnail(side))
-        width, height = thumbnail.size
-        # A pixel of the lattice is a feature: squares where they are large, means where there are many a pixel.
-        fine = max(lattice.shape[:2]) > side
-        box = (0, 0, slide.width / pitch, slide.height / pitch)
-        how = Image.Resampling.BOX if fine else Image.Resampling.NEAREST
-        colours = Image.fromarray(lattice).resize((width, height), how, box)
-        page = Image.new("RGB", (2 * width + GAP_PX, height), "white")
-        page.paste(thumbnail, (0, 0))
-        page.paste(colours, (width + GAP_PX, 0))
-        file = io.BytesIO()
-        page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG", optimize=True)
-        packed = file.getvalue()
-        if len(packed) < MOST_BYTES:
-            break
+    packed = light_png(_page(slide, lattice, pitch, side) for side in SIDES_PX)
     write_atomically(out, lambda file: file.write(packed))
+
+
+def _page(slide: Slide, lattice: UInt8[np.ndarray, "rows columns 3"], pitch: float, side: int) -> Image.Image:
+    """The slide, `side` px at its longer side, and its features beside it."""
+    thumbnail = Image.fromarray(slide.thumbnail(side))
+    width, height = thumbnail.size
+    # A pixel of the lattice is a feature: squares where they are large, means where there are many a pixel.
+    how = Image.Resampling.BOX if max(lattice.shape[:2]) > side else Image.Resampling.NEAREST
+    box = (0, 0, slide.width / pitch, slide.height / pitch)
+    page = Image.new("RGB", (2 * width + GAP_PX, height), "white")
+    page.paste(thumbnail, (0, 0))
+    page.paste(Image.fromarray(lattice).resize((width, height), how, box), (width + GAP_PX, 0))
+    return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def _lattice(file: h5py.File, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:

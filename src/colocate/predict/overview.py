@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from shapely.geometry.base import BaseGeometry
 
 from ..files import write_atomically
+from ..png import light_png
 from ..slide import Slide
 
-SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the longer side; the largest whose picture is small enough
-MOST_BYTES = 300_000
+SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the longer side; the largest whose PNG is light
 LINE_PX = 2
 
 
@@ -36,13 +36,11 @@ class Overview:
 
     def write(self, path: Path) -> None:
         """Write the picture, smaller where it would be too heavy. Raises UserError where it cannot be written."""
-        packed = b""
+        packed = light_png(self._versions())
+        write_atomically(path, lambda file: file.write(packed))
+
+    def _versions(self) -> Iterator[Image.Image]:
         for side in SIDES_PX:
             smaller = self.picture.copy()
             smaller.thumbnail((side, side), Image.Resampling.BOX)
-            file = io.BytesIO()
-            smaller.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-            packed = file.getvalue()
-            if len(packed) < MOST_BYTES:
-                break
-        write_atomically(path, lambda file: file.write(packed))
+            yield smaller.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
