@@ -66,3 +66,16 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other settings"):
         for_each_slide(SLIDES, done, lambda slide, _: worked.append(slide.name), Quarantine(tmp_path / "f.csv"), "tile")
     assert worked == []
+
+
+def test_nothing_but_failures_is_an_error_that_gives_each_reason_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(slide: Listed, meter: Meter) -> None:
+        raise TileError(f"{slide.path} is damaged")
+
+    with pytest.raises(UserError) as caught:
+        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tile")
+    assert str(caught.value) == f"none of 4 slides went well: {tmp_path}/failed.csv says why"
+    notes = capsys.readouterr().err.splitlines()
+    assert notes == [f"note: {name} is left out: {name}.svs is damaged" for name in "abcd"]

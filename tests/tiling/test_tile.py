@@ -163,11 +163,14 @@ def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp
             assert (tmp_path / "out" / name).read_bytes() == content
 
 
-def test_nothing_but_bad_slides_is_an_error(tmp_path: Path) -> None:
+def test_nothing_but_bad_slides_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(500):
         (tmp_path / f"{number}.svs").write_text("no slide")
-    with pytest.raises(UserError, match=r"none of 500 slides could be cut.*is no slide"):
-        tile(find_slides([tmp_path]), tmp_path / "out", CONFIG)
+    with pytest.raises(SystemExit):
+        main(["tile", str(tmp_path), str(tmp_path / "out")])
+    *notes, last = capsys.readouterr().err.splitlines()
+    assert len(notes) == 500 and all("is no slide" in note for note in notes)  # each reason once
+    assert last == f"colocate: none of 500 slides could be cut: {tmp_path}/out/failed.csv says why"
     assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 501
 
 

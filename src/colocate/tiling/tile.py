@@ -185,13 +185,12 @@ def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
     names = {slide.name for slide in done}
     others = [slide for slide in slides if slide.name not in names]
     failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
-    quarantine = Quarantine(out / FAILED)
-    quarantine.set({slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed})
+    reasons = {slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed}
+    Quarantine(out / FAILED).set(reasons)
     if len(failed) < len(others):
         return Tiled(0, len(others) - len(failed), len(failed))
     if not done:
-        first = quarantine.failed[failed[0].name][1]
-        raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: see {out / FAILED}; the first: {first}")
+        raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: {out / FAILED} says why")
     rows = write_manifest(out, done)
     counts = [row["tiles"] for row in rows]
     return Tiled(sum(counts), 0, len(failed), counts.count(0), sum(row["enlarged"] for row in rows))
