@@ -129,6 +129,7 @@ def resampling(
     support = (scale.clamp_min(1) + 4 * sigma_px * scale).max().item() if len(ends) else 0.0
     taps = min(math.ceil(2 * support) + 1, length)
 
+    device = device or ends.device
     ends, sigma_px = sent(ends, device), sent(sigma_px, device)
     low, high = ends.amin(1)[:, None, None], ends.amax(1)[:, None, None]
     step = ((ends[:, 1] - ends[:, 0]) / size)[:, None, None]  # source pixels a view pixel, signed
