@@ -16,17 +16,15 @@ from colocate.data.rows import SCHEMA, SLIDES, Rows, numbered
 from colocate.data.tables import column, read
 from colocate.errors import UserError
 from colocate.slide import check_mpp
+from colocate.tile_format import NEEDED
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
-MANIFEST = "manifest.parquet"
-SETTINGS = "tiling.json"  # in the folder from the first slide on
-COLUMNS = {"slide", "source", "path", "x", "y", "mpp", "slide_mpp", "size", "shard", "offset", "bytes"}
 
 
 def is_manifest(data: Path) -> bool:
     """Whether a table is one that `colocate tile` wrote."""
     try:
-        return set(parquet.read_schema(data).names) >= COLUMNS
+        return set(parquet.read_schema(data).names) >= NEEDED
     except (pa.ArrowException, OSError):
         return False
 

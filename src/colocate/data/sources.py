@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from colocate.data.hold_out import held_out
-from colocate.data.manifest import MANIFEST, SETTINGS, is_manifest, manifest_rows
+from colocate.data.manifest import is_manifest, manifest_rows
 from colocate.data.rows import Rows, file_rows
 from colocate.data.shards import COMPRESSED, SHARD, compressed, shard_rows
 from colocate.data.tables import TABLES, table_rows
 from colocate.errors import UserError
+from colocate.tile_format import MANIFEST, SETTINGS
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 LISTS = (".txt", ".lst")

@@ -16,9 +16,9 @@ from pyarrow import parquet
 
 from ..errors import UserError
 from ..slide import ENDINGS, PLAIN_ENDINGS, Slide, check_mpp
+from ..tile_format import SCHEMA
 
 TABLES = (".csv", ".parquet")
-TAKEN = ("x", "y", "slide_mpp", "size", "tissue", "sharpness", "shard", "offset", "bytes")  # of the manifest
 KNOWN = ("path", "slide", "source", "mpp", "mask")
 
 
@@ -136,7 +136,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         raise UserError(f"{file} needs a column `path` and a line for each slide (found: {found})")
     if empty := [number for number, row in enumerate(rows, 2) if not row["path"]]:
         raise UserError(f"{file}, line {empty[0]} has no path: fill it in or remove the line")
-    if taken := [name for name in rows[0] if name in TAKEN]:
+    if taken := [name for name in rows[0] if name in SCHEMA.names and name not in KNOWN]:
         raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
     paths = [Path(os.path.abspath(file.parent / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
     names = [

@@ -14,28 +14,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..files import write_atomically
+from ..tile_format import MANIFEST, NAMES, SCHEMA
 from .listing import Listed
 
-NAMES = pa.dictionary(pa.int32(), pa.string())
-SCHEMA = pa.schema(
-    [
-        ("slide", NAMES),
-        ("source", NAMES),  # the patient or case; the slide where the table says none
-        ("path", NAMES),  # of the slide's file
-        ("x", pa.int32()),  # level0 pixels of the tile's top left
-        ("y", pa.int32()),
-        ("mpp", pa.float32()),  # micrometres per pixel of the tile
-        ("slide_mpp", pa.float32()),  # and of the slide's finest level
-        ("size", pa.int32()),  # side in px
-        ("tissue", pa.float32()),  # share of the tile
-        ("sharpness", pa.float32()),  # null where the tile was not looked at
-        ("shard", NAMES),  # relative to the manifest; null where there are no shards
-        ("offset", pa.int64()),  # of the JPEG in its shard
-        ("bytes", pa.int64()),
-    ]
-)
 ROWS_AT_ONCE = 1 << 20
-MANIFEST = "manifest.parquet"
 SLIDES = "slides.csv"
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..slide import ENDINGS, PLAIN_ENDINGS
+from ..tile_format import MANIFEST
 from .config import TilingConfig
 from .listing import TABLES, find_slides
-from .manifest import MANIFEST
 from .tile import sentence, tile
 
 AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides

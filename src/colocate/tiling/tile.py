@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 from ..errors import TileError, UserError
 from ..files import write_atomically
 from ..text import changes, counted
+from ..tile_format import MANIFEST, SETTINGS
 from .config import TilingConfig
 from .cut import cut
 from .listing import Listed
-from .manifest import MANIFEST, SLIDES, is_done, part_path, write_manifest
+from .manifest import SLIDES, is_done, part_path, write_manifest
 from .meter import Meter
 from .quarantine import Quarantine
 
-SETTINGS = "tiling.json"
 FAILED = "failed.csv"
 RETRIES = 3  # of a slide whose worker was lost
 WAIT_S = 20  # for the scheduler to answer
