@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.measure import label
 
-from colocate.predict.pieces import Box, Place, Raster
-from colocate.predict.stitch import Found, Merged, Stitcher, Window, windows
+from colocate.predict.stitch import Found, Merged, Stitcher
+from colocate.predict.windows import Box, Place, Window, Windows
 from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, pictures, rasters, stitched
 from tests.reference import stitch as reference
 
@@ -101,7 +101,7 @@ def test_class_and_score_are_weighted_by_area() -> None:
     mask = square(20, 20, 40)  # columns 20 to 59: the left window sees 40 of them, the right one 12
     stitcher = Stitcher(64, 16, 112, 64)
     merged = []
-    for window, class_, score in zip(windows(112, 64, 64, 16), (2, 1), (0.9, 0.5), strict=True):
+    for window, class_, score in zip(Windows(112, 64, 64, 16), (2, 1), (0.9, 0.5), strict=True):
         ids = torch.from_numpy(mask[:, window.left : window.left + 64].astype(np.int32))
         merged += stitcher.add(window, Found(ids, [class_], [score]))
     assert len(merged) == 1
@@ -138,7 +138,7 @@ def test_objects_are_those_of_the_slow_way(
     """Windows that miss objects or parts of them, see things that are not there, or are skipped."""
     side, overlap = raster
     ids = ids[:31, :48]
-    every = windows(ids.shape[1], ids.shape[0], side, overlap)
+    every = list(Windows(ids.shape[1], ids.shape[0], side, overlap))
     skipped = data.draw(st.sets(st.integers(0, len(every) - 1), max_size=2))
 
     def confused(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
@@ -151,7 +151,7 @@ def test_objects_are_those_of_the_slow_way(
         ghost = gone[1] & part & ~np.logical_or.reduce([part & False, *seen.values()])
         return {id: mask for id, mask in {**seen, ids.max() + 1: ghost}.items() if mask.any()}
 
-    geometry = Raster(ids.shape[1], ids.shape[0], side, overlap)
+    geometry = Windows(ids.shape[1], ids.shape[0], side, overlap)
     pieces, views, cores = [], {}, {}
     for number, window in enumerate(every):
         if number not in skipped:

@@ -20,7 +20,7 @@ from skimage.measure import label
 
 from colocate.errors import UserError
 from colocate.predict.geojson import COLOURS, class_colour, feature, measurements, write_features
-from colocate.predict.outlines import bevelled, outline
+from colocate.predict.trace import bevelled, outline
 from colocate.prepare import geojson
 from colocate.prepare.writer import write
 from tests.data.pictures import picture

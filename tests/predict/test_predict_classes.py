@@ -27,11 +27,10 @@ from colocate.predict.class_map import UNSEEN, ClassMap
 from colocate.predict.device import DeviceConfig
 from colocate.predict.geojson import class_colour
 from colocate.predict.looking import grid_of, look, windows_of_tissue
-from colocate.predict.pieces import Raster
 from colocate.predict.predict import PredictConfig, predict
 from colocate.predict.predictor import Classes, Predictor, predictor
 from colocate.predict.slides_loop import Tally
-from colocate.predict.stitch import windows
+from colocate.predict.windows import Windows
 from colocate.slide import Slide
 from colocate.tiling.listing import Listed
 from colocate.tiling.tissue import find_tissue
@@ -171,11 +170,11 @@ def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path, 
 
 def test_cores_cover_the_map_once(tmp_path: Path) -> None:
     for width, height, side, overlap in ((200, 130, 64, 32), (64, 64, 64, 0), (65, 190, 96, 32), (10, 300, 64, 32)):
-        raster = Raster(width, height, side, overlap)
-        with ClassMap(tmp_path, raster) as classes:
+        every = Windows(width, height, side, overlap)
+        with ClassMap(tmp_path, every) as classes:
             assert list(tmp_path.iterdir()) == []  # it has no name
             times = np.zeros((height, width), int)
-            for window in windows(width, height, side, overlap):
+            for window in every:
                 before = classes.seen.copy()
                 number = np.full((side, side), 1 + window.row + window.column)
                 classes.paste(window, Classes(*(torch.from_numpy(number.astype(np.uint8)),) * 2))

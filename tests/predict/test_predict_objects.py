@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from colocate.errors import UserError
-from colocate.predict import outlined
+from colocate.predict import outline_files
 from colocate.predict.device import DeviceConfig
 from colocate.predict.geojson import class_colour
 from colocate.predict.predict import PredictConfig, predict
@@ -218,7 +218,7 @@ def test_a_full_disk_and_ctrl_c_end_the_run_with_nothing_halfway(
             return class_colour(*words)
 
         with monkeypatch.context() as patch:
-            patch.setattr(outlined, "class_colour", fails)
+            patch.setattr(outline_files, "class_colour", fails)
             with pytest.raises(kind):
                 predict(FINDER, [listed], out, CONFIG)
         assert [path.name for path in out.iterdir()] == ["slide.json"]

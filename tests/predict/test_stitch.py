@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from colocate.predict.pieces import Box, Place, Raster
-from colocate.predict.stitch import Found, Stitcher, windows
+from colocate.predict.stitch import Found, Stitcher
+from colocate.predict.windows import Box, Place, Windows
 from tests.predict.windowed import as_sets, assert_apart, drawn, found, perfect, pictures, rasters, stitched
 
 
@@ -19,8 +19,8 @@ def test_windows_cover_the_picture_and_cores_share_no_pixel(raster: tuple[int, i
     side, overlap = raster
     seen, cores = np.zeros((2, height, width), int)
     whole = Box(0, 0, height, width)
-    geometry = Raster(width, height, side, overlap)
-    all_windows = windows(width, height, side, overlap)
+    geometry = Windows(width, height, side, overlap)
+    all_windows = list(geometry)
     assert all_windows == sorted(all_windows)
     for window in all_windows:
         part = np.s_[window.top : window.top + side, window.left : window.left + side]
@@ -54,7 +54,7 @@ def test_skipped_windows_leave_the_others_in_peace(
 ) -> None:
     """Against masks of the whole picture: views of an object are joined if both saw a pixel of it, and so on."""
     side, overlap = raster
-    every = windows(ids.shape[1], ids.shape[0], side, overlap)
+    every = list(Windows(ids.shape[1], ids.shape[0], side, overlap))
     skipped = data.draw(st.sets(st.integers(0, len(every) - 1)))
     expected: list[np.ndarray] = []
     for id in range(1, ids.max() + 1):
@@ -79,7 +79,7 @@ def test_objects_come_as_soon_as_no_later_window_sees_them() -> None:
     ids = label(np.random.default_rng(0).random((100, 100)) > 0.9, connectivity=1)
     stitcher = Stitcher(side, overlap, 100, 100)
     came: dict[bytes, Place] = {}
-    for number, window in enumerate(windows(100, 100, side, overlap)):
+    for number, window in enumerate(Windows(100, 100, side, overlap)):
         for one in stitcher.add(window, found(perfect(ids, window), side, number)):
             came[np.packbits(drawn(one, ids)).tobytes()] = Place(window.row, window.column)
     assert stitcher.finish() == []
@@ -94,7 +94,7 @@ def test_objects_come_in_the_order_in_which_they_were_first_seen() -> None:
     ids[5:8, 45:50], ids[10:30, 25:60], ids[12:20, 75:80] = 1, 2, 3  # the second is seen before the first
     stitcher = Stitcher(40, 10, 100, 40)
     came = []
-    for window in windows(100, 40, 40, 10):
+    for window in Windows(100, 40, 40, 10):
         cut = np.zeros((40, 40), np.int32)
         part = ids[:, window.left : window.left + 40]
         cut[:, : part.shape[1]] = part
@@ -111,7 +111,7 @@ def test_pixels_held_do_not_grow_with_the_rows(share: float) -> None:
         ids = label(np.random.default_rng(1).random((height, 70)) < share, connectivity=1)
         stitcher = Stitcher(40, 10, 70, height)
         most = 0
-        for number, window in enumerate(windows(70, height, 40, 10)):
+        for number, window in enumerate(Windows(70, height, 40, 10)):
             stitcher.add(window, found(perfect(ids, window), 40, number))
             pieces = [piece for one in stitcher.objects.values() for piece in one.pieces]
             most = max(most, sum(piece.seen.size + piece.kept.size for piece in pieces))
@@ -121,7 +121,7 @@ def test_pixels_held_do_not_grow_with_the_rows(share: float) -> None:
 
 def test_windows_come_in_order_and_overlap_by_half_at_most() -> None:
     stitcher = Stitcher(40, 10, 100, 100)
-    first, second, *_ = windows(100, 100, 40, 10)
+    first, second, *_ = Windows(100, 100, 40, 10)
     nothing = Found(torch.zeros(40, 40, dtype=torch.int32), [], [])
     stitcher.add(second, nothing)
     for window in (first, second):

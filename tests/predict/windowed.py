@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import label
 
-from colocate.predict.stitch import Found, Merged, Stitcher, Window, windows
+from colocate.predict.stitch import Found, Merged, Stitcher
+from colocate.predict.windows import Window, Windows
 from colocate.prepare.polygons import rasterise
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
@@ -40,7 +41,7 @@ def stitched(
     height, width = ids.shape
     stitcher = Stitcher(side, overlap, width, height)
     merged = []
-    for number, window in enumerate(windows(width, height, side, overlap)):
+    for number, window in enumerate(Windows(width, height, side, overlap)):
         if number not in skipped:
             merged += stitcher.add(window, found(detector(ids, window), side, number))
     return merged + stitcher.finish()

@@ -17,9 +17,8 @@ from jaxtyping import Int64, UInt8, UInt16
 from ..errors import UserError
 from ..files import write_atomically
 from .geojson import class_colour
-from .pieces import Box, Place, Raster
 from .predictor import Classes
-from .stitch import Window
+from .windows import Box, Place, Window, Windows
 
 UNSEEN = 255
 """In the TIFF: pixels that no window looked at."""
@@ -32,14 +31,14 @@ LARGE_BYTES = 2 << 30  # from here on BigTIFF: classic TIFF ends at 4 GiB
 class ClassMap:
     """A slide's classes and their confidence, in an unnamed temporary file that ends with the context.
 
-    A window's core is kept (see `pieces.Raster`): the window less half of the overlap on inner sides. So the map is
+    A window's core is kept (see `windows.Windows`): the window less half of the overlap on inner sides. So the map is
     what one window of the whole slide would give, wherever a network sees no further than half of the overlap.
     """
 
-    def __init__(self, folder: Path, raster: Raster) -> None:
+    def __init__(self, folder: Path, windows: Windows) -> None:
         """Raises UserError if the disk has no room for it: two bytes a pixel."""
-        self.raster = raster
-        shape = (2, raster.height, raster.width)
+        self.windows = windows
+        shape = (2, windows.height, windows.width)
         folder.mkdir(parents=True, exist_ok=True)
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
         try:
@@ -71,8 +70,8 @@ class ClassMap:
     def paste(self, window: Window, found: Classes) -> None:
         """Keep the core of a window."""
         place = Place(window.row, window.column)
-        view = self.raster.view(place)
-        owners = zip(self.raster.cores(view), place, strict=True)
+        view = self.windows.view(place)
+        owners = zip(self.windows.cores(view), place, strict=True)
         rows, columns = (np.flatnonzero(owner == own).tolist() for owner, own in owners)
         top, left = view.top + rows[0], view.left + columns[0]
         core = Box(top, left, top + len(rows), left + len(columns))
@@ -84,7 +83,7 @@ class ClassMap:
     def counts(self) -> Int64[np.ndarray, "256"]:
         """Pixels of each class; the last: not looked at."""
         counts = np.zeros(256, np.int64)
-        for top in range(0, self.raster.height, TILE_PX):
+        for top in range(0, self.windows.height, TILE_PX):
             counts += np.bincount(self.seen[top : top + TILE_PX].ravel(), minlength=256)
         return np.roll(counts, -1)
 

@@ -13,7 +13,7 @@ from ..slide import Slide
 from ..tiling.tissue import Tissue
 from .predictor import Predictor
 from .reading import read_regions
-from .stitch import Window, windows
+from .windows import Window, Windows
 
 
 class Grid(NamedTuple):
@@ -40,7 +40,7 @@ def grid_of(slide: Slide, mpp: float) -> Grid:
 
 def windows_of_tissue(grid: Grid, tissue: Tissue, side: int, overlap: int) -> list[Window]:
     """The windows that hold some tissue, row by row."""
-    every = windows(grid.width, grid.height, side, overlap)
+    every = list(Windows(grid.width, grid.height, side, overlap))
     x, y = (np.array(places) * grid.scale for places in ([w.left for w in every], [w.top for w in every]))
     shares = tissue.shares(x, y, side * grid.scale, side * grid.scale)
     return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]

@@ -10,7 +10,7 @@ from typing import Any, final
 from ..errors import UserError
 from ..files import write_atomically
 from ..text import changes
-from .outlined import beside
+from .outline_files import beside
 
 ENDINGS = (".geojson", ".csv", ".png", ".tif")
 

@@ -22,12 +22,12 @@ from .class_map import ClassMap
 from .device import DeviceConfig
 from .looking import Grid, grid_of, look, windows_of_tissue
 from .marker import Marker
-from .outlined import Outlined, beside, write_outlines
-from .pieces import Raster
+from .outline_files import Outlined, beside, write_outlines
 from .predictor import Predictor
 from .regions import regions
 from .slides_loop import Tally, for_each_slide
-from .stitch import Stitcher, Window
+from .stitch import Stitcher
+from .windows import Window, Windows
 
 VERSION = 1  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
@@ -165,8 +165,8 @@ class _Runner:
 
     def _classes(self, view: _View) -> dict[str, Any]:
         """The map of classes, then its regions."""
-        raster = Raster(view.grid.width, view.grid.height, self.side, self.overlap)
-        with ClassMap(view.place.parent, raster) as classes:
+        windows = Windows(view.grid.width, view.grid.height, self.side, self.overlap)
+        with ClassMap(view.place.parent, windows) as classes:
             for window, found in view.seen:
                 classes.paste(window, found)
             counts = classes.counts()

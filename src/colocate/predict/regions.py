@@ -10,8 +10,8 @@ import shapely
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from .outlined import Outlined
-from .outlines import bevelled, outline
+from .outline_files import Outlined
+from .trace import bevelled, outline
 
 LONGEST_PX = 8192
 """Of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel is taken."""

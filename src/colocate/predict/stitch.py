@@ -1,7 +1,7 @@
 """Objects found in overlapping windows become objects of the whole picture, each once.
 
 A window sees poorly near its border, for want of what lies around. So where two windows disagree about pixels that both
-saw, each is believed in its core (see `pieces.Raster`).
+saw, each is believed in its core (see `windows.Windows`).
 """
 
 from __future__ import annotations
@@ -16,32 +16,9 @@ from scipy.ndimage import find_objects
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from .outlines import bevelled
-from .pieces import Box, Piece, Place, Raster
-
-
-class Window(NamedTuple):
-    """A square of `side` pixels whose first is at row `top`, column `left`; and its place among the windows."""
-
-    row: int
-    column: int
-    top: int
-    left: int
-    side: int
-
-
-def windows(width: int, height: int, side: int, overlap: int) -> list[Window]:
-    """The windows that cover a picture, row by row; neighbours share `overlap` pixels, the last may reach beyond.
-
-    >>> [window.left for window in windows(100, 40, side=40, overlap=10)]
-    [0, 30, 60]
-    """
-    raster = Raster(width, height, side, overlap)
-    return [
-        Window(row, column, row * raster.step, column * raster.step, side)
-        for row in range(raster.rows)
-        for column in range(raster.columns)
-    ]
+from .pieces import Piece
+from .trace import bevelled
+from .windows import Box, Place, Window, Windows
 
 
 class Found(NamedTuple):
@@ -57,7 +34,7 @@ class Merged(NamedTuple):
     """An object of the picture."""
 
     shape: BaseGeometry
-    """Polygon or MultiPolygon in the picture's pixels, its corners cut (see `outlines.bevelled`)."""
+    """Polygon or MultiPolygon in the picture's pixels, its corners cut (see `trace.bevelled`)."""
     class_: int
     score: float
     area_px: float
@@ -125,9 +102,9 @@ class Stitcher:
         """Raises ValueError if windows overlap by more than half, or `least` is not in [0.5, 1)."""
         if not 0.5 <= least < 1:
             raise ValueError(f"objects that share {least} are not told apart: at least 0.5, below 1")
-        self.raster = Raster(width, height, side, overlap)
+        self.windows = Windows(width, height, side, overlap)
         self.least = least
-        self.looked = np.zeros((self.raster.rows, self.raster.columns), bool)
+        self.looked = np.zeros((self.windows.rows, self.windows.columns), bool)
         self.place = Place(-1, -1)
         self.count = 0
         self.objects: dict[int, _Object] = {}
@@ -146,7 +123,7 @@ class Stitcher:
             raise ValueError(f"{place} after {self.place}: windows are added row by row, from left to right")
         self.place = place
         self.looked[place] = True
-        view = self.raster.view(place)
+        view = self.windows.view(place)
         ids = found.ids.numpy()[: view.shape[0], : view.shape[1]]
         near = [piece for piece in self.open if all(piece.box.shared(view).shape)]
         new = self._begin(place, view, ids, found)
@@ -159,7 +136,7 @@ class Stitcher:
 
     def finish(self) -> list[Merged]:
         """The objects that are left."""
-        self.place = Place(self.raster.rows, 0)
+        self.place = Place(self.windows.rows, 0)
         return self._release()
 
     def _begin(self, place: Place, view: Box, ids: Int32[np.ndarray, "h w"], found: Found) -> dict[int, Piece]:
@@ -171,7 +148,7 @@ class Stitcher:
             rows, columns = where
             box = Box(view.top + rows.start, view.left + columns.start, view.top + rows.stop, view.left + columns.stop)
             seen = ids[where] == id
-            piece = new[id] = Piece(self.raster, place, box, seen, found.classes[id - 1], found.scores[id - 1])
+            piece = new[id] = Piece(self.windows, place, box, seen, found.classes[id - 1], found.scores[id - 1])
             self.open[piece] = self.objects[self.count] = _Object(self.count, piece)
             self.count += 1
         return new
@@ -183,7 +160,7 @@ class Stitcher:
         partners = []
         for piece in near:
             if piece.place not in areas:
-                both = ids[self.raster.view(piece.place).shared(view).within(view)]
+                both = ids[self.windows.view(piece.place).shared(view).within(view)]
                 areas[piece.place] = np.bincount(both.ravel(), minlength=most + 1)
             part = piece.box.shared(view)
             seen = piece.seen[part.within(piece.box)]
@@ -211,15 +188,15 @@ class Stitcher:
         for piece, partner in zip(near, partners, strict=True):
             box = piece.box.shared(view)
             if partner:
-                box = box.around(new[partner].box.shared(self.raster.view(piece.place)))
+                box = box.around(new[partner].box.shared(self.windows.view(piece.place)))
             seen, theirs = piece.seen_in(box), ids[box.within(view)]
-            core = self.raster.core(self.place, box)
+            core = self.windows.core(self.place, box)
             claimed = seen & (theirs > 0) & (theirs != partner)
             loses = claimed & np.where(inside[theirs] == piece.inside, core, inside[theirs])
             wins = claimed & ~loses
             if partner:
                 loses |= core & (theirs != partner)
-                wins |= self.raster.core(piece.place, box) & (theirs == partner) & ~seen
+                wins |= self.windows.core(piece.place, box) & (theirs == partner) & ~seen
             taken[box.within(view)] |= wins
             piece.lose(loses, box)
         for piece in new.values():

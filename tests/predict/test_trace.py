@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from colocate.predict.outlines import bevelled, outline
+from colocate.predict.trace import bevelled, outline
 from colocate.prepare.polygons import rasterise
 
 
