@@ -147,17 +147,6 @@ def test_workers_and_checkpoints_change_nothing(tiles: Path, tmp_path: Path) -> 
     assert list((tmp_path / "two" / "tensorboard").glob("events*"))
 
 
-def test_a_cache_changes_nothing(tiles: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "plain")
-    pretrain(recipe)
-    for number, where in enumerate(("memory", str(tmp_path / "cache"), str(tmp_path / "cache"))):
-        machine = replace(recipe.machine, cache=where, cache_gb=0.01)
-        pretrain(replace(recipe, machine=machine, out=str(tmp_path / str(number))))
-        same_run(tmp_path / "plain", tmp_path / str(number))
-    with pytest.raises(UserError, match="cache_gb is a positive number, and goes with --cache"):
-        replace(recipe.machine, cache_gb=3)
-
-
 def test_seeds_differ(tiles: Path, tmp_path: Path) -> None:
     pretrain(tiny_recipe(tiles, tmp_path / "one", steps=1))
     pretrain(tiny_recipe(tiles, tmp_path / "two", steps=1, seed=1))

@@ -71,7 +71,7 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if min(self.log_every, self.save_every, self.keep, self.nodes) < 1 or (self.workers or 0) < 0:
             raise UserError("log_every, save_every, keep and nodes must be 1 or more, workers 0 or more")
-        if self.cache_gb is not None and (self.cache_gb <= 0 or self.cache is None):
+        if self.cache_gb is not None and not (self.cache and 0 < self.cache_gb < float("inf")):
             raise UserError("cache_gb is a positive number, and goes with --cache memory or --cache FOLDER")
 
 

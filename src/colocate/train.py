@@ -60,7 +60,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     start, stop = step * recipe.accumulate, steps * recipe.accumulate
     processes = workers(recipe.machine)
     pinned = fabric.device.type == "cuda"
-    cache = TileCache.open(index, recipe.machine.cache, recipe.machine.cache_gb) if recipe.machine.cache else None
+    where, gb = recipe.machine.cache, recipe.machine.cache_gb
+    cache = TileCache.open(index, where, gb, fabric.device) if where else None
     batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned, cache=cache)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
@@ -87,6 +88,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 fabric.backward(loss / recipe.accumulate)
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
             pace.count += recipe.batch
+            if cache is not None and turn + 1 == start + batches_per_epoch:
+                screen.say(cache.summary())
             if not last:
                 continue
             norm = _clip(method, optimizer, recipe.optim.clip, fabric)
