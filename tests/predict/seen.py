@@ -60,5 +60,5 @@ MAPPER = Predictor("semantics", ("background", "even", "odd", "never"), 1.0, "cl
 def slide_of(folder: Path, ids: Int32[np.ndarray, "h w"], mpp: float = 1.0, name: str = "slide") -> Listed:
     """A slide of numbered objects, all of it tissue by the user's word."""
     path = write_pyramid(folder / f"{name}.tif", ids_as_tissue(ids), mpp, levels=2)
-    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(folder / "all.png")
+    Image.fromarray(np.full_like(ids[::25, ::25], 255, np.uint8)).save(folder / "all.png")
     return Listed(name, path, mask=folder / "all.png")

@@ -35,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main(["evaluate", *words, *learn, *CPU, "--keep-models", "--out", str(folder / "results")])
     image = discs(3, 192, 256)[0].permute(1, 2, 0).numpy()
     write_pyramid(folder / "slide.tif", image.repeat(2, 0).repeat(2, 1), 0.25)
-    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(folder / "all.png")
+    Image.fromarray(np.full((6, 8), 255, np.uint8)).save(folder / "all.png")
     (folder / "slides.csv").write_text("path,mask\nslide.tif,all.png\n")
     return folder
 

@@ -188,7 +188,7 @@ def test_a_bad_slide_is_set_aside_and_leaves_nothing(ids: np.ndarray, tmp_path: 
         data[start : start + page.databytecounts[7]] = bytes(page.databytecounts[7])
     broken.path.write_bytes(data)
     empty = slide_of(tmp_path, ids, name="void")
-    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "none.png")
+    Image.fromarray(np.zeros_like(ids[::25, ::25], np.uint8)).save(tmp_path / "none.png")
     slides = [coarse, good, broken, replace(empty, mask=tmp_path / "none.png")]
     out = tmp_path / "out"
     assert predict(FINDER, slides, out, replace(CONFIG, device=replace(CPU, workers=workers))) == Tally(1, 0, 3)

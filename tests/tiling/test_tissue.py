@@ -107,3 +107,20 @@ def test_a_mask_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "own.geojson").write_text(content)
     with pytest.raises(TileError, match=r"own\.geojson is no mask of tissue"):
         find_tissue(slide, tmp_path / "own.geojson")
+
+
+@pytest.mark.parametrize("size", [(80, 41), (160, 81), (800, 409), (3, 1), (1, 1), (1600, 800)])
+def test_a_mask_may_be_rounded_to_its_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    Image.new("L", size, 255).save(tmp_path / "own.png")
+    assert find_tissue(slide, tmp_path / "own.png").share(0, 0, 800, 400) == 1
+
+
+@pytest.mark.parametrize("size", [(80, 80), (40, 80), (800, 420), (420, 200)])
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A part of the slide, or the slide turned, which would be stretched to lie anywhere."""
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    Image.new("L", size, 255).save(tmp_path / "own.png")
+    said = rf"own\.png is {size[0]} x {size[1]} px, not of the shape of the slide \(800 x 400 px\): give a mask of"
+    with pytest.raises(TileError, match=said):
+        find_tissue(slide, tmp_path / "own.png")

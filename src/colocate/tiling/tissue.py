@@ -24,6 +24,7 @@ LONGEST_PX = 3000  # of the mask: larger slides get a coarser one
 DENSITY = (0.03, 0.05)  # bounds of the threshold of optical density: Otsu's alone would part dense tissue from pale
 SATURATION = (0.05, 0.08)
 CLOSING_UM = 16.0
+SKEWED = 0.02  # how much longer or shorter than the slide's a side of the user's mask may be
 SMALLEST_UM2 = 10_000.0  # debris below, and holes
 
 
@@ -135,7 +136,15 @@ def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Bool[np.ndarray,
             mask[patch.top : patch.top + high, patch.left : patch.left + wide] = patch.mask
             return mask
         with Image.open(file) as image:
-            return np.asarray(image.convert("L")) > 0
+            mask = np.asarray(image.convert("L")) > 0
     except Exception as error:  # shapely, Pillow and files raise each their own
         reason = " ".join(str(error).split())
         raise TileError(f"{file} is no mask of tissue (GeoJSON, or a picture of the whole slide): {reason}") from error
+    high, wide = mask.shape
+    sides = wide * slide.height, high * slide.width
+    if abs(sides[0] - sides[1]) > SKEWED * sides[1] + slide.width + slide.height:  # each side rounded to a pixel
+        raise TileError(
+            f"{file} is {wide} x {high} px, not of the shape of the slide ({slide.width} x {slide.height} px): give a "
+            "mask of the whole slide"
+        )
+    return mask
