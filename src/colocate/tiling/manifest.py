@@ -45,6 +45,13 @@ def is_done(out: Path, slide: Listed) -> bool:
     return path.is_file() and _told(path)["identity"] == _identity(slide)
 
 
+def strays(out: Path, slides: Sequence[Listed]) -> tuple[str, ...]:
+    """Names of slides that have a part but are none of these, in order: of another list, or failing by now."""
+    folder, names = out / "parts", {slide.name for slide in slides}
+    parts = (path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
+    return tuple(sorted(name for name in parts if name not in names))
+
+
 def _told(part: Path) -> dict[str, Any]:
     return json.loads((parquet.read_schema(part).metadata or {})[b"colocate"])
 

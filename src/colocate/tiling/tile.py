@@ -22,7 +22,7 @@ from ..tile_format import MANIFEST, SETTINGS
 from .config import TilingConfig
 from .cut import cut
 from .listing import Listed
-from .manifest import SLIDES, is_done, part_path, write_manifest
+from .manifest import SLIDES, is_done, part_path, strays, write_manifest
 from .meter import Meter
 from .quarantine import Quarantine
 
@@ -43,6 +43,8 @@ class Tiled(NamedTuple):
     """Slides of which no tile was kept."""
     enlarged: int = 0
     """Slides that are coarser than their tiles."""
+    strays: tuple[str, ...] = ()
+    """Names of slides whose files lie there too, though the manifest does not name them."""
 
 
 def tile(
@@ -97,6 +99,12 @@ def sentence(done: Tiled, out: Path) -> str:
         parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
     if done.enlarged:
         parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
+    if done.strays:
+        names = ", ".join(done.strays if len(done.strays) < 4 else (*done.strays[:3], "..."))
+        left = f"{counted(len(done.strays), 'slide')} left from before ({names})"
+        parts.append(
+            f"{left} in {out}/parts, overlays or shards: --data {out} leaves out what --data {out}/shards reads"
+        )
     if done.failed:
         parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
     return "; ".join(parts)
@@ -193,4 +201,5 @@ def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
         raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: {out / FAILED} says why")
     rows = write_manifest(out, done)
     counts = [row["tiles"] for row in rows]
-    return Tiled(sum(counts), 0, len(failed), counts.count(0), sum(row["enlarged"] for row in rows))
+    enlarged = sum(row["enlarged"] for row in rows)
+    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged, strays(out, done))
