@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,9 +20,9 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -32,8 +34,24 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
         finally:
             os.close(folder)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        again = "make room; the same command goes on (pretrain: with --resume)"
-        raise UserError(f"{path} was not written: {reason}; {again}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; make room" if full else f"{error.strerror or error}; mend this"
+        again = "the same command goes on (pretrain: with --resume)"
+        raise UserError(f"{path} was not written: {reason}, {again}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results, unless it is there, and see that it takes files: before hours of work, not after.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({reason}): choose another folder, or mend this one") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from ..errors import TileError, UserError
+from ..files import check_writable
 from ..text import counted
 from ..tiling.listing import Listed
 from ..tiling.meter import Meter
@@ -50,12 +51,14 @@ def for_each_slide(
     on which `work` raises TileError is quarantined, and tried again by the next call; other errors end the loop.
 
     Raises:
-        UserError: every slide failed; and what `done` and `work` raise.
+        UserError: every slide failed, or the quarantine's folder cannot be written; and what `done` and `work` raise.
     """
     wanted = [slide for slide in slides if not done(slide)]
     failed = 0
     for name in {slide.name for slide in slides} - {slide.name for slide in wanted}:
         quarantine.remove(name)
+    if wanted:
+        check_writable(quarantine.path.parent)
     meter = Meter(len(wanted), unit)
     with meter.bar:
         for slide in wanted:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import TileError, UserError
-from ..files import write_atomically
+from ..files import check_writable, write_atomically
 from ..text import changes, counted
 from ..tile_format import MANIFEST, SETTINGS
 from .config import TilingConfig
@@ -64,10 +64,11 @@ def tile(
     on where another stopped, and tries again what failed.
 
     Raises:
-        UserError: OUT holds tiles of other settings, the disk is full, no slide at all could be cut.
+        UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut.
     """
     config = config or TilingConfig()
     out = out.absolute()
+    check_writable(out)
     _check_settings(out, config, manifest_only)
     own = slides[part[0] - 1 :: part[1]]
     before = {slide.name for slide in own if is_done(out, slide)}
