@@ -56,7 +56,7 @@ class MachineConfig:
     workers: int | None = None
     """Processes per device that read and decode tiles; None: the cores at hand, at most 8."""
     cache: str | None = None
-    """Keep decoded tiles in memory, or in a folder on a fast local disk: --cache memory|FOLDER."""
+    """Keep decoded tiles: memory, or a folder on a fast local disk."""
     cache_gb: float | None = None
     """Most that --cache may take, in 10^9 bytes (3 x height x width each); None: half of what is free."""
     log_every: int = 10
