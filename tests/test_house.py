@@ -28,7 +28,7 @@ FLOORS = [
     {"evaluate"},
     {"figures"},
     {"predict"},
-    {"demo"},
+    {"demo", "bench"},
     {"commands"},
     {"cli"},
     {"__main__"},

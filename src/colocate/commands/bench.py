@@ -1,0 +1,53 @@
+"""`colocate bench`: the words of `colocate pretrain`, measured instead of trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..bench import bench as measure
+from ..bench.measure import SECONDS
+from ..bench.picture import draw
+from ..bench.report import words, write
+from ..errors import UserError
+from ..recipe import Recipe, read_recipe
+from ..recipes import RECIPES, find_recipe
+from .pretrain import recipe_words
+
+OUT = "bench.json"
+
+
+@dataclass
+class Bench:
+    """Measure where the time of a pretraining goes."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    seconds: float = SECONDS
+    """About how long to measure; a device too slow for the recipe's batch is measured with a smaller one."""
+
+
+def bench(arguments: list[str]) -> None:
+    """Where a pretraining's time goes on this machine: colocate bench [RECIPE] [--data TILES] [its options]."""
+    name, origin, rest = recipe_words(arguments)
+    default = read_recipe(origin) if origin else find_recipe(name or "plm")
+    asked = tyro.cli(
+        Bench,
+        prog=f"colocate bench {name or '[RECIPE]'}",
+        description=f"RECIPE ({', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json; default plm); "
+        "options are those of colocate pretrain. Without --data tiles are made up; --out names the JSON file, the "
+        "picture is written beside it; steps and epochs do not matter.",
+        default=Bench(replace(default, out=OUT)),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    out = Path(asked.recipe.out)
+    if out.suffix != ".json" or out.is_dir():
+        raise UserError(f"--out {out} names no JSON file: give one, as --out {OUT}")
+    report = measure(asked.recipe, asked.seconds)
+    write(report, out)
+    draw(report, out.with_suffix(".png"))
+    print(words(report))
+    print(f"\nwritten: {out} and {out.with_suffix('.png')}")
