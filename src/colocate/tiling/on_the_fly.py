@@ -43,6 +43,11 @@ def are_slides(data: Path) -> bool:
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
     """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
+    if config.quality != TilingConfig.quality:
+        raise UserError(
+            f"--tiling.quality {config.quality} changes nothing where tiles are read from slides: leave it out, "
+            "or write JPEGs first (colocate tile)"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
