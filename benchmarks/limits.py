@@ -31,7 +31,7 @@ print(f"{{spent:.1f}} s | {{after / 1024:,.0f}} MiB, of which {{before / 1024:,.
 """
 CUT = """
 from colocate.tiling.config import TilingConfig
-from colocate.tiling.cut import cut
+from colocate.tiling.one_slide import cut
 from colocate.tiling.listing import Listed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()

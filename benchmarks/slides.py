@@ -21,8 +21,8 @@ from benchmarks.timing import Row, compare, ratio
 from colocate.data.phantom import phantom_tile
 from colocate.slide import Slide
 from colocate.tiling.config import TilingConfig
-from colocate.tiling.cut import Places, cut, places
 from colocate.tiling.listing import Listed
+from colocate.tiling.one_slide import Places, cut, places
 from colocate.tiling.tile import tile
 from colocate.tiling.tissue import find_tissue
 

@@ -36,7 +36,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     slide = write_pyramid(tmp_path / "slide.tif", pixels, mpp=1.0)
     out = tmp_path / "out"
     names = loaded(TYPED, "tile", slide, out, "--mpp", 2, "--size", 64, "--min-sharpness", 0.5, "--workers", 1)
-    assert "colocate.tiling.cut" in names and (out / "manifest.parquet").is_file()
+    assert "colocate.tiling.one_slide" in names and (out / "manifest.parquet").is_file()
     assert not names & HEAVY
     assert not loaded(TYPED, "tile", "--help") & HEAVY
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY

@@ -18,7 +18,7 @@ from PIL import Image
 from colocate.cli import main
 from colocate.errors import UserError
 from colocate.slide import Slide
-from colocate.tiling import cut as cutting
+from colocate.tiling import one_slide
 from colocate.tiling import shards as packing
 from colocate.tiling import tile as work
 from colocate.tiling.config import TilingConfig
@@ -63,7 +63,7 @@ def test_tiles_are_what_the_slide_shows(slides: Path, whole: Path) -> None:
         packed = io.BytesIO()
         Image.fromarray(region).save(packed, "JPEG", quality=90, subsampling=0)
         assert jpeg == packed.getvalue()
-        assert row["tissue"] >= 0.5 and row["sharpness"] == pytest.approx(cutting.sharpness(region))
+        assert row["tissue"] >= 0.5 and row["sharpness"] == pytest.approx(one_slide.sharpness(region))
         assert (row["mpp"], row["slide_mpp"], row["size"], row["source"]) == (2.0, 1.0, 64, row["slide"])
 
 
@@ -78,7 +78,7 @@ def test_no_tile_is_forgotten(slides: Path, whole: Path) -> None:
         tissue = find_tissue(slide)
         for y in range(0, 640 - 127, 128):
             for x in range(0, 640 - 127, 128):
-                sharp = cutting.sharpness(slide.read(x, y, 64, 64, 2.0)) >= 0.5
+                sharp = one_slide.sharpness(slide.read(x, y, 64, 64, 2.0)) >= 0.5
                 assert ((listed.name, x, y) in kept) == (sharp and tissue.share(x, y, 128, 128) >= 0.5)
 
 

@@ -20,9 +20,9 @@ from ..evaluate.candidates import Candidate
 from ..probes.nearest import cell_features
 from ..slide import Slide, check_mpp
 from ..tiling.config import TilingConfig
-from ..tiling.cut import places
 from ..tiling.listing import Listed
 from ..tiling.meter import Meter
+from ..tiling.one_slide import places
 from ..tiling.quarantine import Quarantine
 from ..tiling.tissue import find_tissue
 from .component_picture import draw_components

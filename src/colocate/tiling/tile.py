@@ -1,4 +1,4 @@
-"""Slides shared among processes or machines; what is done stays, what fails is set aside."""
+"""All slides of a list, shared among processes or machines; what is done stays, what fails is set aside."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..files import check_writable, write_atomically
 from ..text import changes, counted
 from ..tile_format import MANIFEST, SETTINGS
 from .config import TilingConfig
-from .cut import cut
 from .listing import Listed
 from .manifest import SLIDES, is_done, part_path, strays, write_manifest
 from .meter import Meter
+from .one_slide import cut
 from .quarantine import Quarantine
 
 FAILED = "failed.csv"
