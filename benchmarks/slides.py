@@ -109,7 +109,7 @@ def _scaling(folder: Path) -> list[Row]:
     cores = len(os.sched_getaffinity(0))
     if cores < 2:
         return []
-    listed = [Listed(f"s{n}", write_slide(folder / f"s{n}.tif", SIDE_PX // 2, n)) for n in range(2 * cores)]
+    listed = [Listed(f"s{n}", write_slide(folder / f"s{n}.tif", SIDE_PX, n)) for n in range(2 * cores)]
 
     def seconds(workers: int) -> float:
         shutil.rmtree(folder / "out", ignore_errors=True)

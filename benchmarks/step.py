@@ -6,11 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from PIL import Image
 
-from benchmarks.timing import Row, in_turns, peak_bytes, ratio
+from benchmarks.timing import Row, apart, in_turns, peak_bytes, ratio
+from colocate.allocator import keep_freed_memory
 from colocate.compiling import compile_encoders
 from colocate.methods.moco import MoCo
 from colocate.optim import build_optimizer
@@ -25,23 +27,23 @@ ROUNDS = 5
 
 
 def rows(threads: int) -> list[Row]:
-    """ResNet-18, 32 tiles of 224 px that lie decoded, 7 x 7 cells, 16,384 negatives, float32."""
-    images = torch.randint(0, 256, (TILES, 3, 224, 224), dtype=torch.uint8)
-    step, networks = _ours(images)
-    compiled, _ = _ours(images, compiled=True)
-    plain = _plain(images, threads)
-    times = in_turns([step, compiled, networks, plain], threads=threads, rounds=ROUNDS)
+    """ResNet-18, 32 tiles of 224 px that lie decoded, 7 x 7 cells, 16,384 negatives, float32; each in its process."""
+    ways = [_whole, partial(_whole, compiled=True), _networks, partial(_plain, threads)]
+    with apart(ways, threads) as (whole, compiled, networks, plain):
+        times = in_turns([whole, compiled, networks, plain], threads=threads, rounds=ROUNDS)
     what = f"whole PLM step, ResNet-18, {TILES} tiles of 224 px"
     by_plain = "torchvision's PIL views, every pair of cells, logits written out, NCHW"
     against = replace(ratio(what, by_plain, threads, [(one[0], one[3]) for one in times]), goal_faster=1.6)
+    alone = ratio(what, "its networks alone, on ready tensors", threads, [(one[0], one[2]) for one in times])
     return [
-        replace(against, ours_bytes=peak_bytes(step), other_bytes=peak_bytes(plain)),
+        replace(against, ours_bytes=peak_bytes(_whole()), other_bytes=peak_bytes(_plain(threads))),
         replace(ratio(f"{what}, compiled", by_plain, threads, [(one[1], one[3]) for one in times]), goal_faster=1.6),
-        replace(
-            ratio(what, "its networks alone, on ready tensors", threads, [(one[0], one[2]) for one in times]),
-            baseline=True,
-        ),
+        replace(alone, baseline=True),
     ]
+
+
+def _tiles() -> torch.Tensor:
+    return torch.randint(0, 256, (TILES, 3, 224, 224), dtype=torch.uint8)
 
 
 def _method(compiled: bool) -> MoCo:
@@ -55,31 +57,39 @@ def _method(compiled: bool) -> MoCo:
     return method
 
 
-def _ours(images: torch.Tensor, compiled: bool = False) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The whole step, and its networks alone."""
-    method, config = _method(compiled), plm()
+def _whole(compiled: bool = False) -> Callable[[], object]:
+    """The whole step, memory handled as `train.pretrain` does."""
+    keep_freed_memory()
+    method, config, images = _method(compiled), plm(), _tiles()
     optimizer = build_optimizer(config.optim, method)
     epoch = iter(range(10**9))
-    ready = sample_views(images, config.views)
 
     def step() -> None:
         method(sample_views(images, config.views, epoch=next(epoch))).total().backward()
         optimizer.step()
         optimizer.zero_grad()
 
+    return step
+
+
+def _networks() -> Callable[[], object]:
+    """What the step does in its networks, alone."""
+    keep_freed_memory()
+    method, views = _method(compiled=False), sample_views(_tiles(), plm().views)
+
     def networks() -> None:
-        features = method.query(ready.first.images)
+        features = method.query(views.first.images)
         assert features.cells is not None
         (features.whole.sum() + features.cells.sum()).backward()
-        method.key(ready.second.images)
-        optimizer.zero_grad()
+        method.key(views.second.images)
+        method.zero_grad()
 
-    return step, networks
+    return networks
 
 
-def _plain(images: torch.Tensor, threads: int) -> Callable[[], object]:
+def _plain(threads: int) -> Callable[[], object]:
     """The plain step; its views are made by as many threads, as loader processes would on these cores."""
-    method, chain = _method(compiled=False), moco_v2_chain()
+    method, chain, images = _method(compiled=False), moco_v2_chain(), _tiles()
     step = PlainStep(method, plm().optim.lr)
     pictures = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in images]
     known = sample_views(images, plm().views)  # crops like those that the chain draws, and does not tell

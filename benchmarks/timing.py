@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -83,6 +87,42 @@ def in_turns(
     once = [s if s > 10 * least_s else _seconds(way, 1) for way, s in zip(ways, first, strict=True)]
     repeats = [max(1, round(least_s / s)) for s in once]
     return [tuple(_seconds(way, n) for way, n in zip(ways, repeats, strict=True)) for _ in range(rounds)]
+
+
+@contextmanager
+def apart(builds: Sequence[Callable[[], Callable[[], object]]], threads: int) -> Iterator[list[Callable[[], object]]]:
+    """Ways that each live in a process of their own, which builds one and does it when it is called here.
+
+    For ways that would tread on each other's memory: what the C library does with a large block depends on those that
+    were freed before it.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for build in builds:
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, build, threads), daemon=True)
+        process.start()
+        pipes.append(here)
+        processes.append(process)
+    try:
+        yield [partial(_asked, pipe) for pipe in pipes]
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def _serve(pipe: Connection, build: Callable[[], Callable[[], object]], threads: int) -> None:
+    torch.set_num_threads(threads)
+    way = build()
+    while True:
+        pipe.recv()
+        way()
+        pipe.send(None)
+
+
+def _asked(pipe: Connection) -> None:
+    pipe.send(None)
+    pipe.recv()
 
 
 def _seconds(way: Callable[[], object], repeats: int) -> float:

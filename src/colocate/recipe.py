@@ -117,7 +117,7 @@ class Recipe:
     precision: Precision = "32"
     """Arithmetic of the networks; losses and weights are float32 always (on a GPU with TF32 products)."""
     compile: bool = False
-    """Compile the encoders, which takes a minute and is worth it in runs of an hour; rounding differs slightly."""
+    """Compile the encoders: takes a minute, may gain on a GPU, gains nothing on a CPU. Rounding differs slightly."""
     probe: str = ""
     """A labelled data set (`colocate prepare`) to ask the backbone about now and then; RUN/best keeps the one that
     knew most of its training images."""

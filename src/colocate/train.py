@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from . import checkpoint, health
 from .ahead import views_ahead
+from .allocator import keep_freed_memory
 from .backbones import Backbone
 from .batch_norm import synchronise_batch_norm
 from .compiling import compile_encoders
@@ -43,6 +44,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     run = Path(recipe.out)
     journals = loggers(recipe.machine.journals, run, asdict(recipe))
     fabric = launch(recipe.machine, recipe.precision, recipe.batch, journals)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     rank, world = fabric.global_rank, fabric.world_size
     if rank == 0:
         prepare_folder(run, recipe, resume)
