@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.cache import write_tiles
-from benchmarks.run import cpu_model
+from colocate.bench.machine import cpu_model
 from colocate.data import Index
 from colocate.journal import read_journal
 from colocate.looks import ViewConfig, draw_looks

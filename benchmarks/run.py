@@ -16,15 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import cache, methods, parts, slides, step  # noqa: E402
 from benchmarks.timing import Row  # noqa: E402
+from colocate.bench.machine import cpu_model  # noqa: E402
 
 MODULES = [parts, step, methods, cache, slides]  # each has `rows(threads) -> list[Row]`
-
-
-def cpu_model() -> str:
-    """As the system names it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def machine_name() -> str:

@@ -27,6 +27,7 @@ def world() -> tuple[int, int]:
 def leave() -> None:
     """Close this process's group, if there is one: a process that ends with it open can die of its peers' ends."""
     if dist.is_available() and dist.is_initialized():
+        _groups.cache_clear()
         dist.destroy_process_group()
 
 

@@ -83,14 +83,14 @@ class _InfoNCE(Function):
         loss = query.new_zeros(())
         sharp = temperature < 1 / 40
         bits = math.log2(math.e) / temperature  # logits to base 2: exp2 takes a third of exp's time
-        tile = 1024 if query.device.type == "cpu" else max(len(negatives), 1)  # a core's cache holds chunk x tile
+        block = 1024 if query.device.type == "cpu" else max(len(negatives), 1)  # a core's cache holds chunk x block
         for start in range(0, len(query), chunk):
             rows = slice(start, start + chunk)
             q, k, s = query[rows] * bits, key[rows], scale[rows]
             positive = (q * k).sum(1)
             top = torch.maximum(positive, (q @ negatives.T).amax(1)) if sharp else torch.zeros_like(positive)
             others, pushed = torch.zeros_like(positive), torch.zeros_like(q)
-            for some in negatives.split(tile):
+            for some in negatives.split(block):
                 logits = q @ some.T
                 weights = (logits.sub_(top[:, None]) if sharp else logits).exp2_()
                 others += weights.sum(1)

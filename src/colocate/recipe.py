@@ -37,8 +37,8 @@ class EncoderConfig:
     drop_path: float = 0.0
     """Share of residual branches left out at random while training (stochastic depth)."""
     sync_norm: bool = False
-    """Batch norm over the views of all devices, instead of groups of a device's. For vicregl; where keys wait in a
-    queue (moco, plm, densecl) a network can tell by it which keys are of its own batch."""
+    """Batch norm over the views of all devices; groups (norm_group) and the shuffling of keys fall away. For vicregl:
+    where keys wait in a queue (moco, plm, densecl) a network can tell by it which keys are of its own batch."""
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
 

@@ -91,7 +91,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 fabric.backward(loss / recipe.accumulate)
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
             pace.count += recipe.batch
-            if cache is not None and turn + 1 == start + batches_per_epoch:
+            if rank == 0 and cache is not None and turn + 1 == start + batches_per_epoch:
                 screen.say(cache.summary())
             if not last:
                 continue

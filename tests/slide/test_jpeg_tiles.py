@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +112,32 @@ def test_few_unpacked_tiles_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(wholes, again)
     with pytest.raises(ValueError, match="read-only"):
         readers[0].read(0, 0, 0, 112, 128)[:] = 0
+
+
+def test_threads_may_share_it() -> None:
+    """Dask's workers have several: what is kept stays what was unpacked, and its bytes are counted right."""
+    kept = jpeg_tiles._LastUsed(10 * 300)
+
+    def work(thread: int) -> bool:
+        rng = np.random.default_rng(thread)
+        numbers = rng.integers(0, 40, 3000).tolist()
+        return all(kept.get(n, lambda n=n: np.full((10, 10, 3), n, np.uint8))[0, 0, 0] == n for n in numbers)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    assert kept.bytes == sum(tile.nbytes for tile in kept.tiles.values()) <= 3000
+
+
+def test_levels_of_one_size_are_left_to_openslide(tmp_path: Path) -> None:
+    """Planes of a stack: OpenSlide knows which is which."""
+    path = tmp_path / "stack.tif"
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for grey in (50, 150):
+            pixels = np.full((256, 256, 3), grey, np.uint8)
+            file.write(pixels, tile=(128, 128), photometric="rgb", compression="jpeg", subfiletype=int(grey > 50))
+    assert not isinstance(open_reader(path), JpegTiles)

@@ -40,6 +40,8 @@ def whole_step(recipe: Recipe, index: Index, folder: Path, steps: int) -> Whole:
     every = min(recipe.machine.log_every, steps)
     rows = math.ceil(steps / every) + 1
     machine = replace(recipe.machine, log_every=every, save_every=rows * every, keep=1, journals=())
+    if not recipe.data:  # no one would find the tiles of a temporary folder again
+        machine = replace(machine, cache=None, cache_gb=None)
     data = {"data": str(index.path), "root": None, "hold_out": ()}
     run = replace(recipe, out=str(folder), steps=rows * every, machine=machine, probe="", **data)
     on_gpu = torch.cuda.is_available() and recipe.machine.accelerator != "cpu"

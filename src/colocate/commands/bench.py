@@ -13,6 +13,7 @@ from ..bench.measure import SECONDS
 from ..bench.picture import draw
 from ..bench.report import words, write
 from ..errors import UserError
+from ..files import check_writable
 from ..recipe import Recipe, read_recipe
 from ..recipes import RECIPES, find_recipe
 from .pretrain import recipe_words
@@ -46,8 +47,9 @@ def bench(arguments: list[str]) -> None:
     out = Path(asked.recipe.out)
     if out.suffix != ".json" or out.is_dir():
         raise UserError(f"--out {out} names no JSON file: give one, as --out {OUT}")
+    check_writable(out.parent)
     report = measure(asked.recipe, asked.seconds)
+    print(words(report))
     write(report, out)
     draw(report, out.with_suffix(".png"))
-    print(words(report))
     print(f"\nwritten: {out} and {out.with_suffix('.png')}")

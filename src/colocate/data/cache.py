@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -90,7 +91,7 @@ class TileCache:
         """How much is kept, in a sentence."""
         table = os.pread(self.table, HEAD.size + len(self.index) * RECORD.size, 0)
         table = table.ljust(HEAD.size + len(self.index) * RECORD.size, b"\0")
-        count = sum(record[-1] > 0 for record in RECORD.iter_unpack(table[HEAD.size :]))
+        count = np.frombuffer(table, np.uint8, offset=HEAD.size).reshape(-1, RECORD.size).any(1).sum()
         used, most = (f"{size / 1e9:.3g}" for size in (*HEAD.unpack(table[: HEAD.size]), self.most_bytes))
         return f"the cache holds {count:,} of {len(self.index):,} tiles, {used} of at most {most} GB"
 
@@ -149,20 +150,22 @@ def _in_folder(index: Index, where: str, gb: float | None) -> TileCache:
 def _in_memory(index: Index, gb: float | None, device: torch.device | None) -> TileCache:
     free = free_memory()
     most = round(gb * 1e9 if gb else SHARE * free)
-    if most > free:
-        raise UserError(f"--cache-gb {gb}: only {free / 1e9:.3g} GB of memory are free: give less, or a folder")
     mine = TileCache(index, _memory_file(), _memory_file(), most)
-    everyone = gather(torch.tensor([[_machine(), os.getpid(), mine.table, mine.pixels]], device=device)).tolist()
-    peers = [row[1:] for row in everyone if row[0] == _machine()]
-    process, *files = peers[0]
-    if process == os.getpid():
-        return mine
+    # All processes leave together: one that raised alone would have the others wait for it.
+    row = [_machine(), os.getpid(), mine.table, mine.pixels, most > free]
+    everyone = gather(torch.tensor([row], device=device)).tolist()
+    if any(too_much for *_, too_much in everyone):
+        raise UserError(f"--cache-gb {gb}: only {free / 1e9:.3g} GB of memory are free: give less, or a folder")
+    process, *files = next(other[1:4] for other in everyone if other[0] == _machine())
+    own = process == os.getpid()
     try:
-        table, pixels = (os.open(f"/proc/{process}/fd/{file}", os.O_RDWR) for file in files)
-    except OSError:  # not ours to look into: each has its own
-        mine.most_bytes //= len(peers)
+        table, pixels = (file if own else os.open(f"/proc/{process}/fd/{file}", os.O_RDWR) for file in files)
+    except OSError:  # not ours to look into
+        table = pixels = -1
+    if gather(torch.tensor([int(table < 0)], device=device)).any():  # then each has its own
+        mine.most_bytes //= sum(other[0] == _machine() for other in everyone)
         return mine
-    return TileCache(index, table, pixels, most)
+    return mine if own else TileCache(index, table, pixels, most)
 
 
 def _machine() -> int:

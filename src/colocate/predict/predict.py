@@ -29,7 +29,7 @@ from .slides_loop import Tally, for_each_slide
 from .stitch import Stitcher
 from .windows import Window, Windows
 
-VERSION = 1  # of predictions; to be raised when the same settings would give others
+VERSION = 2  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from itertools import count, product
+from threading import Lock
 from typing import Any, final
 
 import numpy as np
@@ -26,17 +27,23 @@ class _LastUsed:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
+        self.lock = Lock()  # threads, as Dask's workers have them
         self.tiles: OrderedDict[Hashable, Tile] = OrderedDict()
 
     def get(self, key: Hashable, unpack: Callable[[], Tile]) -> Tile:
-        tile = self.tiles.pop(key, None)
-        if tile is None:
-            tile = unpack()
-            tile.flags.writeable = False  # whoever is given it shares it
-            self.bytes += tile.nbytes
-        self.tiles[key] = tile
-        while self.bytes > self.most_bytes:
-            self.bytes -= self.tiles.popitem(last=False)[1].nbytes
+        with self.lock:
+            tile = self.tiles.get(key)
+            if tile is not None:
+                self.tiles.move_to_end(key)
+                return tile
+        tile = unpack()
+        tile.flags.writeable = False  # whoever is given it shares it
+        with self.lock:
+            if key not in self.tiles:
+                self.tiles[key] = tile
+                self.bytes += tile.nbytes
+            while self.bytes > self.most_bytes:
+                self.bytes -= self.tiles.popitem(last=False)[1].nbytes
         return tile
 
 
@@ -56,10 +63,15 @@ class JpegTiles(Reader):
     @classmethod
     def of(cls, known: Reader) -> JpegTiles | None:
         """The reader of the same levels, if all of them are whole and of JPEG tiles."""
-        if known.properties.get("openslide.vendor") not in VENDORS:
+        plain = known.properties.get("openslide.vendor") in VENDORS
+        if not plain or len({*known.sizes}) < len(known.sizes):  # planes of one size are told apart by OpenSlide
             return None
         file = tifffile.TiffFile(known.path)
-        pages = [_page(file, size) for size in known.sizes]
+        try:
+            pages = [_page(file, size) for size in known.sizes]
+        except BaseException:
+            file.close()
+            raise
         if all(pages):
             return cls(known, file, pages)
         file.close()

@@ -36,7 +36,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels of a level, from column x and row y on; the region lies within the level.
+        """Pixels of a level, from column x and row y on; the region lies within the level. Not to be written to.
 
         Raises:
             TileError: the file is damaged.

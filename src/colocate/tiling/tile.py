@@ -179,7 +179,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 
 def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> None:
     path = out / SETTINGS
-    settings = {"version": 1, "manifest_only": manifest_only} | asdict(config)
+    settings = {"version": 2, "manifest_only": manifest_only} | asdict(config)
     if path.is_file():
         if changed := changes(json.loads(path.read_text()), settings):
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
