@@ -121,8 +121,9 @@ def main() -> None:
         )
         index = Index.build(data, Path(folder) / "tiles.arrow")
         files = [Path(index.name(number)) for number in range(len(index))]
-        ours, waiting = our_rate(recipe, args.steps, Path(folder) / "run")
+        # First the plain one: ours changes how the process keeps memory.
         plain = plain_rate(recipe, files, args.plain_steps, device, cores)
+        ours, waiting = our_rate(recipe, args.steps, Path(folder) / "run")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_model()}, {cores} cores"
     print(f"{datetime.date.today().isoformat()}, {where}, torch {torch.__version__}; {' '.join(sys.argv[1:])}\n")
     heads = ["pairs/s ours", "waiting for tiles", "20 million pairs in", "pairs/s plain", "ours / plain"]
