@@ -67,7 +67,7 @@ def same_run(run: Path, other: Path) -> None:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
     """Have the run receive a signal while it works on the step after `step`."""
-    views, seen = train._views, []
+    views, seen = train.views_of, []
 
     def interrupting(*args: Any) -> Any:
         seen.append(1)
@@ -75,7 +75,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
             os.kill(os.getpid(), number)
         return views(*args)
 
-    monkeypatch.setattr(train, "_views", interrupting)
+    monkeypatch.setattr(train, "views_of", interrupting)
 
 
 SETTINGS = {
@@ -118,14 +118,14 @@ def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: 
     rows = [f"{number:02}.png,{'small' if number < 2 else 'large'}\n" for number in range(20)]
     (tiles / "t.csv").write_text("path,source\n" + "".join(rows))
     recipe = tiny_recipe(tiles / "t.csv", tmp_path / "whole", balance="sources")
-    views, seen = train._views, []
+    views, seen = train.views_of, []
 
     def noting(*args: Any) -> Any:
         seen.extend(args[3].index.tolist())
         return views(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_views", noting)
+        patch.setattr(train, "views_of", noting)
         pretrain(recipe)
     assert 0.3 < sum(number < 2 for number in seen) / len(seen) < 0.7  # a tenth of the tiles
     halves = replace(recipe, out=str(tmp_path / "halves"))
@@ -168,7 +168,7 @@ def test_checkpoints_are_counted_and_old_ones_dropped(tiles: Path, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    views, seen = train._views, []
+    views, seen = train.views_of, []
 
     def poisoned(*args: Any) -> Any:
         batch = views(*args)
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiles: Path, tmp_path: Path, mo
             batch.first.images[0, 0, 0, 0] = torch.nan
         return batch
 
-    monkeypatch.setattr(train, "_views", poisoned)
+    monkeypatch.setattr(train, "views_of", poisoned)
     recipe = tiny_recipe(tiles, tmp_path / "run", machine=MachineConfig("cpu", workers=0, log_every=6, save_every=2))
     with pytest.raises(UserError, match=r"not finite at batch 3, .*last good checkpoint is .*step000000002\.pt"):
         pretrain(recipe)

@@ -21,9 +21,9 @@ def compile_encoders(
     """
     encoders = [part for part in module.modules() if isinstance(part, Encoder)]
     try:
-        for encoder in map(copy.deepcopy, encoders):
-            encoder.compile(dynamic=False)
-            with autocast:
+        with autocast:
+            for encoder in map(copy.deepcopy, encoders):
+                encoder.compile(dynamic=False)
                 features = encoder(images)
                 if features.whole.requires_grad:
                     (features.whole.mean() + features.field.mean()).backward()

@@ -24,6 +24,7 @@ from .files import write_atomically
 from .journal import has_rows
 from .methods.method import Method
 from .recipe import MachineConfig, Precision, Recipe, differences, from_json, read_recipe, to_json
+from .text import counted
 from .tiling.on_the_fly import are_slides, cut_for_training
 
 
@@ -107,17 +108,28 @@ def _origin(recipe: Recipe) -> tuple[str, str | None]:
 
 
 def _index(path: Path, recipe: Recipe) -> Index:
-    data, root = Path(recipe.data).expanduser(), None if recipe.root is None else Path(recipe.root)
+    data = Path(recipe.data).expanduser()
     if are_slides(data):
-        if root is not None:
-            raise UserError(f"--root {root} goes with lists and tables of tiles, and {data} holds slides: leave it out")
+        if recipe.root is not None:
+            raise UserError(
+                f"--root {recipe.root} goes with lists and tables of tiles, and {data} holds slides: leave it out"
+            )
         data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
+    return index_of_tiles(data, path, recipe)
+
+
+def index_of_tiles(data: Path, path: Path, recipe: Recipe) -> Index:
+    """The index of a recipe's tiles, which lie in `data`, written to `path`.
+
+    Raises:
+        UserError: data that cannot be read, or fewer tiles than a batch.
+    """
+    root = None if recipe.root is None else Path(recipe.root)
     index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
     if len(index) < recipe.batch:
         path.unlink()
         raise UserError(
-            f"{recipe.data} holds {len(index)} tile{'s' * (len(index) != 1)}, fewer than a batch: give "
-            f"--batch {len(index)} or less"
+            f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
     return index
 

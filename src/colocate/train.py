@@ -73,7 +73,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Pace()
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
-    make = partial(_views, recipe, batches_per_epoch)
+    make = partial(views_of, recipe, batches_per_epoch)
     with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
         if recipe.compile:
             screen.warn_once(_compile(bare, recipe, fabric))
@@ -95,7 +95,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 screen.say(cache.summary())
             if not last:
                 continue
-            norm = _clip(method, optimizer, recipe.optim.clip, fabric)
+            norm = clip(method, optimizer, recipe.optim.clip, fabric)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -143,7 +143,8 @@ def build_method(recipe: Recipe) -> Method:
     return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _views(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
+def views_of(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
+    """Views of batch number `turn` of a run; `images` are the tiles' on the device."""
     whose = {"index": tiles.index, "sizes": tiles.sizes, "mpp": tiles.mpp}
     return sample_views(images, recipe.views, seed=recipe.seed, epoch=turn // batches_per_epoch, **whose)
 
@@ -161,7 +162,7 @@ def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> Watc
     return Watch(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
 
 
-def _clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:
+def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:
     """The gradient's norm, after undoing the scaling of 16-mixed; larger gradients than `most` are scaled down."""
     norm = fabric.clip_gradients(method, optimizer, max_norm=most or 1e30, error_if_nonfinite=False)
     assert norm is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from colocate.predict.trace import bevelled, outline
-from colocate.prepare.polygons import rasterise
+from colocate.raster import rasterise
 
 
 @st.composite

@@ -12,7 +12,7 @@ from skimage.measure import label
 
 from colocate.predict.stitch import Found, Merged, Stitcher
 from colocate.predict.windows import Window, Windows
-from colocate.prepare.polygons import rasterise
+from colocate.raster import rasterise
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
 """The objects of a window as masks, by the ids that they truly have."""

@@ -19,8 +19,8 @@ from ..errors import UserError
 from ..networks import Encoder
 from ..optim import build_optimizer
 from ..recipe import Recipe
-from ..train import build_method
-from ..views import Batch, sample_views
+from ..train import build_method, clip, views_of
+from ..views import Batch
 
 
 class Call(NamedTuple):
@@ -48,8 +48,7 @@ class Stage:
 
     def views(self, turn: int, tiles: Tiles, images: Tensor) -> Batch:
         """Views of tiles whose images lie on the device."""
-        whose = {"index": tiles.index, "sizes": tiles.sizes, "mpp": tiles.mpp}
-        return sample_views(images, self.recipe.views, seed=self.recipe.seed, epoch=turn, **whose)
+        return views_of(self.recipe, 1, turn, tiles, images)
 
     def learn(self, batch: Batch) -> None:
         """Losses, and gradients of every parameter."""
@@ -58,8 +57,7 @@ class Stage:
 
     def update(self) -> None:
         """What is done with the gradients, once a step."""
-        most = self.recipe.optim.clip or 1e30
-        self.fabric.clip_gradients(self.method, self.optimizer, max_norm=most, error_if_nonfinite=False)
+        clip(self.method, self.optimizer, self.recipe.optim.clip, self.fabric)
         self.optimizer.step()
 
     def calls(self, batch: Batch) -> list[Call]:

@@ -13,6 +13,7 @@ from ..data import Index, Tiles, tile_loader
 from ..data.phantom import phantom_tile
 from ..errors import UserError
 from ..recipe import Recipe
+from ..run import index_of_tiles
 from ..tiling.on_the_fly import are_slides
 
 DISTINCT, SIZE_PX, MPP, QUALITY = 64, 224, 0.5, 90
@@ -29,18 +30,13 @@ def open_tiles(recipe: Recipe, folder: Path) -> Index:
     if not recipe.data:
         made = make_up(folder / "tiles", recipe.batch)
         return Index.build(made, folder / "tiles.arrow", mpp=recipe.tile_mpp or MPP)
-    data, root = Path(recipe.data).expanduser(), None if recipe.root is None else Path(recipe.root)
+    data = Path(recipe.data).expanduser()
     if are_slides(data):
         raise UserError(
             f"{recipe.data} holds slides, which are cut before they are measured: colocate tile {recipe.data} TILES, "
             "then give --data TILES"
         )
-    index = Index.build(data, folder / "tiles.arrow", root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out)
-    if len(index) < recipe.batch:
-        raise UserError(
-            f"{recipe.data} holds {len(index)} tiles, fewer than a batch: give --batch {len(index)} or less"
-        )
-    return index
+    return index_of_tiles(data, folder / "tiles.arrow", recipe)
 
 
 def make_up(folder: Path, count: int) -> Path:

@@ -14,9 +14,8 @@ from ..bench.picture import draw
 from ..bench.report import words, write
 from ..errors import UserError
 from ..files import check_writable
-from ..recipe import Recipe, read_recipe
-from ..recipes import RECIPES, find_recipe
-from .pretrain import recipe_words
+from ..recipe import Recipe
+from .recipe_words import with_recipe
 
 OUT = "bench.json"
 
@@ -32,18 +31,11 @@ class Bench:
 
 def bench(arguments: list[str]) -> None:
     """Where a pretraining's time goes on this machine: colocate bench [RECIPE] [--data TILES] [its options]."""
-    name, origin, rest = recipe_words(arguments)
-    default = read_recipe(origin) if origin else find_recipe(name or "plm")
-    asked = tyro.cli(
-        Bench,
-        prog=f"colocate bench {name or '[RECIPE]'}",
-        description=f"RECIPE ({', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json; default plm); "
-        "options are those of colocate pretrain. Without --data tiles are made up; --out names the JSON file, the "
-        "picture is written beside it; steps and epochs do not matter.",
-        default=Bench(replace(default, out=OUT)),
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
+    explanation = (
+        "is measured (default plm); options are those of colocate pretrain. Without --data tiles are made up; --out "
+        "names the JSON file, the picture is written beside it; steps and epochs do not matter."
     )
+    asked, _ = with_recipe(lambda recipe: Bench(replace(recipe, out=OUT)), "bench [RECIPE]", explanation, arguments)
     out = Path(asked.recipe.out)
     if out.suffix != ".json" or out.is_dir():
         raise UserError(f"--out {out} names no JSON file: give one, as --out {OUT}")
