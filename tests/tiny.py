@@ -13,6 +13,7 @@ from colocate.looks import ViewConfig
 from colocate.methods.concl import ConCLConfig
 from colocate.methods.method import MethodConfig
 from colocate.methods.moco import MoCoConfig
+from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.recipe import EncoderConfig, MachineConfig, Recipe
@@ -27,6 +28,7 @@ METHODS: dict[str, MethodConfig] = {
     "plm-vicregl": replace(VICREGL, location=Overlap()),
     "concl": ConCLConfig(replace(MOCO, match=None, dense=0.0), concepts=3, warmup_epochs=1),
     "plm-concl": ConCLConfig(MOCO, concepts=3, warmup_epochs=1),
+    "prototypes": PrototypesConfig(prototypes=6, momentum=0.9, hidden=16, width=8, norm_group=4),
 }
 
 

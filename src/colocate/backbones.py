@@ -17,8 +17,10 @@ from .errors import UserError
 
 @final
 class Backbone(nn.Module):
-    """A timm network's last feature grid: (b, 3, H, W) to (b, c, H / stride, W / stride).
+    """A timm network's feature grid: (b, 3, H, W) to (b, c, H / stride, W / stride).
 
+    The grid is the last one (dilated to `output_stride`), or that of the stage of stride `cell_stride`, as the network
+    has it; stages after that one are kept as they are, and do not run.
     `net` keeps timm's own weight names (for ResNets they are torchvision's too). Patch tokens of a ViT are laid out
     as a grid; class and register tokens are left out.
 
@@ -26,15 +28,21 @@ class Backbone(nn.Module):
         UserError: timm has no such network, or it gives no feature grid, or not at this stride.
     """
 
-    def __init__(self, name: str = "resnet18", output_stride: int = 32, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, name: str = "resnet18", output_stride: int = 32, drop_path: float = 0.0, cell_stride: int | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.facts: dict[str, Any] = {}  # of an exported backbone: what backbone.json says
         self.output_stride = output_stride
+        self.cell_stride = cell_stride
+        self.keeps_statistics = False
         if not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
             raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
         self.net = _build(name, output_stride, drop_path)
+        if cell_stride is not None and cell_stride not in self.strides:
+            raise UserError(f"{name} has stages of strides {', '.join(map(str, self.strides))}, none of {cell_stride}")
         try:
             with torch.no_grad():
                 grid = self.eval()(torch.zeros(1, 3, 224, 224))
@@ -44,8 +52,9 @@ class Backbone(nn.Module):
         self.normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.modules())
         self.channels = grid.shape[1]
         self.stride = 224 // grid.shape[2]
-        if grid.shape[2] * self.stride != 224 or (self.stride != output_stride and output_stride != 32):
-            raise UserError(f"{name} has a stride of {self.stride}, not the {output_stride} asked for")
+        wanted = cell_stride or output_stride
+        if grid.shape[2] * self.stride != 224 or (self.stride != wanted and wanted != 32):
+            raise UserError(f"{name} has a stride of {self.stride}, not the {wanted} asked for")
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
         if self.training and self.normalises and len(images) == 1 and max(images.shape[2:]) <= self.stride:
@@ -54,8 +63,57 @@ class Backbone(nn.Module):
                 f"a single view of {size} px is one cell of {self.name}, which batch norm cannot take: "
                 "give a larger batch or larger views"
             )
+        return self._grid(images, self.cell_stride)
+
+    def _grid(self, images: Float[Tensor, "b 3 h w"], stride: int | None) -> Float[Tensor, "b c g f"]:
+        """The grid of the stage of a stride; None: the last."""
         forward: Any = self.net.forward_intermediates
-        return forward(images, indices=1, norm=True, intermediates_only=True)[0]
+        last = stride in (None, self.strides[-1])
+        indices = 1 if last else [self.strides.index(stride)]
+        return forward(images, indices=indices, norm=True, intermediates_only=True, stop_early=not last)[0]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As of any module; batch norms that keep their statistics stay in evaluation mode."""
+        super().train(mode)
+        if self.keeps_statistics:
+            for part in self.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return self
+
+    def freeze(self, stride: int | None = None, statistics: bool = False) -> None:
+        """Keep the weights of what comes before the end of the stage of `stride`, and of what comes after the cells.
+
+        `statistics`: batch norms normalise by the statistics that they have, also in training; their scales and shifts
+        still learn.
+
+        Raises:
+            UserError: there is no such stage before the cells.
+        """
+        if stride is not None and (stride not in self.strides or stride >= self.stride):
+            before = ", ".join(str(other) for other in self.strides if other < self.stride) or "none"
+            raise UserError(f"{self.name} has no stage of stride {stride} to be frozen: before its cells are {before}")
+        if self.cell_stride is not None:
+            learns = self._reached(self.cell_stride)
+            for weight in self.parameters():
+                weight.requires_grad_(id(weight) in learns)
+        if stride is not None:
+            frozen = self._reached(stride)
+            for weight in self.parameters():
+                weight.requires_grad_(weight.requires_grad and id(weight) not in frozen)
+        self.keeps_statistics = statistics
+        self.train(self.training)
+
+    def _reached(self, stride: int) -> set[int]:
+        """The parameters that the grid of a stage depends on, by id: those that its gradient reaches."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        training = self.training
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                self.eval()._grid(torch.zeros(1, 3, 224, 224), stride).sum(), weights, allow_unused=True
+            )
+        self.train(training)
+        return {id(weight) for weight, grad in zip(weights, found, strict=True) if grad is not None}
 
     @torch.no_grad()
     def check(self, size: int, option: str) -> None:

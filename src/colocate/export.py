@@ -48,6 +48,7 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
         "architecture": backbone.name,
         "library": "timm",
         "output_stride": backbone.output_stride,
+        "cell_stride": backbone.cell_stride,
         "grid_stride": backbone.stride,
         "channels": backbone.channels,
     }
@@ -68,7 +69,7 @@ def load_backbone(path: str | Path) -> Backbone:
     path = Path(path)
     weights = path / "backbone.safetensors" if path.is_dir() else path
     facts = read_facts(weights.with_suffix(".json"))
-    backbone = Backbone(facts["architecture"], facts["output_stride"])
+    backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
     tensors = read_tensors(weights)
     if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
         raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")

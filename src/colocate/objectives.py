@@ -116,6 +116,25 @@ class _InfoNCE(Function):
         return (None if query is None else upstream * query, None if key is None else upstream * key, *[None] * 4)
 
 
+@torch.no_grad()
+def sinkhorn(scores: Float[Tensor, "m k"], temperature: float = 0.05, iterations: int = 3) -> Float[Tensor, "m k"]:
+    """Assign m vectors to k prototypes so that every prototype gets the same share: each row is a distribution.
+
+    The entropic transport problem of SwAV (arXiv:2006.09882, equation 3): exp(scores / temperature), its columns and
+    rows scaled in turn to equal sums (Sinkhorn-Knopp). No gradient passes.
+
+    >>> sinkhorn(torch.tensor([[0.9, 0.8], [0.9, 0.1]])).round()   # both prefer the first, and share
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    scaled = exact(scores) / temperature
+    shares = (scaled - scaled.amax()).exp()
+    for _ in range(iterations):
+        shares = shares / shares.sum(0, keepdim=True).clamp_min(1e-30)
+        shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-30)
+    return shares
+
+
 def vicreg_invariance(
     x: Float[Tensor, "b *k d"], y: Float[Tensor, "b *k d"], weight: Float[Tensor, "b *k"] | None = None
 ) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ from .looks import ViewConfig
 from .methods.concl import ConCLConfig
 from .methods.method import MethodConfig
 from .methods.moco import MoCoConfig
+from .methods.prototypes import PrototypesConfig
 from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
 from .outside import load, name_of
@@ -34,6 +35,13 @@ class EncoderConfig:
     """Any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224, ..."""
     output_stride: int = 32
     """Pixels a cell; 16 makes the last stage of a ResNet or ConvNeXt twice as fine."""
+    cell_stride: int | None = None
+    """Take cells from the stage of this stride, as the network has it (16: the last but one of most); later stages keep
+    their first weights. None: from the last stage."""
+    freeze_stride: int | None = None
+    """Stages up to that of this stride keep their first weights; None: everything learns."""
+    freeze_norm: bool = False
+    """Batch norms normalise by the statistics that came with --init, also while training."""
     drop_path: float = 0.0
     """Share of residual branches left out at random while training (stochastic depth)."""
     sync_norm: bool = False
@@ -139,7 +147,12 @@ class Recipe:
 
 
 # Methods that come with colocate, as a stored recipe calls them; others are stored by file or module.
-METHODS: dict[str, type[MethodConfig]] = {"moco": MoCoConfig, "vicregl": VICRegLConfig, "concl": ConCLConfig}
+METHODS: dict[str, type[MethodConfig]] = {
+    "moco": MoCoConfig,
+    "vicregl": VICRegLConfig,
+    "concl": ConCLConfig,
+    "prototypes": PrototypesConfig,
+}
 _RECIPE = pydantic.TypeAdapter(Recipe)
 
 

@@ -11,6 +11,7 @@ from .errors import UserError
 from .looks import ViewConfig
 from .methods.concl import ConCLConfig
 from .methods.moco import MoCoConfig
+from .methods.prototypes import PrototypesConfig
 from .methods.rules import MostSimilar, Overlap
 from .methods.vicregl import VICRegLConfig
 from .optim import OptimConfig
@@ -58,6 +59,17 @@ def plm_concl() -> Recipe:
 def plm_tissue() -> Recipe:
     """PLM for tissue, which has no up: all eight symmetries and stain jitter."""
     return replace(plm(), name="plm-tissue", views=ViewConfig(symmetries="all", stain=0.05))
+
+
+def colocate() -> Recipe:
+    """Cells predict the prototypes of the tissue they share; the best of the race on a lab's budget."""
+    return Recipe(
+        name="colocate",
+        method=PrototypesConfig(),
+        encoder=EncoderConfig("resnet18", cell_stride=16),
+        views=ViewConfig(area=(0.1, 1.0), symmetries="all"),
+        optim=OptimConfig("adamw", lr=1e-3, weight_decay=0.01, warmup_epochs=1),
+    )
 
 
 def plm_vit() -> Recipe:
@@ -134,7 +146,7 @@ def _small(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
     return made
 
 
-_OTHERS = (plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
+_OTHERS = (colocate, plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe for recipe in (*PAPER, *_OTHERS, *(_small(recipe) for recipe in PAPER))
 }

@@ -129,16 +129,18 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
 def build_method(recipe: Recipe) -> Method:
     """The recipe's method with its first weights: a function of the recipe alone."""
     torch.manual_seed(recipe.seed)
-    backbone = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride, recipe.encoder.drop_path)
+    config = recipe.encoder
+    backbone = Backbone(config.backbone, config.output_stride, config.drop_path, config.cell_stride)
     backbone.check(recipe.views.size, "views.size")
     if recipe.views.local_views:
         backbone.check(recipe.views.local_size, "views.local_size")
-    if recipe.encoder.init == "published":
+    if config.init == "published":
         backbone.load_published()
-    elif recipe.encoder.init != "random":
-        backbone.load_file(Path(recipe.encoder.init))
+    elif config.init != "random":
+        backbone.load_file(Path(config.init))
+    backbone.freeze(config.freeze_stride, config.freeze_norm)
     method = recipe.method.build(backbone, recipe.accumulate)
-    if recipe.encoder.sync_norm:
+    if config.sync_norm:
         synchronise_batch_norm(method)
     return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -12,10 +12,10 @@ from .data import Labelled
 from .errors import UserError
 from .export import write_backbone
 from .journal import Journal, read_rows
-from .probes.labelled import ProbeConfig, probe
+from .probes.labelled import ProbeConfig, frozen_cells, probe
 from .probes.nearest import dice
 
-CONFIG = ProbeConfig("nearest", memory=8000)
+CONFIG = ProbeConfig("nearest", memory=8000, statistics="images")
 MOST_IMAGES = 48  # on either side: a probe should cost seconds
 COLUMNS = ("step", "epoch", "dice")
 
@@ -50,7 +50,8 @@ class Watch:
     def look(self, step: int, epoch: float, backbone: Backbone, facts: dict[str, Any]) -> str:
         """Ask, note the answer, keep the backbone if it is the best; returns a sentence. `facts` go with it."""
         config = replace(CONFIG, stride=backbone.stride)
-        calls = probe(backbone, self.data, self.train, self.judged, config, 0, *self.normalisation)
+        look = frozen_cells(backbone, self.data, self.train, config, *self.normalisation)
+        calls = probe(look, self.data, self.train, self.judged, config, 0)
         scores = []
         for number, found in calls:
             truth = self.data.pixel_classes(number, self.data.mask(number))

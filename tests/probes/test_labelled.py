@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from colocate.data import Labelled
 from colocate.errors import UserError
-from colocate.probes.labelled import ProbeConfig, probe, settled
+from colocate.probes.labelled import ProbeConfig, at_pixels, frozen_cells, probe, settled
 from colocate.probes.linear import fit_linear
 from tests.evaluate.tissue import write_tissue
 
@@ -24,6 +27,11 @@ class Patches(nn.Module):
         return nn.functional.avg_pool2d(images, 8)
 
 
+def asked(data: Labelled, train: list[int], test: list[int], config: ProbeConfig, seed: int = 0) -> list[Any]:
+    look = frozen_cells(Patches(), data, train, config, *PLAIN)
+    return list(probe(look, data, train, test, config, seed))
+
+
 @pytest.fixture(scope="module", params=["instances", "semantics"])
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     out = tmp_path_factory.mktemp("tissue") / "discs"
@@ -34,7 +42,7 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_colour_finds_dark_discs(data: Labelled, classifier: str) -> None:
     config = ProbeConfig(classifier, stride=8, neighbours=5)  # pyright: ignore[reportArgumentType]
     right = total = 0
-    for number, found in probe(Patches(), data, data.train("patients"), data.test("patients"), config, 0, *PLAIN):
+    for number, found in asked(data, data.train("patients"), data.test("patients"), config):
         truth = data.mask(number) > 0
         assert found.shape == truth.shape
         right, total = right + int(((found > 0) == truth).sum()), total + truth.numel()
@@ -53,7 +61,7 @@ def test_nearest_against_plain_loops(data: Labelled) -> None:
                 memory.append(_cell(image, top, left))
                 shares.append(mask[top : top + 8, left : left + 8].double().mean().item())
     config = ProbeConfig("nearest", stride=8, neighbours=3)
-    for number, found in probe(Patches(), data, train, test, config, 0, *PLAIN):
+    for number, found in asked(data, train, test, config):
         image = data.image(number).double() / 255
         grid = torch.zeros(8, 11, dtype=torch.float64)
         for row in range(8):
@@ -76,25 +84,57 @@ def _cell(image: Tensor, top: int, left: int) -> Tensor:
 def test_ignored_pixels_neither_teach_nor_are_called(tmp_path: Path) -> None:
     data = write_tissue(tmp_path / "discs", "semantics", ignored=0)
     config = ProbeConfig("linear", stride=8)
-    calls = probe(Patches(), data, data.train("patients"), data.test("patients")[:1], config, 0, *PLAIN)
+    calls = asked(data, data.train("patients"), data.test("patients")[:1], config)
     assert all((found == 1).all() for _, found in calls)
 
 
 def test_too_little_to_learn_from_is_refused(data: Labelled) -> None:
     with pytest.raises(UserError, match="learn from"):
-        list(probe(Patches(), data, [], data.test("patients"), ProbeConfig(stride=8), 0, *PLAIN))
+        asked(data, [], data.test("patients"), ProbeConfig(stride=8))
     with pytest.raises(UserError, match="that vote"):
         config = ProbeConfig("nearest", stride=8, memory=10)
-        list(probe(Patches(), data, data.train("patients"), [1], config, 0, *PLAIN))
+        asked(data, data.train("patients"), [1], config)
 
 
 def test_the_memory_is_bounded_and_drawn_by_the_seed(data: Labelled) -> None:
     train, test = data.train("patients"), data.test("patients")[:1]
-    runs = [
-        next(probe(Patches(), data, train, test, ProbeConfig("nearest", 8, 30, 5), seed, *PLAIN))[1]
-        for seed in (0, 0, 1)
-    ]
+    config = ProbeConfig("nearest", 8, memory=30, neighbours=5)
+    runs = [asked(data, train, test, config, seed)[0][1] for seed in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_images_are_looked_at_at_a_resolution_and_judged_at_their_own(data: Labelled) -> None:
+    own = data.items[0].mpp
+    for finer in (1, 2, 0.5):
+        config = ProbeConfig(stride=8, mpp=own / finer)
+        cells = frozen_cells(Patches(), data, [0], config, *PLAIN)(0)
+        assert cells.side_px == pytest.approx(8 / finer)
+        assert cells.grid.shape[:2] == (-(-60 * finer // 8), -(-84 * finer // 8))
+        # White is added beyond the image, so its last cells differ.
+        whole = cells.grid[: int(56 * finer // 8), : int(80 * finer // 8)]
+        expected = nn.functional.adaptive_avg_pool2d(
+            data.image(0)[:, : int(whole.shape[0] * 8 / finer), : int(whole.shape[1] * 8 / finer)].float() / 255,
+            tuple(whole.shape[:2]),
+        )
+        assert (whole.permute(2, 0, 1) - expected).abs().mean() < 0.02
+    found = asked(data, data.train("patients"), data.test("patients")[:2], ProbeConfig(stride=8, mpp=own / 2))
+    for number, called in found:
+        truth = data.mask(number) > 0
+        assert ((called > 0) == truth).double().mean() > 0.95
+    config = ProbeConfig(stride=8, mpp=1.0)
+    with pytest.raises(UserError, match="does not say its mpp"):
+        items = tuple(item._replace(mpp=math.nan) for item in data.items)
+        asked(replace(data, items=items), [0], [1], config)
+
+
+def test_scores_at_pixels_are_interpolated_between_centres() -> None:
+    scores = torch.rand(2, 3, 4)
+    expected = nn.functional.interpolate(scores[None], scale_factor=8, mode="bilinear")[0]
+    torch.testing.assert_close(at_pixels(scores, 8, 20, 32), expected[:, :20])
+    ramp = torch.arange(5.0).expand(1, 5, 5)  # at x px: x / side - 1/2, up to the outer centres
+    side = 6.4
+    places = (torch.arange(32) + 0.5) / side - 0.5
+    torch.testing.assert_close(at_pixels(ramp, side, 32, 32)[0, 0], places.clamp(0, 4))
 
 
 def test_settling_takes_the_images_statistics(data: Labelled) -> None:

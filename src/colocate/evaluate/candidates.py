@@ -47,16 +47,18 @@ class Candidate:
     """Micrometres per pixel of the tiles it was pretrained on, where known."""
     output_stride: int = 32
     """With which it was pretrained."""
+    cell_stride: int | None = None
+    """The same."""
     path: Path | None = None
     """Where its weights are, or the run that made it."""
     steps: int | None = None
     recipe: str | None = None
     weights: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
-    def build(self, seed: int, output_stride: int = 32) -> Backbone:
+    def build(self, seed: int, output_stride: int = 32, cell_stride: int | None = None) -> Backbone:
         """The backbone with its weights, in evaluation mode; random ones are drawn by the seed."""
         torch.manual_seed(seed)
-        backbone = Backbone(self.architecture, output_stride)
+        backbone = Backbone(self.architecture, output_stride, cell_stride=cell_stride)
         if self.weights:
             backbone.fill(self.weights, self.origin)
         return backbone.eval()
@@ -119,6 +121,7 @@ def find_candidate(
         std=normalisation[1],
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
+        cell_stride=backbone.cell_stride,
         path=path,
         steps=facts.get("steps"),
         recipe=facts.get("recipe", {}).get("name") or None,

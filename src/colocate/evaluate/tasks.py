@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..backbones import Backbone
 from ..data import Labelled
 from ..errors import UserError
-from ..probes.labelled import ProbeConfig, probe, settled
+from ..probes.labelled import ProbeConfig, frozen_cells, probe, settled
 from . import instances, semantics
 from .candidates import Candidate
 from .examples import Examples
@@ -134,11 +134,12 @@ class ProbeTask(Task):
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
         data, candidate, outcome = trial.data, trial.candidate, Outcome()
-        backbone = candidate.build(trial.seed, self.config.stride)
-
-        choice = (trial.train, trial.test, self.config, trial.seed, candidate.mean, candidate.std)
+        backbone = candidate.build(trial.seed, cell_stride=self.config.stride)
+        # Random weights come with no statistics at all.
+        config = replace(self.config, statistics="images") if candidate.origin == "random" else self.config
         with _clock(outcome, "predict"):
-            for number, found in probe(backbone, data, *choice):
+            look = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
+            for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
                 truth = data.pixel_classes(number, data.mask(number))
                 outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
                 overlays.classes(number, truth, found)

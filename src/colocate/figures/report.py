@@ -91,7 +91,8 @@ def read_run(run: Path) -> Shown:
             f"colocate pretrain --from {run}/recipe.json --resume"
         )
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
-    initial = Backbone(recipe.encoder.backbone, recipe.encoder.output_stride)
+    config = recipe.encoder
+    initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)
     initial.load_state_dict(build_method(recipe).query.backbone.state_dict())
     shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
     settling = shown.tiles(SETTLING)

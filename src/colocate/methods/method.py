@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from ..views import Batch
 class Losses(NamedTuple):
     """The terms of a method's loss, weighted already, and the features they were taken from (for health checks)."""
 
-    whole: Float[Tensor, ""]
+    whole: Float[Tensor, ""] | None
     """Of whole views."""
     cells: Float[Tensor, ""] | None
     """Of matched cells."""
@@ -30,7 +31,8 @@ class Losses(NamedTuple):
 
     def total(self) -> Float[Tensor, ""]:
         """What is minimised."""
-        return sum((term for term in (self.cells, self.concepts) if term is not None), start=self.whole)
+        terms = [term for term in (self.whole, self.cells, self.concepts) if term is not None]
+        return torch.stack(terms).sum()
 
 
 class Method(nn.Module, ABC):

@@ -69,7 +69,8 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
     if candidate.mpp and not 1 / NEAR <= mpp / candidate.mpp <= NEAR:
         told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"
         Console(stderr=True, highlight=False).print(f"note: {told}", soft_wrap=True, markup=False)
-    backbone = candidate.build(0, config.output_stride or candidate.output_stride)
+    asked = config.output_stride
+    backbone = candidate.build(0, asked or candidate.output_stride, None if asked else candidate.cell_stride)
     if config.size % backbone.stride:
         near = max(1, round(config.size / backbone.stride)) * backbone.stride
         raise UserError(f"--size {config.size} is no whole number of cells of {backbone.stride} px: give {near}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,43 +29,53 @@ class ProbeConfig:
     classifier: Literal["linear", "nearest"] = "linear"
     """linear: logistic regression on cells; nearest: the vote of the most similar training cells (cosine)."""
     stride: int = 16
-    """Pixels a cell."""
+    """Pixels a cell: those of the stage of this stride are asked (most networks' last but one)."""
+    mpp: float | None = None
+    """Look at images at so many micrometres per pixel; they are judged at their own. None: as they are."""
     memory: int = 20_000
     """Most training cells to learn from or to search, drawn at random (the same for every backbone)."""
     neighbours: int = 20
     """Cells that vote."""
-    decay: float = 1e-3
+    decay: float = 0.1
     """Weight decay of the logistic regression."""
+    statistics: Literal["own", "images"] = "own"
+    """What batch norms normalise by: the statistics that came with the weights, or those of training images."""
 
     def __post_init__(self) -> None:
         if min(self.stride, self.memory, self.neighbours) < 1 or self.decay < 0:
             raise UserError("stride, memory and neighbours must be 1 or more, decay not negative")
+        if self.mpp is not None and not 0 < self.mpp < 100:
+            raise UserError(f"mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+
+
+class Cells(NamedTuple):
+    """An image's frozen cells."""
+
+    grid: Float[Tensor, "g f c"]
+    side_px: float
+    """The side of one, in the image's own pixels."""
+
+
+Look = Callable[[int], Cells]
+"""The cells of a labelled set's image, by its number; `functools.cache` keeps them for further probes."""
 
 
 @torch.no_grad()
 def probe(
-    backbone: nn.Module,
-    data: Labelled,
-    train: Sequence[int],
-    test: Sequence[int],
-    config: ProbeConfig,
-    seed: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    look: Look, data: Labelled, train: Sequence[int], test: Sequence[int], config: ProbeConfig, seed: int
 ) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
     """Learn from the cells of images `train`; call the class of each pixel of images `test`, one image after another.
 
     A training cell counts as what its pixels are, in proportion. Class scores of test cells are interpolated to
-    pixels; the ignored class is never called. Batch norms first take the statistics of training images.
+    pixels; the ignored class is never called.
 
     Raises:
-        UserError: no images to learn from or to test on, or fewer cells than neighbours.
+        UserError: no images to learn from or to test on, or fewer cells than neighbours; and what `look` raises.
     """
     if not train or not test:
         raise UserError(f"{data.name}: a probe needs images to learn from ({len(train)}) and to test on ({len(test)})")
-    backbone = settled(backbone, data, train, mean, std)
     share = max(1, config.memory // len(train))
-    parts = [_some(*_cells(backbone, data, number, config.stride, mean, std), share, seed, number) for number in train]
+    parts = [_some(*_labelled(look(number), data, number), share, seed, number) for number in train]
     features, shares = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     call: Callable[[Tensor], Tensor]
     if config.classifier == "linear":
@@ -75,12 +86,24 @@ def probe(
         call = partial(neighbour_shares, features, shares, k=config.neighbours)
     for number in test:
         item = data.items[number]
-        grid = _grid(backbone, data.image(number), config.stride, mean, std)
+        grid, side_px = look(number)
         scores = call(grid.flatten(0, 1)).view(*grid.shape[:2], -1).permute(2, 0, 1)
         if data.ignored is not None:
             scores[data.ignored] = 0
-        fine = F.interpolate(scores[None], scale_factor=config.stride, mode="bilinear")[0]
-        yield number, fine[:, : item.height, : item.width].argmax(0)
+        yield number, at_pixels(scores, side_px, item.height, item.width).argmax(0)
+
+
+def at_pixels(scores: Float[Tensor, "k g f"], side_px: float, height: int, width: int) -> Float[Tensor, "k h w"]:
+    """The scores of cells of `side_px` pixels at each pixel of an image, interpolated between the cells' centres."""
+    g, f = scores.shape[1:]
+
+    def places(cells: int, pixels: int) -> Tensor:
+        """Pixel centres in the coordinates of grid_sample: -1 and 1 are the outer edges of the first and last cell."""
+        return (torch.arange(pixels) + 0.5) * (2 / (cells * side_px)) - 1
+
+    rows, cols = torch.meshgrid(places(g, height), places(f, width), indexing="ij")
+    where = torch.stack([cols, rows], 2)[None].to(scores)
+    return F.grid_sample(scores[None], where, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
 @torch.no_grad()
@@ -101,30 +124,67 @@ def _middle(image: UInt8[Tensor, "3 _ _"], height: int, width: int) -> UInt8[Ten
     return image[:, top : top + height, left : left + width]
 
 
-def _grid(
-    backbone: nn.Module, image: UInt8[Tensor, "3 h w"], stride: int, mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "g f c"]:
-    """An image's cells; white is added at its right and bottom up to whole cells (and to 32 px, as ViTs want it)."""
-    height, width = image.shape[1:]
-    padded = F.pad(image, (0, -width % 32, 0, -height % 32), value=255)
-    grid = cell_features(backbone, padded[None], mean, std)[0]
-    return grid[: -(-height // stride), : -(-width // stride)]
+def frozen_cells(
+    backbone: nn.Module,
+    data: Labelled,
+    train: Sequence[int],
+    config: ProbeConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Look:
+    """What a backbone makes of each image; `train` are those whose statistics batch norms take, where they shall.
+
+    Raises:
+        UserError: when it looks, `config.mpp` and an image that does not say its own.
+    """
+    if config.statistics == "images":
+        backbone = settled(backbone, data, train, mean, std)
+    return partial(_cells, backbone, data, config.stride, config.mpp, mean, std)
 
 
 def _cells(
-    backbone: nn.Module, data: Labelled, number: int, stride: int, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:
+    backbone: nn.Module,
+    data: Labelled,
+    stride: int,
+    mpp: float | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    number: int,
+) -> Cells:
+    """White is added at the right and bottom up to whole cells (and to 32 px, as ViTs want it)."""
+    image, scale = data.image(number), 1.0
+    if mpp is not None:
+        own = data.items[number].mpp
+        if math.isnan(own):
+            raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
+        scale = own / mpp
+        size = [max(1, round(side * scale)) for side in image.shape[1:]]
+        image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    height, width = image.shape[1:]
+    padded = F.pad(image, (0, -width % 32, 0, -height % 32), value=255)
+    grid = cell_features(backbone, padded[None], mean, std)[0]
+    return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
+
+
+def _labelled(cells: Cells, data: Labelled, number: int) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:
     """An image's cells and the share of each class in them; cells that are mostly ignored pixels are left out."""
-    grid = _grid(backbone, data.image(number), stride, mean, std)
+    grid, side_px = cells
     classes = data.pixel_classes(number, data.mask(number))
-    height, width = classes.shape
     count = F.one_hot(classes, len(data.pixel_names)).permute(2, 0, 1).float()
     if data.ignored is not None:
         count[data.ignored] = 0
-    area = F.avg_pool2d(F.pad(count, (0, -width % stride, 0, -height % stride)), stride).flatten(1).T
+    inside = [_inside(cells, side_px, pixels) for cells, pixels in zip(grid.shape[:2], classes.shape, strict=True)]
+    area = (inside[0] @ count @ inside[1].T).flatten(1).T / side_px**2
     known = area.sum(1)
     keep = known > 0.5
     return grid.flatten(0, 1)[keep], area[keep] / known[keep, None]
+
+
+def _inside(cells: int, side_px: float, pixels: int) -> Float[Tensor, "g h"]:
+    """How much of each pixel lies in each cell along one axis."""
+    start = torch.arange(cells)[:, None] * side_px
+    pixel = torch.arange(pixels)[None]
+    return (torch.minimum(start + side_px, pixel + 1) - torch.maximum(start, pixel)).clamp(0, 1).float()
 
 
 def _some(

@@ -1,0 +1,1 @@
+"""The race: does a pretraining find glands better? See README.md."""

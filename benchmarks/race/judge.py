@@ -1,0 +1,128 @@
+"""How a backbone is judged: linear probes of frozen cells, a U-Net fine-tuned end to end, the health of its cells."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.race.pack import FOLDS
+from colocate import health
+from colocate.data import Index, Labelled, spaced
+from colocate.evaluate.candidates import Candidate
+from colocate.evaluate.examples import Examples
+from colocate.evaluate.fit import Engine, FitConfig, fit
+from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.semantics import Segmenter, SemanticsConfig, target
+from colocate.looks import ViewConfig
+from colocate.matching import overlap
+from colocate.probes.labelled import Look, ProbeConfig, frozen_cells, probe
+from colocate.views import sample_views
+
+Record = dict[str, Any]
+FIT = FitConfig(steps=200, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=())
+FEW = 10
+"""One training image in so many, for the fine-tuning with few."""
+MPP = 1.24
+"""Glands are looked at at half of GlaS's resolution: on the training patients all backbones find them better there."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """The labelled sets of a race's folder, and which images judge: those of the test, or of the training patients."""
+
+    folder: Path
+    test: bool = False
+
+    def splits(
+        self, data: Labelled, scheme: str, folds: Sequence[int] = range(FOLDS)
+    ) -> list[tuple[list[int], list[int]]]:
+        """Images to learn from and to judge, once for the test, else once a fold."""
+        schemes = [scheme] if self.test else [f"valid{fold}" for fold in folds]
+        return [(data.train(name), data.test(name)) for name in schemes if data.test(name)]
+
+    def judge(self, candidate: Candidate, seed: int, quick: bool = False) -> dict[str, list[Record]]:
+        """Records of every judged image, by score; `quick` leaves fine-tuning out."""
+        glas, half, ebhi = (Labelled.open(self.folder / name) for name in ("glas", "glas-half", "ebhi"))
+        near, far = (self.look(candidate, glas, seed, mpp) for mpp in (None, MPP))
+        found = {
+            "glas linear": self.linear(far, glas, "patients", seed),
+            "glas linear, 5 images": self.linear(far, glas, "patients", seed, few=5),
+            "glas linear, 0.62 um": self.linear(near, glas, "patients", seed),
+            "ebhi linear": self.linear(self.look(candidate, ebhi, seed, None), ebhi, "cases", seed, most=300),
+        }
+        if not quick:
+            found["glas U-Net"] = self.fine_tuned(candidate, half, seed, every=1)
+            found["glas U-Net, 10 %"] = self.fine_tuned(candidate, half, seed, every=FEW)
+        return found
+
+    def look(self, candidate: Candidate, data: Labelled, seed: int, mpp: float | None) -> Look:
+        """A candidate's frozen cells of stride 16, each image's made once."""
+        config = ProbeConfig(mpp=mpp, statistics="images" if candidate.origin == "random" else "own")
+        backbone = candidate.build(seed, cell_stride=config.stride)
+        train = data.train("patients" if "patients" in data.schemes else "cases")
+        return cache(frozen_cells(backbone, data, train, config, candidate.mean, candidate.std))
+
+    def linear(
+        self, look: Look, data: Labelled, scheme: str, seed: int, few: int | None = None, most: int | None = None
+    ) -> list[Record]:
+        """Logistic regression; with `few`, from so many images, three draws of them; `most` images on either side."""
+        records = []
+        for train, judged in self.splits(data, scheme, range(FOLDS) if most is None else (0,)):
+            train, judged = (side if most is None else spaced(side, most) for side in (train, judged))
+            draws = [train] if few is None else [spaced(train[turn:] + train[:turn], few) for turn in range(3)]
+            for some in draws:
+                calls = probe(look, data, some, judged, ProbeConfig(), seed)
+                records += [_record(data, number, called) for number, called in calls]
+        return records
+
+    def fine_tuned(self, candidate: Candidate, data: Labelled, seed: int, every: int) -> list[Record]:
+        """A U-Net, backbone and decoder learning alike, from every so-many-th training image."""
+        config = SemanticsConfig(FIT, crop=128)
+        records = []
+        for train, judged in self.splits(data, "patients", folds=(0, 2)):
+            torch.manual_seed(seed)
+            normalised = (candidate.mean, candidate.std)
+            model = Segmenter(config, candidate.build(seed), len(data.pixel_names), None, *normalised)
+            examples = Examples(data, config.alter, target, seed)
+            engine = Engine(workers=0, log_every=FIT.planned(0), save_every=10_000)
+            with tempfile.TemporaryDirectory() as folder:
+                some = train[seed % every :: every]
+                fit(model, examples, some, FIT, Path(folder), "", engine, ready=lambda _, model=model: model.ready())
+            records += [_record(data, number, model.predict(data.image(number))) for number in judged]
+        return records
+
+
+def _record(data: Labelled, number: int, called: torch.Tensor) -> Record:
+    found = FAMILIES["probe"].record(data.pixel_classes(number, data.mask(number)), called, data.ignored)
+    return {"image": data.items[number].name, "source": data.items[number].source, "dice": round(found["dice"], 4)}
+
+
+@torch.no_grad()
+def cells_health(candidate: Candidate, tiles: Index, seed: int, size: int) -> dict[str, float]:
+    """Of 256 tiles under all symmetries: correspondence where place misleads, effective rank, variance within tiles."""
+    numbers = torch.tensor(spaced(range(len(tiles)), 256))
+    images = torch.stack([F.interpolate(tiles.read(int(n))[None], (224, 224))[0] for n in numbers])
+    look = ViewConfig(size=size, area=(0.1, 1.0), symmetries="all", mean=candidate.mean, std=candidate.std)  # type: ignore[arg-type]
+    batch = sample_views(images, look, seed=1, index=numbers)
+    backbone = candidate.build(seed, cell_stride=16)
+    if candidate.origin == "random":
+        backbone.train()  # it has no statistics of its own
+    grids = [backbone(view.images) for view in (batch.first, batch.second)]
+    cells = tuple(grids[0].shape[2:])
+    own, other = (grid.flatten(2).mT.float() for grid in grids)
+    match = overlap(batch.first.crop, batch.second.crop, cells)
+    shared = match.fractions() * match.weight[:, :, None]
+    found, chance = health.correspondence(own, other, health.displaced(shared))
+    return {
+        "displaced": found,
+        "displaced_chance": chance,
+        "effective_rank": health.effective_rank(own.flatten(0, 1)[::7]).item(),
+        "within_tile": health.within_tile(own).item(),
+    }

@@ -1,0 +1,93 @@
+"""Rows into a table: means over pretraining seeds, and differences from one arm with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colocate.errors import UserError
+
+Row = dict[str, Any]
+DRAWS = 2000
+
+
+def report(
+    rows: Path = Path("docs/results/race.jsonl"),
+    *,
+    judged: str = "valid",
+    init: str = "random",
+    budget: str = "cpu",
+    against: str = "moco-v2",
+) -> None:
+    """Print the table of one race.
+
+    Args:
+        rows: The file of rows.
+        judged: valid (folds of the training patients) or test.
+        init: Arms that started from random weights, or from imagenet's.
+        budget: The budget of the arms; those that are judged as they are stand beside them.
+        against: The arm that others are compared with.
+    """
+    wanted = [
+        row
+        for line in rows.read_text().splitlines()
+        if (row := json.loads(line))["judged"] == judged and row["init"] == init and row["budget"] == budget
+    ]
+    arms: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in wanted:
+        arms[row["arm"]][row["seed"]] = row  # a later row of the same arm and seed counts
+    if against not in arms:
+        raise UserError(f"{rows} has no row of {against} among those: {', '.join(arms) or 'there are none'}")
+    scores = list(dict.fromkeys(name for row in wanted for name in row["scores"]))
+    print(f"| arm | seeds | pairs | {' | '.join(scores)} | displaced (chance) | rank | within tile |")
+    print("|---" * (len(scores) + 6) + "|")
+    for arm, seeds in arms.items():
+        some = list(seeds.values())
+        cells = [_mean(some, name) for name in scores]
+        health = {name: np.mean([row["health"][name] for row in some]) for name in some[0]["health"]}
+        print(
+            f"| {arm} | {len(some)} | {some[0]['pairs']:,} | {' | '.join(cells)} | {health['displaced']:.2f} "
+            f"({health['displaced_chance']:.2f}) | {health['effective_rank']:.0f} | {health['within_tile']:.2f} |"
+        )
+    print(f"\nLess {against}, the same seeds [95 %: seeds and cases drawn]:\n")
+    print(f"| arm | seeds | {' | '.join(scores)} |\n" + "|---" * (len(scores) + 2) + "|")
+    for arm, seeds in arms.items():
+        if arm != against and (shared := sorted(seeds.keys() & arms[against].keys())):
+            pairs = [(seeds[seed], arms[against][seed]) for seed in shared]
+            print(f"| {arm} | {len(shared)} | {' | '.join(_told(pairs, name) for name in scores)} |")
+
+
+def _mean(rows: Sequence[Row], score: str) -> str:
+    means = [100 * np.mean([r["dice"] for r in row["scores"][score]]) for row in rows if score in row["scores"]]
+    if not means:
+        return ""
+    return f"{np.mean(means):.1f}" + (f" ± {np.std(means, ddof=1):.1f}" if len(means) > 1 else "")
+
+
+def difference(pairs: Sequence[tuple[Row, Row]], score: str) -> tuple[float, float, float]:
+    """Mean difference of image Dice in percent and its 95 % interval: seeds and cases are drawn anew together."""
+    dices = [[[record["dice"] for record in row["scores"][score]] for row in pair] for pair in pairs]
+    table = 100 * np.array(dices, np.float64)  # seeds x 2 x images
+    each = table[:, 0] - table[:, 1]
+    cases = [record["source"] or record["image"] for record in pairs[0][0]["scores"][score]]
+    names = sorted(set(cases))
+    member = np.array([[case == name for case in cases] for name in names], float)
+    sums, sizes = each @ member.T, member.sum(1)  # seeds x cases
+    rng = np.random.default_rng(0)
+    drawn_cases = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
+    drawn_seeds = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), DRAWS) / len(pairs)
+    drawn = np.einsum("ds,sc,dc->d", drawn_seeds, sums, drawn_cases) / (drawn_cases @ sizes)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(each.mean()), float(low), float(high)
+
+
+def _told(pairs: Sequence[tuple[Row, Row]], score: str) -> str:
+    if not all(score in row["scores"] for pair in pairs for row in pair):
+        return ""
+    mean, low, high = difference(pairs, score)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -1,0 +1,129 @@
+"""Cells predict which prototypes the tissue they share belongs to: a teacher's assignments, pooled by exact overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..backbones import Backbone
+from ..batch_norm import group_batch_norm
+from ..distributed import gather, own_part
+from ..errors import UserError
+from ..matching import overlap
+from ..networks import Encoder, Features, Momentum, projector
+from ..objectives import sinkhorn
+from ..transfer import sent
+from ..views import Batch, View
+from .method import Losses, Method, MethodConfig, Terms
+
+
+@dataclass(frozen=True)
+class PrototypesConfig(MethodConfig):
+    """Prototypes along the overlap: no negatives, no queue."""
+
+    prototypes: int = 256
+    """Prototypes that cells are assigned to."""
+    temperature: float = 0.1
+    """Temperature of the student's softmax over prototypes."""
+    teacher_temperature: float = 0.05
+    """Temperature of the teacher's balanced assignment; lower is harder."""
+    iterations: int = 3
+    """Rounds of Sinkhorn-Knopp that balance the assignment."""
+    momentum: float = 0.99
+    """Momentum of the teacher."""
+    hidden: int = 512
+    """Hidden width of the projector."""
+    width: int = 128
+    """Width of the space that prototypes lie in."""
+    norm_group: int = 64
+    """Batch norm takes its statistics over groups of so many views on each device."""
+
+    def __post_init__(self) -> None:
+        if min(self.prototypes, self.hidden, self.width) < 2 or self.iterations < 1 or self.norm_group < 2:
+            raise UserError("method: prototypes, hidden, width and norm_group must be 2 or more, iterations 1 or more")
+        if min(self.temperature, self.teacher_temperature) <= 0 or not 0 <= self.momentum < 1:
+            raise UserError("method: temperatures must be positive, momentum in [0, 1)")
+
+    @property
+    def terms(self) -> Terms:
+        """What it is made of."""
+        return Terms("none", f"cross-entropy on {self.prototypes} prototypes, weighted", "overlap")
+
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Prototypes:
+        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+        group_batch_norm(backbone, self.norm_group)
+        head = PrototypeHead(backbone.channels, self.hidden, self.width, self.prototypes)
+        return Prototypes(Encoder(backbone, whole=head, cells=head), self, self.momentum ** (1 / forwards_per_step))
+
+
+@final
+class PrototypeHead(nn.Module):
+    """Cosine similarity of projected features to each prototype: (..., c) to (..., k)."""
+
+    def __init__(self, channels: int, hidden: int, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.project = projector(channels, hidden, width)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, width))
+
+    def forward(self, x: Float[Tensor, "*some c"]) -> Float[Tensor, "*some k"]:
+        return F.normalize(self.project(x), dim=-1) @ F.normalize(self.prototypes, dim=1).T
+
+
+@final
+class Prototypes(Method):
+    """Swapped prediction (SwAV, arXiv:2006.09882) of cells, along the exact overlap (PLM, arXiv:2212.12105).
+
+    A teacher (moving average of the student) assigns the cells of the second view to prototypes, balanced over all
+    cells of the batch. A student cell predicts the assignment of its tissue, the mean of the teacher cells' by shared
+    area; and the teacher cell's own assignment is predicted by the mean of the student's distributions. A mean of
+    distributions is the distribution of the mixed tissue, where a mean of features is no cell's feature. Where tissue
+    repeats, equal cells get equal assignments: there are no false negatives.
+    b tiles, n and m cells a view, k prototypes. Local views, where a batch has them, are further students.
+    """
+
+    def __init__(self, student: Encoder, config: PrototypesConfig, momentum: float) -> None:
+        super().__init__()
+        self.query = student
+        self.key = Momentum(student, momentum)
+        self.config = config
+
+    def forward(self, batch: Batch) -> Losses:
+        views = (batch.first, *batch.locals)
+        students: list[Features] = [self.query(view.images) for view in views]
+        with torch.no_grad():
+            self.key.follow(self.query)
+            teacher: Features = self.key(batch.second.images)
+            assigned = self.assign(teacher)
+        # In float16 the logarithm of a small share would be lost.
+        with torch.autocast(assigned.device.type, enabled=False):
+            terms = [
+                self.predict(view, batch.second, student, teacher, assigned)
+                for view, student in zip(views, students, strict=True)
+            ]
+        return Losses(None, torch.stack(terms).mean(), students[0], teacher)
+
+    def assign(self, teacher: Features) -> Float[Tensor, "b m k"]:
+        """Each teacher cell's distribution over prototypes, balanced over the cells of all processes."""
+        assert teacher.cells is not None
+        everyone = gather(teacher.cells.float())
+        shares = sinkhorn(everyone.flatten(0, 1), self.config.teacher_temperature, self.config.iterations)
+        return own_part(shares.view_as(everyone))
+
+    def predict(
+        self, own: View, other: View, student: Features, teacher: Features, assigned: Float[Tensor, "b m k"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of both directions: the mean over all cells of weight x cross-entropy."""
+        assert student.cells is not None
+        there = overlap(own.crop, other.crop, student.grid, teacher.grid)
+        back = overlap(other.crop, own.crop, teacher.grid, student.grid)
+        log_p = (student.cells.float() / self.config.temperature).log_softmax(2)
+        forward = -(there.pool(assigned) * log_p).sum(2)
+        pooled = back.pool(log_p.exp()).clamp_min(1e-8)  # zero where the student saw nothing, and there weighs nothing
+        backward = -(assigned * pooled.log()).sum(2)
+        sides = ((there.weight, forward), (back.weight, backward))
+        return torch.stack([(sent(weight.float(), each.device) * each).mean() for weight, each in sides]).mean()

@@ -1,0 +1,75 @@
+"""Prototypes along the overlap: balanced assignments, and the loss against plain loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colocate.errors import UserError
+from colocate.looks import ViewConfig
+from colocate.matching import overlap
+from colocate.methods.prototypes import PrototypeHead, Prototypes, PrototypesConfig
+from colocate.objectives import sinkhorn
+from colocate.train import build_method
+from colocate.views import sample_views
+from tests.reference import prototypes as reference
+from tests.tiny import METHODS, tiny_recipe
+
+
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(2, 6), st.sampled_from([0.05, 0.2, 1.0]))
+def test_an_assignment_equals_the_plain_loops(seed: int, m: int, k: int, temperature: float) -> None:
+    scores = torch.rand(m, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+    ours = sinkhorn(scores, temperature, iterations=3)
+    assert ours.dtype == torch.float64
+    torch.testing.assert_close(ours, torch.tensor(reference.sinkhorn(scores.tolist(), temperature, 3)).double())
+
+
+@given(st.integers(0, 10_000))
+def test_assignments_are_distributions_and_share_the_prototypes_out(seed: int) -> None:
+    """Even where every vector likes the same prototype best."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(60, 5, generator=generator, dtype=torch.float64) + torch.tensor([1.0, 0, 0, 0, 0])
+    shares = sinkhorn(scores, 0.1, iterations=500)
+    torch.testing.assert_close(shares.sum(1), torch.ones(60).double())
+    torch.testing.assert_close(shares.sum(0), torch.full((5,), 12.0).double(), rtol=1e-3, atol=0)
+
+
+def test_the_loss_equals_the_equations_in_plain_loops() -> None:
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS["prototypes"]))
+    assert isinstance(method, Prototypes)
+    config = method.config
+    batch = sample_views(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8), ViewConfig(64, symmetries="all"))
+    losses = method(batch)
+    assert losses.cells is not None and losses.whole is None and losses.query.cells is not None
+    assert losses.key.cells is not None
+    scores = losses.key.cells.flatten(0, 1).tolist()
+    plan = torch.tensor(reference.sinkhorn(scores, config.teacher_temperature, config.iterations)).view(8, 4, -1)
+    total = 0.0
+    there, back = (
+        overlap(own.crop, other.crop, 2) for own, other in ((batch.first, batch.second), (batch.second, batch.first))
+    )
+    for tile in range(8):
+        shared, reverse = ((match.fractions() * match.weight[:, :, None])[tile].tolist() for match in (there, back))
+        student = losses.query.cells[tile].tolist()
+        total += reference.swapped(shared, reverse, student, plan[tile].tolist(), config.temperature)
+    assert losses.cells.item() == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_prototypes_are_compared_by_direction_alone() -> None:
+    head = PrototypeHead(4, 8, 3, 5)
+    x = torch.randn(7, 4)
+    before = head(x)
+    with torch.no_grad():
+        head.prototypes *= torch.rand(5, 1) + 0.5
+    torch.testing.assert_close(head(x), before)
+    assert before.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("wrong", [{"prototypes": 1}, {"temperature": 0.0}, {"momentum": 1.0}, {"iterations": 0}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="method: "):
+        PrototypesConfig(**wrong)  # type: ignore[arg-type]
