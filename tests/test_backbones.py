@@ -110,3 +110,61 @@ def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(UserError, match=r"could not be had .*give the file, or take random weights"):
         backbone.load_published()
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "channels"), [("resnet18", 16, 256), ("convnext_tiny", 8, 192), ("test_efficientnet", 16, 48)]
+)
+def test_cells_come_from_the_stage_of_a_stride(name: str, stride: int, channels: int) -> None:
+    backbone = Backbone(name, cell_stride=stride).eval()
+    images = torch.rand(2, 3, 96, 64)
+    grid = backbone(images)
+    assert grid.shape == (2, channels, 96 // stride, 64 // stride)
+    assert (backbone.stride, backbone.channels) == (stride, channels)
+    stages = dict(zip(backbone.strides, backbone.stages(images), strict=True))
+    torch.testing.assert_close(grid, stages[stride])
+
+
+def test_what_is_frozen_and_what_lies_beyond_the_cells_keeps_its_weights() -> None:
+    """Two steps of training move the stages between `freeze_stride` and `cell_stride`, and no others."""
+    config = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True)
+    method = build_method(tiny_recipe(Path(), Path(), encoder=config))
+    before = {name: tensor.clone() for name, tensor in method.backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
+    for step in range(2):
+        tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+        method(sample_views(tiles, ViewConfig(size=64), epoch=step)).total().backward()
+        optimizer.step()
+    moved = {name for name, tensor in method.backbone.state_dict().items() if not torch.equal(tensor, before[name])}
+    weights = {name for name, _ in method.backbone.named_parameters()}
+    between = {name for name in weights if name.startswith(("net.layer2", "net.layer3"))}
+    assert moved <= between and {name for name in between if "conv" in name} <= moved
+
+
+def test_statistics_of_batch_norm_move_unless_frozen() -> None:
+    for frozen in (False, True):
+        method = build_method(tiny_recipe(Path(), Path(), encoder=EncoderConfig("test_resnet", freeze_norm=frozen)))
+        before = {name: buffer.clone() for name, buffer in method.backbone.named_buffers()}
+        method.train()
+        method(sample_views(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8), ViewConfig(size=64)))
+        same = all(torch.equal(buffer, before[name]) for name, buffer in method.backbone.named_buffers())
+        assert same == frozen
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EncoderConfig("resnet18", cell_stride=12), "strides 2, 4, 8, 16, 32, none of 12"),
+        (EncoderConfig("resnet18", cell_stride=16, freeze_stride=16), "no stage of stride 16 to be frozen"),
+        (EncoderConfig("vit_small_patch16_224", freeze_stride=4), "before its cells are none"),
+    ],
+)
+def test_stages_that_are_not_there_are_refused(config: EncoderConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_method(tiny_recipe(Path(), Path(), encoder=config))
+
+
+def test_published_weights_want_their_own_normalisation() -> None:
+    config = EncoderConfig("tf_efficientnet_lite0", init="published")
+    with pytest.raises(UserError, match=r"tf_efficientnet_lite0 want --views\.mean 0\.5 0\.5 0\.5"):
+        build_method(tiny_recipe(Path(), Path(), encoder=config))

@@ -72,6 +72,13 @@ def colocate() -> Recipe:
     )
 
 
+def colocate_continue() -> Recipe:
+    """colocate from published weights: early stages and batch norms' statistics stay as they came."""
+    encoder = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True, init="published")
+    optim = OptimConfig("adamw", lr=5e-4, weight_decay=0.01, warmup_epochs=1)
+    return replace(colocate(), name="colocate-continue", encoder=encoder, optim=optim)
+
+
 def plm_vit() -> Recipe:
     """PLM for a ViT-S/16, whose 14 x 14 patch tokens are the cells: AdamW, warm-up, drop path, clipped gradients."""
     optim = OptimConfig(name="adamw", lr=1.5e-4, scale_lr=True, weight_decay=0.1, warmup_epochs=10, clip=1.0)
@@ -146,7 +153,7 @@ def _small(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
     return made
 
 
-_OTHERS = (colocate, plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
+_OTHERS = (colocate, colocate_continue, plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe for recipe in (*PAPER, *_OTHERS, *(_small(recipe) for recipe in PAPER))
 }

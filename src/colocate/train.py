@@ -135,6 +135,7 @@ def build_method(recipe: Recipe) -> Method:
     if recipe.views.local_views:
         backbone.check(recipe.views.local_size, "views.local_size")
     if config.init == "published":
+        _check_normalisation(backbone, recipe)
         backbone.load_published()
     elif config.init != "random":
         backbone.load_file(Path(config.init))
@@ -143,6 +144,16 @@ def build_method(recipe: Recipe) -> Method:
     if config.sync_norm:
         synchronise_batch_norm(method)
     return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:
+    """Raises UserError where views are not normalised as the images were that published weights learned from."""
+    published: Any = backbone.net.pretrained_cfg
+    for name in ("mean", "std"):
+        ours, theirs = getattr(recipe.views, name), published[name]
+        if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
+            words = " ".join(map(str, theirs))
+            raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")
 
 
 def views_of(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
