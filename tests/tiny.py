@@ -28,7 +28,7 @@ METHODS: dict[str, MethodConfig] = {
     "plm-vicregl": replace(VICREGL, location=Overlap()),
     "concl": ConCLConfig(replace(MOCO, match=None, dense=0.0), concepts=3, warmup_epochs=1),
     "plm-concl": ConCLConfig(MOCO, concepts=3, warmup_epochs=1),
-    "prototypes": PrototypesConfig(prototypes=6, momentum=0.9, hidden=16, width=8, norm_group=4),
+    "prototypes": PrototypesConfig(prototypes=6, memory=40, momentum=0.9, hidden=16, width=8, norm_group=4),
 }
 
 

@@ -47,7 +47,8 @@ def test_the_loss_equals_the_equations_in_plain_loops() -> None:
     assert losses.cells is not None and losses.whole is None and losses.query.cells is not None
     assert losses.key.cells is not None
     scores = losses.key.cells.flatten(0, 1).tolist()
-    plan = torch.tensor(reference.sinkhorn(scores, config.teacher_temperature, config.iterations)).view(8, 4, -1)
+    scores += (scores * 3)[: config.memory]  # before there are past cells, the first stand for them
+    plan = torch.tensor(reference.sinkhorn(scores, config.teacher_temperature, config.iterations))[:32].view(8, 4, -1)
     total = 0.0
     there, back = (
         overlap(own.crop, other.crop, 2) for own, other in ((batch.first, batch.second), (batch.second, batch.first))
@@ -57,6 +58,19 @@ def test_the_loss_equals_the_equations_in_plain_loops() -> None:
         student = losses.query.cells[tile].tolist()
         total += reference.swapped(shared, reverse, student, plan[tile].tolist(), config.temperature)
     assert losses.cells.item() == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_the_memory_holds_the_latest_teacher_cells_newest_first() -> None:
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS["prototypes"]))
+    assert isinstance(method, Prototypes)
+    seen: list[torch.Tensor] = []
+    for epoch in range(3):
+        tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+        losses = method(sample_views(tiles, ViewConfig(64), epoch=epoch))
+        assert losses.key.cells is not None
+        seen.insert(0, losses.key.cells.flatten(0, 1))
+        expected = torch.cat([*seen, seen[-1], seen[-1]])[: method.config.memory]
+        torch.testing.assert_close(method.past, expected)
 
 
 def test_prototypes_are_compared_by_direction_alone() -> None:
@@ -69,7 +83,9 @@ def test_prototypes_are_compared_by_direction_alone() -> None:
     assert before.abs().max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("wrong", [{"prototypes": 1}, {"temperature": 0.0}, {"momentum": 1.0}, {"iterations": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"prototypes": 1}, {"temperature": 0.0}, {"momentum": 1.0}, {"iterations": 0}, {"memory": -1}]
+)
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="method: "):
         PrototypesConfig(**wrong)  # type: ignore[arg-type]

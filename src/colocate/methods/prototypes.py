@@ -34,6 +34,8 @@ class PrototypesConfig(MethodConfig):
     """Temperature of the teacher's balanced assignment; lower is harder."""
     iterations: int = 3
     """Rounds of Sinkhorn-Knopp that balance the assignment."""
+    memory: int = 9216
+    """Past teacher cells among which the assignment is balanced as well; 0: the batch's alone."""
     momentum: float = 0.99
     """Momentum of the teacher."""
     hidden: int = 512
@@ -46,8 +48,8 @@ class PrototypesConfig(MethodConfig):
     def __post_init__(self) -> None:
         if min(self.prototypes, self.hidden, self.width) < 2 or self.iterations < 1 or self.norm_group < 2:
             raise UserError("method: prototypes, hidden, width and norm_group must be 2 or more, iterations 1 or more")
-        if min(self.temperature, self.teacher_temperature) <= 0 or not 0 <= self.momentum < 1:
-            raise UserError("method: temperatures must be positive, momentum in [0, 1)")
+        if min(self.temperature, self.teacher_temperature) <= 0 or not 0 <= self.momentum < 1 or self.memory < 0:
+            raise UserError("method: temperatures must be positive, momentum in [0, 1), memory 0 or more")
 
     @property
     def terms(self) -> Terms:
@@ -78,11 +80,11 @@ class PrototypeHead(nn.Module):
 class Prototypes(Method):
     """Swapped prediction (SwAV, arXiv:2006.09882) of cells, along the exact overlap (PLM, arXiv:2212.12105).
 
-    A teacher (moving average of the student) assigns the cells of the second view to prototypes, balanced over all
-    cells of the batch. A student cell predicts the assignment of its tissue, the mean of the teacher cells' by shared
-    area; and the teacher cell's own assignment is predicted by the mean of the student's distributions. A mean of
-    distributions is the distribution of the mixed tissue, where a mean of features is no cell's feature. Where tissue
-    repeats, equal cells get equal assignments: there are no false negatives.
+    A teacher (moving average of the student) assigns the cells of the second view to prototypes, balanced over the
+    cells of the batch and some past ones. A student cell predicts the assignment of its tissue, the mean of the
+    teacher cells' by shared area; and the teacher cell's own assignment is predicted by the mean of the student's
+    distributions. A mean of distributions is the distribution of the mixed tissue, where a mean of features is no
+    cell's feature. Where tissue repeats, equal cells get equal assignments: there are no false negatives.
     b tiles, n and m cells a view, k prototypes. Local views, where a batch has them, are further students.
     """
 
@@ -91,6 +93,10 @@ class Prototypes(Method):
         self.query = student
         self.key = Momentum(student, momentum)
         self.config = config
+        self.past: Tensor
+        self.begun: Tensor
+        self.register_buffer("past", torch.zeros(config.memory, config.prototypes))
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
 
     def forward(self, batch: Batch) -> Losses:
         views = (batch.first, *batch.locals)
@@ -108,11 +114,19 @@ class Prototypes(Method):
         return Losses(None, torch.stack(terms).mean(), students[0], teacher)
 
     def assign(self, teacher: Features) -> Float[Tensor, "b m k"]:
-        """Each teacher cell's distribution over prototypes, balanced over the cells of all processes."""
+        """Each teacher cell's distribution over prototypes, balanced over the cells of all processes and past ones.
+
+        Before there are past ones, the first cells stand for them.
+        """
         assert teacher.cells is not None
         everyone = gather(teacher.cells.float())
-        shares = sinkhorn(everyone.flatten(0, 1), self.config.teacher_temperature, self.config.iterations)
-        return own_part(shares.view_as(everyone))
+        scores, memory = everyone.flatten(0, 1), len(self.past)
+        repeated = scores.repeat(-(-memory // len(scores)), 1)[:memory]
+        scores = torch.cat([scores, torch.where(self.begun, self.past, repeated)])
+        self.past.copy_(scores[:memory])
+        self.begun.fill_(True)
+        shares = sinkhorn(scores, self.config.teacher_temperature, self.config.iterations)
+        return own_part(shares[: everyone.shape[0] * everyone.shape[1]].view_as(everyone))
 
     def predict(
         self, own: View, other: View, student: Features, teacher: Features, assigned: Float[Tensor, "b m k"]
