@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup demo test check bench lock clean
+.PHONY: setup demo test check bench gpu-pack lock clean
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
@@ -28,6 +28,9 @@ check: setup           ## what CI runs: style, types, all tests
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py
+
+gpu-pack: setup        ## what a GPU without a network needs, in carry/gpu (carry/race first: benchmarks/race)
+	$(BIN)/python benchmarks/gpu/pack.py
 
 lock: setup            ## renew the pins; no URL may stand in them
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \

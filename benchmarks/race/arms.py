@@ -29,12 +29,13 @@ class Budget:
     batch: int
     size: int
     precision: Precision = "32"
+    workers: int = 0
 
 
 BUDGETS = {
     "smoke": Budget(steps=4, batch=8, size=64),
     "cpu": Budget(steps=1200, batch=64, size=96, precision="bf16-mixed"),
-    "gpu": Budget(steps=10_000, batch=256, size=96, precision="bf16-mixed"),
+    "gpu": Budget(steps=2000, batch=256, size=96, precision="bf16-mixed", workers=2),
 }
 
 
@@ -59,11 +60,11 @@ def recipe_of(name: str, budget: Budget, seed: int, tiles: Path, out: Path, weig
         optim=OptimConfig("adamw", lr=5e-4 if from_imagenet else 1e-3, weight_decay=0.01, warmup_epochs=1),
         steps=budget.steps,
         batch=budget.batch,
-        precision="32" if from_imagenet else budget.precision,
+        precision="32" if from_imagenet and budget.workers == 0 else budget.precision,
         seed=seed,
         data=str(tiles),
         out=str(out),
-        machine=MachineConfig(workers=0, log_every=25, save_every=100, keep=1, journals=()),
+        machine=MachineConfig(workers=budget.workers, log_every=25, save_every=100, keep=1, journals=()),
     )
 
 

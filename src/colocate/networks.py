@@ -27,9 +27,17 @@ class Features(NamedTuple):
     grid: tuple[int, int]
 
 
+def linear(channels: int, width: int) -> nn.Linear:
+    """A linear layer that begins as the reference's: He's normal weights by fan-in, no bias."""
+    layer = nn.Linear(channels, width)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     """Linear, ReLU, Linear on the last axis: on a grid, the same as two 1 x 1 convolutions."""
-    return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+    return nn.Sequential(linear(channels, hidden), nn.ReLU(inplace=True), linear(hidden, width))
 
 
 class Expander(nn.Sequential):

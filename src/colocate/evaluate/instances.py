@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, final
@@ -32,7 +32,7 @@ from .pyramid import Pyramid, freeze_norms
 class InstancesConfig:
     """Mask R-CNN with a feature pyramid, as the paper trains it on GlaS."""
 
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=5000))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, warmup=1000 / 5000))
     short_side: tuple[int, int] = (400, 522)
     """Training images are resized so that the short side is some length in this range, in px."""
     test_short_side: int = 522
@@ -42,8 +42,8 @@ class InstancesConfig:
     symmetries: bool = False
     """All flips and quarter turns of training images; else sideways flips."""
     norm: Literal["tuned", "frozen"] = "tuned"
-    """Batch norm of the backbone: trained on whole batches, or fixed at the statistics of the training
-    images, as tiny batches want it."""
+    """Batch norm of the backbone: trained on whole batches, with more of it in the feature pyramid; or fixed at the
+    statistics that came with the weights (of random ones: the training images'), as tiny batches want it."""
     detections: int = 100
     """Most objects found in an image."""
     proposals: int = 512
@@ -75,7 +75,7 @@ class Detector(nn.Module):
         self.config = config
         sides = tuple((side,) for side in config.anchors)
         self.net = MaskRCNN(
-            _Levels(Pyramid(backbone)),
+            _Levels(Pyramid(backbone), norm=nn.BatchNorm2d if config.norm == "tuned" else None),
             num_classes=classes + 1,
             min_size=config.test_short_side,
             max_size=config.long_side,
@@ -84,6 +84,7 @@ class Detector(nn.Module):
             rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
             box_detections_per_img=config.detections,
             box_batch_size_per_image=config.proposals,
+            rpn_post_nms_top_n_train=1000,  # Detectron2's; torchvision's is 2,000
         )
         # torchvision's start is that of an inner layer: logits of a mask loss of 5. Detectron2's is ln 2.
         logits: Any = self.net.roi_heads.mask_predictor
@@ -158,15 +159,15 @@ class Detector(nn.Module):
 class _Levels(nn.Module):
     """The grids from stride 4 on, brought to one width, with the level above the last that the proposals want."""
 
-    def __init__(self, pyramid: Pyramid) -> None:
+    def __init__(self, pyramid: Pyramid, norm: Callable[..., nn.Module] | None) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.out_channels = 256
         self.first = pyramid.strides.index(4)
-        simple = pyramid.simple is not None
-        self.fpn = (
-            None if simple else FeaturePyramidNetwork(list(pyramid.channels[self.first :]), 256, LastLevelMaxPool())
-        )
+        self.fpn = None
+        if pyramid.simple is None:
+            channels = list(pyramid.channels[self.first :])
+            self.fpn = FeaturePyramidNetwork(channels, 256, LastLevelMaxPool(), norm_layer=norm)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> OrderedDict[str, Tensor]:
         named = OrderedDict((str(i), grid) for i, grid in enumerate(self.pyramid(images)[self.first :]))

@@ -12,12 +12,13 @@ from .semantics import SemanticsConfig
 
 
 def instances_for(data: Labelled) -> InstancesConfig:
-    """GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px.
+    """GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
 
     Others: GlaS's, at the images' own median short side (training images down to 0.77 of it, as on GlaS).
     """
     if data.name == "crag":
-        return InstancesConfig(FitConfig(steps=15_000), short_side=(768, 1024), test_short_side=1024)
+        fit = FitConfig(steps=15_000, warmup=1000 / 15_000, drops=(10_000 / 15_000, 13_000 / 15_000))
+        return InstancesConfig(fit, short_side=(768, 1024), test_short_side=768)
     if data.name == "glas":
         return InstancesConfig()
     side = int(median(min(item.height, item.width) for item in data.items))
@@ -26,9 +27,14 @@ def instances_for(data: Labelled) -> InstancesConfig:
 
 
 def semantics_for(data: Labelled) -> SemanticsConfig:
-    """BCSS's: 20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have)."""
+    """BCSS's: 20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have).
+
+    On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
+    """
     side = int(median(min(item.height, item.width) for item in data.items))
-    return SemanticsConfig(crop=min(256, max(32, side // 32 * 32)))
+    return SemanticsConfig(
+        crop=min(256, max(32, side // 32 * 32)), encoder="frozen" if data.name == "bcss" else "tuned"
+    )
 
 
 def smoke_instances() -> InstancesConfig:

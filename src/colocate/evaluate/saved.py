@@ -25,7 +25,7 @@ from .candidates import Candidate
 from .instances import Detector, InstancesConfig
 from .semantics import Segmenter, SemanticsConfig
 
-VERSION = 1  # to be raised when the same files would give another model
+VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
 AGAIN = "evaluate again with --keep-models"
 ALIKE = 1.05  # images of resolutions that differ by less have one

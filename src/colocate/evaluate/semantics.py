@@ -37,7 +37,8 @@ class SemanticsConfig:
     symmetries: bool = True
     """All flips and quarter turns of training crops; else sideways flips."""
     encoder: Literal["tuned", "frozen"] = "tuned"
-    """The backbone learns too, or only the decoder does (batch norm then keeps the training images' statistics)."""
+    """The backbone learns too, or only the decoder does (batch norm then keeps the statistics that came with the
+    weights; of random ones: the training images')."""
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:

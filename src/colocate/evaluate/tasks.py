@@ -78,7 +78,7 @@ class InstancesTask(Task):
         data, outcome = trial.data, Outcome()
         if data.kind != "instances":
             raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
-        backbone = _backbone(trial, settle=self.config.norm == "frozen")
+        backbone = _backbone(trial, frozen=self.config.norm == "frozen")
         normalised = (trial.candidate.mean, trial.candidate.std)
         model = Detector(self.config, backbone, len(data.classes), *normalised)
         _teach(model, Examples(data, self.config.alter, instances.target, trial.seed), trial, outcome)
@@ -107,7 +107,7 @@ class SemanticsTask(Task):
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
         data, outcome = trial.data, Outcome()
-        backbone = _backbone(trial, settle=self.config.encoder == "frozen")
+        backbone = _backbone(trial, frozen=self.config.encoder == "frozen")
         normalised = (trial.candidate.mean, trial.candidate.std)
         model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
         _teach(model, Examples(data, self.config.alter, semantics.target, trial.seed), trial, outcome)
@@ -146,11 +146,13 @@ class ProbeTask(Task):
         return outcome
 
 
-def _backbone(trial: Trial, settle: bool) -> Backbone:
-    """The candidate's backbone; batch norms that will stay as they are first take the training images' statistics."""
+def _backbone(trial: Trial, frozen: bool) -> Backbone:
+    """The candidate's backbone. Random weights have no statistics to be frozen: they take the training images'."""
     candidate = trial.candidate
     backbone = candidate.build(trial.seed)
-    return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std) if settle else backbone
+    if not frozen or candidate.origin != "random":
+        return backbone
+    return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std)
 
 
 def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:

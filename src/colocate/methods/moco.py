@@ -8,12 +8,12 @@ from typing import Annotated, NamedTuple, final
 import torch
 import tyro
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones import Backbone
 from ..batch_norm import group_batch_norm
 from ..errors import UserError
-from ..networks import Encoder, Features, Momentum, Queue, projector
+from ..networks import Encoder, Features, Momentum, Queue, linear, projector
 from ..objectives import info_nce
 from ..transfer import sent
 from ..views import Batch, View
@@ -81,7 +81,7 @@ class MoCoConfig(MethodConfig):
             backbone,
             whole=projector(*sizes),
             cells=projector(*sizes) if self.match is not None else None,
-            align=nn.Linear(self.width, self.width) if self.match is not None and self.align else None,
+            align=linear(self.width, self.width) if self.match is not None and self.align else None,
             most_cells=self.most_cells,
         )
         return MoCo(
