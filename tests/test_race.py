@@ -154,9 +154,11 @@ def test_an_arm_goes_from_tiles_to_a_row(
     )
     assert "glas U-Net, 10 %" in written[0]["scores"] and "glas U-Net" not in written[1]["scores"]
     capsys.readouterr()
-    assert main(["report", "--rows", str(rows), "--budget", "smoke", "--against", "random"]) == 0
+    told = ["report", "--rows", str(rows), "--budget", "smoke", "--against"]
+    assert main([*told, "random", "--picture", str(tmp_path / "race.png")]) == 0
+    assert (tmp_path / "race.png").stat().st_size > 5000
     assert "| colocate steps=2 | 2 | 16 |" in capsys.readouterr().out
-    assert main(["report", "--rows", str(rows), "--budget", "smoke", "--against", "plm"]) == 2
+    assert main([*told, "plm"]) == 2
     assert main(["run", "imagine", *places]) == 2
 
 
@@ -167,9 +169,14 @@ def test_a_difference_is_paired_and_its_interval_grows_with_what_varies() -> Non
 
     base = row([0.1, 0.5, 0.9, 0.3])
     even = [(row([0.15, 0.55, 0.95, 0.35]), base)] * 3
-    mean, low, high = difference(even, "s")
-    assert (mean, low, high) == pytest.approx((5.0, 5.0, 5.0))
-    mean, low, high = difference([(row([0.1, 0.5, 1.0, 0.3]), base)] * 3, "s")  # one case alone gains
+    assert difference(even, "s") == pytest.approx((5.0, 5.0, 5.0)) and difference(even, "t") is None
+
+    def found(pairs: list[Any]) -> tuple[float, float, float]:
+        told = difference(pairs, "s")
+        assert told is not None
+        return told
+
+    mean, low, high = found([(row([0.1, 0.5, 1.0, 0.3]), base)] * 3)  # one case alone gains
     assert mean == pytest.approx(2.5) and low == 0 and high > 5
-    mean, low, high = difference([(row([0.2, 0.6, 1.0, 0.4]), base), (base, base)], "s")  # one seed alone gains
+    mean, low, high = found([(row([0.2, 0.6, 1.0, 0.4]), base), (base, base)])  # one seed alone gains
     assert mean == pytest.approx(5.0) and low == 0 and high == pytest.approx(10.0)

@@ -19,7 +19,7 @@ from colocate.views import sample_views
 
 
 def shortened(recipe: Recipe) -> Recipe:
-    """Its own networks and settings, with queues, expanders and views that fit a test."""
+    """Its own networks and settings, with queues, expanders and views that fit a test, and nothing downloaded."""
     method = recipe.method
     if isinstance(method, MoCoConfig):
         method = replace(method, queue_length=64)
@@ -27,7 +27,8 @@ def shortened(recipe: Recipe) -> Recipe:
         method = replace(method, moco=replace(method.moco, queue_length=64))
     elif isinstance(method, VICRegLConfig):
         method = replace(method, width=64)
-    return replace(recipe, method=method, views=replace(recipe.views, size=96, local_size=64))
+    encoder = replace(recipe.encoder, init="random")
+    return replace(recipe, method=method, encoder=encoder, views=replace(recipe.views, size=96, local_size=64))
 
 
 @pytest.mark.slow

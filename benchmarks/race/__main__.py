@@ -59,7 +59,7 @@ def run(
         changes: Fields of the recipe that differ from the arm's: method.dense=1 views.area=0.2,1
         rows: The file of rows.
     """
-    began = time.perf_counter()
+    began, code = time.perf_counter(), _code()
     size = BUDGETS[budget].size
     wants_imagenet = init == "imagenet" or arm == "imagenet"
     weights = imagenet_weights(race / "imagenet.safetensors") if wants_imagenet else None
@@ -93,7 +93,7 @@ def run(
     }
     row |= {
         "seconds": {"pretrain": round(trained - began), "judge": round(time.perf_counter() - trained)},
-        "code": _code(),
+        "code": code,
         "versions": {name: version(name) for name in ("colocate", "timm", "torch")},
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),

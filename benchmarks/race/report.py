@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from colocate.errors import UserError
 
 Row = dict[str, Any]
+Difference = tuple[float, float, float]
+"""Mean, low and high."""
 DRAWS = 2000
 
 
@@ -23,8 +26,9 @@ def report(
     init: str = "random",
     budget: str = "cpu",
     against: str = "moco-v2",
+    picture: Path | None = None,
 ) -> None:
-    """Print the table of one race.
+    """Print the table of one race, and draw its differences.
 
     Args:
         rows: The file of rows.
@@ -32,6 +36,7 @@ def report(
         init: Arms that started from random weights, or from imagenet's.
         budget: The budget of the arms; those that are judged as they are stand beside them.
         against: The arm that others are compared with.
+        picture: A PNG of the differences and their intervals.
     """
     wanted = [
         row
@@ -56,10 +61,14 @@ def report(
         )
     print(f"\nLess {against}, the same seeds [95 %: seeds and cases drawn]:\n")
     print(f"| arm | seeds | {' | '.join(scores)} |\n" + "|---" * (len(scores) + 2) + "|")
+    compared: dict[str, dict[str, Difference]] = {}
     for arm, seeds in arms.items():
         if arm != against and (shared := sorted(seeds.keys() & arms[against].keys())):
             pairs = [(seeds[seed], arms[against][seed]) for seed in shared]
             print(f"| {arm} | {len(shared)} | {' | '.join(_told(pairs, name) for name in scores)} |")
+            compared[arm] = {name: found for name in scores if (found := difference(pairs, name)) is not None}
+    if picture is not None:
+        draw(compared, against, picture)
 
 
 def _mean(rows: Sequence[Row], score: str) -> str:
@@ -69,8 +78,13 @@ def _mean(rows: Sequence[Row], score: str) -> str:
     return f"{np.mean(means):.1f}" + (f" ± {np.std(means, ddof=1):.1f}" if len(means) > 1 else "")
 
 
-def difference(pairs: Sequence[tuple[Row, Row]], score: str) -> tuple[float, float, float]:
-    """Mean difference of image Dice in percent and its 95 % interval: seeds and cases are drawn anew together."""
+def difference(pairs: Sequence[tuple[Row, Row]], score: str) -> Difference | None:
+    """Mean difference of image Dice in percent and its 95 % interval: seeds and cases are drawn anew together.
+
+    None where a row lacks the score.
+    """
+    if not all(score in row["scores"] for pair in pairs for row in pair):
+        return None
     dices = [[[record["dice"] for record in row["scores"][score]] for row in pair] for pair in pairs]
     table = 100 * np.array(dices, np.float64)  # seeds x 2 x images
     each = table[:, 0] - table[:, 1]
@@ -87,7 +101,25 @@ def difference(pairs: Sequence[tuple[Row, Row]], score: str) -> tuple[float, flo
 
 
 def _told(pairs: Sequence[tuple[Row, Row]], score: str) -> str:
-    if not all(score in row["scores"] for pair in pairs for row in pair):
+    if (found := difference(pairs, score)) is None:
         return ""
-    mean, low, high = difference(pairs, score)
+    mean, low, high = found
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def draw(compared: dict[str, dict[str, Difference]], against: str, out: Path) -> None:
+    """One row a score, one colour an arm: the mean difference and its interval."""
+    scores = list(dict.fromkeys(name for found in compared.values() for name in found))
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.45 * len(scores)), layout="constrained")
+    axes.axvline(0, color="0.6", linewidth=1)
+    for turn, (arm, found) in enumerate(compared.items()):
+        shift = 0.5 * ((turn + 0.5) / len(compared) - 0.5)
+        places = [scores.index(name) + shift for name in found]
+        means, lows, highs = (np.array(part) for part in zip(*found.values(), strict=True))
+        axes.errorbar(means, places, xerr=[means - lows, highs - means], fmt="o", capsize=3, label=arm)
+    axes.set_yticks(range(len(scores)), scores)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"image Dice less {against} (points; 95 %: seeds and patients drawn)")
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)

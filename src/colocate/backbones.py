@@ -196,7 +196,7 @@ class Backbone(nn.Module):
 def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
     stride: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
     # The reference's residual branches take part from the start; timm's ResNets begin with a last norm of zero.
-    attempts: list[dict[str, Any]] = [{**stride, "zero_init_last": False}, stride]
+    attempts: list[dict[str, Any]] = [{**stride, "zero_init_last": False}, *([stride] if stride else [])]
     always = {"num_classes": 0} | ({"drop_path_rate": drop_path} if drop_path else {})
     net: Any = None
     # Families of networks know different options; __init__ checks the stride that comes out.

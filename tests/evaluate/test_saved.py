@@ -20,7 +20,7 @@ from colocate.evaluate.fit import Engine, FitConfig
 from colocate.evaluate.instances import Detector, InstancesConfig
 from colocate.evaluate.metrics import label_map
 from colocate.evaluate.protocol import Protocol, evaluate
-from colocate.evaluate.saved import load_model, seen_mpp
+from colocate.evaluate.saved import VERSION, load_model, seen_mpp
 from colocate.evaluate.semantics import Segmenter, SemanticsConfig
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
 from colocate.probes.labelled import ProbeConfig
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(kept: Callable[[Task], Path], tmp_path: Pa
     name = "net.rpn.head.cls_logits.bias"
     odd = {key: tensor for key, tensor in tensors.items() if key != name}
     cases: list[tuple[Any, Any, str]] = [
-        (facts | {"version": 2}, tensors, "another version"),
+        (facts | {"version": VERSION + 1}, tensors, "another version"),
         (facts | {"task": "probe"}, tensors, "does not describe a model"),
         (facts | {"settings": {"depth": 3}}, tensors, "does not describe a model"),
         (facts | {"more": 1}, tensors, "does not describe a model"),
