@@ -14,6 +14,7 @@ from ..backbones import Backbone
 from ..batch_norm import group_batch_norm
 from ..distributed import gather, own_part
 from ..errors import UserError
+from ..geometry import exact
 from ..matching import overlap
 from ..networks import Encoder, Features, Momentum, projector
 from ..objectives import sinkhorn
@@ -119,7 +120,7 @@ class Prototypes(Method):
         Before there are past ones, the first cells stand for them.
         """
         assert teacher.cells is not None
-        everyone = gather(teacher.cells.float())
+        everyone = gather(exact(teacher.cells))
         scores, memory = everyone.flatten(0, 1), len(self.past)
         repeated = scores.repeat(-(-memory // len(scores)), 1)[:memory]
         scores = torch.cat([scores, torch.where(self.begun, self.past, repeated)])
@@ -135,9 +136,9 @@ class Prototypes(Method):
         assert student.cells is not None
         there = overlap(own.crop, other.crop, student.grid, teacher.grid)
         back = overlap(other.crop, own.crop, teacher.grid, student.grid)
-        log_p = (student.cells.float() / self.config.temperature).log_softmax(2)
+        log_p = (exact(student.cells) / self.config.temperature).log_softmax(2)
         forward = -(there.pool(assigned) * log_p).sum(2)
         pooled = back.pool(log_p.exp()).clamp_min(1e-8)  # zero where the student saw nothing, and there weighs nothing
         backward = -(assigned * pooled.log()).sum(2)
         sides = ((there.weight, forward), (back.weight, backward))
-        return torch.stack([(sent(weight.float(), each.device) * each).mean() for weight, each in sides]).mean()
+        return torch.stack([(sent(weight.to(each.dtype), each.device) * each).mean() for weight, each in sides]).mean()
