@@ -82,7 +82,7 @@ def report(run: Path, out: Path | None = None) -> Path:
 
 
 def read_run(run: Path) -> Shown:
-    """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles."""
+    """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles, or their own."""
     recipe = recipe_of(run)
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
@@ -96,8 +96,9 @@ def read_run(run: Path) -> Shown:
     initial.load_state_dict(build_method(recipe).query.backbone.state_dict())
     shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
     settling = shown.tiles(SETTLING)
-    for name, network in ((f"{recipe.encoder.init} weights", initial), ("pretrained", trained)):
-        shown.networks[name] = settle_batch_norm(network, settling, recipe.views.mean, recipe.views.std)
+    for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):
+        normalised = (settling, recipe.views.mean, recipe.views.std)
+        shown.networks[name] = network.eval() if config.freeze_norm else settle_batch_norm(network, *normalised)
     return shown
 
 
