@@ -16,7 +16,7 @@ from ..distributed import gather, own_part
 from ..errors import UserError
 from ..geometry import exact
 from ..matching import overlap
-from ..networks import Encoder, Features, Momentum, projector
+from ..networks import Encoder, Features, Momentum
 from ..objectives import sinkhorn
 from ..transfer import sent
 from ..views import Batch, View
@@ -70,7 +70,8 @@ class PrototypeHead(nn.Module):
 
     def __init__(self, channels: int, hidden: int, width: int, prototypes: int) -> None:
         super().__init__()
-        self.project = projector(channels, hidden, width)
+        # With torch's own start, as it was raced; the reference's larger one is for the contrastive methods.
+        self.project = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
         self.prototypes = nn.Parameter(torch.randn(prototypes, width))
 
     def forward(self, x: Float[Tensor, "*some c"]) -> Float[Tensor, "*some k"]:
