@@ -109,7 +109,7 @@ def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) ->
     backbone = Backbone("test_resnet")
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(UserError, match=r"could not be had .*give the file, or take random weights"):
-        backbone.load_published()
+        backbone.load("published")
 
 
 @pytest.mark.parametrize(

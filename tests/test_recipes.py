@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from colocate.methods.concl import ConCLConfig
+from colocate.methods.distil import DistilConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.optim import build_optimizer
@@ -27,6 +28,8 @@ def shortened(recipe: Recipe) -> Recipe:
         method = replace(method, moco=replace(method.moco, queue_length=64))
     elif isinstance(method, VICRegLConfig):
         method = replace(method, width=64)
+    elif isinstance(method, DistilConfig):
+        method = replace(method, teacher="test_vit", weights="random")
     encoder = replace(recipe.encoder, init="random")
     return replace(recipe, method=method, encoder=encoder, views=replace(recipe.views, size=96, local_size=64))
 

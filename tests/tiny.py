@@ -11,6 +11,7 @@ from PIL import Image
 
 from colocate.looks import ViewConfig
 from colocate.methods.concl import ConCLConfig
+from colocate.methods.distil import DistilConfig
 from colocate.methods.method import MethodConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.prototypes import PrototypesConfig
@@ -29,6 +30,7 @@ METHODS: dict[str, MethodConfig] = {
     "concl": ConCLConfig(replace(MOCO, match=None, dense=0.0), concepts=3, warmup_epochs=1),
     "plm-concl": ConCLConfig(MOCO, concepts=3, warmup_epochs=1),
     "prototypes": PrototypesConfig(prototypes=6, memory=40, momentum=0.9, hidden=16, width=8, norm_group=4),
+    "distil": DistilConfig("test_efficientnet", "random", norm_group=4),
 }
 
 

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .export import load_backbone
+    from .backbones import load_backbone
     from .geometry import Crop
     from .looks import ViewConfig
     from .matching import Match, overlap

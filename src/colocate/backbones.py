@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
@@ -37,7 +38,8 @@ class Backbone(nn.Module):
         self.output_stride = output_stride
         self.cell_stride = cell_stride
         self.keeps_statistics = False
-        if not timm.is_model(name):
+        # timm names a repository of a hub, or a folder, with a colon; what is in it only it can tell.
+        if ":" not in name and not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
             raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
         self.net = _build(name, output_stride, drop_path)
@@ -149,8 +151,18 @@ class Backbone(nn.Module):
         forward: Any = self.net.forward_intermediates
         return forward(images, indices=len(self.strides), norm=True, intermediates_only=True)
 
-    def load_published(self) -> None:
-        """Take the backbone's own published weights, downloaded (and cached) by timm."""
+    def load(self, weights: str) -> None:
+        """Take weights: `published` (the backbone's own, downloaded and cached by timm), a file's, or keep the `random`
+        ones that it has.
+
+        Raises:
+            UserError: they cannot be had, or do not fit.
+        """
+        if weights == "random":
+            return
+        if weights != "published":
+            self.load_file(Path(weights))
+            return
         try:
             published = timm.create_model(self.name, pretrained=True, num_classes=0)
         except Exception as error:  # hub, network and cache errors of several libraries
@@ -160,11 +172,18 @@ class Backbone(nn.Module):
             ) from error
         self.fill(published.state_dict(), f"the published {self.name}")
 
+    @property
+    def published_look(self) -> dict[str, tuple[float, float, float]]:
+        """Mean and standard deviation of the images (in [0, 1]) that the published weights learned from."""
+        known: Any = self.net.pretrained_cfg
+        return {"mean": tuple(known["mean"]), "std": tuple(known["std"])}
+
     def load_file(self, path: Path) -> None:
         """Take weights from a .safetensors or .pth file in timm's (for ResNets also torchvision's) names.
 
         Raises:
-            UserError: the file cannot be read, or a tensor of the backbone is missing in it or has another shape.
+            UserError: the file cannot be read, or a tensor of the backbone is missing in it or has another shape, or
+                it holds more than the backbone and a head: it is of another variant of the network.
         """
         if not path.is_file():
             raise UserError(f"{path}: no such file of weights")
@@ -181,8 +200,12 @@ class Backbone(nn.Module):
         self.fill(tensors, str(path))
 
     def fill(self, tensors: dict[str, Tensor], origin: str) -> None:
-        """Take every tensor of the network from `tensors`, which may hold more; `origin` names it in errors."""
+        """Take every tensor of the network from `tensors`, which may hold a head too; `origin` names it in errors."""
         own = self.net.state_dict()
+        # A tensor more inside a part of the network (a layer's scale, a norm) changes what it computes.
+        parts = {name.partition(".")[0] for name in own} - {"head"}
+        if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
+            raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         missing = [name for name in own if name not in tensors]
         wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
         if missing or wrong:
@@ -191,6 +214,49 @@ class Backbone(nn.Module):
                 f"{_some(missing)}, {len(wrong)} of another shape{_some(wrong)}"
             )
         self.net.load_state_dict({name: tensors[name] for name in own})
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Rebuild an exported backbone: (b, 3, H, W), normalised as `facts` says, to (b, c, H / stride, W / stride).
+
+    `path` is a run folder or its backbone.safetensors; backbone.json beside it says what it is, and becomes the
+    attribute `facts` of the result. It comes in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or unreadable, or not every tensor is there and fits.
+    """
+    path = Path(path)
+    weights = path / "backbone.safetensors" if path.is_dir() else path
+    facts = read_facts(weights.with_suffix(".json"))
+    backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
+    tensors = read_tensors(weights)
+    if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
+        raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")
+    backbone.fill(tensors, str(weights))
+    backbone.facts = facts
+    return backbone.eval()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a backbone.json says."""
+    try:
+        facts = json.loads(path.read_text())
+        missing = {"architecture", "output_stride", "mean", "std"} - facts.keys()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: a backbone needs backbone.json beside its weights") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not the backbone.json of a colocate run") from error
+    if missing:
+        raise UserError(f"{path} does not say {', '.join(sorted(missing))}: is it the backbone.json of a colocate run?")
+    return facts
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own kinds
+        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
 
 
 def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
@@ -208,6 +274,8 @@ def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
             continue
         except (NotImplementedError, AssertionError) as error:
             raise UserError(f"{name} cannot have output_stride={output_stride} ({error})") from error
+        except Exception as error:  # of a hub or a folder, which timm does not list
+            raise UserError(f"timm cannot build {name} ({type(error).__name__}: {error})") from error
     if net is None:
         raise UserError(f"{name} cannot be built with drop_path={drop_path}")
     if not hasattr(net, "prune_intermediate_layers"):

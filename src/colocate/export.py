@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import save
 
-from .backbones import Backbone
+from .backbones import Backbone, load_backbone
 from .data import Index
 from .errors import UserError
 from .files import write_atomically
@@ -55,49 +54,6 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
     write_atomically(run / "backbone.safetensors", lambda file: file.write(save(tensors)))
     text = json.dumps(architecture | facts, indent=2) + "\n"
     write_atomically(run / "backbone.json", lambda file: file.write(text.encode()))
-
-
-def load_backbone(path: str | Path) -> Backbone:
-    """Rebuild an exported backbone: (b, 3, H, W), normalised as `facts` says, to (b, c, H / stride, W / stride).
-
-    `path` is a run folder or its backbone.safetensors; backbone.json beside it says what it is, and becomes the
-    attribute `facts` of the result. It comes in evaluation mode.
-
-    Raises:
-        UserError: a file is missing or unreadable, or not every tensor is there and fits.
-    """
-    path = Path(path)
-    weights = path / "backbone.safetensors" if path.is_dir() else path
-    facts = read_facts(weights.with_suffix(".json"))
-    backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
-    tensors = read_tensors(weights)
-    if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
-        raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")
-    backbone.fill(tensors, str(weights))
-    backbone.facts = facts
-    return backbone.eval()
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """What a backbone.json says."""
-    try:
-        facts = json.loads(path.read_text())
-        missing = {"architecture", "output_stride", "mean", "std"} - facts.keys()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: a backbone needs backbone.json beside its weights") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not the backbone.json of a colocate run") from error
-    if missing:
-        raise UserError(f"{path} does not say {', '.join(sorted(missing))}: is it the backbone.json of a colocate run?")
-    return facts
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own kinds
-        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
 
 
 def export(run: Path, library: Library, out: Path) -> Path:

@@ -14,6 +14,7 @@ from .data import Balance
 from .errors import UserError
 from .looks import ViewConfig
 from .methods.concl import ConCLConfig
+from .methods.distil import DistilConfig
 from .methods.method import MethodConfig
 from .methods.moco import MoCoConfig
 from .methods.prototypes import PrototypesConfig
@@ -152,6 +153,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "vicregl": VICRegLConfig,
     "concl": ConCLConfig,
     "prototypes": PrototypesConfig,
+    "distil": DistilConfig,
 }
 _RECIPE = pydantic.TypeAdapter(Recipe)
 

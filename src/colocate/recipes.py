@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from .errors import UserError
 from .looks import ViewConfig
 from .methods.concl import ConCLConfig
+from .methods.distil import DistilConfig
 from .methods.moco import MoCoConfig
 from .methods.prototypes import PrototypesConfig
 from .methods.rules import MostSimilar, Overlap
@@ -79,6 +80,13 @@ def colocate_continue() -> Recipe:
     encoder = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True, init="published")
     optim = OptimConfig("adamw", lr=5e-4, weight_decay=0.01, warmup_epochs=1)
     return replace(colocate(), name="colocate-continue", encoder=encoder, optim=optim)
+
+
+def distil() -> Recipe:
+    """Cells learn what a frozen foundation model (any of timm's) says of the tissue they share; DINOv2 by default."""
+    optim = OptimConfig("adamw", lr=1e-3, weight_decay=0.01, warmup_epochs=1)
+    views = ViewConfig(area=(0.2, 1.0), symmetries="all")
+    return Recipe(name="distil", method=DistilConfig(), views=views, optim=optim, epochs=50)
 
 
 def plm_vit() -> Recipe:
@@ -155,7 +163,7 @@ def _small(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
     return made
 
 
-_OTHERS = (colocate, colocate_continue, plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
+_OTHERS = (colocate, colocate_continue, distil, plm_tissue, plm_vit, plm_multicrop, vicregl_convnext, plm_demo)
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe for recipe in (*PAPER, *_OTHERS, *(_small(recipe) for recipe in PAPER))
 }

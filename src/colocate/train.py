@@ -134,11 +134,10 @@ def build_method(recipe: Recipe) -> Method:
     backbone.check(recipe.views.size, "views.size")
     if recipe.views.local_views:
         backbone.check(recipe.views.local_size, "views.local_size")
+    backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
     if config.init == "published":
         _check_normalisation(backbone, recipe)
-        backbone.load_published()
-    elif config.init != "random":
-        backbone.load_file(Path(config.init))
+    backbone.load(config.init)
     backbone.freeze(config.freeze_stride, config.freeze_norm)
     method = recipe.method.build(backbone, recipe.accumulate)
     if config.sync_norm:
@@ -148,9 +147,8 @@ def build_method(recipe: Recipe) -> Method:
 
 def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:
     """Raises UserError where views are not normalised as the images were that published weights learned from."""
-    published: Any = backbone.net.pretrained_cfg
-    for name in ("mean", "std"):
-        ours, theirs = getattr(recipe.views, name), published[name]
+    for name, theirs in backbone.published_look.items():
+        ours = getattr(recipe.views, name)
         if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
             words = " ".join(map(str, theirs))
             raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")

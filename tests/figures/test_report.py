@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from colocate.backbones import load_backbone
 from colocate.cli import main
 from colocate.data import Index
 from colocate.data.phantom import write_phantom
 from colocate.errors import UserError
 from colocate.evaluate.masks import masks_beside
-from colocate.export import load_backbone
 from colocate.figures import report
 from colocate.figures.report import read_run
 from colocate.figures.sample import evenly, spread, square, view_px

@@ -15,11 +15,11 @@ import tifffile
 import torch
 from PIL import Image
 
-from colocate.backbones import Backbone
+from colocate.backbones import Backbone, load_backbone
 from colocate.cli import main
 from colocate.errors import UserError
 from colocate.evaluate.candidates import Candidate, find_candidate
-from colocate.export import load_backbone, write_backbone
+from colocate.export import write_backbone
 from colocate.predict import features as module
 from colocate.predict.device import DeviceConfig
 from colocate.predict.features import FeatureConfig, features

@@ -9,9 +9,8 @@ from typing import Any, final
 
 import torch
 
-from ..backbones import Backbone
+from ..backbones import Backbone, load_backbone
 from ..errors import UserError
-from ..export import load_backbone
 from ..looks import IMAGENET_MEAN, IMAGENET_STD
 
 ANY = "resnet18"  # the architecture where nothing says another
@@ -133,10 +132,10 @@ def _of_a_kind(word: str, label: str, architecture: str) -> Candidate:
     backbone = Backbone(architecture)
     if word == "random":
         return Candidate(label, architecture, "random", f"random {architecture}")
-    backbone.load_published()
-    config: Any = backbone.net.pretrained_cfg
+    backbone.load("published")
+    look = backbone.published_look
     weights = backbone.net.state_dict()
-    mean, std = _checked(tuple(config["mean"]), tuple(config["std"]), f"the published {architecture}")
+    mean, std = _checked(look["mean"], look["std"], f"the published {architecture}")
     return Candidate(label, architecture, "imagenet", _fingerprint(weights), mean, std, weights=weights)
 
 

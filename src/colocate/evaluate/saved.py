@@ -16,10 +16,9 @@ import pydantic
 from safetensors.torch import save
 from torch import Tensor
 
-from ..backbones import Backbone
+from ..backbones import Backbone, read_tensors
 from ..data import Labelled
 from ..errors import UserError
-from ..export import read_tensors
 from ..files import write_atomically
 from .candidates import Candidate
 from .instances import Detector, InstancesConfig

@@ -12,11 +12,10 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..backbones import Backbone
+from ..backbones import Backbone, load_backbone
 from ..data import Index
 from ..errors import UserError
 from ..evaluate.masks import Split, masks_beside
-from ..export import load_backbone
 from ..files import write_atomically
 from ..journal import read_journal
 from ..probes.nearest import cell_features, nearest_neighbour_probe, settle_batch_norm

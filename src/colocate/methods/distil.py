@@ -1,0 +1,171 @@
+"""Cells learn to say what a foundation model's patches say of the tissue they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..backbones import Backbone, load_backbone
+from ..batch_norm import group_batch_norm
+from ..distributed import gather
+from ..errors import UserError
+from ..geometry import exact
+from ..looks import IMAGENET_MEAN, IMAGENET_STD
+from ..matching import SharedArea, overlap
+from ..networks import Encoder, Features, linear
+from ..transfer import sent
+from ..views import Batch
+from .method import Losses, Method, MethodConfig, Terms
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DistilConfig(MethodConfig):
+    """Dense distillation along the overlap, from a network that stays as it is."""
+
+    teacher: str = "vit_small_patch14_dinov2.lvd142m"
+    """Any timm network (also hf-hub:OWNER/NAME and local-dir:FOLDER), or the folder of a colocate run."""
+    weights: str = "published"
+    """The teacher's weights: published (downloaded by timm), a file in timm's names, or random (a control)."""
+    mean: RGB | None = None
+    """Mean of the images that the teacher learned from, where it is not as published."""
+    std: RGB | None = None
+    """Their standard deviation."""
+    relations: float = 1.0
+    """Weight of the similarities between a tile's cells, beside the cells themselves."""
+    norm_group: int = 64
+    """Batch norm takes its statistics over groups of so many views on each device."""
+
+    def __post_init__(self) -> None:
+        if self.relations < 0 or self.norm_group < 2:
+            raise UserError("method: relations must be 0 or more, norm_group 2 or more")
+        if (self.mean is None) != (self.std is None):
+            raise UserError("method: mean and std go together")
+
+    @property
+    def terms(self) -> Terms:
+        """What it is made of."""
+        return Terms("none", f"cosine and relations to {self.teacher}, weighted", "overlap")
+
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Distil:
+        """The method around a backbone, with the teacher's weights."""
+        group_batch_norm(backbone, self.norm_group)
+        teacher = self.find_teacher()
+        head = linear(backbone.channels, teacher.backbone.channels)
+        return Distil(Encoder(backbone, whole=nn.Identity(), cells=head), teacher, self.relations)
+
+    def find_teacher(self) -> Teacher:
+        """The teacher with its weights and normalisation.
+
+        Raises:
+            UserError: no such network or file, or weights that do not fit.
+        """
+        if Path(self.teacher, "backbone.json").is_file():
+            backbone = load_backbone(self.teacher)
+            look: dict[str, Any] = backbone.facts
+        else:
+            backbone = Backbone(self.teacher)
+            backbone.load(self.weights)
+            look = backbone.published_look
+        return Teacher(backbone, self.mean or tuple(look["mean"]), self.std or tuple(look["std"]))
+
+
+@final
+class Teacher(nn.Module):
+    """A frozen backbone that takes views as the student is given them.
+
+    They are normalised anew, and enlarged to the next multiple of its stride.
+    """
+
+    def __init__(self, backbone: Backbone, mean: RGB, std: RGB) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.mean, self.std = mean, std
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in evaluation mode."""
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b 3 s s"], mean: RGB, std: RGB) -> Float[Tensor, "b c g g"]:
+        """The cells of views that are normalised by `mean` and `std`."""
+        stride = self.backbone.stride
+        if images.shape[2] % stride:
+            size = -(-images.shape[2] // stride) * stride
+            images = F.interpolate(images, (size, size), mode="bilinear")
+        own, given, own_mean, given_mean = (
+            images.new_tensor(three).view(3, 1, 1) for three in (self.std, std, self.mean, mean)
+        )
+        return self.backbone(images * (given / own) + (given_mean - own_mean) / own)
+
+
+@final
+class Distil(Method):
+    """Cells of every view predict the teacher's cells of the second view, pooled by exact overlap.
+
+    Teacher cells are standardised first, each channel over the cells of the batch, or a few loud channels would be
+    all that counts (arXiv:2205.14141 whitens for the same reason). The loss of a cell is 1 - cosine between its linear
+    prediction and its tissue's pooled teacher cell. `relations` adds the squared difference of the similarities between
+    each two of a tile's cells, the student's and the teacher's (pair-wise distillation, arXiv:1903.04197, equation 1).
+    Both are weighted by the share of a cell that the teacher saw. b tiles, n student and m teacher cells.
+    """
+
+    def __init__(self, student: Encoder, teacher: Teacher, relations: float) -> None:
+        super().__init__()
+        self.query = student
+        self.teacher = teacher
+        self.relations = relations
+        facts = self.backbone.facts
+        self.mean, self.std = facts.get("mean", IMAGENET_MEAN), facts.get("std", IMAGENET_STD)
+        # The teacher's weights are a file that is there already: checkpoints leave them out.
+        self.register_state_dict_post_hook(_without_teacher)
+        self.register_load_state_dict_pre_hook(_with_teacher)
+
+    def forward(self, batch: Batch) -> Losses:
+        views = (batch.first, *batch.locals, batch.second)
+        students: list[Features] = [self.query(view.images) for view in views]
+        grid = self.teacher(batch.second.images, self.mean, self.std)
+        with torch.autocast(grid.device.type, enabled=False):
+            target = standardised(exact(grid.flatten(2).mT))
+            shape = (grid.shape[2], grid.shape[3])
+            terms = [
+                self.distance(student, target, overlap(view.crop, batch.second.crop, student.grid, shape))
+                for view, student in zip(views, students, strict=True)
+            ]
+        return Losses(None, torch.stack(terms).mean(), students[0], students[-1])
+
+    def distance(self, student: Features, target: Float[Tensor, "b m t"], match: SharedArea) -> Float[Tensor, ""]:
+        """Of one view: the mean over all cells, and over all pairs of a tile's cells, of weight x loss."""
+        assert student.cells is not None
+        weight = sent(match.weight.to(target.dtype), target.device)
+        pooled = F.normalize(match.pool(target), dim=2)
+        loss = (weight * (1 - (F.normalize(exact(student.cells), dim=2) * pooled).sum(2))).mean()
+        if not self.relations:
+            return loss
+        own = F.normalize(standardised(exact(student.field)), dim=2)
+        differ = (own @ own.mT - pooled @ pooled.mT).square()
+        return loss + self.relations * (weight[:, :, None] * weight[:, None, :] * differ).mean()
+
+
+def standardised(cells: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+    """Every channel with mean 0 and variance 1 over the cells of the batch, on all processes together."""
+    everyone = gather(cells.detach())
+    spread, mean = torch.var_mean(everyone, (0, 1), correction=0)
+    return (cells - mean) / (spread + 1e-5).sqrt()
+
+
+def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
+        del state[name]
+
+
+def _with_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, Distil)
+    state |= {f"{prefix}teacher.{name}": tensor for name, tensor in module.teacher.state_dict().items()}
