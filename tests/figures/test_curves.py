@@ -40,6 +40,15 @@ def test_each_loss_term_is_a_line_and_absent_ones_are_not() -> None:
     assert not any("cells" in text.get_text() for text in axes.texts)
 
 
+@pytest.mark.parametrize(("filling", "said"), [(0, False), (0.4, False), (12, True)])
+def test_a_loss_that_rises_while_the_queue_fills_says_so(filling: float, said: bool) -> None:
+    axes = Figure().subplots()
+    draw_losses(axes, rows(30), filling)
+    shaded = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert [(round(box.x0), round(box.x1)) for box in shaded] == ([(0, 12)] if said else [])
+    assert said == any("queue fills" in text.get_text() for text in axes.texts)
+
+
 def test_chance_is_a_level_of_its_own() -> None:
     axes = Figure().subplots()
     draw_correspondence(axes, rows(30, correspondence_chance=0.25))

@@ -103,3 +103,18 @@ def test_every_parameter_has_a_gradient_at_every_epoch(name: str) -> None:
 def test_settings_survive_json(name: str) -> None:
     recipe = recipe_of(name, Path(), Path())
     assert from_json(to_json(recipe), "there") == recipe
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_queue_is_full_of_different_keys_when_the_method_says(name: str) -> None:
+    method = build_method(tiny_recipe(Path(), Path(), method=METHODS[name]))
+    forwards = METHODS[name].filling(8)
+    queue = getattr(method, "past_wholes", None) or getattr(getattr(method, "moco", None), "past_wholes", None)
+    assert (queue is None) == (forwards == 0)
+    if queue is None:
+        return
+    for turn in range(1, forwards + 1):
+        tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+        method(sample_views(tiles, ViewConfig(64, reference="concl" in name), epoch=turn))
+        different = len(queue.vectors.unique(dim=0))
+        assert (different == len(queue.vectors)) == (turn == forwards)

@@ -17,13 +17,17 @@ CHANCE: Dashes = (0, (4, 3))
 LABEL_INCHES = 0.165  # from one name beside the lines to the next
 
 
-def draw_losses(axes: Axes, rows: Rows) -> None:
-    """The loss and its weighted terms."""
+def draw_losses(axes: Axes, rows: Rows, filling: float = 0) -> None:
+    """The loss and its weighted terms; shaded are the steps in which the queue fills and the loss rises for that."""
     plot(axes, "Loss", "step")
     terms = (("loss", "total", INK), ("whole", "views", BLUE), ("cells", "cells", ORANGE))
     terms += (("concepts", "concepts", GREEN),)
     ends = [(draw_line(axes, rows, name, colour), label, colour) for name, label, colour in terms]
     fit(axes, rows[-1]["step"])
+    if filling > 0.02 * rows[-1]["step"]:
+        axes.axvspan(0, filling, color=SOFT, alpha=0.15, lw=0)
+        axes.annotate("queue fills: more negatives,\nso a larger loss", (0, 0), xycoords="axes fraction", xytext=(4, 4),
+                      textcoords="offset points", fontsize=SMALL, color=SOFT, path_effects=halo(2.5, "white"))  # fmt: skip
     name_ends(axes, [(end, f"{label} {end:.2f}", colour) for end, label, colour in ends])
 
 

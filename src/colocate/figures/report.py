@@ -180,7 +180,9 @@ def _curves(page: Page, top: float, shown: Shown) -> None:
     )
     (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
     y, height = top + 0.95, 1.4
-    draw_losses(page.axes(a, y, width, height), shown.rows)
+    recipe = shown.recipe
+    filling = recipe.method.filling(recipe.batch) / recipe.accumulate
+    draw_losses(page.axes(a, y, width, height), shown.rows, filling)
     draw_correspondence(page.axes(b, y, width, height), shown.rows)
     half = (height - 0.4) / 2
     draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)

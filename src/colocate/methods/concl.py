@@ -54,6 +54,10 @@ class ConCLConfig(MethodConfig):
             f"{self.concepts} concepts" + (f"; {matching}" if matched else ""),
         )
 
+    def filling(self, batch: int) -> int:
+        """As MoCo's."""
+        return self.moco.filling(batch)
+
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
         return ConCL(self.moco.build(backbone, forwards_per_step), self)

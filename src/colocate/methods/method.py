@@ -71,6 +71,10 @@ class MethodConfig(ABC):
     def terms(self) -> Terms:
         """What it is made of."""
 
+    def filling(self, batch: int) -> int:
+        """Forward passes until its queue holds as many different keys as it can: the loss rises until then."""
+        return 0
+
     @abstractmethod
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""

@@ -73,6 +73,10 @@ class MoCoConfig(MethodConfig):
         sides = "" if self.both_ways else ", query side"
         return Terms("InfoNCE + queue", f"InfoNCE + queue{weighted}{sides}", self.match.words)
 
+    def filling(self, batch: int) -> int:
+        """A batch of whole keys a forward pass."""
+        return -(-self.queue_length // batch)
+
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
         group_batch_norm(backbone, self.norm_group)
