@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -148,10 +149,10 @@ def test_an_arm_goes_from_tiles_to_a_row(
     written = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [row["arm"] for row in written] == ["random", "colocate steps=2"] * 2
     assert (written[1]["pairs"], written[1]["judged"], written[0]["pairs"]) == (16, "valid", 0)
-    glands = [record["image"] for record in written[0]["scores"]["glas linear"]]
-    assert sorted(glands) == sorted(
-        item.name for item in Labelled.open(race / "glas").items if item.splits["patients"] == "train"
-    )
+    glands = written[0]["scores"]["glas linear"]
+    items = [item for item in Labelled.open(race / "glas").items if item.splits["patients"] == "train"]
+    assert {case: images for case, (_, images) in glands.items()} == Counter(item.source for item in items)
+    assert all(0 <= mean <= 100 for mean, _ in glands.values())
     assert "glas U-Net, 10 %" in written[0]["scores"] and "glas U-Net" not in written[1]["scores"]
     capsys.readouterr()
     told = ["report", "--rows", str(rows), "--budget", "smoke", "--against"]
@@ -164,8 +165,8 @@ def test_an_arm_goes_from_tiles_to_a_row(
 
 def test_a_difference_is_paired_and_its_interval_grows_with_what_varies() -> None:
     def row(dices: list[float]) -> dict[str, Any]:
-        images = enumerate(zip("aabc", dices, strict=True))
-        return {"scores": {"s": [{"image": str(n), "source": case, "dice": dice} for n, (case, dice) in images]}}
+        first, second, b, c = (100 * dice for dice in dices)
+        return {"scores": {"s": {"a": ((first + second) / 2, 2), "b": (b, 1), "c": (c, 1)}}}
 
     base = row([0.1, 0.5, 0.9, 0.3])
     even = [(row([0.15, 0.55, 0.95, 0.35]), base)] * 3

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.race.arms import BUDGETS, LITE0, NOTHING, imagenet_weights, recipe_of
 from benchmarks.race.judge import Track, cells_health
 from benchmarks.race.pack import pack
-from benchmarks.race.report import report
+from benchmarks.race.report import mean, report
 from colocate.data import Index
 from colocate.errors import UserError
 from colocate.evaluate.candidates import find_candidate
@@ -102,8 +102,8 @@ def run(
     rows.parent.mkdir(parents=True, exist_ok=True)
     with rows.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    means = {name: 100 * sum(r["dice"] for r in found) / len(found) for name, found in row["scores"].items()}
-    print(label, seed, ", ".join(f"{name} {mean:.1f}" for name, mean in means.items()), row["health"], flush=True)
+    means = [f"{name} {mean(cases):.1f}" for name, cases in row["scores"].items()]
+    print(label, seed, ", ".join(means), row["health"], flush=True)
 
 
 def _option(change: str) -> list[str]:

@@ -26,6 +26,8 @@ from colocate.probes.labelled import Look, ProbeConfig, frozen_cells, probe
 from colocate.views import sample_views
 
 Record = dict[str, Any]
+Cases = dict[str, tuple[float, int]]
+"""Of each case (a patient): the mean Dice of its images, in percent, and how many they are."""
 FIT = FitConfig(steps=200, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=())
 FEW = 10
 """One training image in so many, for the fine-tuning with few."""
@@ -47,8 +49,8 @@ class Track:
         schemes = [scheme] if self.test else [f"valid{fold}" for fold in folds]
         return [(data.train(name), data.test(name)) for name in schemes if data.test(name)]
 
-    def judge(self, candidate: Candidate, seed: int, quick: bool = False) -> dict[str, list[Record]]:
-        """Records of every judged image, by score; `quick` leaves fine-tuning out."""
+    def judge(self, candidate: Candidate, seed: int, quick: bool = False) -> dict[str, Cases]:
+        """The judged cases, by score; `quick` leaves fine-tuning out."""
         glas, half, ebhi = (Labelled.open(self.folder / name) for name in ("glas", "glas-half", "ebhi"))
         near, far = (self.look(candidate, glas, seed, mpp) for mpp in (None, MPP))
         found = {
@@ -60,7 +62,7 @@ class Track:
         if not quick:
             found["glas U-Net"] = self.fine_tuned(candidate, half, seed, every=1)
             found["glas U-Net, 10 %"] = self.fine_tuned(candidate, half, seed, every=FEW)
-        return found
+        return {score: _by_case(records) for score, records in found.items()}
 
     def look(self, candidate: Candidate, data: Labelled, seed: int, mpp: float | None) -> Look:
         """A candidate's frozen cells of stride 16, each image's made once."""
@@ -101,7 +103,13 @@ class Track:
 
 def _record(data: Labelled, number: int, called: torch.Tensor) -> Record:
     found = FAMILIES["probe"].record(data.pixel_classes(number, data.mask(number)), called, data.ignored)
-    return {"image": data.items[number].name, "source": data.items[number].source, "dice": round(found["dice"], 4)}
+    return {"case": data.items[number].source or data.items[number].name, "dice": found["dice"]}
+
+
+def _by_case(records: list[Record]) -> Cases:
+    cases = sorted({record["case"] for record in records})
+    dices = {case: [100 * record["dice"] for record in records if record["case"] == case] for case in cases}
+    return {case: (round(sum(some) / len(some), 3), len(some)) for case, some in dices.items()}
 
 
 @torch.no_grad()

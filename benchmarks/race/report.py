@@ -71,8 +71,14 @@ def report(
         draw(compared, against, picture)
 
 
+def mean(cases: dict[str, Sequence[float]]) -> float:
+    """The mean of all images, of each case's mean and number."""
+    means, images = zip(*cases.values(), strict=True)
+    return float(np.average(means, weights=images))
+
+
 def _mean(rows: Sequence[Row], score: str) -> str:
-    means = [100 * np.mean([r["dice"] for r in row["scores"][score]]) for row in rows if score in row["scores"]]
+    means = [mean(row["scores"][score]) for row in rows if score in row["scores"]]
     if not means:
         return ""
     return f"{np.mean(means):.1f}" + (f" ± {np.std(means, ddof=1):.1f}" if len(means) > 1 else "")
@@ -85,19 +91,17 @@ def difference(pairs: Sequence[tuple[Row, Row]], score: str) -> Difference | Non
     """
     if not all(score in row["scores"] for pair in pairs for row in pair):
         return None
-    dices = [[[record["dice"] for record in row["scores"][score]] for row in pair] for pair in pairs]
-    table = 100 * np.array(dices, np.float64)  # seeds x 2 x images
-    each = table[:, 0] - table[:, 1]
-    cases = [record["source"] or record["image"] for record in pairs[0][0]["scores"][score]]
-    names = sorted(set(cases))
-    member = np.array([[case == name for case in cases] for name in names], float)
-    sums, sizes = each @ member.T, member.sum(1)  # seeds x cases
+    tables = [[row["scores"][score] for row in pair] for pair in pairs]
+    names = sorted(tables[0][0])
+    sizes = np.array([tables[0][0][name][1] for name in names])
+    means = np.array([[[table[name][0] for name in names] for table in pair] for pair in tables])  # seeds x 2 x cases
+    sums = (means[:, 0] - means[:, 1]) * sizes
     rng = np.random.default_rng(0)
     drawn_cases = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
     drawn_seeds = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), DRAWS) / len(pairs)
     drawn = np.einsum("ds,sc,dc->d", drawn_seeds, sums, drawn_cases) / (drawn_cases @ sizes)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(each.mean()), float(low), float(high)
+    return float(sums.mean(0).sum() / sizes.sum()), float(low), float(high)
 
 
 def _told(pairs: Sequence[tuple[Row, Row]], score: str) -> str:

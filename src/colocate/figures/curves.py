@@ -26,8 +26,9 @@ def draw_losses(axes: Axes, rows: Rows, filling: float = 0) -> None:
     fit(axes, rows[-1]["step"])
     if filling > 0.02 * rows[-1]["step"]:
         axes.axvspan(0, filling, color=SOFT, alpha=0.15, lw=0)
-        axes.annotate("queue fills: more negatives,\nso a larger loss", (0, 0), xycoords="axes fraction", xytext=(4, 4),
-                      textcoords="offset points", fontsize=SMALL, color=SOFT, path_effects=halo(2.5, "white"))  # fmt: skip
+        words = "queue fills: more negatives,\nso a larger loss"
+        axes.annotate(words, (0, 0), xycoords="axes fraction", xytext=(4, 4), textcoords="offset points",
+                      fontsize=SMALL, color=SOFT, path_effects=halo(2.5, "white"))  # fmt: skip
     name_ends(axes, [(end, f"{label} {end:.2f}", colour) for end, label, colour in ends])
 
 
