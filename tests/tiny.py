@@ -25,6 +25,7 @@ METHODS: dict[str, MethodConfig] = {
     "moco-v2": replace(MOCO, match=None, dense=0.0),
     "densecl": replace(MOCO, match=MostSimilar(), both_ways=False, align=False),
     "plm": MOCO,
+    "cells": replace(MOCO, negatives="cells", norm=True, dense=1.0),
     "vicregl": VICREGL,
     "plm-vicregl": replace(VICREGL, location=Overlap()),
     "concl": ConCLConfig(replace(MOCO, match=None, dense=0.0), concepts=3, warmup_epochs=1),

@@ -48,7 +48,7 @@ def run(
     """Pretrain an arm, judge it, and append a row. The same command goes on where it was stopped.
 
     Args:
-        arm: A recipe, or random or imagenet for none.
+        arm: A recipe; random or imagenet for none; supervised for the bound that masks set.
         race: The folder that `pack` made.
         work: Where runs lie.
         init: Start from random weights (ResNet-18) or from ImageNet's (EfficientNet-Lite0).
@@ -65,10 +65,12 @@ def run(
     weights = imagenet_weights(race / "imagenet.safetensors") if wants_imagenet else None
     label = " ".join([arm, *changes])
     recipe: Recipe | None = None
+    track = Track(race, test)
     if arm in NOTHING:
         network = LITE0 if wants_imagenet else "resnet18"
         candidate = find_candidate(f"{arm}={weights or 'random'}", network)
         candidate = replace(candidate, mean=(0.5,) * 3, std=(0.5,) * 3) if weights else candidate
+        candidate = track.supervised(candidate, seed) if arm == "supervised" else candidate
     else:
         place = work / f"{budget}-{init}" / f"{label.replace(' ', '_').replace('/', '-')}-{seed}"
         recipe = recipe_of(arm, BUDGETS[budget], seed, race / "tiles", place, weights)
@@ -89,7 +91,7 @@ def run(
         "steps": recipe.steps if recipe else 0,
         "pairs": recipe.steps * recipe.batch if recipe and recipe.steps else 0,
         "health": {name: round(value, 4) for name, value in cells_health(candidate, index, seed, size).items()},
-        "scores": Track(race, test).judge(candidate, seed, quick),
+        "scores": track.judge(candidate, seed, quick),
     }
     row |= {
         "seconds": {"pretrain": round(trained - began), "judge": round(time.perf_counter() - trained)},

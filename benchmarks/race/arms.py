@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from colocate.errors import UserError
-from colocate.methods.moco import MoCoConfig
 from colocate.optim import OptimConfig
 from colocate.recipe import EncoderConfig, MachineConfig, Precision, Recipe
-from colocate.recipes import find_recipe, small
+from colocate.recipes import PAPER, find_recipe, small
 
 LITE0 = "tf_efficientnet_lite0"
-NOTHING = ("random", "imagenet")
-"""Arms that are judged as they are."""
+NOTHING = ("random", "imagenet", "supervised")
+"""Arms without a pretraining."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def recipe_of(name: str, budget: Budget, seed: int, tiles: Path, out: Path, weig
     early stages and the statistics of batch norms are kept, and the rate is halved.
     """
     recipe = find_recipe(name)
-    if isinstance(recipe.method, MoCoConfig):
+    if name in {published().name for published in PAPER}:
         recipe = small(recipe)
     from_imagenet = weights is not None
     look = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if from_imagenet else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from benchmarks.race.pack import FOLDS
 from colocate import health
 from colocate.data import Index, Labelled, spaced
+from colocate.errors import UserError
 from colocate.evaluate.candidates import Candidate
 from colocate.evaluate.examples import Examples
 from colocate.evaluate.fit import Engine, FitConfig, fit
@@ -86,19 +87,32 @@ class Track:
 
     def fine_tuned(self, candidate: Candidate, data: Labelled, seed: int, every: int) -> list[Record]:
         """A U-Net, backbone and decoder learning alike, from every so-many-th training image."""
-        config = SemanticsConfig(FIT, crop=128)
         records = []
         for train, judged in self.splits(data, "patients", folds=(0, 2)):
-            torch.manual_seed(seed)
-            normalised = (candidate.mean, candidate.std)
-            model = Segmenter(config, candidate.build(seed), len(data.pixel_names), None, *normalised)
-            examples = Examples(data, config.alter, target, seed)
-            engine = Engine(workers=0, log_every=FIT.planned(0), save_every=10_000)
-            with tempfile.TemporaryDirectory() as folder:
-                some = train[seed % every :: every]
-                fit(model, examples, some, FIT, Path(folder), "", engine, ready=lambda _, model=model: model.ready())
+            model = u_net(candidate, data, train[seed % every :: every], seed, FIT)
             records += [_record(data, number, model.predict(data.image(number))) for number in judged]
         return records
+
+    def supervised(self, candidate: Candidate, seed: int) -> Candidate:
+        """What masks alone can teach: the backbone of a U-Net that learned all of the training patients' for long."""
+        if not self.test:
+            raise UserError("supervised has seen the masks of all training patients: judge it with --test")
+        half = Labelled.open(self.folder / "glas-half")
+        model = u_net(candidate, half, half.train("patients"), seed, replace(FIT, steps=10 * FIT.steps))
+        weights = {name: tensor.clone() for name, tensor in model.pyramid.backbone.net.state_dict().items()}
+        return replace(candidate, label="supervised", origin="supervised", weights=weights)
+
+
+def u_net(candidate: Candidate, data: Labelled, images: list[int], seed: int, learning: FitConfig) -> Segmenter:
+    """A U-Net on a candidate's backbone, fine-tuned on some images."""
+    torch.manual_seed(seed)
+    config = SemanticsConfig(learning, crop=128)
+    model = Segmenter(config, candidate.build(seed), len(data.pixel_names), None, candidate.mean, candidate.std)
+    examples = Examples(data, config.alter, target, seed)
+    engine = Engine(workers=0, log_every=learning.planned(0), save_every=10_000)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(model, examples, images, learning, Path(folder), "", engine, ready=lambda _: model.ready())
+    return model
 
 
 def _record(data: Labelled, number: int, called: torch.Tensor) -> Record:

@@ -35,13 +35,28 @@ def linear(channels: int, width: int) -> nn.Linear:
     return layer
 
 
-def projector(channels: int, hidden: int, width: int) -> nn.Sequential:
-    """Linear, ReLU, Linear on the last axis: on a grid, the same as two 1 x 1 convolutions."""
-    return nn.Sequential(linear(channels, hidden), nn.ReLU(inplace=True), linear(hidden, width))
+class OnLastAxis(nn.Sequential):
+    """Layers that take vectors, applied to the last axis of any shape."""
+
+    def forward(self, x: Float[Tensor, "*some c"]) -> Float[Tensor, "*some d"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
-class Expander(nn.Sequential):
-    """VICReg's expander on the last axis: twice Linear, batch norm, ReLU, then Linear without bias."""
+def projector(channels: int, hidden: int, width: int, norm: bool = False) -> nn.Sequential:
+    """Linear, ReLU, Linear on the last axis: on a grid, the same as two 1 x 1 convolutions.
+
+    `norm`: a batch norm after each linear layer, which then has no bias (SimCLR, arXiv:2002.05709).
+    """
+    if not norm:
+        return nn.Sequential(linear(channels, hidden), nn.ReLU(inplace=True), linear(hidden, width))
+    return OnLastAxis(
+        *(nn.Linear(channels, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)),
+        *(nn.Linear(hidden, width, bias=False), nn.BatchNorm1d(width)),
+    )
+
+
+class Expander(OnLastAxis):
+    """VICReg's expander: twice Linear, batch norm, ReLU, then Linear without bias."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(
@@ -49,10 +64,6 @@ class Expander(nn.Sequential):
             *(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)),
             nn.Linear(width, width, bias=False),
         )
-
-    def forward(self, x: Float[Tensor, "*some c"]) -> Float[Tensor, "*some d"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        flat = super().forward(x.reshape(-1, x.shape[-1]))
-        return flat.view(*x.shape[:-1], -1)
 
 
 @final

@@ -63,10 +63,19 @@ def plm_tissue() -> Recipe:
 
 
 def colocate() -> Recipe:
-    """Cells predict the prototypes of the tissue they share. From random weights not yet shown to gain."""
+    """Cells told from every other cell of the batch, along the overlap: from random weights, some thousand tiles."""
+    method = MoCoConfig(
+        match=Overlap(),
+        dense=1.0,
+        align=False,
+        negatives="cells",
+        norm=True,
+        temperature=0.1,
+        momentum=0.99,
+    )
     return Recipe(
         name="colocate",
-        method=PrototypesConfig(),
+        method=method,
         encoder=EncoderConfig("resnet18", cell_stride=16),
         views=ViewConfig(size=96, area=(0.1, 1.0), symmetries="all", blur_px=(0.1, 1.0)),
         optim=OptimConfig("adamw", lr=1e-3, weight_decay=0.01, warmup_epochs=1),
@@ -76,10 +85,11 @@ def colocate() -> Recipe:
 
 
 def colocate_continue() -> Recipe:
-    """colocate from published weights: made EfficientNet-Lite0's better; for a lab with some thousand tiles."""
+    """Cells predict the prototypes of the tissue they share: from published weights, some thousand tiles."""
     encoder = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True, init="published")
     optim = OptimConfig("adamw", lr=5e-4, weight_decay=0.01, warmup_epochs=1)
-    return replace(colocate(), name="colocate-continue", encoder=encoder, optim=optim)
+    method = PrototypesConfig()
+    return replace(colocate(), name="colocate-continue", method=method, encoder=encoder, optim=optim)
 
 
 def distil() -> Recipe:

@@ -46,8 +46,8 @@ def plain_loss(
     method: MoCo, batch: Batch, weighted: bool = True, both_ways: bool = True, attention: bool = False
 ) -> torch.Tensor:
     """The paper's equations row by row, with the n^4 overlap and every logit written out; several query views."""
-    assert method.past_cells is not None
     k = method.key.encoder(batch.second.images)
+    past_cells = F.normalize(k.cells.flatten(0, 1), dim=1) if method.past_cells is None else method.past_cells.vectors
 
     def term(a: torch.Tensor, b: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
         a, b = F.normalize(a, dim=0), F.normalize(b, dim=0)
@@ -58,7 +58,8 @@ def plain_loss(
     for view in (batch.first, *batch.locals):
         q = method.query(view.images)
         rows = []
-        wholes += [term(q.whole[i], k.whole[i], method.past_wholes.vectors) for i in range(len(q.whole))]
+        past_wholes = None if method.past_wholes is None else method.past_wholes.vectors
+        wholes += [term(q.whole[i], k.whole[i], past_wholes) for i in range(len(q.whole)) if past_wholes is not None]
         for tile in range(len(q.whole)):
             one = slice(tile, tile + 1)
             there = overlap_matrix(view.crop.select(one), batch.second.crop.select(one), q.grid, k.grid)[0]
@@ -76,9 +77,10 @@ def plain_loss(
                     pooled = pooled if align is None else align(pooled)
                     a, b = (mine[cell], pooled) if queries else (pooled, mine[cell])
                     counts = weight if weighted else (weight > 0).double()
-                    rows.append(counts * term(a, b, method.past_cells.vectors))
+                    rows.append(counts * term(a, b, past_cells))
         dense.append(torch.stack(rows).mean())
-    return (1 - method.dense) * torch.stack(wholes).mean() + method.dense * torch.stack(dense).mean()
+    whole = (1 - method.dense) * torch.stack(wholes).mean() if wholes else 0
+    return whole + method.dense * torch.stack(dense).mean()
 
 
 ABLATIONS = {
@@ -88,6 +90,8 @@ ABLATIONS = {
     "one way": (replace(PLM, both_ways=False, align=False), 0, {"both_ways": False}),
     "a coarser grid": (replace(PLM, most_cells=2), 0, {}),
     "lambda": (replace(PLM, dense=0.75), 0, {}),
+    "cells of the batch as negatives": (replace(PLM, negatives="cells"), 0, {}),
+    "cells alone": (replace(PLM, negatives="cells", norm=True, dense=1.0), 2, {}),
     "local views": (PLM, 2, {}),
     "attention": (replace(PLM, match=Overlap(attention=True)), 0, {"attention": True}),
 }
@@ -132,7 +136,7 @@ def test_views_that_share_nothing_give_no_dense_loss() -> None:
 def test_queues_hold_the_keys_of_this_batch() -> None:
     method, batch = built(), batch_of()
     losses = method(batch)
-    assert method.past_cells is not None
+    assert method.past_cells is not None and method.past_wholes is not None
     torch.testing.assert_close(method.past_wholes.vectors[:6], F.normalize(losses.key.whole, dim=1))
     torch.testing.assert_close(method.past_cells.vectors[:6], F.normalize(losses.key.cells.mean(1), dim=1))
 

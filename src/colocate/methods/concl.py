@@ -42,6 +42,8 @@ class ConCLConfig(MethodConfig):
     def __post_init__(self) -> None:
         if min(self.concepts, self.iterations) < 1 or self.warmup_epochs < 0:
             raise UserError("method: concepts and iterations must be 1 or more, warmup_epochs 0 or more")
+        if self.moco.dense == 1:
+            raise UserError("method.dense 1 leaves concepts no part, and whole views none in the warm-up: give less")
 
     @property
     def terms(self) -> Terms:
@@ -88,6 +90,7 @@ class ConCL(Method):
         if batch.reference is None:
             raise UserError("concl clusters a reference view: switch it on with --views.reference")
         whole, cells, q, k = self.moco.contrast(batch)
+        assert whole is not None
         dense = self.moco.dense
         # A term that does not count yet still gives its parameters a gradient, zero: DDP wants one.
         if batch.epoch < self.config.warmup_epochs:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, final
+from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 import tyro
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones import Backbone
 from ..batch_norm import group_batch_norm
+from ..distributed import gather
 from ..errors import UserError
 from ..networks import Encoder, Features, Momentum, Queue, linear, projector
 from ..objectives import info_nce
@@ -28,11 +29,15 @@ class MoCoConfig(MethodConfig):
     match: Annotated[Overlap | MostSimilar | None, tyro.conf.AvoidSubcommands] = None
     """What pairs the cells of two views; none: whole views are contrasted only."""
     dense: float = 0.5
-    """Share of the dense term in the loss (lambda in the paper); 0 without a match."""
+    """Share of the dense term in the loss (lambda in the paper); 0 without a match. At 1 whole views have no part."""
     both_ways: bool = True
     """Match the cells of either view (PLM), not the query's alone (DenseCL)."""
     align: bool = True
     """A linear layer on matched cells after pooling (A in the PLM paper); DenseCL has none."""
+    negatives: Literal["tiles", "cells"] = "tiles"
+    """What cells are told from: the mean cells of past tiles (PLM, DenseCL), or the cells of this batch."""
+    norm: bool = False
+    """Batch norm in the projectors."""
     most_cells: int | None = None
     """Average finer grids to at most so many cells a side before they are contrasted."""
     temperature: float = 0.2
@@ -53,6 +58,8 @@ class MoCoConfig(MethodConfig):
             raise UserError(f"method.dense is a share between 0 and 1, not {self.dense}")
         if not 0 <= self.momentum < 1:
             raise UserError(f"method.momentum must lie in [0, 1), not {self.momentum}")
+        if self.match is None and self.dense == 1:
+            raise UserError("method.dense 1 leaves nothing to learn from without a match (--method.match)")
         if self.match is not None and self.align and not self.both_ways:
             raise UserError(
                 "method.align learns from matched queries, which come with --method.both-ways: "
@@ -71,11 +78,14 @@ class MoCoConfig(MethodConfig):
             return Terms("InfoNCE + queue", "none", "none")
         weighted = ", weighted" if isinstance(self.match, Overlap) and self.match.weighted else ""
         sides = "" if self.both_ways else ", query side"
-        return Terms("InfoNCE + queue", f"InfoNCE + queue{weighted}{sides}", self.match.words)
+        whole = "InfoNCE + queue" if self.dense < 1 else "none"
+        told_from = "queue" if self.negatives == "tiles" else "the batch's cells"
+        return Terms(whole, f"InfoNCE + {told_from}{weighted}{sides}", self.match.words)
 
     def filling(self, batch: int) -> int:
-        """A batch of whole keys a forward pass."""
-        return -(-self.queue_length // batch)
+        """A batch of keys a forward pass, of whole views and of mean cells alike."""
+        has_queue = self.dense < 1 or self.negatives == "tiles"
+        return -(-self.queue_length // batch) if has_queue else 0
 
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
         """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
@@ -83,8 +93,8 @@ class MoCoConfig(MethodConfig):
         sizes = (backbone.channels, self.hidden, self.width)
         encoder = Encoder(
             backbone,
-            whole=projector(*sizes),
-            cells=projector(*sizes) if self.match is not None else None,
+            whole=projector(*sizes, norm=self.norm) if self.dense < 1 else nn.Identity(),
+            cells=projector(*sizes, norm=self.norm) if self.match is not None else None,
             align=linear(self.width, self.width) if self.match is not None and self.align else None,
             most_cells=self.most_cells,
         )
@@ -93,6 +103,7 @@ class MoCoConfig(MethodConfig):
             self.match,
             dense=self.dense if self.match is not None else 0.0,
             both_ways=self.both_ways,
+            negatives=self.negatives,
             temperature=self.temperature,
             width=self.width,
             queue_length=self.queue_length,
@@ -104,7 +115,7 @@ class MoCoConfig(MethodConfig):
 class Contrast(NamedTuple):
     """The unweighted terms of a MoCo step, and the features of the first and second views."""
 
-    whole: Float[Tensor, ""]
+    whole: Float[Tensor, ""] | None
     cells: Float[Tensor, ""] | None
     query: Features
     key: Features
@@ -137,6 +148,7 @@ class MoCo(Method):
         *,
         dense: float,
         both_ways: bool,
+        negatives: Literal["tiles", "cells"],
         temperature: float,
         width: int,
         queue_length: int,
@@ -149,12 +161,14 @@ class MoCo(Method):
         self.dense = dense
         self.both_ways = both_ways
         self.temperature = temperature
-        self.past_wholes = Queue(queue_length, width)
-        self.past_cells = None if match is None else Queue(queue_length, width)
+        self.past_wholes = Queue(queue_length, width) if dense < 1 else None
+        self.past_cells = None if match is None or negatives == "cells" else Queue(queue_length, width)
 
     def forward(self, batch: Batch) -> Losses:
         whole, cells, q, k = self.contrast(batch)
-        return Losses((1 - self.dense) * whole, None if cells is None else self.dense * cells, q, k)
+        return Losses(
+            None if whole is None else (1 - self.dense) * whole, None if cells is None else self.dense * cells, q, k
+        )
 
     def contrast(self, batch: Batch) -> Contrast:
         """Both terms before they are weighted; the key encoder and the queues move on."""
@@ -163,18 +177,18 @@ class MoCo(Method):
         with torch.no_grad():
             self.key.follow(self.query)
             k: Features = self.key(batch.second.images)
-        whole = info_nce(
-            torch.cat([q.whole for q in queries]),
-            k.whole.repeat(len(views), 1),
-            self.past_wholes.vectors,
-            temperature=self.temperature,
-        )
-        cells = None
-        if self.match is not None and self.past_cells is not None and k.cells is not None:
+        whole, cells = None, None
+        if self.past_wholes is not None:
+            own, other = torch.cat([q.whole for q in queries]), k.whole.repeat(len(views), 1)
+            whole = info_nce(own, other, self.past_wholes.vectors, temperature=self.temperature)
+            self.past_wholes.push(k.whole)
+        if self.match is not None and k.cells is not None:
             pairs = [self.pair(self.match, view, batch.second, q, k) for view, q in zip(views, queries, strict=True)]
-            cells = self.contrast_cells(pairs, self.past_cells.vectors)
-            self.past_cells.push(k.cells.mean(1))  # pooled, then normalised
-        self.past_wholes.push(k.whole)
+            if self.past_cells is None:
+                cells = self.contrast_cells(pairs, gather(k.cells).flatten(0, 1))
+            else:
+                cells = self.contrast_cells(pairs, self.past_cells.vectors)
+                self.past_cells.push(k.cells.mean(1))  # pooled, then normalised
         return Contrast(whole, cells, queries[0], k)
 
     def pair(self, match: Rule, own: View, other: View, q: Features, k: Features) -> Pairs:
