@@ -14,7 +14,7 @@ setup: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup            ## pretrain on built-in tissue, draw one page (2 minutes)
+demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,26 +12,29 @@ import pytest
 from PIL import Image
 
 from colocate.data import Index
-from colocate.demo import demo
+from colocate.demo import TRIAL, demo, pairs_per_s
 from colocate.errors import UserError
 from colocate.evaluate.masks import masks_beside
+from colocate.figures.report import read_run
+from colocate.figures.sample import resized
 from colocate.journal import read_journal
-from colocate.recipe import EncoderConfig, MachineConfig, Recipe
-from colocate.recipes import plm_demo
+from colocate.probes.nearest import nearest_neighbour_probe
+from colocate.recipe import EncoderConfig, MachineConfig, Recipe, read_recipe
+from colocate.recipes import colocate_demo
 
 SMALL = {"tiles": 24, "held_out": 3, "size": 64, "mpp": 2.0}
 
 
 @pytest.fixture(scope="module")
 def tiny_recipe() -> Recipe:
-    recipe = plm_demo()
+    recipe = colocate_demo()
     return replace(
         recipe,
         steps=3,
         batch=8,
         encoder=EncoderConfig("test_resnet"),
         views=replace(recipe.views, size=64, area=(0.25, 1.0)),
-        method=replace(recipe.method, queue_length=16, norm_group=8),
+        method=replace(recipe.method, norm_group=8),
         machine=MachineConfig("cpu", workers=0, log_every=1, journals=()),
     )
 
@@ -69,6 +73,26 @@ def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recip
     assert (again / "report.png").is_file()
 
 
+def test_a_demo_takes_the_steps_that_fit_and_goes_on_with_them(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colocate.demo.LEAST", 4)
+    measured: list[float] = []
+    monkeypatch.setattr("colocate.demo.pairs_per_s", lambda _: measured.append(100.0) or 100.0)
+    unsaid = replace(tiny_recipe, steps=None)
+    demo(tmp_path / "slow", unsaid, seconds=0, **SMALL)
+    assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4
+    demo(tmp_path / "slow", unsaid, seconds=1000, **SMALL)
+    assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4 and len(measured) == 1
+
+
+def test_the_speed_is_that_of_the_recipe_here(tiny_recipe: Recipe, tiny_demo: Path) -> None:
+    recipe = replace(tiny_recipe, data=str(tiny_demo / "phantom" / "pretrain.csv"))
+    began = time.perf_counter()
+    found = pairs_per_s(recipe)
+    assert found > 0.5 * TRIAL * recipe.batch / (time.perf_counter() - began)
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Recipe) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"thesis\.txt.*another --out"):
@@ -78,8 +102,8 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Rec
 
 @pytest.mark.slow
 def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
-    """A page, features that did not collapse, cells matched above chance. More is not claimed: see docs/LOG.md."""
-    page = demo(tmp_path / "demo")
+    """A page, features that did not collapse, cells matched above chance, glands found better than before."""
+    page = demo(tmp_path / "demo", replace(colocate_demo(), steps=200))
     assert 50_000 < page.stat().st_size < 300_000
     last = read_journal(tmp_path / "demo" / "run")[-5:]
     for row in last:
@@ -87,3 +111,13 @@ def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
         assert row["effective_rank"] > 4
     chance = sum(row["correspondence_chance"] for row in last)
     assert sum(row["correspondence"] for row in last) > 1.5 * chance
+    shown = read_run(tmp_path / "demo" / "run")
+    split = masks_beside(shown.index)
+    assert split is not None
+    train, test = (resized(part.images, shown.px) for part in (split.train, split.test))
+    look = {"mean": shown.recipe.views.mean, "std": shown.recipe.views.std}
+    before, after = (
+        nearest_neighbour_probe(network, train, split.train.masks, test, split.test.masks, **look).image_dice
+        for network in shown.networks.values()
+    )
+    assert after > before + 0.02

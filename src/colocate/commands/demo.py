@@ -8,7 +8,7 @@ from ..demo import demo as run_demo
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Pretrain on made-up tissue and draw a page of pictures: two minutes on two cores.
+    """Pretrain on made-up tissue and draw a page of pictures, in about three minutes: it measures how fast it is here.
 
     Args:
         out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.
