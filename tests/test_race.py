@@ -141,6 +141,7 @@ def test_an_arm_goes_from_tiles_to_a_row(
     race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(judge, "FIT", replace(judge.FIT, steps=1, batch=2))
+    monkeypatch.setattr(judge, "BOUND", judge.FIT)
     rows = tmp_path / "rows.jsonl"
     places = ["--race", str(race), "--work", str(tmp_path), "--rows", str(rows), "--budget", "smoke"]
     for seed in ("0", "1"):
@@ -161,6 +162,8 @@ def test_an_arm_goes_from_tiles_to_a_row(
     assert "| colocate steps=2 | 2 | 16 |" in capsys.readouterr().out
     assert main([*told, "plm"]) == 2
     assert main(["run", "imagine", *places]) == 2
+    assert main(["run", "supervised", *places, "--quick"]) == 2  # it knows the masks that valid judges by
+    assert main(["run", "supervised", *places, "--quick", "--test"]) == 0
 
 
 def test_a_difference_is_paired_and_its_interval_grows_with_what_varies() -> None:

@@ -30,6 +30,7 @@ Record = dict[str, Any]
 Cases = dict[str, tuple[float, int]]
 """Of each case (a patient): the mean Dice of its images, in percent, and how many they are."""
 FIT = FitConfig(steps=200, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=())
+BOUND = replace(FIT, steps=2000)
 FEW = 10
 """One training image in so many, for the fine-tuning with few."""
 MPP = 1.24
@@ -98,7 +99,7 @@ class Track:
         if not self.test:
             raise UserError("supervised has seen the masks of all training patients: judge it with --test")
         half = Labelled.open(self.folder / "glas-half")
-        model = u_net(candidate, half, half.train("patients"), seed, replace(FIT, steps=10 * FIT.steps))
+        model = u_net(candidate, half, half.train("patients"), seed, BOUND)
         weights = {name: tensor.clone() for name, tensor in model.pyramid.backbone.net.state_dict().items()}
         return replace(candidate, label="supervised", origin="supervised", weights=weights)
 
