@@ -17,12 +17,12 @@ from colocate.matching import overlap
 from colocate.methods.concl import ConCLConfig
 from colocate.optim import build_optimizer
 from colocate.recipe import Recipe
-from colocate.recipes import PAPER, moco_v2, plm_multicrop
+from colocate.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
 from colocate.train import build_method
 from colocate.views import sample_views
 from tests.reference import concl as plain_concl
 
-DEVICE, BACKBONE, TILES, SIZE, ROUNDS = "cpu", "resnet18", 32, 224, 3
+DEVICE, TILES, SIZE, ROUNDS = "cpu", 32, 224, 3
 CONCEPTS, ITERATIONS, GRID, CHANNELS, CLUSTERED_TILES = 8, 10, 14, 256, 64
 CELLS, WIDTH = 7, 128  # of a view's grid and projected cells
 
@@ -33,31 +33,35 @@ def rows(threads: int) -> list[Row]:
 
 
 def steps(threads: int) -> list[Row]:
-    """Each recipe as it stands, but float32 and a batch of TILES; ConCL's after its warm-up."""
-    made = [recipe() for recipe in (moco_v2, *(other for other in PAPER if other != moco_v2), plm_multicrop)]
-    ways = [_step(recipe) for recipe in made]
-    times = in_turns(ways, threads=threads, rounds=ROUNDS)
-    sizes = [peak_bytes(way) for way in ways]
+    """The paper's as they stand, but float32 and a batch of TILES, ConCL's after its warm-up; ours as they stand."""
+    paper = [recipe() for recipe in (moco_v2, *(other for other in PAPER if other != moco_v2), plm_multicrop)]
+    paper = [replace(recipe, batch=TILES, views=replace(recipe.views, size=SIZE)) for recipe in paper]
+    ours = colocate()
+    prototypes = replace(ours, name="colocate-continue", method=colocate_continue().method)
+    alike = replace(ours, name="moco-v2", method=small(moco_v2()).method)
     found = []
-    for number, recipe in enumerate(made[1:], 1):
-        what = f"whole {recipe.name} step, {BACKBONE}, {TILES} tiles of {SIZE} px"
-        row = ratio(what, "moco-v2's step", threads, [(each[number], each[0]) for each in times])
-        found.append(replace(row, ours_bytes=sizes[number], other_bytes=sizes[0], baseline=True))
+    for made in (paper, [alike, ours, prototypes]):
+        ways = [_step(recipe) for recipe in made]
+        times = in_turns(ways, threads=threads, rounds=ROUNDS)
+        sizes = [peak_bytes(way) for way in ways]
+        for number, recipe in enumerate(made[1:], 1):
+            cells = f"{recipe.encoder.backbone}, {recipe.batch} tiles of {recipe.views.size} px"
+            row = ratio(
+                f"whole {recipe.name} step, {cells}",
+                "moco-v2's step at the same grid",
+                threads,
+                [(each[number], each[0]) for each in times],
+            )
+            found.append(replace(row, ours_bytes=sizes[number], other_bytes=sizes[0], baseline=True))
     return found
 
 
 def _step(recipe: Recipe) -> Callable[[], object]:
     """Views, networks, losses, backward and optimiser."""
-    recipe = replace(
-        recipe,
-        batch=TILES,
-        encoder=replace(recipe.encoder, backbone=BACKBONE),
-        views=replace(recipe.views, size=SIZE),
-    )
     method = build_method(recipe).to(DEVICE)
     optimizer = build_optimizer(recipe.optim, method)
     generator = torch.Generator().manual_seed(0)
-    tiles = torch.randint(0, 256, (TILES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8).to(DEVICE)
+    tiles = torch.randint(0, 256, (recipe.batch, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8).to(DEVICE)
     epoch = count(recipe.method.warmup_epochs if isinstance(recipe.method, ConCLConfig) else 0)
 
     def step() -> None:

@@ -87,6 +87,7 @@ def test_views_come_in_order_and_no_earlier_than_asked_for() -> None:
     assert taken == [0, 1, 2, 3]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_views_made_beside_a_step_are_the_same() -> None:
     """The step overwrites freed memory meanwhile; views of a later batch must not land in one that is still read."""
@@ -99,6 +100,7 @@ def test_views_made_beside_a_step_are_the_same() -> None:
         assert same(batch.first, wanted.first) and same(batch.second, wanted.second)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", METHODS)
 def test_the_host_waits_for_no_step(name: str) -> None:

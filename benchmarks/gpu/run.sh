@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in nine minutes: tests, speed, the race. Nothing that fails stops what follows.
-#   benchmarks/gpu/run.sh [PACK]        PACK: what `make gpu-pack` made; results go to $OUT (default: PACK/../gpu-out)
-# BUDGET=smoke rehearses it on a CPU.
+# Everything that waits for a GPU, in two commands. Nothing that fails stops what follows.
+#   benchmarks/gpu/run.sh speed [PACK]   three minutes: the tests, the pipeline     carries PACK/whl, PACK/race but its tiles
+#   benchmarks/gpu/run.sh race [PACK]    nine minutes: the race                     carries PACK/race/tiles
+# PACK: what `make gpu-pack` made (carry/gpu). Results go to $OUT (default: PACK/../gpu-out), at most 8 files.
+# BUDGET=smoke rehearses both on a CPU.
 set -u
 cd "$(dirname "$0")/../.."
-pack=$(realpath "${1:-carry/gpu}"); out=${OUT:-$(dirname "$pack")/gpu-out}; budget=${BUDGET:-gpu}
+part=$1; pack=$(realpath "${2:-carry/gpu}"); out=${OUT:-$(dirname "$pack")/gpu-out}; budget=${BUDGET:-gpu}
 mkdir -p "$out"; export PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 if [ "$budget" = gpu ]; then
-  "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site "$pack"/whl/*.whl
   export PYTHONPATH=/tmp/site
+  [ -d /tmp/site ] || "$python" -m pip install -q --no-index --no-deps --no-compile --target /tmp/site "$pack"/whl/*.whl
 fi
 began=$SECONDS
 step() {  # step SECONDS NAME COMMAND...: run it for so long at most, its output in OUT/NAME.txt
@@ -17,25 +19,32 @@ step() {  # step SECONDS NAME COMMAND...: run it for so long at most, its output
   echo "[$((SECONDS - began)) s] $name"
   timeout "$limit" "$@" > "$out/$name.txt" 2>&1 || echo "  ended with $?: $(tail -n 1 "$out/$name.txt")"
 }
-nvidia-smi > "$out/machine.txt" 2>&1; "$python" -V >> "$out/machine.txt"
 
-step 60 tests "$python" -m pytest -q -x --no-header -p no:cacheprovider tests/test_train.py tests/test_compiling.py -k cuda
-
-batches="256 1024"; steps="--steps 60"; [ "$budget" = gpu ] || { batches=8; steps="--steps 2 --plain-steps 1"; }
-for batch in $batches; do
-  step 40 "pipeline-$batch" "$python" benchmarks/pipeline.py --batch "$batch" --precision bf16-mixed $steps
-done
-[ "$budget" = gpu ] && step 60 pipeline-compiled "$python" benchmarks/pipeline.py --batch 256 --precision bf16-mixed --compile
-
-# One arm leaves most of the GPU idle: all run side by side.
-race="benchmarks/race run --race $pack/race --work /tmp/race --budget $budget --rows $out/race.jsonl"
-quick=; [ "$budget" = gpu ] || quick=--quick
-left=$((530 - SECONDS + began))
-for arm in "random" "moco-v2" "plm" "colocate" "imagenet" "colocate --init imagenet" "moco-v2 --init imagenet"; do
-  name=race-$(echo "$arm" | tr -cd 'a-z0-9-')
-  step "$left" "$name" "$python" $race $arm $quick &
-done
-wait
-cat "$out"/race-*.txt | grep -E "linear" > "$out/race.txt"
-rm -f "$out"/race-*.txt
+if [ "$part" = speed ]; then
+  { nvidia-smi; "$python" -V; "$python" -m pip list; } > "$out/machine.txt" 2>&1
+  step 80 tests "$python" -m pytest -q --no-header -p no:cacheprovider -m gpu tests/test_compiling.py
+  pipeline="benchmarks/pipeline.py --precision bf16-mixed"
+  if [ "$budget" = gpu ]; then
+    step 45 pipeline-256 "$python" $pipeline --batch 256 --steps 60
+    step 45 pipeline-1024 "$python" $pipeline --batch 1024 --steps 30
+    step 70 pipeline-compiled "$python" $pipeline --batch 256 --steps 60 --compile
+  else
+    step 200 pipeline-8 "$python" $pipeline --batch 8 --steps 4 --plain-steps 4
+  fi
+else
+  [ -d "$pack/race/glas-half" ] || PYTHONPATH=${PYTHONPATH:-}:. "$python" -c "from pathlib import Path
+from benchmarks.race.pack import halve
+halve(Path('$pack/race/glas'), Path('$pack/race/glas-half'))"
+  # One arm leaves most of the GPU idle: all run side by side. Each appends its row when it is done.
+  race="benchmarks/race run --race $pack/race --work /tmp/race --budget $budget --rows $out/race.jsonl"
+  quick=; [ "$budget" = gpu ] || quick=--quick
+  for arm in "random" "moco-v2" "plm" "colocate" "imagenet" "colocate --init imagenet" "colocate-continue --init imagenet"; do
+    name=race-$(echo "$arm" | tr -cd 'a-z0-9-')
+    step 540 "$name" "$python" $race $arm $quick &
+  done
+  wait
+  grep -hE "linear" "$out"/race-*.txt > "$out/race.txt"
+  tail -n 3 "$out"/race-*.txt > "$out/race-ends.txt"
+  find "$out" -name 'race-*.txt' ! -name race-ends.txt -delete
+fi
 echo "[$((SECONDS - began)) s] done"; ls -la "$out"
