@@ -71,7 +71,7 @@ def colocate() -> Recipe:
         negatives="cells",
         norm=True,
         temperature=0.1,
-        momentum=0.99,
+        momentum=0.9,
     )
     return Recipe(
         name="colocate",
