@@ -34,7 +34,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.facts: dict[str, Any] = {}  # of an exported backbone: what backbone.json says
+        self.facts: dict[str, Any] = {}  # what backbone.json says; of one that trains, its images' mean and std
         self.output_stride = output_stride
         self.cell_stride = cell_stride
         self.keeps_statistics = False
