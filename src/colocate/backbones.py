@@ -202,10 +202,6 @@ class Backbone(nn.Module):
     def fill(self, tensors: dict[str, Tensor], origin: str) -> None:
         """Take every tensor of the network from `tensors`, which may hold a head too; `origin` names it in errors."""
         own = self.net.state_dict()
-        # A tensor more inside a part of the network (a layer's scale, a norm) changes what it computes.
-        parts = {name.partition(".")[0] for name in own} - {"head"}
-        if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
-            raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         missing = [name for name in own if name not in tensors]
         wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
         if missing or wrong:
@@ -213,6 +209,10 @@ class Backbone(nn.Module):
                 f"{origin} does not fit {self.name}: {len(missing)} of {len(own)} tensors missing"
                 f"{_some(missing)}, {len(wrong)} of another shape{_some(wrong)}"
             )
+        # A tensor more inside a part of the network (a layer's scale, a norm) changes what it computes.
+        parts = {name.partition(".")[0] for name in own} - {"head"}
+        if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
+            raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         self.net.load_state_dict({name: tensors[name] for name in own})
 
 

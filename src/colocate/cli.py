@@ -79,7 +79,7 @@ COMMANDS = {
     ),
     "demo": Command(
         "colocate.commands.demo:demo",
-        "Pretrain on made-up tissue and draw a page of pictures: two minutes on two cores.",
+        "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
     ),
 }
 

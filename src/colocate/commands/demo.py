@@ -8,7 +8,9 @@ from ..demo import demo as run_demo
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Pretrain on made-up tissue and draw a page of pictures, in about three minutes: it measures how fast it is here.
+    """Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.
+
+    It measures how fast it is here, and takes as many steps as fit.
 
     Args:
         out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.

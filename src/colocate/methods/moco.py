@@ -148,7 +148,7 @@ class MoCo(Method):
         *,
         dense: float,
         both_ways: bool,
-        negatives: Literal["tiles", "cells"],
+        negatives: Literal["tiles", "cells"] = "tiles",
         temperature: float,
         width: int,
         queue_length: int,
