@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -112,7 +111,6 @@ def main() -> None:
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     save_file(halves, race / "imagenet.safetensors")
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
-    (args.out / "pack.json").write_text(json.dumps({"bytes": size, "quality": args.quality}) + "\n")
     for folder in sorted([args.out / "whl", *race.iterdir()]):
         files = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
         print(f"{sum(path.stat().st_size for path in files) / MIB:6.1f} MiB  {folder}")
