@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from colocate.bench.machine import cpu_model
+from benchmarks.timing import cpu_model
 from colocate.figures.style import COLOURS, SOFT, Page, columns, plot
 from colocate.files import write_atomically
 from colocate.journal import read_journal

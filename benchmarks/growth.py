@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.run import machine_name  # noqa: E402
-from benchmarks.timing import in_turns  # noqa: E402
-from colocate.bench.machine import cpu_model  # noqa: E402
+from benchmarks.timing import cpu_model, in_turns  # noqa: E402
 from colocate.figures.style import BLUE, Page, columns, plot  # noqa: E402
 from colocate.files import write_atomically  # noqa: E402
 from colocate.looks import ViewConfig, draw_looks  # noqa: E402

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.cache import write_tiles
-from colocate.bench.machine import cpu_model
+from benchmarks.timing import cpu_model
 from colocate.data import Index
+from colocate.data.phantom import phantom_tile
 from colocate.journal import read_journal
 from colocate.looks import ViewConfig, draw_looks
 from colocate.methods.moco import MoCo
@@ -91,6 +91,15 @@ def our_rate(recipe: Recipe, steps: int, run: Path) -> tuple[float, float]:
     return statistics.median(row["pairs_per_s"] for row in rows), statistics.median(row["waiting"] for row in rows)
 
 
+def write_tiles(folder: Path, count: int) -> Path:
+    """So many JPEG files of made-up tissue, half a micrometre a pixel."""
+    folder.mkdir()
+    for number in range(count):
+        picture = Image.fromarray(phantom_tile(number % 16, number % 16, PX, 0.5).image)
+        picture.save(folder / f"{number:04}.jpg", quality=90, subsampling=0)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of JPEG tiles (default: made-up tissue)")
@@ -100,7 +109,6 @@ def main() -> None:
         "--precision", default="32", choices=["32", "bf16-mixed"], help="of ours; the plain one's is 32"
     )
     parser.add_argument("--compile", action="store_true", help="ours")
-    parser.add_argument("--cache", help="ours: memory, or a folder")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--plain-steps", type=int, default=20)
     args = parser.parse_args()
@@ -117,7 +125,7 @@ def main() -> None:
             precision=args.precision,
             encoder=replace(recipe.encoder, backbone=args.backbone),
             method=replace(recipe.method, norm_group=min(64, args.batch)),
-            machine=MachineConfig(workers=cores, cache=args.cache, save_every=10**6, journals=()),
+            machine=MachineConfig(workers=cores, save_every=10**6, journals=()),
         )
         index = Index.build(data, Path(folder) / "tiles.arrow")
         files = [Path(index.name(number)) for number in range(len(index))]

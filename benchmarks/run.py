@@ -14,11 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import cache, methods, parts, slides, step  # noqa: E402
-from benchmarks.timing import Row  # noqa: E402
-from colocate.bench.machine import cpu_model  # noqa: E402
+from benchmarks import methods, parts, slides, step  # noqa: E402
+from benchmarks.timing import Row, cpu_model  # noqa: E402
 
-MODULES = [parts, step, methods, cache, slides]  # each has `rows(threads) -> list[Row]`
+MODULES = [parts, step, methods, slides]  # each has `rows(threads) -> list[Row]`
 
 
 def machine_name() -> str:

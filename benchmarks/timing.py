@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import platform
+import re
 import statistics
 import tempfile
 import time
@@ -16,6 +18,13 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+
+def cpu_model() -> str:
+    """As the system names it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,6 @@ def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: str) -> Non
     done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [row["step"] for row in read_journal(run)] == [2, 4]
-    state = checkpoint.load(checkpoint.checkpoints(run / "checkpoints")[-1])
+    state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
     assert int(state["method"]["past_wholes.position"]) == 32  # both processes' keys, four times
     assert (run / "backbone.safetensors").exists()

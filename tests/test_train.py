@@ -35,7 +35,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def last_state(run: Path) -> dict[str, Any]:
-    return checkpoint.load(checkpoint.checkpoints(run / "checkpoints")[-1])
+    return checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
 
 
 def same(a: Any, b: Any, where: str = "") -> None:

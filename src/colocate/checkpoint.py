@@ -12,7 +12,7 @@ from .errors import UserError
 from .files import write_atomically
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the checkpoint of a step and drop all but the last `keep`."""
     path = folder / f"step{step:09d}.pt"
     write_atomically(path, lambda file: torch.save(state, file))
@@ -26,7 +26,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step*.pt"))
 
 
-def load(path: Path, holding: str = "method") -> dict[str, Any]:
+def load_checkpoint(path: Path, holding: str = "method") -> dict[str, Any]:
     """A checkpoint's state, on the CPU; only tensors and plain values are unpickled.
 
     `holding` is the part that tells a pretraining's checkpoint ("method") from a fine-tuning's ("model").

@@ -73,10 +73,6 @@ COMMANDS = {
         "colocate.commands.compare:compare",
         "Lay runs of any methods over each other: a table in Markdown, and one page of curves.",
     ),
-    "bench": Command(
-        "colocate.commands.bench:bench",
-        "Where a pretraining's time goes on this machine: colocate bench [RECIPE] [--data TILES] [its options].",
-    ),
     "demo": Command(
         "colocate.commands.demo:demo",
         "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
@@ -117,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name].load()
-    if name in ("pretrain", "evaluate", "bench"):  # their defaults depend on their first word
+    if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
         command(arguments)
     else:
         tyro.cli(command, prog=f"colocate {name}", args=arguments)

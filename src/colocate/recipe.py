@@ -64,10 +64,6 @@ class MachineConfig:
     """Machines; start the same command on each with torchrun or srun."""
     workers: int | None = None
     """Processes per device that read and decode tiles; None: the cores at hand, at most 8."""
-    cache: str | None = None
-    """Keep decoded tiles: memory, or a folder on a fast local disk."""
-    cache_gb: float | None = None
-    """Most that --cache may take, in 10^9 bytes (3 x height x width each); None: half of what is free."""
     log_every: int = 10
     """Steps between two rows of the journal."""
     save_every: int = 500
@@ -80,8 +76,6 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if min(self.log_every, self.save_every, self.keep, self.nodes) < 1 or (self.workers or 0) < 0:
             raise UserError("log_every, save_every, keep and nodes must be 1 or more, workers 0 or more")
-        if self.cache_gb is not None and not (self.cache and 0 < self.cache_gb < float("inf")):
-            raise UserError("cache_gb is a positive number, and goes with --cache memory or --cache FOLDER")
 
 
 @dataclass(frozen=True)
@@ -155,6 +149,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "prototypes": PrototypesConfig,
     "distil": DistilConfig,
 }
+RETIRED = ("cache", "cache_gb")
+"""Fields of `machine` until 0.1; stored recipes that have them are read without."""
 _RECIPE = pydantic.TypeAdapter(Recipe)
 
 
@@ -194,6 +190,8 @@ def from_json(text: str, origin: str) -> Recipe:
     try:
         plain = json.loads(text)
         kind = str(plain["method"].pop("kind"))
+        for field in RETIRED:
+            plain.get("machine", {}).pop(field, None)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
     config = METHODS[kind] if kind in METHODS else _config_outside(kind, origin)

@@ -157,7 +157,7 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
     paths = checkpoint.checkpoints(run / "checkpoints")
     if not paths:
         return 0
-    stored = checkpoint.load(paths[-1])
+    stored = checkpoint.load_checkpoint(paths[-1])
     changed = differences(recipe, from_json(stored["recipe"], str(paths[-1])))
     if stored["data"] != index.fingerprint:
         changed.append("the tiles are not the same")

@@ -18,7 +18,7 @@ from .allocator import keep_freed_memory
 from .backbones import Backbone
 from .batch_norm import synchronise_batch_norm
 from .compiling import compile_encoders
-from .data import Index, TileCache, Tiles, batch_indices, tile_loader, tile_order
+from .data import Index, Tiles, batch_indices, tile_loader, tile_order
 from .draws import seed_torch
 from .errors import Interrupted, UserError
 from .export import backbone_facts, write_backbone
@@ -63,9 +63,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     start, stop = step * recipe.accumulate, steps * recipe.accumulate
     processes = workers(recipe.machine)
     pinned = fabric.device.type == "cuda"
-    where, gb = recipe.machine.cache, recipe.machine.cache_gb
-    cache = TileCache.open(index, where, gb, fabric.device) if where else None
-    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned, cache=cache)
+    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
@@ -91,8 +89,6 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 fabric.backward(loss / recipe.accumulate)
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
             pace.count += recipe.batch
-            if rank == 0 and cache is not None and turn + 1 == start + batches_per_epoch:
-                screen.say(cache.summary())
             if not last:
                 continue
             norm = clip(method, optimizer, recipe.optim.clip, fabric)
@@ -115,7 +111,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                     journal.write(step, row)
             if saves and rank == 0:
                 saved = state(step, recipe, index, fabric, bare, optimizer)
-                checkpoint.save(run / "checkpoints", step, saved, recipe.machine.keep)
+                checkpoint.save_checkpoint(run / "checkpoints", step, saved, recipe.machine.keep)
                 write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
             if watch is not None and watch.due(step, steps):
                 facts = backbone_facts(recipe, step, index)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..demo import demo as run_demo
-
-
 def demo(out: Path = Path("demo")) -> None:
     """Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.
 
@@ -15,4 +12,4 @@ def demo(out: Path = Path("demo")) -> None:
     Args:
         out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.
     """
-    print(f"done: look at {run_demo(out)}")
+    print(f"done: look at {make_demo(out)}")

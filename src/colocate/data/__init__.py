@@ -1,6 +1,5 @@
 """Tiles from disk to a batch: which there are (Index), how they look (inspect), each step's batch (tile_loader)."""
 
-from colocate.data.cache import TileCache
 from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.inspect import Summary, inspect, show
@@ -13,7 +12,6 @@ __all__ = [
     "Index",
     "Labelled",
     "Summary",
-    "TileCache",
     "Tiles",
     "batch_indices",
     "decode",

@@ -16,7 +16,6 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from colocate.data.cache import TileCache
 from colocate.data.index import Index
 from colocate.data.orders import Order, one_order
 from colocate.errors import TileError, UserError
@@ -85,11 +84,8 @@ def tile_loader(
     order: Order = one_order,
     workers: int,
     pin_memory: bool = False,
-    cache: TileCache | None = None,
 ) -> Iterator[Tiles]:
     """This process's tiles of the steps from `start` up to `stop`, read ahead by `workers` (0: when asked for).
-
-    They come from `cache` if there is one, and are kept in it.
 
     An unreadable tile is replaced by another that can be read, the same one each time. Neither torch's global
     generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
@@ -98,7 +94,7 @@ def tile_loader(
     """
     batch_indices(len(index), batch, seed, start, rank, world, order)
     plan = partial(batch_indices, len(index), batch, seed, rank=rank, world=world, order=order)
-    return read_ahead(_Batches(index, cache or index), range(start, stop), plan, workers, pin_memory)
+    return read_ahead(_Batches(index), range(start, stop), plan, workers, pin_memory)
 
 
 def read_ahead(
@@ -145,13 +141,13 @@ class _Plans(Sampler[Any]):
 
 @final
 class _Batches(Dataset[Tiles | UserError]):
-    def __init__(self, index: Index, source: Index | TileCache) -> None:
-        self.index, self.source = index, source
+    def __init__(self, index: Index) -> None:
+        self.index = index
 
     def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
         try:
             # Tiles of one slide or shard one after the other: a process keeps few slides open.
-            tiles = {number: _read(self.source, number, len(self.index)) for number in sorted({*numbers})}
+            tiles = {number: _read(self.index, number) for number in sorted({*numbers})}
             return _stack(self.index, [tiles[number] for number in numbers])
         except UserError as error:
             return error
@@ -163,14 +159,14 @@ class _Tile(NamedTuple):
     skipped: dict[int, str]
 
 
-def _read(source: Index | TileCache, number: int, count: int) -> _Tile:
+def _read(index: Index, number: int) -> _Tile:
     """The tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
     skipped: dict[int, str] = {}
-    stride = _stride(count)
-    for turn in range(min(MOST_SKIPPED, count)):
-        current = (number + turn * stride) % count
+    stride = _stride(len(index))
+    for turn in range(min(MOST_SKIPPED, len(index))):
+        current = (number + turn * stride) % len(index)
         try:
-            return _Tile(current, source.read(current), skipped)
+            return _Tile(current, index.read(current), skipped)
         except TileError as error:
             skipped[current] = str(error)
     first = skipped[number]

@@ -160,7 +160,7 @@ def fit(
                 journal.write(step, row)
             if asked or step % engine.save_every == 0 or step == steps:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}
-                checkpoint.save(folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1)
+                checkpoint.save_checkpoint(folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1)
             if asked:
                 raise Interrupted(f"stopped at step {step} of {steps}; the same command goes on")
     return model
@@ -170,7 +170,7 @@ def _restore(folder: Path, identity: str, model: nn.Module, optimizer: Any) -> i
     paths = checkpoint.checkpoints(folder / "checkpoints")
     if not paths:
         return 0
-    stored = checkpoint.load(paths[-1], holding="model")
+    stored = checkpoint.load_checkpoint(paths[-1], holding="model")
     if stored["recipe"] != identity:
         raise UserError(f"{paths[-1]} is a checkpoint of another evaluation: delete {folder}, or choose another --out")
     model.load_state_dict(stored["model"])

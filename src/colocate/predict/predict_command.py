@@ -14,8 +14,6 @@ from .predict import PredictConfig
 from .predict import predict as look_at
 from .predictor import predictor
 
-Flat = tyro.conf.arg(name="")
-
 
 def predict(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
