@@ -17,13 +17,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.timing import cpu_model
-from colocate.figures.style import COLOURS, SOFT, Page, columns, plot
-from colocate.files import write_atomically
-from colocate.journal import read_journal
-from colocate.recipe import MachineConfig, Recipe
-from colocate.recipes import find_recipe
-from colocate.text import grid
-from colocate.train import pretrain
+from colocate.base.files import write_atomically
+from colocate.base.text import grid
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import pretrain
+from colocate.pretrain.recipe import MachineConfig, Recipe
+from colocate.pretrain.recipes import find_recipe
+from colocate.report.style import COLOURS, SOFT, Page, columns, plot
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "agreement.png"
 STEPS, EVERY = 200, 2

@@ -19,16 +19,19 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.run import machine_name  # noqa: E402
 from benchmarks.timing import cpu_model, in_turns  # noqa: E402
-from colocate.figures.style import BLUE, Page, columns, plot  # noqa: E402
-from colocate.files import write_atomically  # noqa: E402
-from colocate.looks import ViewConfig, draw_looks  # noqa: E402
-from colocate.matching import overlap  # noqa: E402
-from colocate.objectives import info_nce  # noqa: E402
-from colocate.optim import build_optimizer  # noqa: E402
-from colocate.recipes import plm  # noqa: E402
-from colocate.text import grid  # noqa: E402
-from colocate.train import build_method  # noqa: E402
-from colocate.views import sample_views  # noqa: E402
+from colocate.base.files import write_atomically  # noqa: E402
+from colocate.base.text import grid  # noqa: E402
+from colocate.core.matching import overlap  # noqa: E402
+from colocate.core.objectives import info_nce  # noqa: E402
+from colocate.core.views import (  # noqa: E402
+    ViewConfig,
+    draw_looks,
+    sample_views,
+)
+from colocate.pretrain.loop import build_method  # noqa: E402
+from colocate.pretrain.recipe import build_optimizer  # noqa: E402
+from colocate.pretrain.recipes import plm  # noqa: E402
+from colocate.report.style import BLUE, Page, columns, plot  # noqa: E402
 
 WIDTH = 128  # of a projected cell
 ROUNDS = 5

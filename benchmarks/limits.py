@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.slides import write_slide  # noqa: E402
-from colocate.tiling.manifest import SCHEMA  # noqa: E402
+from colocate.slides.manifest import SCHEMA  # noqa: E402
 
 TILES = 10_000_000
 SLIDES = 1_000
@@ -30,9 +30,9 @@ spent = time.perf_counter() - began
 print(f"{{spent:.1f}} s | {{after / 1024:,.0f}} MiB, of which {{before / 1024:,.0f}} before it began")
 """
 CUT = """
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.one_slide import cut
-from colocate.tiling.listing import Listed
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.one_slide import cut
+from colocate.slides.listing import Listed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
 cut(Listed("slide", Path(sys.argv[1])), TilingConfig(), Path(sys.argv[2]), manifest_only=False)

@@ -10,16 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.timing import Row, compare, in_turns, peak_bytes, ratio
-from colocate.clustering import k_means, prototypes
-from colocate.geometry import Crop, bounding_box
-from colocate.looks import ViewConfig, draw_looks
-from colocate.matching import overlap
-from colocate.methods.concl import ConCLConfig
-from colocate.optim import build_optimizer
-from colocate.recipe import Recipe
-from colocate.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
-from colocate.train import build_method
-from colocate.views import sample_views
+from colocate.core.geometry import Crop, bounding_box
+from colocate.core.matching import overlap
+from colocate.core.views import ViewConfig, draw_looks, sample_views
+from colocate.methods.concl import ConCLConfig, k_means, prototypes
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import Recipe, build_optimizer
+from colocate.pretrain.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
 from tests.reference import concl as plain_concl
 
 DEVICE, TILES, SIZE, ROUNDS = "cpu", 32, 224, 3

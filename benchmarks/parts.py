@@ -8,11 +8,10 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Row, compare
-from colocate.geometry import Crop
-from colocate.looks import ViewConfig, draw_looks
-from colocate.matching import overlap
-from colocate.objectives import info_nce
-from colocate.views import sample_views
+from colocate.core.geometry import Crop
+from colocate.core.matching import overlap
+from colocate.core.objectives import info_nce
+from colocate.core.views import ViewConfig, draw_looks, sample_views
 from tests.reference import overlap as plain_overlap
 from tests.reference.info_nce import info_nce as plain_info_nce
 from tests.reference.views import batch_of, moco_v2_chain

@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.timing import cpu_model
-from colocate.data import Index
+from colocate.base.text import grid
+from colocate.core.views import ViewConfig, draw_looks
+from colocate.data.index import Index
 from colocate.data.phantom import phantom_tile
-from colocate.journal import read_journal
-from colocate.looks import ViewConfig, draw_looks
 from colocate.methods.moco import MoCo
-from colocate.recipe import MachineConfig, Recipe
-from colocate.recipes import plm
-from colocate.text import grid
-from colocate.train import build_method, pretrain
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import build_method, pretrain
+from colocate.pretrain.recipe import MachineConfig, Recipe
+from colocate.pretrain.recipes import plm
 from tests.reference.step import PlainStep
 from tests.reference.views import moco_v2_chain
 

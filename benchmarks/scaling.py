@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from colocate.text import grid
+from colocate.base.text import grid
 
 FLOAT = 4  # bytes
 

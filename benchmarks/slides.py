@@ -19,12 +19,11 @@ from PIL import Image
 
 from benchmarks.timing import Row, compare, ratio
 from colocate.data.phantom import phantom_tile
-from colocate.slide import Slide
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import Listed
-from colocate.tiling.one_slide import Places, cut, places
-from colocate.tiling.tile import tile
-from colocate.tiling.tissue import find_tissue
+from colocate.slides.listing import Listed
+from colocate.slides.one_slide import Places, TilingConfig, cut, places
+from colocate.slides.slide import Slide
+from colocate.slides.tile import tile
+from colocate.slides.tissue import find_tissue
 
 MPP = 0.5
 SIDE_PX = 8192

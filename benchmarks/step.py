@@ -12,13 +12,11 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Row, apart, in_turns, peak_bytes, ratio
-from colocate.allocator import keep_freed_memory
-from colocate.compiling import compile_encoders
+from colocate.core.views import sample_views
 from colocate.methods.moco import MoCo
-from colocate.optim import build_optimizer
-from colocate.recipes import plm
-from colocate.train import build_method
-from colocate.views import sample_views
+from colocate.pretrain.loop import build_method, compile_encoders, keep_freed_memory
+from colocate.pretrain.recipe import build_optimizer
+from colocate.pretrain.recipes import plm
 from tests.reference.step import PlainStep
 from tests.reference.views import moco_v2_chain
 

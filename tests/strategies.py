@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from colocate.geometry import Crop
+from colocate.core.geometry import Crop
 
 TILE = 256
 SYMMETRIES = [

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from colocate.backbones import Backbone
-from colocate.errors import UserError
-from colocate.looks import ViewConfig
-from colocate.recipe import EncoderConfig
-from colocate.train import build_method
-from colocate.views import sample_views
+from colocate.base.errors import UserError
+from colocate.core.views import ViewConfig, sample_views
+from colocate.models.backbones import Backbone
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import EncoderConfig
 from tests.tiny import tiny_recipe
 
 FAMILIES = [

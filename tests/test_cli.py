@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from colocate.cli import COMMANDS, main
-from colocate.recipe import differences, from_json, read_recipe, to_json
-from colocate.recipes import RECIPES, find_recipe
+from colocate.cli.main import COMMANDS, main
+from colocate.pretrain.recipe import differences, from_json, read_recipe, to_json
+from colocate.pretrain.recipes import RECIPES, find_recipe
 from tests.tiny import tiny_recipe, write_tiles
 
 TINY = ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "2", "--workers", "0"]
@@ -65,7 +65,7 @@ def test_runs_are_compared_in_whole_rows_on_any_terminal(
 
 def test_a_recipe_of_the_users_own(tiles: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom colocate.recipes import moco_v2\n"
+        "from dataclasses import replace\nfrom colocate.pretrain.recipes import moco_v2\n"
         "def fast():\n    return replace(moco_v2(), name='', steps=1, seed=5)\n"
     )
     main(["pretrain", f"{tmp_path}/mine.py:fast", "--data", str(tiles), "--out", str(tmp_path / "run"), *TINY[:-4]])
@@ -172,7 +172,7 @@ def test_pictures_of_every_kind_train_together(tmp_path: Path) -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    from colocate.errors import UserError
+    from colocate.base.errors import UserError
 
     with pytest.raises(UserError):
         main(["pretrain", "plm", "--debug"])

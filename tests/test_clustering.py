@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.clustering import k_means, prototypes
-from colocate.geometry import Crop, bounding_box
-from colocate.matching import overlap
+from colocate.core.geometry import Crop, bounding_box
+from colocate.core.matching import overlap
+from colocate.methods.concl import k_means, prototypes
 from tests.reference import concl as slow
 from tests.reference.overlap import cell_boxes, shared_area
 from tests.strategies import crop_pairs, grids

@@ -9,7 +9,7 @@ import torch
 import torchvision.transforms.functional as TF
 from torch import Tensor
 
-from colocate.colour import LUMA, affine, colour_matrix, jitter_stain, stain_matrix
+from colocate.core.views import LUMA, affine, colour_matrix, jitter_stain, stain_matrix
 
 STEP = 1 / 255
 

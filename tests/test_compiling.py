@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from colocate.ahead import views_ahead
-from colocate.data import Tiles
-from colocate.journal import read_journal
-from colocate.networks import Encoder
-from colocate.optim import OptimConfig, build_optimizer
-from colocate.train import build_method, pretrain
-from colocate.views import Batch, View, sample_views
+from colocate.core.views import Batch, View, sample_views
+from colocate.data.loader import Tiles
+from colocate.models.encoder import Encoder
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import build_method, pretrain, views_ahead
+from colocate.pretrain.recipe import OptimConfig, build_optimizer
 from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from colocate.data import Index
-from colocate.demo import TRIAL, demo, pairs_per_s
-from colocate.errors import UserError
-from colocate.evaluate.masks import masks_beside
-from colocate.figures.report import read_run
-from colocate.figures.sample import resized
-from colocate.journal import read_journal
-from colocate.probes.nearest import nearest_neighbour_probe
-from colocate.recipe import EncoderConfig, MachineConfig, Recipe, read_recipe
-from colocate.recipes import colocate_demo
+from colocate.base.errors import UserError
+from colocate.cli.demo import TRIAL, make_demo, pairs_per_s
+from colocate.data.index import Index
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.probes import nearest_neighbour_probe
+from colocate.pretrain.recipe import EncoderConfig, MachineConfig, Recipe, read_recipe
+from colocate.pretrain.recipes import colocate_demo
+from colocate.report.page import read_run
+from colocate.report.sample import masks_beside, resized
 
 SMALL = {"tiles": 24, "held_out": 3, "size": 64, "mpp": 2.0}
 
@@ -43,7 +42,7 @@ def tiny_recipe() -> Recipe:
 def tiny_demo(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a demo of 24 tiles of three slides, one of them held out."""
     out = tmp_path_factory.mktemp("tiny") / "demo"
-    assert demo(out, tiny_recipe, **SMALL) == out / "report.png"
+    assert make_demo(out, tiny_recipe, **SMALL) == out / "report.png"
     return out
 
 
@@ -68,7 +67,7 @@ def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recip
     shutil.copytree(tiny_demo, again, copy_function=shutil.copy2)
     (again / "report.png").unlink()
     weights = (again / "run" / "backbone.safetensors").stat().st_mtime_ns
-    assert demo(again, tiny_recipe, **SMALL) == again / "report.png"
+    assert make_demo(again, tiny_recipe, **SMALL) == again / "report.png"
     assert (again / "run" / "backbone.safetensors").stat().st_mtime_ns == weights
     assert (again / "report.png").is_file()
 
@@ -76,13 +75,13 @@ def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recip
 def test_a_demo_takes_the_steps_that_fit_and_goes_on_with_them(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colocate.demo.LEAST", 4)
+    monkeypatch.setattr("colocate.cli.demo.LEAST", 4)
     measured: list[float] = []
-    monkeypatch.setattr("colocate.demo.pairs_per_s", lambda _: measured.append(100.0) or 100.0)
+    monkeypatch.setattr("colocate.cli.demo.pairs_per_s", lambda _: measured.append(100.0) or 100.0)
     unsaid = replace(tiny_recipe, steps=None)
-    demo(tmp_path / "slow", unsaid, seconds=0, **SMALL)
+    make_demo(tmp_path / "slow", unsaid, seconds=0, **SMALL)
     assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4
-    demo(tmp_path / "slow", unsaid, seconds=1000, **SMALL)
+    make_demo(tmp_path / "slow", unsaid, seconds=1000, **SMALL)
     assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4 and len(measured) == 1
 
 
@@ -96,14 +95,14 @@ def test_the_speed_is_that_of_the_recipe_here(tiny_recipe: Recipe, tiny_demo: Pa
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Recipe) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"thesis\.txt.*another --out"):
-        demo(tmp_path, tiny_recipe, **SMALL)
+        make_demo(tmp_path, tiny_recipe, **SMALL)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.slow
 def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
     """A page, features that did not collapse, cells matched above chance, glands found better than before."""
-    page = demo(tmp_path / "demo", replace(colocate_demo(), steps=200))
+    page = make_demo(tmp_path / "demo", replace(colocate_demo(), steps=200))
     assert 50_000 < page.stat().st_size < 300_000
     last = read_journal(tmp_path / "demo" / "run")[-5:]
     for row in last:

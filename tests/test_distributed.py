@@ -21,15 +21,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import scaling
-from colocate import checkpoint
-from colocate.distributed import Shuffle
-from colocate.errors import UserError
-from colocate.journal import read_journal
-from colocate.looks import ViewConfig
+from colocate.base.distributed import Shuffle
+from colocate.base.errors import UserError
+from colocate.core.views import Batch, View, ViewConfig, sample_views
 from colocate.methods.method import Method
-from colocate.recipe import EncoderConfig
-from colocate.train import build_method
-from colocate.views import Batch, View, sample_views
+from colocate.pretrain import checkpoint
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import EncoderConfig
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
 NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colocate.draws import uniforms
+from colocate.base.rng import uniforms
 
 _STEP = 0x9E3779B97F4A7C15
 
@@ -60,7 +60,7 @@ def test_neither_global_generators_nor_the_process_matter() -> None:
     here = uniforms(torch.arange(3), 7, count=2)
     torch.manual_seed(2)
     assert torch.equal(uniforms(torch.arange(3), 7, count=2), here)
-    code = "import torch; from colocate.draws import uniforms; print(uniforms(torch.arange(3), 7, count=2).tolist())"
+    code = "import torch; from colocate.base.rng import uniforms; print(uniforms(torch.arange(3), 7, count=2).tolist())"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert there.strip() == str(here.tolist())
 

@@ -25,15 +25,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from colocate import load_backbone
-from colocate.cli import main
-from colocate.geometry import Crop
-from colocate.looks import ViewConfig
-from colocate.matching import overlap
-from colocate.methods import MostSimilar, Overlap
-from colocate.networks import Features
-from colocate.recipe import read_recipe
-from colocate.train import build_method
-from colocate.views import Batch, View, sample_views
+from colocate.cli.main import main
+from colocate.core.geometry import Crop
+from colocate.core.matching import overlap
+from colocate.core.views import Batch, View, ViewConfig, sample_views
+from colocate.methods.rules import MostSimilar, Overlap
+from colocate.models.encoder import Features
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import read_recipe
 from tests import checked
 from tests.reference.overlap import overlap_matrix, pooled
 from tests.test_distributed import free_port, state_after

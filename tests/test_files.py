@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colocate.cli import main
-from colocate.errors import UserError
-from colocate.files import check_writable, write_atomically
-from colocate.predict.device import DeviceConfig
+from colocate.base.errors import UserError
+from colocate.base.files import check_writable, write_atomically
+from colocate.cli.main import main
 from colocate.predict.predict import PredictConfig, predict
+from colocate.predict.predictor import DeviceConfig
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import FINDER, slide_of
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from colocate.geometry import Crop, cell_edges, grid_size, resampling, shared_fraction
+from colocate.core.geometry import Crop, cell_edges, grid_size, resampling, shared_fraction
 from tests.strategies import crop_pairs
 
 TOLERANCE = 1e-3 * 255

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from colocate.geometry import Crop
-from colocate.health import effective_rank, measure, warning, within_tile
-from colocate.methods import Losses
-from colocate.networks import Features
-from colocate.views import Batch, View
+from colocate.core.geometry import Crop
+from colocate.core.views import Batch, View
+from colocate.methods.method import Losses
+from colocate.models.encoder import Features
+from colocate.pretrain.diagnostics import effective_rank, measure, warning, within_tile
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 

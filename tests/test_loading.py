@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import colocate
-from colocate.cli import COMMANDS
+from colocate.cli.main import COMMANDS
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "matplotlib"}
 LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
-TYPED = "from colocate.cli import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
+TYPED = "from colocate.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
 
 
 def loaded(code: str, *words: object) -> set[str]:
@@ -36,13 +36,13 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     slide = write_pyramid(tmp_path / "slide.tif", pixels, mpp=1.0)
     out = tmp_path / "out"
     names = loaded(TYPED, "tile", slide, out, "--mpp", 2, "--size", 64, "--min-sharpness", 0.5, "--workers", 1)
-    assert "colocate.tiling.one_slide" in names and (out / "manifest.parquet").is_file()
+    assert "colocate.slides.one_slide" in names and (out / "manifest.parquet").is_file()
     assert not names & HEAVY
     assert not loaded(TYPED, "tile", "--help") & HEAVY
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["colocate", "colocate.slide", "colocate.tiling", "colocate.tiling.on_the_fly"])
+@pytest.mark.parametrize("module", ["colocate", "colocate.slide", "colocate.tiling", "colocate.slides.tile"])
 def test_what_a_module_brings_along(module: str) -> None:
     assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
 

@@ -12,10 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.errors import UserError
-from colocate.geometry import Crop
-from colocate.looks import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks
-from colocate.views import sample_views
+from colocate.base.errors import UserError
+from colocate.core.geometry import Crop
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks, sample_views
 
 STEP = 1 / 255
 RAW = ViewConfig(size=48, mean=(0, 0, 0), std=(1, 1, 1), symmetries="all")

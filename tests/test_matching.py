@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colocate.geometry import Crop
-from colocate.matching import Match, overlap
+from colocate.core.geometry import Crop
+from colocate.core.matching import Match, overlap
 from tests.reference import overlap as slow
 from tests.strategies import SYMMETRIES, crop_pairs, crops, grids, placed
 

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colocate.errors import UserError
-from colocate.geometry import bounding_box, cell_centres
-from colocate.looks import ViewConfig
-from colocate.views import View, sample_views
+from colocate.base.errors import UserError
+from colocate.core.geometry import bounding_box, cell_centres
+from colocate.core.views import View, ViewConfig, sample_views
 
 CONFIG = ViewConfig(size=64, local_views=3, local_size=32, reference=True, symmetries="all")
 PLAIN = replace(CONFIG, jitter_p=0, grey_p=0, blur_p=0, mean=(0, 0, 0), std=(1, 1, 1))

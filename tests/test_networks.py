@@ -12,10 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from colocate.backbones import Backbone
-from colocate.batch_norm import group_batch_norm, synchronise_batch_norm
-from colocate.errors import UserError
-from colocate.networks import Encoder, Expander, Momentum, Queue, projector
+from colocate.base.errors import UserError
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import (
+    Encoder,
+    Expander,
+    Momentum,
+    Queue,
+    group_batch_norm,
+    projector,
+    synchronise_batch_norm,
+)
 
 
 @given(length=st.integers(1, 9), pushes=st.lists(st.integers(0, 20), min_size=1, max_size=6))

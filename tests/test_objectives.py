@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import peak_bytes
-from colocate.objectives import info_nce
+from colocate.core.objectives import info_nce
 from tests.reference.info_nce import info_nce as slow_info_nce
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from colocate.backbones import Backbone
-from colocate.cli import main
-from colocate.errors import UserError
-from colocate.methods import Method, MethodConfig, Terms
-from colocate.outside import load, name_of
-from colocate.recipe import differences, from_json, read_recipe, to_json
-from colocate.recipes import find_recipe
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.methods.method import Method, MethodConfig, Terms
+from colocate.models.backbones import Backbone
+from colocate.pretrain.recipe import differences, from_json, load, name_of, read_recipe, to_json
+from colocate.pretrain.recipes import find_recipe
 from tests.test_cli import sentence
 from tests.tiny import tiny_recipe
 
@@ -25,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from colocate.methods import MethodConfig, MostSimilar, Overlap, Rule, Terms
-from colocate.recipes import moco_v2
+from colocate.pretrain.recipes import moco_v2
 
 @dataclass(frozen=True)
 class First:

@@ -21,8 +21,9 @@ from benchmarks.race import judge
 from benchmarks.race.__main__ import main
 from benchmarks.race.pack import FOLDS, pack, starts
 from benchmarks.race.report import difference
-from colocate.data import Index, Labelled
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.datasets.labelled import Labelled
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

@@ -8,15 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from colocate.core.views import sample_views
 from colocate.methods.concl import ConCLConfig
 from colocate.methods.distil import DistilConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.optim import build_optimizer
-from colocate.recipe import EncoderConfig, Recipe, differences
-from colocate.recipes import PAPER, RECIPES, find_recipe, summary
-from colocate.train import build_method
-from colocate.views import sample_views
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import EncoderConfig, Recipe, build_optimizer, differences
+from colocate.pretrain.recipes import PAPER, RECIPES, find_recipe, summary
 
 
 def shortened(recipe: Recipe) -> Recipe:

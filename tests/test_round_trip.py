@@ -10,9 +10,9 @@ import pytest
 import shapely
 from PIL import Image
 
-from colocate.cli import main
+from colocate.base.shapes import rasterise
+from colocate.cli.main import main
 from colocate.data.phantom import phantom_tile
-from colocate.raster import rasterise
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 MPP = 1.0

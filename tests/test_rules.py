@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colocate.geometry import Crop, bounding_box, cell_centres, coarser
-from colocate.looks import ViewConfig, draw_looks
-from colocate.matching import attend, most_similar, nearest_centre, nearest_feature, overlap
+from colocate.core.geometry import Crop, bounding_box, cell_centres, coarser
+from colocate.core.matching import attend, most_similar, nearest_centre, nearest_feature, overlap
+from colocate.core.views import ViewConfig, draw_looks
 from tests.reference import vicreg as slow
 from tests.strategies import crop_pairs, grids, intersection
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from colocate.data import Index
-from colocate.train import pretrain
+from colocate.data.index import Index
+from colocate.pretrain.loop import pretrain
 from tests.tiny import tiny_recipe, write_tiles
 
 

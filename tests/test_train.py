@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from colocate import checkpoint, load_backbone, train
-from colocate.data import Index
-from colocate.errors import UserError
-from colocate.journal import read_journal
-from colocate.optim import OptimConfig
-from colocate.recipe import MachineConfig, Recipe
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import find_slides
-from colocate.tiling.tile import tile
-from colocate.train import Interrupted, pretrain
+from colocate import load_backbone
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.pretrain import checkpoint
+from colocate.pretrain import loop as train
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import Interrupted, pretrain
+from colocate.pretrain.recipe import MachineConfig, OptimConfig, Recipe
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 

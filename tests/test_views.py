@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.looks import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks
-from colocate.views import render, sample_views
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks, render, sample_views
 from tests.reference.views import view_of
 from tests.strategies import SYMMETRIES, crops, placed
 

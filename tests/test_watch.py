@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from colocate import watch as its
-from colocate.data import Labelled
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import find_candidate
 from colocate.evaluate.leakage import tiles_of
-from colocate.recipe import Recipe
-from colocate.train import Interrupted, pretrain
+from colocate.pretrain import diagnostics as its
+from colocate.pretrain.loop import Interrupted, pretrain
+from colocate.pretrain.recipe import Recipe
 from tests.evaluate.tissue import write_tissue
 from tests.tiny import tiny_recipe, write_tiles
 

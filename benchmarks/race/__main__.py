@@ -24,11 +24,11 @@ from benchmarks.race.arms import BUDGETS, LITE0, NOTHING, imagenet_weights, reci
 from benchmarks.race.judge import Track, cells_health
 from benchmarks.race.pack import pack
 from benchmarks.race.report import mean, report
-from colocate.data import Index
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
 from colocate.evaluate.candidates import find_candidate
-from colocate.recipe import Recipe
-from colocate.train import pretrain
+from colocate.pretrain.loop import pretrain
+from colocate.pretrain.recipe import Recipe
 
 ROWS = Path(__file__).parents[2] / "docs" / "results" / "race.jsonl"
 

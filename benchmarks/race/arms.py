@@ -10,10 +10,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from colocate.errors import UserError
-from colocate.optim import OptimConfig
-from colocate.recipe import EncoderConfig, MachineConfig, Precision, Recipe
-from colocate.recipes import PAPER, find_recipe, small
+from colocate.base.errors import UserError
+from colocate.pretrain.recipe import EncoderConfig, MachineConfig, OptimConfig, Precision, Recipe
+from colocate.pretrain.recipes import PAPER, find_recipe, small
 
 LITE0 = "tf_efficientnet_lite0"
 NOTHING = ("random", "imagenet", "supervised")

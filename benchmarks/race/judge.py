@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.race.pack import FOLDS
-from colocate import health
-from colocate.data import Index, Labelled, spaced
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.core.matching import overlap
+from colocate.core.views import ViewConfig, sample_views
+from colocate.data.index import Index
+from colocate.data.loader import spaced
+from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import Candidate
-from colocate.evaluate.examples import Examples
-from colocate.evaluate.fit import Engine, FitConfig, fit
+from colocate.evaluate.decoders import Segmenter, SemanticsConfig, class_target
+from colocate.evaluate.fit import Engine, Examples, FitConfig, fit
 from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.semantics import Segmenter, SemanticsConfig, target
-from colocate.looks import ViewConfig
-from colocate.matching import overlap
-from colocate.probes.labelled import Look, ProbeConfig, frozen_cells, probe
-from colocate.views import sample_views
+from colocate.pretrain import diagnostics
+from colocate.pretrain.probes import Look, ProbeConfig, frozen_cells, probe
 
 Record = dict[str, Any]
 Cases = dict[str, tuple[float, int]]
@@ -109,7 +109,7 @@ def u_net(candidate: Candidate, data: Labelled, images: list[int], seed: int, le
     torch.manual_seed(seed)
     config = SemanticsConfig(learning, crop=128)
     model = Segmenter(config, candidate.build(seed), len(data.pixel_names), None, candidate.mean, candidate.std)
-    examples = Examples(data, config.alter, target, seed)
+    examples = Examples(data, config.alter, class_target, seed)
     engine = Engine(workers=0, log_every=learning.planned(0), save_every=10_000)
     with tempfile.TemporaryDirectory() as folder:
         fit(model, examples, images, learning, Path(folder), "", engine, ready=lambda _: model.ready())
@@ -142,10 +142,10 @@ def cells_health(candidate: Candidate, tiles: Index, seed: int, size: int) -> di
     own, other = (grid.flatten(2).mT.float() for grid in grids)
     match = overlap(batch.first.crop, batch.second.crop, cells)
     shared = match.fractions() * match.weight[:, :, None]
-    found, chance = health.correspondence(own, other, health.displaced(shared))
+    found, chance = diagnostics.correspondence(own, other, diagnostics.displaced(shared))
     return {
         "displaced": found,
         "displaced_chance": chance,
-        "effective_rank": health.effective_rank(own.flatten(0, 1)[::7]).item(),
-        "within_tile": health.within_tile(own).item(),
+        "effective_rank": diagnostics.effective_rank(own.flatten(0, 1)[::7]).item(),
+        "within_tile": diagnostics.within_tile(own).item(),
     }

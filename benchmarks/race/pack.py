@@ -30,11 +30,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from colocate.data import Index, Labelled, spaced
+from colocate.data.index import Index
+from colocate.data.loader import spaced
+from colocate.datasets.files import IMAGES, entries
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import Kind, prepare
+from colocate.datasets.writer import check_free, folder_or_nothing
 from colocate.evaluate.leakage import check, refuse
-from colocate.prepare import Kind, prepare
-from colocate.prepare.files import IMAGES, entries
-from colocate.prepare.writer import check_free, folder_or_nothing
 
 LC25000 = "lc25000"  # as source of its tiles, whose cases are not known
 SHARD_BYTES = 60 << 20

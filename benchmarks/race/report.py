@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from colocate.errors import UserError
+from colocate.base.errors import UserError
 
 Row = dict[str, Any]
 Difference = tuple[float, float, float]

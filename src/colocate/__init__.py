@@ -21,25 +21,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones import load_backbone
-    from .geometry import Crop
-    from .looks import ViewConfig
-    from .matching import Match, overlap
-    from .objectives import info_nce
-    from .views import Batch, View, sample_views
+    from colocate.core.geometry import Crop
+    from colocate.core.matching import Match, overlap
+    from colocate.core.objectives import info_nce
+    from colocate.core.views import Batch, View, ViewConfig, sample_views
+    from colocate.models.backbones import load_backbone
 
 __all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
 __version__ = "0.1.0"
 _MODULES = {
-    "Batch": "views",
-    "Crop": "geometry",
-    "Match": "matching",
-    "View": "views",
-    "ViewConfig": "looks",
-    "info_nce": "objectives",
-    "load_backbone": "export",
-    "overlap": "matching",
-    "sample_views": "views",
+    "Batch": "core.views",
+    "Crop": "core.geometry",
+    "Match": "core.matching",
+    "View": "core.views",
+    "ViewConfig": "core.views",
+    "info_nce": "core.objectives",
+    "load_backbone": "models.backbones",
+    "overlap": "core.matching",
+    "sample_views": "core.views",
 }
 
 

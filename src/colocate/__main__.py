@@ -1,5 +1,5 @@
 """`python -m colocate` (torchrun's way in)."""
 
-from .cli import main
+from colocate.cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from colocate.data import Index
+from colocate.data.index import Index
 from tests.data.pictures import TILES, packed, picture
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from colocate.data import Index
+from colocate.data.index import Index
 
 TILES = {  # in the order in which they must come
     "Top.JPEG": (40, 30),

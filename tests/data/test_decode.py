@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from colocate.data import decode
-from colocate.errors import TileError
+from colocate.base.errors import TileError
+from colocate.data.decode import decode
 from tests.data.pictures import packed, picture
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest puts its own filters before ours
@@ -184,7 +184,7 @@ def test_no_warning_leaks(tmp_path: Path) -> None:
     code = """
 import sys, pathlib
 from colocate.data import decode
-from colocate.errors import TileError
+from colocate.base.errors import TileError
 for name in sys.argv[1:]:
     try:
         decode(pathlib.Path(name).read_bytes(), name)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from colocate.data import Index
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
 
 Build = Callable[..., Index]
 ROWS = {

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from colocate.data import Index
-from colocate.errors import TileError, UserError
+from colocate.base.errors import TileError, UserError
+from colocate.data.index import Index
 from tests.data.pictures import nobody, pack, shards
 
 Build = Callable[..., Index]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.data import Index, Summary, inspect, show, tile_loader
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.data.inspect import Summary, inspect, show
+from colocate.data.loader import tile_loader
 from tests.data.pictures import TILES, packed, picture
 
 Build = Callable[..., Index]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.prepare.writer import Draft, Facts, write
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import Draft, Facts, write
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import colocate.data.loader as loader
-from colocate.data import Index, Tiles, batch_indices, tile_loader
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.data.loader import Tiles, batch_indices, tile_loader
 from tests.data.pictures import packed, picture
 
 Build = Callable[..., Index]

@@ -13,12 +13,14 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from colocate.data import Index, inspect, tile_loader
-from colocate.errors import TileError, UserError
-from colocate.slide import Slide
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import find_slides
-from colocate.tiling.tile import tile
+from colocate.base.errors import TileError, UserError
+from colocate.data.index import Index
+from colocate.data.inspect import inspect
+from colocate.data.loader import tile_loader
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.slide import Slide
+from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 Build = Callable[..., Index]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from colocate.data import Index, batch_indices, one_order, orders, tile_loader, tile_order
-from colocate.data.orders import balanced
+from colocate.data import loader as orders
+from colocate.data.index import Index
+from colocate.data.loader import balanced, batch_indices, one_order, tile_loader, tile_order
 
 Build = Callable[..., Index]
 SHARES = ([5, 1], [1, 1, 1], [40, 3, 1, 12], [7], [2, 0, 9, 4], [1] * 20 + [100])  # tiles of each source

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from colocate.data import Index
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
 from tests.data.pictures import TILES, names, pack, shards, sources
 
 Build = Callable[..., Index]

@@ -15,8 +15,8 @@ import pytest
 import torch
 from pyarrow import csv, parquet
 
-from colocate.data import Index
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
 from tests.data.pictures import TILES, names, nobody, pack, shards, sources
 
 Build = Callable[..., Index]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.evaluate.examples import Examples, example_loader, flipped, turns
-from colocate.evaluate.instances import InstancesConfig
-from colocate.evaluate.instances import target as objects_of
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.evaluate.decoders import InstancesConfig
+from colocate.evaluate.decoders import instance_target as objects_of
+from colocate.evaluate.fit import Examples, example_loader, flipped, turns
 from tests.evaluate.tissue import write_tissue
 
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from colocate import checkpoint
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.evaluate.examples import Examples
-from colocate.evaluate.fit import Engine, FitConfig, fit
-from colocate.evaluate.semantics import SemanticsConfig
-from colocate.evaluate.semantics import target as classes_of
-from colocate.train import Interrupted
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.evaluate.decoders import SemanticsConfig
+from colocate.evaluate.decoders import class_target as classes_of
+from colocate.evaluate.fit import Engine, Examples, FitConfig, fit
+from colocate.pretrain import checkpoint
+from colocate.pretrain.loop import Interrupted
 from tests.evaluate.tissue import write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=2, save_every=3)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from colocate.data import decode
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.decode import decode
 from colocate.evaluate import hashes as module
 from colocate.evaluate.hashes import Hashes, alike, hashes, near_pairs
 from tests.tiny import write_tiles

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.data import Index, Labelled
-from colocate.data.labelled import COLUMNS
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.datasets.labelled import COLUMNS, Labelled
 from colocate.evaluate import leakage
 from colocate.evaluate.leakage import Findings, check, refuse, tiles_of
 from tests.tiny import write_tiles

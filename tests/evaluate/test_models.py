@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from colocate.backbones import Backbone
-from colocate.errors import UserError
-from colocate.evaluate.instances import Detector, InstancesConfig
-from colocate.evaluate.pyramid import Pyramid
-from colocate.evaluate.semantics import Segmenter, SemanticsConfig
+from colocate.base.errors import UserError
+from colocate.evaluate.decoders import Detector, InstancesConfig, Pyramid, Segmenter, SemanticsConfig
+from colocate.models.backbones import Backbone
 
 NORMAL = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 SMALL = InstancesConfig(short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128))

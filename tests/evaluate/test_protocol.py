@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from colocate.cli import main
-from colocate.data import Labelled
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.datasets.labelled import Labelled
 from colocate.evaluate import protocol as its
 from colocate.evaluate.candidates import Candidate, find_candidate
+from colocate.evaluate.decoders import InstancesConfig, SemanticsConfig
 from colocate.evaluate.fit import Engine, FitConfig
-from colocate.evaluate.instances import InstancesConfig
 from colocate.evaluate.protocol import Protocol, evaluate, some_of
-from colocate.evaluate.semantics import SemanticsConfig
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
-from colocate.probes.labelled import ProbeConfig
+from colocate.pretrain.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from colocate.cli import main
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.evaluate.results import Row, grouped, read_results
 from colocate.evaluate.table import collect
 from tests.evaluate.made import write_result

@@ -12,18 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from colocate.backbones import Backbone
-from colocate.data import Labelled
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import find_candidate
+from colocate.evaluate.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
 from colocate.evaluate.fit import Engine, FitConfig
-from colocate.evaluate.instances import Detector, InstancesConfig
-from colocate.evaluate.metrics import label_map
+from colocate.evaluate.metrics.objects import label_map
 from colocate.evaluate.protocol import Protocol, evaluate
 from colocate.evaluate.saved import VERSION, load_model, seen_mpp
-from colocate.evaluate.semantics import Segmenter, SemanticsConfig
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
-from colocate.probes.labelled import ProbeConfig
+from colocate.models.backbones import Backbone
+from colocate.pretrain.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
 FIT = FitConfig(steps=4, batch=3, optimizer="adamw", lr=3e-3, drops=())

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colocate.cli import main
-from colocate.errors import UserError
-from colocate.evaluate.markdown import markdown
-from colocate.evaluate.table import Table, collect, write
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.evaluate.table import Table, collect, markdown, write
 from tests.evaluate.made import write_result
 
 Cells = dict[str, dict[str, str]]

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Int32, UInt8
 from torch import Tensor
 
-from colocate.data import Labelled
-from colocate.data.labelled import Kind
-from colocate.prepare.writer import Draft, Facts, write
+from colocate.datasets.labelled import Kind, Labelled
+from colocate.datasets.writer import Draft, Facts, write
 
 
 def discs(number: int, height: int, width: int) -> tuple[UInt8[Tensor, "3 h w"], Int32[Tensor, "h w"]]:

@@ -14,15 +14,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from colocate.errors import UserError
-from colocate.figures import compare
-from colocate.figures.compare import CHARTS, draw, markdown, table
-from colocate.figures.facts import read_runs, same_and_different
-from colocate.looks import ViewConfig
+from colocate.base.errors import UserError
+from colocate.core.views import ViewConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.recipe import EncoderConfig, read_recipe, to_json
-from colocate.train import pretrain
+from colocate.pretrain.loop import pretrain
+from colocate.pretrain.recipe import EncoderConfig, read_recipe, to_json
+from colocate.report.compare import CHARTS, compare, draw, markdown, read_runs, same_and_different, table
 from tests.tiny import tiny_recipe, write_tiles
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 from matplotlib.figure import Figure
 
-from colocate.figures.curves import _apart, _running_mean, draw_correspondence, draw_line, draw_losses, draw_spread
+from colocate.report.curves import _apart, _running_mean, draw_correspondence, draw_line, draw_losses, draw_spread
 
 
 def rows(count: int, **fixed: float) -> list[dict[str, float]]:

@@ -8,7 +8,10 @@ from hypothesis import given
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from colocate.figures.matches import (
+from colocate.core.geometry import Crop
+from colocate.core.matching import overlap
+from colocate.core.views import Looks, ViewConfig, render, sample_views
+from colocate.report.matches import (
     LEAST_SHARED,
     box_in_view,
     cell_box,
@@ -17,10 +20,6 @@ from colocate.figures.matches import (
     matched_cells,
     training_pair,
 )
-from colocate.geometry import Crop
-from colocate.looks import Looks, ViewConfig
-from colocate.matching import overlap
-from colocate.views import render, sample_views
 from tests.strategies import SYMMETRIES, TILE, crop_pairs, crops, grids, placed
 
 PLAIN = ViewConfig(size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))

@@ -11,18 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from colocate.backbones import load_backbone
-from colocate.cli import main
-from colocate.data import Index
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.core.views import ViewConfig
+from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
-from colocate.errors import UserError
-from colocate.evaluate.masks import masks_beside
-from colocate.figures import report
-from colocate.figures.report import read_run
-from colocate.figures.sample import evenly, spread, square, view_px
-from colocate.looks import ViewConfig
-from colocate.recipe import EncoderConfig
-from colocate.train import build_method, pretrain
+from colocate.models.backbones import load_backbone
+from colocate.pretrain.loop import build_method, pretrain
+from colocate.pretrain.recipe import EncoderConfig
+from colocate.report.page import read_run, report
+from colocate.report.sample import evenly, masks_beside, spread, square, view_px
 from tests.tiny import tiny_recipe, write_tiles
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from colocate.evaluate.table import Table, collect
-from colocate.figures.scores import draw, scores
+from colocate.report.scores import draw, scores
 from tests.evaluate.made import write_result
 
 

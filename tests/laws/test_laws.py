@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colocate.geometry import Crop
-from colocate.matching import Match, overlap
+from colocate.core.geometry import Crop
+from colocate.core.matching import Match, overlap
 from tests.strategies import crop_pairs, grids, intersection, same_crops
 
 

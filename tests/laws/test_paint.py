@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.geometry import Crop
-from colocate.looks import Looks, ViewConfig, draw_looks
-from colocate.matching import overlap
-from colocate.views import render
+from colocate.core.geometry import Crop
+from colocate.core.matching import overlap
+from colocate.core.views import Looks, ViewConfig, draw_looks, render
 from tests.strategies import TILE, crop_pairs, intersection, same_crops
 
 SIZE = 60  # view pixels: whole pixels a cell for grids of 3, 4, 5, 6 and 10

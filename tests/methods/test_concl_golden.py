@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colocate.clustering import prototypes
-from colocate.geometry import Crop
-from colocate.matching import overlap
-from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig, carried
+from colocate.core.geometry import Crop
+from colocate.core.matching import overlap
+from colocate.core.views import Batch, View
+from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig, carried, prototypes
 from colocate.methods.moco import MoCo, MoCoConfig
-from colocate.networks import Encoder, Features
-from colocate.views import Batch, View
+from colocate.models.encoder import Encoder, Features
 from tests.reference import concl as slow
 from tests.reference.info_nce import info_nce as plain_info_nce
 

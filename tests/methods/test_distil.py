@@ -11,13 +11,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from colocate.backbones import Backbone
-from colocate.errors import UserError
-from colocate.looks import ViewConfig
-from colocate.matching import overlap
+from colocate.base.errors import UserError
+from colocate.core.matching import overlap
+from colocate.core.views import ViewConfig, sample_views
 from colocate.methods.distil import Distil, DistilConfig, Teacher
-from colocate.train import build_method, pretrain
-from colocate.views import sample_views
+from colocate.models.backbones import Backbone
+from colocate.pretrain.loop import build_method, pretrain
 from tests.reference import distil as reference
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from colocate.errors import UserError
-from colocate.journal import read_journal
-from colocate.looks import ViewConfig
-from colocate.recipe import Recipe, from_json, to_json
-from colocate.train import Interrupted, build_method, pretrain
-from colocate.views import sample_views
+from colocate.base.errors import UserError
+from colocate.core.views import ViewConfig, sample_views
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import Interrupted, build_method, pretrain
+from colocate.pretrain.recipe import Recipe, from_json, to_json
 from tests.test_train import same_run, stop_at
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from colocate import Crop, overlap
+from colocate.core.views import Batch, View
 from colocate.methods.moco import MoCo
 from colocate.methods.rules import MostSimilar, Overlap, Rule
-from colocate.networks import Encoder, projector
-from colocate.views import Batch, View
+from colocate.models.encoder import Encoder, projector
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from colocate.errors import UserError
-from colocate.geometry import Crop
-from colocate.looks import ViewConfig
+from colocate.base.errors import UserError
+from colocate.core.geometry import Crop
+from colocate.core.views import Batch, View, ViewConfig, sample_views
 from colocate.methods.moco import MoCo, MoCoConfig
 from colocate.methods.rules import MostSimilar, Overlap
-from colocate.train import build_method
-from colocate.views import Batch, View, sample_views
+from colocate.pretrain.loop import build_method
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock
 
-from colocate.looks import ViewConfig
+from colocate.core.views import View, ViewConfig, sample_views
 from colocate.methods.moco import MoCo
-from colocate.optim import OptimConfig, build_optimizer
-from colocate.train import build_method
-from colocate.views import View, sample_views
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.recipe import OptimConfig, build_optimizer
 from tests.reference.step import PlainStep
 from tests.tiny import MOCO, tiny_recipe
 

@@ -9,13 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colocate.errors import UserError
-from colocate.looks import ViewConfig
-from colocate.matching import overlap
+from colocate.base.errors import UserError
+from colocate.core.matching import overlap
+from colocate.core.objectives import sinkhorn
+from colocate.core.views import ViewConfig, sample_views
 from colocate.methods.prototypes import PrototypeHead, Prototypes, PrototypesConfig
-from colocate.objectives import sinkhorn
-from colocate.train import build_method
-from colocate.views import sample_views
+from colocate.pretrain.loop import build_method
 from tests.reference import prototypes as reference
 from tests.tiny import METHODS, tiny_recipe
 

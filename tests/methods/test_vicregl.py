@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from colocate.errors import UserError
-from colocate.geometry import Crop
-from colocate.matching import Nearest, nearest_centre
+from colocate.base.errors import UserError
+from colocate.core.geometry import Crop
+from colocate.core.matching import Nearest, nearest_centre
+from colocate.core.views import Batch, View
 from colocate.methods.rules import NearestCentre, NearestFeature, Overlap
 from colocate.methods.vicregl import VICRegL, VICRegLConfig
-from colocate.networks import Features
-from colocate.train import build_method
-from colocate.views import Batch, View
+from colocate.models.encoder import Features
+from colocate.pretrain.loop import build_method
 from tests.methods.test_golden import close, crops
 from tests.methods.test_moco import batch_of
 from tests.reference import vicreg as slow

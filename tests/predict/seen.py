@@ -13,7 +13,7 @@ from torch import Tensor
 
 from colocate.predict.predictor import Classes, Predictor
 from colocate.predict.stitch import Found
-from colocate.tiling.listing import Listed
+from colocate.slides.listing import Listed
 from tests.phantom_slide import write_pyramid
 
 LIGHT, DARK = (200, 120, 0), (90, 30, 40)  # tissue without and with an object; blue counts from 40 on

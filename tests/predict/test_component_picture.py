@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.predict.component_picture import GREY, draw_components
-from colocate.slide import Slide
+from colocate.predict.features import GREY, draw_components
+from colocate.slides.slide import Slide
 from tests.phantom_slide import write_pyramid
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from colocate.errors import UserError
-from colocate.predict.device import DeviceConfig
+from colocate.base.errors import UserError
 from colocate.predict.features import FeatureConfig
 from colocate.predict.predict import PredictConfig
+from colocate.predict.predictor import DeviceConfig
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"workers": -1}])

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.measure import label
 
-from colocate.predict.stitch import Found, Merged, Stitcher
-from colocate.predict.windows import Box, Place, Window, Windows
+from colocate.predict.stitch import Box, Found, Merged, Place, Stitcher, Window, Windows
 from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, pictures, rasters, stitched
 from tests.reference import stitch as reference
 

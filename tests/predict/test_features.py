@@ -15,18 +15,18 @@ import tifffile
 import torch
 from PIL import Image
 
-from colocate.backbones import Backbone, load_backbone
-from colocate.cli import main
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.evaluate.candidates import Candidate, find_candidate
-from colocate.export import write_backbone
+from colocate.models.backbones import Backbone, load_backbone
 from colocate.predict import features as module
-from colocate.predict.device import DeviceConfig
 from colocate.predict.features import FeatureConfig, features
-from colocate.predict.slides_loop import Tally
-from colocate.slide import Slide
-from colocate.tiling.listing import Listed
-from colocate.tiling.tissue import find_tissue
+from colocate.predict.predictor import DeviceConfig
+from colocate.pretrain.checkpoint import write_backbone
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Tally
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import find_tissue
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 MEAN, STD = [0.7, 0.5, 0.6], [0.2, 0.25, 0.3]

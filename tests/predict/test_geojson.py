@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 
-from colocate.errors import UserError
-from colocate.predict.geojson import COLOURS, class_colour, feature, measurements, write_features
-from colocate.predict.trace import bevelled, outline
-from colocate.prepare import geojson
-from colocate.prepare.writer import write
+from colocate.base.errors import UserError
+from colocate.base.shapes import bevelled, outline
+from colocate.datasets import geojson
+from colocate.datasets.writer import write
+from colocate.predict.outputs import COLOURS, class_colour, feature, measurements, write_features
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

@@ -18,22 +18,21 @@ from lightning.fabric import Fabric
 from PIL import Image
 from scipy import ndimage
 
-from colocate.backbones import Backbone
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.evaluate.decoders import Segmenter, SemanticsConfig
 from colocate.evaluate.saved import ModelFacts, SavedModel
-from colocate.evaluate.semantics import Segmenter, SemanticsConfig
-from colocate.predict import class_map, regions
+from colocate.models.backbones import Backbone
+from colocate.predict import class_map
+from colocate.predict import outputs as regions
 from colocate.predict.class_map import UNSEEN, ClassMap
-from colocate.predict.device import DeviceConfig
-from colocate.predict.geojson import class_colour
-from colocate.predict.looking import grid_of, look, windows_of_tissue
+from colocate.predict.outputs import class_colour
 from colocate.predict.predict import PredictConfig, predict
-from colocate.predict.predictor import Classes, Predictor, predictor
-from colocate.predict.slides_loop import Tally
-from colocate.predict.windows import Windows
-from colocate.slide import Slide
-from colocate.tiling.listing import Listed
-from colocate.tiling.tissue import find_tissue
+from colocate.predict.predictor import Classes, DeviceConfig, Predictor, grid_of, look, predictor, windows_of_tissue
+from colocate.predict.stitch import Windows
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Tally
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import find_tissue
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import MAPPER, slide_of
 

@@ -13,10 +13,10 @@ import torch
 from lightning.fabric import Fabric
 from PIL import Image
 
-from colocate.backbones import Backbone
-from colocate.cli import main
-from colocate.evaluate.instances import Detector, InstancesConfig
+from colocate.cli.main import main
+from colocate.evaluate.decoders import Detector, InstancesConfig
 from colocate.evaluate.saved import ModelFacts, SavedModel
+from colocate.models.backbones import Backbone
 from colocate.predict.predictor import predictor
 from colocate.predict.stitch import Found
 from tests.evaluate.tissue import discs, write_tissue

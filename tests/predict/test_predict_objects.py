@@ -17,15 +17,15 @@ import shapely
 import tifffile
 from PIL import Image
 
-from colocate.errors import UserError
-from colocate.predict import outline_files
-from colocate.predict.device import DeviceConfig
-from colocate.predict.geojson import class_colour
+from colocate.base.errors import UserError
+from colocate.predict import outputs as outline_files
+from colocate.predict.outputs import class_colour
 from colocate.predict.predict import PredictConfig, predict
-from colocate.predict.slides_loop import Tally
+from colocate.predict.predictor import DeviceConfig
 from colocate.predict.stitch import Found
-from colocate.slide import Slide
-from colocate.tiling.listing import Listed
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Tally
+from colocate.slides.slide import Slide
 from tests.predict.seen import FINDER, objects, slide_of
 
 CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)

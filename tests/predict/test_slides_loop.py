@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from colocate.errors import TileError, UserError
-from colocate.predict.slides_loop import Tally, for_each_slide
-from colocate.tiling.listing import Listed
-from colocate.tiling.meter import Meter
-from colocate.tiling.quarantine import Quarantine
+from colocate.base.errors import TileError, UserError
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 
 SLIDES = [Listed(name, Path(f"{name}.svs")) for name in "abcd"]
 

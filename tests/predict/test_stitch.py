@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from colocate.predict.stitch import Found, Stitcher
-from colocate.predict.windows import Box, Place, Windows
+from colocate.predict.stitch import Box, Found, Place, Stitcher, Windows
 from tests.predict.windowed import as_sets, assert_apart, drawn, found, perfect, pictures, rasters, stitched
 
 

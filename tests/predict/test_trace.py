@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from colocate.predict.trace import bevelled, outline
-from colocate.raster import rasterise
+from colocate.base.shapes import bevelled, outline, rasterise
 
 
 @st.composite

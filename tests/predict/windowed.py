@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import label
 
-from colocate.predict.stitch import Found, Merged, Stitcher
-from colocate.predict.windows import Window, Windows
-from colocate.raster import rasterise
+from colocate.base.shapes import rasterise
+from colocate.predict.stitch import Found, Merged, Stitcher, Window, Windows
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
 """The objects of a window as masks, by the ids that they truly have."""

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from colocate.data import decode
-from colocate.data.labelled import Labelled
-from colocate.errors import UserError
-from colocate.prepare import bcss, prepare
-from colocate.prepare.writer import write
+from colocate.base.errors import UserError
+from colocate.data.decode import decode
+from colocate.datasets import bcss
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.datasets.writer import write
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

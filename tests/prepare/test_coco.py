@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as pycoco
 
-from colocate.data.labelled import Labelled
-from colocate.errors import UserError
-from colocate.prepare import coco, polygons, prepare
-from colocate.prepare.writer import write
+from colocate.base import shapes as polygons
+from colocate.base.errors import UserError
+from colocate.datasets import coco
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.datasets.writer import write
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 
-from colocate.cli import main
-from colocate.data import Labelled
-from colocate.prepare import CONVERTERS, Kind
-from colocate.prepare.nct import TISSUES
+from colocate.cli.main import main
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.nct import TISSUES
+from colocate.datasets.prepare import CONVERTERS, Kind
 from tests.prepare.releases import write_folder, write_glas, write_nct
 from tests.test_cli import sentence
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.prepare import crag
-from colocate.prepare.writer import write
+from colocate.base.errors import UserError
+from colocate.datasets import crag
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import write
 from tests.prepare.releases import row_of_objects, save, write_crag
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from colocate.errors import UserError
-from colocate.prepare.files import by_stem, folder_in, read_mask, split_by_case
+from colocate.base.errors import UserError
+from colocate.datasets.files import by_stem, folder_in, read_mask, split_by_case
 from tests.prepare.releases import save
 
 VALUES = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)

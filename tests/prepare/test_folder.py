@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.prepare import folder
-from colocate.prepare.writer import write
+from colocate.base.errors import UserError
+from colocate.datasets import folder
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import write
 from tests.data.pictures import picture
 from tests.prepare.releases import row_of_objects, save, write_folder
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from colocate.data.labelled import Labelled
-from colocate.errors import UserError
-from colocate.prepare import geojson, polygons, prepare
-from colocate.prepare.writer import write
+from colocate.base import shapes as polygons
+from colocate.base.errors import UserError
+from colocate.datasets import geojson
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.datasets.writer import write
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from colocate.data import decode
-from colocate.data.labelled import Labelled
-from colocate.errors import UserError
-from colocate.prepare import monuseg, polygons, prepare
-from colocate.prepare.writer import write
+from colocate.base import shapes as polygons
+from colocate.base.errors import UserError
+from colocate.data.decode import decode
+from colocate.datasets import monuseg
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.datasets.writer import write
 from tests.data.pictures import packed, picture
 
 TRAIN = ("TCGA-A7-A13E-01Z-00-DX1", "TCGA-AY-A8YK-01A-01-TS1")

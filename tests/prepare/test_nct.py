@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from colocate.data import Index
-from colocate.errors import UserError
-from colocate.prepare import nct
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.datasets import nct
 from tests.prepare.releases import write_nct
 
 

@@ -12,10 +12,9 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colocate.errors import UserError
-from colocate.prepare import polygons
-from colocate.prepare.polygons import Canvas, Remarks, region
-from colocate.raster import Patch, rasterise
+from colocate.base import shapes as polygons
+from colocate.base.errors import UserError
+from colocate.base.shapes import Canvas, Patch, Remarks, rasterise, region
 from tests.reference import inside
 
 FIFTH = 0.2 * math.sqrt(2)  # pycocotools rounds corners to fifths of a pixel

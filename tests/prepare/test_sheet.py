@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colocate.data import Labelled
-from colocate.data.contact_sheet import GAP_PX
-from colocate.prepare.sheet import OUTLINES, SHEET, SIDE_PX
-from colocate.prepare.writer import Draft, Facts, write
+from colocate.data.inspect import GAP_PX
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import OUTLINES, SHEET, SIDE_PX, Draft, Facts, write
 
 GREY = 150
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from colocate.data import Index, Labelled
-from colocate.errors import UserError
-from colocate.prepare.writer import Draft, Facts, write
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import Draft, Facts, write
 from tests.data.pictures import packed, picture
 
 FACTS = Facts("made-up", "instances", ("gland",), "free", notes=("a note",))

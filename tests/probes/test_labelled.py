@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from colocate.data import Labelled
-from colocate.errors import UserError
-from colocate.probes.labelled import ProbeConfig, at_pixels, frozen_cells, probe, settled
-from colocate.probes.linear import fit_linear
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.pretrain.probes import ProbeConfig, at_pixels, fit_linear, frozen_cells, probe, settled
 from tests.evaluate.tissue import write_tissue
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -6,10 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from colocate.backbones import Backbone
-from colocate.batch_norm import group_batch_norm
-from colocate.probes import nearest_neighbour_probe, settle_batch_norm
-from colocate.probes.nearest import cell_features, cell_labels, dice, neighbour_shares, neighbour_vote
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import group_batch_norm
+from colocate.pretrain.probes import (
+    cell_features,
+    cell_labels,
+    dice,
+    nearest_neighbour_probe,
+    neighbour_shares,
+    neighbour_vote,
+    settle_batch_norm,
+)
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colocate.geometry import Crop
+from colocate.core.geometry import Crop
 from tests.reference.overlap import overlap_matrix
 
 Vector = list[float]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colocate.geometry import Crop
+from colocate.core.geometry import Crop
 from colocate.methods.moco import MoCo
 
 from .info_nce import info_nce

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from colocate.geometry import Crop
+from colocate.core.geometry import Crop
 from tests.reference.overlap import crop_to_tile
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from colocate.looks import IMAGENET_MEAN, IMAGENET_STD, Looks
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks
 
 
 class PillowBlur:

@@ -12,10 +12,9 @@ import pytest
 import tifffile
 from jaxtyping import UInt8
 
-from colocate.errors import TileError
-from colocate.slide import jpeg_tiles
-from colocate.slide.jpeg_tiles import JpegTiles
-from colocate.slide.readers import open_reader
+from colocate.base.errors import TileError
+from colocate.slides import readers as jpeg_tiles
+from colocate.slides.readers import JpegTiles, open_reader
 
 SIZES = ((700, 500), (350, 250), (175, 125))
 

@@ -10,9 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from colocate.errors import TileError, UserError
-from colocate.slide import Slide, readers
-from colocate.slide import slide as slides
+from colocate.base.errors import TileError, UserError
+from colocate.slides import readers
+from colocate.slides import slide as slides
+from colocate.slides.slide import Slide
 from tests.phantom_slide import painted, write_pyramid
 
 Write = dict[str, object]

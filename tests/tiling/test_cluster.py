@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from colocate.errors import UserError
-from colocate.tiling import tile as work
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import Listed, find_slides
-from colocate.tiling.tile import tile
+from colocate.base.errors import UserError
+from colocate.slides import tile as work
+from colocate.slides.listing import Listed, find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiling.test_tile import files
 

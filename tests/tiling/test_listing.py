@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from colocate.errors import UserError
-from colocate.tiling.listing import find_slides
+from colocate.base.errors import UserError
+from colocate.slides.listing import find_slides
 
 
 def touch(folder: Path, *names: str) -> Path:

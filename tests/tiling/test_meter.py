@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from colocate.tiling.meter import Meter
+from colocate.slides.runner import Meter
 
 
 def test_in_a_log_each_slide_gets_a_line_with_its_own_pieces(capsys: pytest.CaptureFixture[str]) -> None:

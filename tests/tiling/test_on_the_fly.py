@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.data import Index
-from colocate.errors import UserError
-from colocate.recipe import from_json, to_json
-from colocate.slide import Slide
-from colocate.tiling import on_the_fly
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import find_slides
-from colocate.tiling.on_the_fly import are_slides
-from colocate.tiling.tile import tile
-from colocate.train import pretrain
+from colocate.base.errors import UserError
+from colocate.data.index import Index
+from colocate.pretrain.loop import pretrain
+from colocate.pretrain.recipe import from_json, to_json
+from colocate.slides import tile as on_the_fly
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.slide import Slide
+from colocate.slides.tile import are_slides, tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 

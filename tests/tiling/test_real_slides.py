@@ -10,10 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from colocate.data import decode
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import find_slides
-from colocate.tiling.tile import tile
+from colocate.data.decode import decode
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.tile import tile
 
 
 @pytest.mark.slow

@@ -15,16 +15,16 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from colocate.cli import main
-from colocate.errors import UserError
-from colocate.slide import Slide
-from colocate.tiling import one_slide
-from colocate.tiling import shards as packing
-from colocate.tiling import tile as work
-from colocate.tiling.config import TilingConfig
-from colocate.tiling.listing import find_slides
-from colocate.tiling.manifest import is_done
-from colocate.tiling.tile import Tiled, read_part, tile
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.slides import manifest as packing
+from colocate.slides import one_slide
+from colocate.slides import tile as work
+from colocate.slides.listing import find_slides
+from colocate.slides.manifest import is_done
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.slide import Slide
+from colocate.slides.tile import Tiled, read_part, tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
@@ -69,7 +69,7 @@ def test_tiles_are_what_the_slide_shows(slides: Path, whole: Path) -> None:
 
 def test_no_tile_is_forgotten(slides: Path, whole: Path) -> None:
     """All places of the grid, their tissue counted in the mask by itself."""
-    from colocate.tiling.tissue import find_tissue
+    from colocate.slides.tissue import find_tissue
 
     rows = parquet.read_table(whole / "manifest.parquet").to_pylist()
     kept = {(row["slide"], row["x"], row["y"]) for row in rows}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from colocate.errors import TileError
-from colocate.slide import Slide
-from colocate.tiling.tissue import Tissue, find_tissue, tissue_mask
+from colocate.base.errors import TileError
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue, find_tissue, tissue_mask
 from tests.phantom_slide import painted, tissue_slide, write_pyramid
 
 GLASS, PINK = (243, 242, 244), (205, 130, 170)

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from colocate.errors import TileError
+from colocate.base.errors import TileError
 
 LARGEST_PX = 100_000_000
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")

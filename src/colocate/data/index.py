@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
+from colocate.base.errors import TileError, UserError
 from colocate.data.decode import decode, slide
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
-from colocate.errors import TileError, UserError
-from colocate.slide import Slide, check_mpp
+from colocate.slides.slide import Slide, check_mpp
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 VERSION = 1

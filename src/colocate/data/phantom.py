@@ -4,6 +4,8 @@ A tile is a pure function of (seed, index, size, mpp). Eight tiles share a slide
 grade, its cellularity, its focus. Geometry is in micrometres; pixels appear only where something is rasterised.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,18 +1,21 @@
-"""What an index holds for each tile: one row, whatever kind of source it came from."""
+"""A CSV or Parquet table of tiles: a column `path`, and `mpp` and `source` if known."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
+from pyarrow import csv, parquet
 
-from colocate.errors import UserError
+from colocate.base.errors import UserError
+from colocate.slides.slide import check_mpp
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -92,3 +95,118 @@ def numbered(column: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " n"], list[str
     seen[numbers] = True
     places = np.cumsum(seen, dtype=np.int32) - 1
     return places[numbers], [word for word, occurs in zip(words, seen, strict=True) if occurs]
+
+
+SHOWN = 8  # of a column's values, where one is not among them
+
+HeldOut = dict[str, list[str]]
+"""Columns, and of each the values whose tiles are held out."""
+
+
+def held_out(words: Sequence[str]) -> HeldOut:
+    """What `--hold-out COLUMN=VALUE[,VALUE...] ...` says. Raises UserError for a word that says nothing.
+
+    >>> held_out(["split=test,val", "patient=P1"])
+    {'split': ['test', 'val'], 'patient': ['P1']}
+    """
+    asked: HeldOut = {}
+    for word in words:
+        column, _, values = word.partition("=")
+        named = [value.strip() for value in values.split(",")]
+        if not column.strip() or not all(named):
+            raise UserError(f"--hold-out {word!r}: give COLUMN=VALUE[,VALUE...], such as split=test")
+        asked.setdefault(column.strip(), []).extend(named)
+    return asked
+
+
+def check_columns(held_out: HeldOut, known: Sequence[str], data: Path) -> None:
+    """Raises UserError for a column that is not among those known of `data`."""
+    for name, values in held_out.items():
+        if name not in known:
+            raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {_meant(name, known)}")
+
+
+def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, " n"]:
+    """For each row of a table whether it is not held out.
+
+    Raises UserError for a column that is not there, a value that occurs nowhere, or if no row is left.
+    """
+    check_columns(held_out, table.column_names, data)
+    kept = np.ones(len(table), bool)
+    for name, values in held_out.items():
+        try:
+            numbers, words = numbered(table[name])
+        except pa.ArrowException:
+            raise UserError(f"--hold-out {name}={values[0]}: that column of {data} holds no words") from None
+        if unknown := [value for value in values if value not in words]:
+            meant = _meant(unknown[0], [word for word in words if word])
+            raise UserError(f"--hold-out {name}={unknown[0]}: no tile of {data} has this {name}: {meant}")
+        kept &= ~np.isin(words, values)[numbers]
+    if not kept.any():
+        raise UserError(f"--hold-out leaves no tile of {data} to train on: hold out less")
+    return kept
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """What may have been meant, or what there is.
+
+    >>> _meant("tset", ["train", "test"]), _meant("P9", ["no", "yes"])
+    ('did you mean test?', 'there are no, yes')
+    """
+    if close := get_close_matches(word, known, 1):
+        return f"did you mean {close[0]}?"
+    return f"there are {', '.join(known[:SHOWN])}" + (", ..." if len(known) > SHOWN else "")
+
+
+TABLES = (".csv", ".parquet")
+TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
+
+
+def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
+    """Rows of `SCHEMA` for a table's lines that are not held out; a source that is not given is the tile's folder.
+
+    Raises UserError if the table cannot be read, has no column `path`, or holds an impossible value.
+    """
+    table = read(data, texts=list(held_out))
+    if "path" not in table.column_names:
+        found = ", ".join(table.column_names) or "none"
+        raise UserError(f"{data} has no column `path` (found: {found}): name the column of the tiles' paths so")
+    if not len(table):
+        raise UserError(f"{data} lists no tiles: write one path on each line")
+    table = table.filter(pa.array(left_in(table, held_out, data)))
+    columns = {name: column(table, name, kind, data) for name, kind in TYPES.items() if name in table.column_names}
+    paths = columns["path"].to_pylist()
+    if None in paths:
+        raise UserError(f"{data} has no path in row {paths.index(None) + 1}: fill it in or remove the row")
+    sources = columns["source"].to_pylist() if "source" in columns else None
+    return file_rows(paths, sources, _mpp(columns["mpp"], data) if "mpp" in columns else None)
+
+
+def read(data: Path, columns: list[str] | None = None, texts: Sequence[str] = ()) -> pa.Table:
+    """The table in a file, or some of its columns; `texts` are not to be taken for numbers (001).
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        if data.suffix.lower() == ".csv":
+            types = dict.fromkeys(texts, pa.string()) | TYPES
+            return csv.read_csv(data, convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True))
+        return parquet.read_table(data, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{data} cannot be read as a table ({reason}): mend it or save it again") from error
+
+
+def column(table: pa.Table, name: str, kind: pa.DataType, data: Path) -> pa.ChunkedArray:
+    """A column as values of a kind. Raises UserError if it holds others."""
+    try:
+        return table[name].cast(kind)
+    except pa.ArrowException:
+        raise UserError(f"{data}: column `{name}` holds {table[name].type}, not {kind}: convert it") from None
+
+
+def _mpp(column: pa.ChunkedArray, data: Path) -> pa.Array:
+    values = column.to_numpy()
+    for value in np.unique(values[~np.isnan(values)]).tolist():
+        check_mpp(value, f"{data}, column `mpp`")
+    return pa.array(values, pa.float32(), from_pandas=True)

@@ -9,9 +9,9 @@ from typing import Any, final
 
 import torch
 
-from ..backbones import Backbone, load_backbone
-from ..errors import UserError
-from ..looks import IMAGENET_MEAN, IMAGENET_STD
+from colocate.base.errors import UserError
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD
+from colocate.models.backbones import Backbone, load_backbone
 
 ANY = "resnet18"  # the architecture where nothing says another
 

@@ -36,9 +36,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import read_ahead
-from ..errors import UserError
-from ..files import write_atomically
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.data.loader import read_ahead
 
 VERSION = 1
 NEAR = 8

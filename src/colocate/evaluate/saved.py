@@ -16,13 +16,12 @@ import pydantic
 from safetensors.torch import save
 from torch import Tensor
 
-from ..backbones import Backbone, read_tensors
-from ..data import Labelled
-from ..errors import UserError
-from ..files import write_atomically
-from .candidates import Candidate
-from .instances import Detector, InstancesConfig
-from .semantics import Segmenter, SemanticsConfig
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.datasets.labelled import Labelled
+from colocate.evaluate.candidates import Candidate
+from colocate.evaluate.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
+from colocate.models.backbones import Backbone, read_tensors
 
 VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"

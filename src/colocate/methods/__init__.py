@@ -1,7 +1,10 @@
-"""What a method of one's own is made of (docs/extending.md)."""
+"""One file a method: how two views become losses. What a method of your own is made of stands here (docs/extending.md).
 
-from .method import Losses, Method, MethodConfig, Terms
-from .rules import MostSimilar, NearestCentre, NearestFeature, Overlap, Rule
+Imports base, core and models.
+"""
+
+from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.methods.rules import MostSimilar, NearestCentre, NearestFeature, Overlap, Rule
 
 __all__ = [
     "Losses",

@@ -11,17 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone, load_backbone
-from ..batch_norm import group_batch_norm
-from ..distributed import gather
-from ..errors import UserError
-from ..geometry import exact
-from ..looks import IMAGENET_MEAN, IMAGENET_STD
-from ..matching import SharedArea, overlap
-from ..networks import Encoder, Features, linear
-from ..transfer import sent
-from ..views import Batch
-from .method import Losses, Method, MethodConfig, Terms
+from colocate.base.distributed import gather, sent
+from colocate.base.errors import UserError
+from colocate.core.geometry import exact
+from colocate.core.matching import SharedArea, overlap
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Batch
+from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.models.backbones import Backbone, load_backbone
+from colocate.models.encoder import Encoder, Features, group_batch_norm, linear
 
 RGB = tuple[float, float, float]
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone
-from ..networks import Encoder, Features
-from ..views import Batch
+from colocate.core.views import Batch
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import Encoder, Features
 
 
 class Losses(NamedTuple):

@@ -10,16 +10,14 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone
-from ..batch_norm import group_batch_norm
-from ..distributed import gather
-from ..errors import UserError
-from ..networks import Encoder, Features, Momentum, Queue, linear, projector
-from ..objectives import info_nce
-from ..transfer import sent
-from ..views import Batch, View
-from .method import Losses, Method, MethodConfig, Terms
-from .rules import MostSimilar, Overlap, Rule
+from colocate.base.distributed import gather, sent
+from colocate.base.errors import UserError
+from colocate.core.objectives import info_nce
+from colocate.core.views import Batch, View
+from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.methods.rules import MostSimilar, Overlap, Rule
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import Encoder, Features, Momentum, Queue, group_batch_norm, linear, projector
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone
-from ..batch_norm import group_batch_norm
-from ..distributed import gather, own_part
-from ..errors import UserError
-from ..geometry import exact
-from ..matching import overlap
-from ..networks import Encoder, Features, Momentum
-from ..objectives import sinkhorn
-from ..transfer import sent
-from ..views import Batch, View
-from .method import Losses, Method, MethodConfig, Terms
+from colocate.base.distributed import gather, own_part, sent
+from colocate.base.errors import UserError
+from colocate.core.geometry import exact
+from colocate.core.matching import overlap
+from colocate.core.objectives import sinkhorn
+from colocate.core.views import Batch, View
+from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import Encoder, Features, Momentum, group_batch_norm
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal, final
 
 import tyro
 
-from ..matching import Match, attend, most_similar, nearest_centre, nearest_feature, overlap
-from ..networks import Features
-from ..views import View
+from colocate.core.matching import Match, attend, most_similar, nearest_centre, nearest_feature, overlap
+from colocate.core.views import View
+from colocate.models.encoder import Features
 
 
 class Rule(ABC):

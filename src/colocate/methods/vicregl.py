@@ -10,15 +10,14 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..backbones import Backbone
-from ..distributed import gather_with_gradient
-from ..errors import UserError
-from ..networks import Encoder, Expander, Features
-from ..objectives import vicreg_covariance, vicreg_invariance, vicreg_variance
-from ..transfer import sent
-from ..views import Batch, View
-from .method import Losses, Method, MethodConfig, Terms
-from .rules import NearestCentre, NearestFeature, Overlap, Rule
+from colocate.base.distributed import gather_with_gradient, sent
+from colocate.base.errors import UserError
+from colocate.core.objectives import vicreg_covariance, vicreg_invariance, vicreg_variance
+from colocate.core.views import Batch, View
+from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.methods.rules import NearestCentre, NearestFeature, Overlap, Rule
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import Encoder, Expander, Features
 
 
 @dataclass(frozen=True)

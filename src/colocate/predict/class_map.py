@@ -14,11 +14,11 @@ import numpy as np
 import tifffile
 from jaxtyping import Int64, UInt8, UInt16
 
-from ..errors import UserError
-from ..files import write_atomically
-from .geojson import class_colour
-from .predictor import Classes
-from .windows import Box, Place, Window, Windows
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.predict.outputs import class_colour
+from colocate.predict.predictor import Classes
+from colocate.predict.stitch import Box, Place, Window, Windows
 
 UNSEEN = 255
 """In the TIFF: pixels that no window looked at."""

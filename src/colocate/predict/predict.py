@@ -12,22 +12,15 @@ from typing import Annotated, Any, NamedTuple, final
 import shapely
 import tyro
 
-from ..errors import TileError, UserError
-from ..slide import Slide
-from ..tiling.listing import Listed
-from ..tiling.meter import Meter
-from ..tiling.quarantine import Quarantine
-from ..tiling.tissue import Tissue, find_tissue
-from .class_map import ClassMap
-from .device import DeviceConfig
-from .looking import Grid, grid_of, look, windows_of_tissue
-from .marker import Marker
-from .outline_files import Outlined, beside, write_outlines
-from .predictor import Predictor
-from .regions import regions
-from .slides_loop import Tally, for_each_slide
-from .stitch import Stitcher
-from .windows import Window, Windows
+from colocate.base.errors import TileError, UserError
+from colocate.predict.class_map import ClassMap
+from colocate.predict.outputs import Marker, Outlined, beside, regions, write_outlines
+from colocate.predict.predictor import DeviceConfig, Grid, Predictor, grid_of, look, windows_of_tissue
+from colocate.predict.stitch import Stitcher, Window, Windows
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue, find_tissue
 
 VERSION = 2  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}

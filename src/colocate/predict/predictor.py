@@ -1,21 +1,99 @@
-"""What a slide is looked at with: a fine-tuned network, or whatever else labels windows."""
+"""A slide as windows with tissue in them, read ahead of the network that looks at them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, final
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from lightning.fabric import Fabric
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from ..errors import UserError
-from ..evaluate.instances import Detector
-from ..evaluate.saved import SavedModel
-from ..evaluate.semantics import Segmenter
-from .stitch import Found
+from colocate.base.errors import TileError, UserError
+from colocate.data.loader import read_ahead
+from colocate.evaluate.decoders import Detector, Segmenter
+from colocate.evaluate.saved import SavedModel
+from colocate.predict.stitch import Found, Window, Windows
+from colocate.pretrain.recipe import MachineConfig, Precision
+from colocate.pretrain.run import launch, workers
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue
+
+
+@final
+@dataclass(frozen=True)
+class DeviceConfig:
+    """One device; nothing here but `precision` changes results by more than rounding."""
+
+    batch: int = 64
+    """Tiles or windows a forward pass."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu."""
+    precision: Precision = "32"
+    """Arithmetic of the network."""
+    workers: int | None = None
+    """Processes that read slides; None: the cores at hand, at most 8."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"batch must be 1 or more, not {self.batch}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "slides are looked at on one device: instead of torchrun give each its own slides and --out"
+            )
+        self._machine()  # checks the rest
+
+    def launch(self) -> Fabric:
+        """Raises UserError where it is not there."""
+        return launch(self._machine(), self.precision, self.batch)
+
+    @property
+    def readers(self) -> int:
+        """Processes that read slides."""
+        return workers(self._machine())
+
+    def _machine(self) -> MachineConfig:
+        """The same for pretraining's engine."""
+        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
+
+
+def read_regions(
+    slide: Slide, places: Shaped[np.ndarray, "n 2"], side: int, mpp: float, batch: int, workers: int
+) -> Iterator[UInt8[Tensor, "b 3 side side"]]:
+    """The regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
+
+    No more than what is read ahead is in memory.
+
+    Raises:
+        TileError: the slide is damaged.
+    """
+    steps = range(-(-len(places) // batch))
+    regions = _Regions(slide, places, side, mpp)
+    return read_ahead(regions, steps, lambda step: slice(step * batch, (step + 1) * batch), workers)
+
+
+@final
+@dataclass(frozen=True)
+class _Regions(Dataset[Any]):
+    slide: Slide
+    places: Shaped[np.ndarray, "n 2"]
+    side: int
+    mpp: float
+
+    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 s s"] | UserError:
+        try:
+            regions = [self.slide.read(x, y, self.side, self.side, self.mpp) for x, y in self.places[some].tolist()]
+        except TileError as error:
+            return error
+        return torch.from_numpy(np.stack(regions)).permute(0, 3, 1, 2)
+
 
 MOST_CLASSES = 255
 BACKGROUND = "background"
@@ -98,3 +176,47 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
     known = {"task": facts.task, "data": facts.data, "versions": facts.versions}
     labels = (facts.classes, mpp or facts.mpp or 0.0, saved.fingerprint, known)
     return Predictor(facts.task, *labels, look, facts.ignored)
+
+
+class Grid(NamedTuple):
+    """A slide at the resolution of a network, seen as one picture: pixels of `mpp`, each `scale` level0 pixels."""
+
+    width: int
+    height: int
+    mpp: float
+    scale: float
+
+
+def grid_of(slide: Slide, mpp: float) -> Grid:
+    """The slide at a resolution, or at a level's own that is within 1 % of it.
+
+    Raises:
+        TileError: the slide's finest pixels are more than a tenth larger than that.
+    """
+    slide.check_shows(mpp)
+    mpp = slide.nearest_mpp(mpp)
+    scale = mpp / slide.mpp
+    width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
+    return Grid(width, height, mpp, scale)
+
+
+def windows_of_tissue(grid: Grid, tissue: Tissue, side: int, overlap: int) -> list[Window]:
+    """The windows that hold some tissue, row by row."""
+    every = list(Windows(grid.width, grid.height, side, overlap))
+    x, y = (np.array(places) * grid.scale for places in ([w.left for w in every], [w.top for w in every]))
+    shares = tissue.shares(x, y, side * grid.scale, side * grid.scale)
+    return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]
+
+
+def look(
+    predictor: Predictor, slide: Slide, grid: Grid, places: Sequence[Window], batch: int, workers: int
+) -> Iterator[list[tuple[Window, Any]]]:
+    """What the predictor sees in each window, batch after batch: no more is in memory than is read ahead.
+
+    Raises:
+        TileError: the slide is damaged.
+    """
+    corners = np.array([(window.left, window.top) for window in places]).reshape(-1, 2) * grid.scale
+    rest = iter(places)
+    for images in read_regions(slide, corners, places[0].side, grid.mpp, batch, workers):
+        yield list(zip(islice(rest, len(images)), predictor.look(images.contiguous()), strict=True))

@@ -13,8 +13,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colocate.evaluate.metrics import FAMILIES, Objects
+from colocate.evaluate.metrics import FAMILIES
 from colocate.evaluate.metrics.coco import pack, record
+from colocate.evaluate.metrics.objects import Objects
 
 from .scenes import disturbed, glas_truth, judged, moved_and_merged, pair
 

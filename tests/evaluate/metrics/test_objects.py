@@ -9,8 +9,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from colocate.evaluate.metrics import FAMILIES, Objects, label_map
-from colocate.evaluate.metrics.objects import shared_pixels
+from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 
 from .scenes import blobs, judged
 

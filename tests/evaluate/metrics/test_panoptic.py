@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.detection import panoptic_quality
 
-from colocate.evaluate.metrics import FAMILIES, Objects, label_map
+from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.metrics.objects import Objects, label_map
 from colocate.evaluate.metrics.panoptic import record
 
 from .scenes import classed, glas_truth, moved_and_merged, pair

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 from colocate.evaluate.metrics import FAMILIES
 from colocate.evaluate.metrics.probe import record as probe_record
 from colocate.evaluate.metrics.semantic import record
-from colocate.probes.nearest import dice
+from colocate.pretrain.probes import dice
 
 SEMANTIC = FAMILIES["semantic"]
 NAMES = ["outside", "tumour", "stroma", "necrosis", "vessel"]

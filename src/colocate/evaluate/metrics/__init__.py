@@ -14,9 +14,9 @@ undefined.
 
 from __future__ import annotations
 
-from . import coco, glas, panoptic, probe, semantic
-from .family import Family, Packed, Record
-from .objects import Objects, label_map
+from colocate.evaluate.metrics import coco, glas, panoptic, probe, semantic
+from colocate.evaluate.metrics.family import Family, Packed, Record
+from colocate.evaluate.metrics.objects import Objects, label_map
 
 FAMILIES = {
     "coco": Family(coco.record, coco.pack),

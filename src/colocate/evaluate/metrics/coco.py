@@ -18,8 +18,8 @@ from jaxtyping import Float64, Int64
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from .family import Packed, Record, mean_of_defined
-from .objects import Objects
+from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined
+from colocate.evaluate.metrics.objects import Objects
 
 KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 _DEFAULTS = Params()

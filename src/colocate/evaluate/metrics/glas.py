@@ -30,8 +30,8 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
-from .family import Packed, Record, mean_of_defined, ratio
-from .objects import Objects, label_map, shared_pixels
+from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined, ratio
+from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 
 Slices = tuple[slice, slice]
 

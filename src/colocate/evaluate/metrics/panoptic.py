@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from .family import Packed, Record, mean_of_defined, ratio
-from .objects import Objects, label_map, shared_pixels
+from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined, ratio
+from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 
 
 def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
-from .family import Packed, Record, ratio
+from colocate.evaluate.metrics.family import Packed, Record, ratio
 
 
 def record(truth: Int[Tensor, "g f"], found: Int[Tensor, "g f"], ignored: int | None = None) -> Record:

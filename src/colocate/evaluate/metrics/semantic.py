@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from .family import Packed, Record, mean_of_defined, ratio
+from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined, ratio
 
 
 def record(

@@ -1,0 +1,80 @@
+"""Pictures light enough to be looked at in hundreds."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from PIL import Image
+
+from colocate.base.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
+    """Write a file under a temporary name, flush it to disk and rename it: readers see all of it or nothing.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; make room" if full else f"{error.strerror or error}; mend this"
+        again = "the same command goes on (pretrain: with --resume)"
+        raise UserError(f"{path} was not written: {reason}, {again}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results, unless it is there, and see that it takes files: before hours of work, not after.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({reason}): choose another folder, or mend this one") from error
+
+
+MOST_BYTES = 300_000
+
+
+def light_png(versions: Iterable[Image.Image]) -> bytes:
+    """The first version of a picture whose PNG is below 300 kB, the last one if none is; those after it are not made.
+
+    >>> noise = Image.effect_noise((900, 900), 99)
+    >>> light = light_png(noise.resize((side, side)) for side in (900, 700, 400, 1))
+    >>> Image.open(io.BytesIO(light)).size
+    (400, 400)
+    """
+    packed = b""
+    for version in versions:
+        file = io.BytesIO()
+        version.save(file, "PNG", optimize=True)
+        packed = file.getvalue()
+        if len(packed) < MOST_BYTES:
+            break
+    return packed

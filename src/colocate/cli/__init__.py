@@ -1,0 +1,1 @@
+"""The command line: thin functions over everything else, each loaded when its command is typed."""

@@ -1,0 +1,96 @@
+"""`colocate demo`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from colocate.base.errors import UserError
+from colocate.data.phantom import write_phantom
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import pretrain
+from colocate.pretrain.recipe import Recipe, read_recipe
+from colocate.pretrain.recipes import colocate_demo
+from colocate.report.page import report
+
+OURS = {"phantom", "run", "report.png"}
+TRIAL = 8  # steps, the first half of which are slower
+DRAWING = 40  # steps that take as long as the page does, about
+LEAST, MOST = 30, 500  # steps: fewer show nothing, more only learn the tiles by heart
+
+
+def make_demo(
+    out: Path,
+    recipe: Recipe | None = None,
+    *,
+    seconds: float = 170,
+    tiles: int = 320,
+    held_out: int = 4,
+    size: int = 128,
+    mpp: float = 1.0,
+) -> Path:
+    """Write phantom tiles, pretrain on them, draw the page; returns where it is: OUT/report.png.
+
+    Every `held_out`-th slide is kept from pretraining, to ask the features about glands they never saw. A recipe that
+    does not say its steps takes as many as fit into `seconds`. A demo that was stopped goes on where it was; a
+    finished one draws its page anew.
+
+    Raises:
+        UserError: `out` holds other files, or a demo of another recipe.
+    """
+    began = time.monotonic()
+    found = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    if found - OURS or out.is_file():
+        strange = ", ".join(sorted(found - OURS)[:3]) or "it is a file"
+        raise UserError(f"{out} is no folder of a demo ({strange}): choose another --out")
+    phantom = out / "phantom"
+    if not (phantom / "pretrain.csv").is_file():
+        write_phantom(phantom, tiles, size=size, mpp=mpp)
+        _leave_out(phantom, held_out)
+    recipe = replace(recipe or colocate_demo(), data=str(phantom / "pretrain.csv"), out=str(out / "run"))
+    if recipe.steps is None:
+        stored = out / "run" / "recipe.json"
+        left = seconds - (time.monotonic() - began)
+        steps = (
+            read_recipe(stored).steps if stored.is_file() else steps_that_fit(left, pairs_per_s(recipe), recipe.batch)
+        )
+        recipe = replace(recipe, steps=steps)
+    return report(pretrain(recipe, resume=True), out / "report.png")
+
+
+def pairs_per_s(recipe: Recipe) -> float:
+    """How fast a recipe trains here, by a few steps of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        machine = replace(recipe.machine, log_every=TRIAL // 2, journals=())
+        return read_journal(pretrain(replace(recipe, steps=TRIAL, out=folder, machine=machine)))[-1]["pairs_per_s"]
+
+
+def steps_that_fit(seconds: float, pairs_per_s: float, batch: int) -> int:
+    """Steps after which there is still time to draw the page; not fewer than show anything.
+
+    >>> steps_that_fit(100, 80, 32), steps_that_fit(100, 4, 32), steps_that_fit(100, 4000, 32)
+    (210, 30, 500)
+    """
+    return min(MOST, max(LEAST, int(seconds * pairs_per_s / batch) - DRAWING))
+
+
+def _leave_out(phantom: Path, every: int) -> None:
+    """Write pretrain.csv: tiles.csv without each `every`-th slide."""
+    header, *rows = (phantom / "tiles.csv").read_text().splitlines()
+    slides = list(dict.fromkeys(row.split(",")[1] for row in rows))
+    kept = set(slides) - set(slides[every - 1 :: every])
+    lines = [header, *(row for row in rows if row.split(",")[1] in kept)]
+    (phantom / "pretrain.csv").write_text("\n".join(lines) + "\n")
+
+
+def demo(out: Path = Path("demo")) -> None:
+    """Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.
+
+    It measures how fast it is here, and takes as many steps as fit.
+
+    Args:
+        out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.
+    """
+    print(f"done: look at {make_demo(out)}")

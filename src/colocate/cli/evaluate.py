@@ -1,0 +1,98 @@
+"""`colocate evaluate`: the command line of the protocol."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.evaluate.candidates import PlainWeights, find_candidate
+from colocate.evaluate.protocol import Protocol, instances_for, semantics_for, smoke_instances, smoke_semantics
+from colocate.evaluate.protocol import evaluate as judge
+from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.pretrain.probes import ProbeConfig
+
+Flat = tyro.conf.arg(name="")
+AnyTask = TypeVar("AnyTask", bound=Task)
+TASKS = ("instances", "semantics", "probe")
+
+
+@dataclass(frozen=True)
+class Backbones(PlainWeights):
+    """Which backbones are judged."""
+
+    backbone: tuple[str, ...] = ()
+    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
+
+
+@dataclass(frozen=True)
+class Asked(Generic[AnyTask]):
+    """Judge backbones by segmentation."""
+
+    backbones: Annotated[Backbones, Flat]
+    task: Annotated[AnyTask, Flat]
+    protocol: Annotated[Protocol, Flat]
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...
+
+    The data set decides the task's defaults.
+
+    Raises:
+        UserError: words that make no sense, and what the protocol raises.
+    """
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    rest = arguments[1:] if name else arguments
+    asks_help = not name and bool({"-h", "--help"} & set(rest))
+    if name not in TASKS and not asks_help:
+        raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
+    smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
+    task = _default_task(name, taken("--data", rest)[0], smoke)
+    asked: Any = tyro.cli(
+        Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
+        prog=f"colocate evaluate {name or 'TASK'}",
+        description=f"TASK is one of {', '.join(TASKS)}. --data DATA sets the defaults shown here; --smoke takes tiny "
+        "ones, to see that all is in place.",
+        default=Asked(Backbones(), task, Protocol()),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if not asked.protocol.data:
+        raise UserError("give --data DATA, a folder that `colocate prepare` wrote")
+    if not asked.backbones.backbone:
+        raise UserError("give --backbone RUN (or a weights file, imagenet, random; several to compare them)")
+    chosen = asked.backbones
+    candidates = [find_candidate(word, chosen.architecture, chosen.mean, chosen.std) for word in chosen.backbone]
+    labels = [candidate.label for candidate in candidates]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
+    files = judge(asked.task, asked.protocol, candidates)
+    print(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
+
+
+def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of an option, empty where it is not given, and the arguments without it."""
+    for place, word in enumerate(arguments):
+        if word == option and place + 1 < len(arguments):
+            return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
+    return "", list(arguments)
+
+
+def _default_task(name: str, data: str, smoke: bool) -> InstancesTask | SemanticsTask | ProbeTask:
+    if name == "probe":
+        return ProbeTask(ProbeConfig())
+    if name == "semantics":
+        return SemanticsTask(
+            smoke_semantics() if smoke else semantics_for(Labelled.open(data)) if data else SemanticsTask().config
+        )
+    return InstancesTask(
+        smoke_instances() if smoke else instances_for(Labelled.open(data)) if data else InstancesTask().config
+    )

@@ -1,0 +1,131 @@
+"""The command line: one function a command, loaded when it is asked for; errors in a sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import tyro
+
+from colocate import __version__
+from colocate.base.errors import Interrupted, UserError
+
+
+class Command(NamedTuple):
+    """A command that is not loaded yet: most need torch and timm, which take seconds."""
+
+    place: str
+    """module:function"""
+    summary: str
+    """The first line of the function's docstring."""
+
+    def load(self) -> Callable[..., None]:
+        module, _, function = self.place.partition(":")
+        return getattr(import_module(module), function)
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "colocate.cli.pretrain:pretrain",
+        "Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.",
+    ),
+    "evaluate": Command(
+        "colocate.cli.evaluate:evaluate",
+        "Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...",
+    ),
+    "table": Command(
+        "colocate.cli.runs:table",
+        "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
+    ),
+    "tile": Command(
+        "colocate.cli.tile:tile",
+        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.",
+    ),
+    "features": Command(
+        "colocate.cli.predict:features",
+        "What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.",
+    ),
+    "predict": Command(
+        "colocate.cli.predict:predict",
+        "What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.",
+    ),
+    "recipes": Command(
+        "colocate.cli.pretrain:recipes",
+        "List the recipes that come with colocate: what their losses are made of, and what each is for.",
+    ),
+    "inspect": Command(
+        "colocate.cli.runs:inspect",
+        "Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.",
+    ),
+    "prepare": Command(
+        "colocate.datasets.prepare:prepare",
+        "Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.",
+    ),
+    "export": Command("colocate.cli.runs:export", "Write a run's backbone for timm, torchvision or detectron2."),
+    "report": Command(
+        "colocate.cli.runs:report",
+        "Draw a run as one page of pictures: matched cells, features before and after, curves.",
+    ),
+    "compare": Command(
+        "colocate.cli.runs:compare",
+        "Lay runs of any methods over each other: a table in Markdown, and one page of curves.",
+    ),
+    "demo": Command(
+        "colocate.cli.demo:demo",
+        "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; errors end in one sentence on stderr and exit status 2 (`--debug`: with the traceback)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if arguments[0] == "--version":
+        print(f"colocate {__version__}")
+        return
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+        _run(arguments[0], arguments[1:])
+    except Interrupted as stop:
+        print(f"colocate: {stop}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("colocate: left at once; what was written before is as it was", file=sys.stderr)
+        os._exit(130)
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        sentence = (
+            str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
+        )
+        print(f"colocate: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    command = COMMANDS[name].load()
+    if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
+        command(arguments)
+    else:
+        tyro.cli(command, prog=f"colocate {name}", args=arguments)
+
+
+def _usage() -> str:
+    return "\n".join(
+        [
+            f"colocate {__version__}: self-supervised pretraining for dense prediction in digital pathology",
+            "",
+            "usage: colocate COMMAND ...    (colocate COMMAND --help; --debug shows tracebacks)",
+            "",
+            *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+        ]
+    )

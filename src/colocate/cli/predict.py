@@ -1,0 +1,65 @@
+"""`colocate predict`: its command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from colocate.evaluate.candidates import PlainWeights, find_candidate
+from colocate.evaluate.saved import load_model
+from colocate.predict.features import FeatureConfig
+from colocate.predict.features import features as write_features
+from colocate.predict.predict import PredictConfig
+from colocate.predict.predict import predict as look_at
+from colocate.predict.predictor import predictor
+from colocate.slides.listing import find_slides
+from colocate.slides.slide import check_mpp
+
+Flat = tyro.conf.arg(name="")
+
+
+def features(
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    slides: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE ...")],
+    out: Path,
+    config: Annotated[FeatureConfig, Flat],
+    weights: Annotated[PlainWeights, Flat],
+    slide_mpp: float | None = None,
+) -> None:
+    """What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.
+
+    Args:
+        run: A pretraining run's folder, a weights file, imagenet or random.
+        slides: Slides, folders of slides, or a table (.csv, .parquet) with a column `path`.
+        out: Folder for SLIDE.h5 and the picture SLIDE.png; slides that are there are not done again.
+        slide_mpp: Micrometres per pixel of slides that do not say.
+    """
+    listed = find_slides(slides, slide_mpp)
+    candidate = find_candidate(run, weights.architecture, weights.mean, weights.std)
+    print(write_features(candidate, listed, out, config).sentence(out))
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    slides: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE ...")],
+    out: Path,
+    config: Annotated[PredictConfig, Flat],
+    slide_mpp: float | None = None,
+    model_mpp: float | None = None,
+) -> None:
+    """What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.
+
+    Args:
+        run: A result of `colocate evaluate --keep-models`, or a folder that holds just one.
+        slides: Slides, folders of slides, or a table (.csv, .parquet) with a column `path`.
+        out: Folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are not done again.
+        slide_mpp: Micrometres per pixel of slides that do not say.
+        model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
+    """
+    if model_mpp is not None:
+        check_mpp(model_mpp, "--model-mpp")
+    listed = find_slides(slides, slide_mpp)
+    model = predictor(load_model(run), config.device.launch(), config.score, model_mpp)
+    print(look_at(model, listed, out, config).sentence(out))

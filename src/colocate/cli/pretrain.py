@@ -1,0 +1,103 @@
+"""`colocate recipes`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+
+from colocate.base import distributed
+from colocate.base.errors import UserError
+from colocate.pretrain import loop
+from colocate.pretrain.recipe import Recipe, read_recipe
+from colocate.pretrain.recipes import RECIPES, find_recipe, summary
+
+Asked = TypeVar("Asked")
+
+
+def with_recipe(
+    asks: Callable[[Recipe], Asked], usage: str, explanation: str, arguments: list[str]
+) -> tuple[Asked, bool]:
+    """What is asked of a command, and whether a recipe was named (else it is plm).
+
+    `asks` makes the dataclass of its options from the named recipe; `usage` is its name and what stands for a recipe,
+    `explanation` says what the recipe does in it.
+
+    Raises:
+        UserError: no such recipe, or one and --from as well.
+    """
+    name, origin, rest = _split(arguments)
+    default = asks(read_recipe(origin) if origin else find_recipe(name or "plm"))
+    asked = tyro.cli(
+        type(default),
+        prog=f"colocate {usage if name is None else f'{usage.split()[0]} {name}'}",
+        description=f"RECIPE ({', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json) {explanation}",
+        default=default,
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return asked, bool(name or origin)
+
+
+def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
+    """The recipe's name, the file after --from, and the rest."""
+    rest = list(arguments)
+    origin = None
+    for place, word in enumerate(rest):
+        if word == "--from" or word.startswith("--from="):
+            value = word.partition("=")[2] or (rest[place + 1] if place + 1 < len(rest) else "")
+            if not value:
+                raise UserError("--from needs a file: --from RUN/recipe.json")
+            origin = Path(value)
+            del rest[place : place + (1 if "=" in word else 2)]
+            break
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if name and origin:
+        raise UserError(f"give a recipe ({name}) or --from ({origin}), not both")
+    return name, origin, rest
+
+
+@dataclass
+class Pretrain:
+    """Pretrain a backbone on tiles."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Go on with the run in --out where it stopped (or start it, if it has not begun)."""
+
+
+def pretrain(arguments: list[str]) -> None:
+    """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN."""
+    asked, named = with_recipe(Pretrain, "pretrain RECIPE", "sets the defaults shown here.", arguments)
+    if not named:
+        raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")
+    for field, example in (("data", "TILES"), ("out", "RUN")):
+        if not getattr(asked.recipe, field):
+            raise UserError(f"give --{field} {example}")
+    try:
+        folder = loop.pretrain(asked.recipe, asked.resume)
+    finally:
+        distributed.leave()
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+        print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {folder}")
+
+
+def recipes() -> None:
+    """List the recipes that come with colocate: what their losses are made of, and what each is for."""
+    columns = (Column(name, no_wrap=True) for name in ("recipe", "whole views", "cells", "matching", "backbone"))
+    table = Table(*columns, box=None, pad_edge=False)
+    made = {name: recipe() for name, recipe in RECIPES.items()}
+    for name, recipe in made.items():
+        if not name.endswith("-small"):
+            table.add_row(name, *recipe.method.terms, recipe.encoder.backbone)
+    console = Console(highlight=False, soft_wrap=True, width=180)  # rows stay whole; the terminal may wrap them
+    console.print(table)
+    console.print()
+    for name, recipe in RECIPES.items():
+        console.print(f"{name}: {summary(recipe)}")

@@ -1,0 +1,45 @@
+"""The words of `colocate tile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from colocate.slides import tile as work
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+
+
+def tile(
+    slides: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SLIDES")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    config: Annotated[TilingConfig, tyro.conf.arg(name="")],
+    slide_mpp: float | None = None,
+    manifest_only: bool = False,
+    part: str = "1/1",
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> None:
+    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
+
+    Args:
+        slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
+        out: The folder for all; the same command goes on in it where it stopped.
+        slide_mpp: Micrometres per pixel of slides that do not say.
+        manifest_only: No shards: training reads tiles from the slides.
+        part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
+        workers: Processes (default: one a core).
+        scheduler: Address of a Dask scheduler, whose workers take the slides instead.
+    """
+    done = work.tile(
+        find_slides([slides], slide_mpp),
+        out,
+        config,
+        manifest_only=manifest_only,
+        part=work.read_part(part),
+        workers=workers,
+        scheduler=scheduler,
+    )
+    print(work.sentence(done, out))

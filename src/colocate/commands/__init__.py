@@ -1,1 +1,0 @@
-"""What is typed: a module a command, but for those of tiling, prepare, evaluate and predict, which stand there."""

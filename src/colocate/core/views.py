@@ -1,0 +1,351 @@
+"""Tiles in, two views of each out: crop, resize, blur, flip and colour as a handful of batched matrix products.
+
+`view = A_rows X A_cols^T`, its transpose for quarter turns, then one affine map of colour and one clamp. The crop that
+made the pixels is the very object that matching reads.
+
+Departures from torchvision's chain of transforms: hue is rotated in YIQ, not HSV; the order of the colour steps is
+fixed (brightness, contrast, saturation, hue, grey); colours are clamped once, at the end; the blur ends at the crop's
+edge by renormalising, not by reflection; nothing is rounded to 8 bits in between.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from colocate.base.distributed import sent
+from colocate.base.errors import UserError
+from colocate.base.rng import uniforms
+from colocate.core.geometry import Crop, bounding_box, resampling
+
+Symmetries = Literal["none", "horizontal", "flips", "all"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How views are drawn. The defaults are the paper's (MoCo-v2's with crops of 20-100 % area)."""
+
+    size: int = 224
+    """Height and width of a view, in pixels."""
+    area: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest crop, as a fraction of the tile's area (with `mpp`: of a view's area at that mpp)."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width-to-height ratio of a crop."""
+    symmetries: Symmetries = "horizontal"
+    """none; horizontal (flips, as the paper); flips (both ways); all (flips and quarter turns: tissue has no up)."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of brightness, contrast, saturation and hue (in turns) jitter."""
+    jitter_p: float = 0.8
+    """Probability of colour jitter."""
+    grey_p: float = 0.2
+    """Probability of turning the view grey."""
+    blur_px: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest sigma of the Gaussian blur, in view pixels."""
+    blur_p: float = 0.5
+    """Probability of blur."""
+    stain: float = 0.0
+    """Strength of stain jitter: haematoxylin, eosin and DAB scaled by 1 +- this, shifted by +- this in optical
+    density (Tellez et al. 2018); 0 = none."""
+    stain_p: float = 0.5
+    """Probability of stain jitter, where it is on."""
+    mpp: float | None = None
+    """Draw crops at one physical scale: a view of full `area` shows `size` pixels at this many micrometres each,
+    whatever the tile's own resolution. None: crops are fractions of the tile."""
+    local_views: int = 0
+    """Smaller views of each tile beside the two whole ones (multi-crop)."""
+    local_size: int = 96
+    """Height and width of local views, in pixels."""
+    local_area: tuple[float, float] = (0.05, 0.2)
+    """Smallest and largest crop of a local view, as `area`."""
+    reference: bool = False
+    """A third view, in the tile's own colours, of all that the two whole ones show (ConCL clusters it)."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Channel means subtracted from views (RGB in 0-1)."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Channel standard deviations views are divided by."""
+
+    def __post_init__(self) -> None:
+        for name in ("area", "local_area", "ratio", "blur_px"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"views.{name} must be two positive numbers, the smaller first, not {low} {high}")
+        for name in ("jitter_p", "grey_p", "blur_p", "stain_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"views.{name} is a probability between 0 and 1, not {getattr(self, name)}")
+        if not all(strength >= 0 for strength in self.jitter) or self.jitter[3] > 0.5:
+            raise UserError(f"views.jitter must be four numbers from 0, the last at most 0.5, not {self.jitter}")
+        if not all(0 <= mean <= 1 for mean in self.mean) or not all(std > 0 for std in self.std):
+            raise UserError(f"views: mean must lie in [0, 1] and std be positive, not {self.mean} and {self.std}")
+        if min(self.size, self.local_size) < 1 or max(self.area[1], self.local_area[1]) > 1 or not 0 <= self.stain < 1:
+            raise UserError("views: sizes must be positive, areas at most 1, stain in [0, 1)")
+        if self.local_views < 0:
+            raise UserError(f"views.local_views must be 0 or more, not {self.local_views}")
+        if self.mpp is not None and not 0 < self.mpp < 100:
+            raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+
+
+class Looks(NamedTuple):
+    """Everything that decides b views of b tiles, drawn on the host."""
+
+    crop: Crop
+    sigma_px: Float[Tensor, " b"]
+    factors: Float[Tensor, "b 4"]
+    grey: Bool[Tensor, " b"]
+    stain_scale: Float[Tensor, "b 3"]
+    stain_shift: Float[Tensor, "b 3"]
+
+    def select(self, item: slice | Tensor) -> Looks:
+        """Those of some of the views, as `Crop.select`."""
+        crop, *rest = self
+        return Looks(crop.select(item), *(values[item] for values in rest))
+
+
+def plain_looks(crop: Crop) -> Looks:
+    """Views of these crops as they are: no blur, no change of colour."""
+    b = len(crop.transpose)
+    ones, zeros = crop.rows.new_ones(b, 3), crop.rows.new_zeros(b, 3)
+    unchanged = torch.cat([ones, zeros[:, :1]], 1)
+    return Looks(crop, zeros[:, 0], unchanged, torch.zeros(b, dtype=torch.bool), ones, zeros)
+
+
+def draw_looks(
+    config: ViewConfig,
+    sizes: Int[Tensor, "b 2"],
+    index: Int[Tensor, " b"],
+    *key: int,
+    mpp: Float[Tensor, " b"] | None = None,
+) -> Looks:
+    """Draw one view of each of b tiles of (height, width) `sizes` pixels, a pure function of (config, key, index).
+
+    Raises:
+        UserError: `config.mpp` is set and a tile's own `mpp` is unknown (nan or not given).
+    """
+    u = uniforms(index, *key, count=64)
+    low, high = 1 - torch.tensor(config.jitter), 1 + torch.tensor(config.jitter)
+    low[3], high[3] = -config.jitter[3], config.jitter[3]
+    unchanged = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=u.dtype)
+    low = low.clamp_min(0).where(torch.tensor([True, True, True, False]), low)
+    jittered = (u[:, 0] < config.jitter_p)[:, None]
+    factors = torch.where(jittered, low + (high - low) * u[:, 1:5], unchanged)
+    blurred = u[:, 6] < config.blur_p
+    sigma_px = config.blur_px[0] + (config.blur_px[1] - config.blur_px[0]) * u[:, 7]
+    stained = (u[:, 8] < config.stain_p)[:, None] * config.stain
+    return Looks(
+        crop=_draw_crop(config, sizes, u[:, 32:], mpp),
+        sigma_px=sigma_px * blurred,
+        factors=factors,
+        grey=u[:, 5] < config.grey_p,
+        stain_scale=1 + stained * (2 * u[:, 9:12] - 1),
+        stain_shift=stained * (2 * u[:, 12:15] - 1),
+    )
+
+
+def _draw_crop(
+    config: ViewConfig, sizes: Int[Tensor, "b 2"], u: Float[Tensor, "b 32"], mpp: Float[Tensor, " b"] | None
+) -> Crop:
+    """The first of ten tries (area and log ratio uniform) that fits its tile, else the largest that does; whole pixels.
+
+    This is torchvision's RandomResizedCrop, all tiles at once.
+    """
+    size = sizes.to(u.dtype)
+    height, width = size[:, :1], size[:, 1:]
+    full = height * width
+    if config.mpp is not None:
+        if mpp is None or mpp.isnan().any():
+            raise UserError(f"views.mpp={config.mpp} needs every tile's own mpp: give --tile-mpp, or a table with mpp")
+        full = (config.size * config.mpp / mpp.to(u.dtype)[:, None]) ** 2
+    area = full * (config.area[0] + (config.area[1] - config.area[0]) * u[:, :10])
+    log_low, log_high = math.log(config.ratio[0]), math.log(config.ratio[1])
+    ratio = (log_low + (log_high - log_low) * u[:, 10:20]).exp()
+    wide, high = (area * ratio).sqrt().round().clamp_min(1), (area / ratio).sqrt().round().clamp_min(1)
+    fits = (wide <= width) & (high <= height)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    whole_high = torch.minimum(height, (width / config.ratio[0]).round().clamp_min(1))
+    whole_wide = torch.minimum(width, (height * config.ratio[1]).round().clamp_min(1))
+    found = fits.any(1, keepdim=True)
+    high = torch.where(found, high.gather(1, first), whole_high)
+    wide = torch.where(found, wide.gather(1, first), whole_wide)
+
+    top = (u[:, 20:21] * (height - high + 1)).floor()
+    left = (u[:, 21:22] * (width - wide + 1)).floor()
+    rows, cols = torch.cat([top, top + high], 1), torch.cat([left, left + wide], 1)
+    flips = u[:, 22:25] < 0.5
+    sideways, upside, turned = (flips & torch.tensor(_ALLOWED[config.symmetries])).unbind(1)
+    rows = torch.where(upside[:, None], rows.flip(1), rows)
+    cols = torch.where(sideways[:, None], cols.flip(1), cols)
+    return Crop(rows, cols, turned)
+
+
+# Which of a horizontal flip, a vertical flip and a transposition may be drawn; all three make the eight symmetries.
+_ALLOWED: dict[Symmetries, tuple[bool, bool, bool]] = {
+    "none": (False, False, False),
+    "horizontal": (True, False, False),
+    "flips": (True, True, False),
+    "all": (True, True, True),
+}
+
+
+# ITU-R BT.601 luma, and the YIQ axes whose rotation stands for a change of hue.
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+# Optical density of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), rows of unit length.
+_HED = torch.nn.functional.normalize(torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1)
+
+
+def colour_matrix(
+    factors: Float[Tensor, "b 4"], grey: Bool[Tensor, " b"]
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
+    """The matrix of a colour jitter, and the row that makes its offset out of the view's mean colour.
+
+    `factors` are brightness, contrast, saturation (1 = unchanged) and hue (turns, 0 = unchanged), applied in that
+    order, then `grey`. Contrast blends with the mean luma of the (brightened) view, so colour c becomes
+    `matrix @ c + offset . mean` in every channel: the steps after it leave greys alone.
+    """
+    brightness, contrast, saturation, hue = factors.unbind(1)
+    identity = torch.eye(3, dtype=factors.dtype)
+    luma = LUMA.to(factors).expand(3, 3)
+    saturate = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * luma
+    matrix = _rotate_hue(hue) @ saturate
+    matrix = torch.where(grey[:, None, None], luma, matrix) * (brightness * contrast)[:, None, None]
+    return matrix, (brightness * (1 - contrast))[:, None] * LUMA.to(factors)
+
+
+def _rotate_hue(turns: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
+    yiq = _YIQ.to(turns)
+    angle = 2 * math.pi * turns
+    rotation = torch.zeros(len(turns), 3, 3, dtype=turns.dtype)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2], rotation[:, 2, 1] = angle.sin(), -angle.sin()  # red towards yellow, as in HSV
+    return torch.linalg.inv(yiq) @ rotation @ yiq
+
+
+def stain_matrix(
+    scale: Float[Tensor, "b 3"], shift: Float[Tensor, "b 3"]
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
+    """Matrix and offset, in optical density, that scale and shift each of haematoxylin, eosin and DAB.
+
+    Tellez et al., "Whole-slide mitosis detection in H&E breast histology", IEEE TMI 2018.
+    """
+    hed = _HED.to(scale)
+    return hed.T @ (scale[:, :, None] * torch.linalg.inv(hed.T)), shift @ hed
+
+
+def jitter_stain(
+    view: Float[Tensor, "b 3 s t"], matrix: Float[Tensor, "b 3 3"], offset: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 3 s t"]:
+    """Apply a `stain_matrix` to intensities in [0, 1]; black counts as 1/255, so blank and dark tiles are safe."""
+    density = -view.clamp_min(1 / 255).log()
+    return (-affine(density, matrix, offset)).exp()
+
+
+def affine(
+    view: Float[Tensor, "b 3 s t"], matrix: Float[Tensor, "b 3 3"], offset: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 3 s t"]:
+    """Matrix times colour plus offset, at every pixel."""
+    return torch.baddbmm(offset[:, :, None], matrix, view.flatten(2)).view_as(view)
+
+
+class View(NamedTuple):
+    """Normalised images and where they lie on their tiles; `crop` stays on the host."""
+
+    images: Float[Tensor, "b 3 s s"]
+    crop: Crop
+
+
+class Batch(NamedTuple):
+    """Two views of each of b tiles, the tiles' numbers, and what else the settings ask for."""
+
+    first: View
+    second: View
+    tiles: Int[Tensor, " b"]
+    locals: tuple[View, ...] = ()
+    """Smaller views of the same tiles."""
+    reference: View | None = None
+    """One view of all that the first two show, upright and in the tile's own colours."""
+    epoch: int = 0
+    """How often these tiles were seen before."""
+
+
+def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> View:
+    """The views that `looks` describes, float32 on the tiles' device; tiles may be padded at the bottom and right."""
+    shape = (len(tiles), 3, config.size, config.size)
+    images = torch.empty(shape, device=tiles.device, memory_format=torch.channels_last)
+    # On a CPU a few tiles at a time: what lies between pixels in and pixels out then stays in cache.
+    step = 8 if tiles.device.type == "cpu" else len(tiles)
+    with torch.autocast(tiles.device.type, enabled=False):
+        for start in range(0, len(tiles), step):
+            some = slice(start, start + step)
+            images[some] = _pixels(tiles[some], looks.select(some), config)
+    return View(images, looks.crop)
+
+
+def _pixels(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
+    device, crop = tiles.device, looks.crop
+    height, width = tiles.shape[2:]
+    rows = resampling(crop.rows.float(), config.size, height, looks.sigma_px.float(), device) / 255
+    cols = resampling(crop.cols.float(), config.size, width, looks.sigma_px.float(), device)
+    # The channels lie side by side while the rows are resampled: no copy of a matrix for each of them.
+    low = rows @ tiles.transpose(1, 2).flatten(2).float()  # b s (3 W)
+    view = (low.view(len(tiles), -1, width) @ cols.mT).unflatten(1, (-1, 3)).transpose(1, 2)  # b 3 s s
+    if crop.transpose.any():
+        view = torch.where(sent(crop.transpose, device)[:, None, None, None], view.mT, view)
+    if config.stain > 0:
+        matrix, offset = stain_matrix(looks.stain_scale.float(), looks.stain_shift.float())
+        view = jitter_stain(view, sent(matrix, device), sent(offset, device))
+
+    matrix, grey_row = colour_matrix(looks.factors.float(), looks.grey)
+    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    grey = (sent(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
+    offset = (grey - sent(mean, device)) / sent(std, device)
+    view = affine(view, sent(matrix / std[:, None], device), offset)
+    # Normalising comes after the clamp; folded into the map, it moves the clamp's bounds instead.
+    for channel, darkest, brightest in zip(view.unbind(1), -mean / std, (1 - mean) / std, strict=True):
+        channel.clamp_(float(darkest), float(brightest))
+    return view
+
+
+def sample_views(
+    tiles: UInt8[Tensor, "b 3 H W"],
+    config: ViewConfig | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    index: Int[Tensor, " b"] | None = None,
+    sizes: Int[Tensor, "b 2"] | None = None,
+    mpp: Float[Tensor, " b"] | None = None,
+) -> Batch:
+    """Two random views of each tile, with the crops they were cut from; local and reference views by `config`.
+
+    The views are a pure function of (config, seed, epoch, tile number): the same whatever the batch, the worker or
+    the machine. `index` numbers the tiles (default 0, 1, ...), `sizes` gives their true height and width where they are
+    padded at the bottom and right, `mpp` their resolution in micrometres per pixel.
+
+    >>> tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    >>> batch = sample_views(tiles, ViewConfig(size=32), seed=1)
+    >>> batch.first.images.shape
+    torch.Size([2, 3, 32, 32])
+    """
+    config = config or ViewConfig()
+    if index is None:
+        index = torch.arange(len(tiles))
+    if sizes is None:
+        sizes = torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
+
+    def drawn(number: int, config: ViewConfig, size: int) -> View:
+        looks = draw_looks(config, sizes, index, seed, epoch, number, mpp=mpp)
+        return render(tiles, looks, replace(config, size=size))
+
+    first, second = (drawn(number, config, config.size) for number in (0, 1))
+    small = replace(config, area=config.local_area)
+    local = tuple(drawn(2 + number, small, config.local_size) for number in range(config.local_views))
+    reference = render(tiles, plain_looks(bounding_box(first.crop, second.crop)), config) if config.reference else None
+    return Batch(first, second, index, local, reference, epoch)

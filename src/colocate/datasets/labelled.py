@@ -1,0 +1,241 @@
+"""A labelled data set in colocate's own form: images, masks, who each image is of, and what it is for.
+
+    FOLDER/dataset.json   name, kind, classes, ignored class, licence, notes
+    FOLDER/items.csv      one line an image (its columns are `COLUMNS`, then one `split:SCHEME` for each way to split)
+    FOLDER/images/, FOLDER/masks/
+
+Masks are PNG of the image's size. Instances: 8 or 16 bits, 0 = background, each object its own number; the class
+of each stands in FOLDER/objects.csv (path,object,class) where there is more than one. Semantics: 8 bits, the class of
+each pixel. `colocate prepare` writes this form; `Labelled` reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Int32, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.data.decode import decode
+
+VERSION = 1
+COLUMNS = ("path", "mask", "source", "mpp", "height", "width", "path_sha256", "mask_sha256")
+Kind = Literal["instances", "semantics"]
+
+
+@final
+class Item(NamedTuple):
+    """One labelled image."""
+
+    path: str
+    """The image, relative to the data set's folder."""
+    mask: str
+    source: str
+    """The case (patient, else slide) it is of, in words that are the same in every data set; empty where unknown."""
+    mpp: float
+    """Micrometres per pixel, nan where unknown."""
+    height: int
+    width: int
+    path_sha256: str
+    mask_sha256: str
+    splits: dict[str, str]
+    """What it is for in each way of splitting, such as {"official": "train"}; empty where it has no part in one."""
+
+    @property
+    def name(self) -> str:
+        """The image's name without folder and ending."""
+        return Path(self.path).stem
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class Labelled:
+    """A data set that `colocate prepare` wrote; made by `Labelled.open`."""
+
+    folder: Path
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    """Instances: the names of classes 1, 2, ...; semantics: of classes 0, 1, ..."""
+    ignored: int | None
+    """Semantics: the class of pixels that do not count."""
+    licence: str
+    notes: tuple[str, ...]
+    """What every table of results must say."""
+    items: tuple[Item, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Labelled:
+        """Open a prepared data set.
+
+        Raises:
+            UserError: no such folder, or it is not (any more) what `colocate prepare` wrote.
+        """
+        folder = Path(folder)
+        remedy = "give a folder that `colocate prepare` wrote"
+        try:
+            facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+            with (folder / "items.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            if not rows:
+                raise ValueError("items.csv lists no image")
+            if facts["version"] != VERSION:
+                raise UserError(f"{folder} was prepared by another version of colocate: prepare it again")
+            return cls(
+                folder,
+                str(facts["name"]),
+                facts["kind"],
+                tuple(facts["classes"]),
+                facts["ignored"],
+                str(facts["licence"]),
+                tuple(facts["notes"]),
+                tuple(_item(row) for row in rows),
+            )
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}): {remedy}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} is no prepared data set, or was changed ({error!r}): {remedy}") from error
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every image's and mask's bytes, cases and splits: equal wherever the folder lies."""
+        facts = (self.kind, self.classes, self.ignored, sorted(map(repr, self.items)))
+        return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The ways in which the data set is split; the first is the default."""
+        return tuple(self.items[0].splits)
+
+    def parts(self, scheme: str) -> dict[str, list[int]]:
+        """The numbers of the images in each part of a split: train, test (or testA, testB), ...
+
+        Raises:
+            UserError: no such split.
+        """
+        if scheme not in self.schemes:
+            raise UserError(f"{self.name} has no split {scheme!r}: there are {', '.join(self.schemes) or 'none'}")
+        parts: dict[str, list[int]] = {}
+        for number, item in enumerate(self.items):
+            if part := item.splits[scheme]:
+                parts.setdefault(part, []).append(number)
+        return parts
+
+    def train(self, scheme: str) -> list[int]:
+        """The numbers of the images to learn from."""
+        return self.parts(scheme).get("train", [])
+
+    @property
+    def always_train(self) -> list[int]:
+        """The numbers of the images that every split learns from: what is chosen by them any split may judge."""
+        return [number for number, item in enumerate(self.items) if set(item.splits.values()) == {"train"}]
+
+    def test(self, scheme: str) -> list[int]:
+        """The numbers of the images to be judged by: of all parts whose name begins with test."""
+        parts = self.parts(scheme)
+        return sorted(number for part in parts if part.startswith("test") for number in parts[part])
+
+    def shared_sources(self, scheme: str) -> set[str]:
+        """The cases that a split has on both sides."""
+        train, test = ({self.items[n].source for n in numbers} for numbers in (self.train(scheme), self.test(scheme)))
+        return (train & test) - {""}
+
+    def image(self, number: int) -> UInt8[Tensor, "3 h w"]:
+        """The image's RGB pixels. Raises UserError if the file is missing or damaged."""
+        path = self.folder / self.items[number].path
+        return decode(self._bytes(path), str(path))
+
+    def mask(self, number: int) -> Int32[Tensor, "h w"]:
+        """Instances: the number of the object at each pixel, 0 for none; semantics: the class of each pixel.
+
+        Raises:
+            UserError: the file is missing, damaged, or not of its image's size.
+        """
+        item = self.items[number]
+        path = self.folder / item.mask
+        try:
+            with Image.open(path) as image:
+                mask = torch.from_numpy(np.array(image).astype(np.int32))
+        except OSError as error:
+            raise UserError(f"{path} is missing or damaged ({error}): prepare the data set again") from error
+        if mask.shape != (item.height, item.width):
+            raise UserError(f"{path} has another size than items.csv says: prepare the data set again")
+        return mask
+
+    def object_classes(self, number: int, ids: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """The class (1, 2, ...) of objects of an image. Raises UserError where one is not in objects.csv."""
+        if len(self.classes) == 1:
+            return torch.ones_like(ids)
+        path = self.items[number].path
+        try:
+            return torch.tensor([self._objects[path, object] for object in ids.tolist()], dtype=torch.int64)
+        except KeyError as error:
+            raise UserError(f"{self.folder}/objects.csv has no class for object {error.args[0][1]} of {path}") from None
+
+    @property
+    def pixel_names(self) -> tuple[str, ...]:
+        """The names of the classes 0, 1, ... that a pixel can have, background included."""
+        return self.classes if self.kind == "semantics" else ("background", *self.classes)
+
+    def pixel_classes(self, number: int, mask: Int32[Tensor, "h w"]) -> Int64[Tensor, "h w"]:
+        """The class of each pixel of an image's mask, or of a part of it; of objects: 0 is background.
+
+        Pixels below 0 (added around the image) stay as they are.
+        """
+        if self.kind == "semantics":
+            return mask.long()
+        ids = mask.unique()
+        ids = ids[ids > 0].long()
+        table = torch.arange(-1, int(mask.max()) + 1).clamp_max(0)  # table[id + 1]
+        table[ids + 1] = self.object_classes(number, ids)
+        return table[mask.long() + 1]
+
+    def verify(self) -> None:
+        """See that every file is still what was written.
+
+        Raises:
+            UserError: one is missing or was changed.
+        """
+        for item in self.items:
+            for path, digest in ((item.path, item.path_sha256), (item.mask, item.mask_sha256)):
+                if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
+                    raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
+
+    @cached_property
+    def _objects(self) -> dict[tuple[str, int], int]:
+        with (self.folder / "objects.csv").open(newline="") as file:
+            return {(row["path"], int(row["object"])): int(row["class"]) for row in csv.DictReader(file)}
+
+    @staticmethod
+    def _bytes(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data set again") from error
+
+
+def _item(row: dict[str, str]) -> Item:
+    return Item(
+        path=row["path"],
+        mask=row["mask"],
+        source=row["source"],
+        mpp=float(row["mpp"] or "nan"),
+        height=int(row["height"]),
+        width=int(row["width"]),
+        path_sha256=row["path_sha256"],
+        mask_sha256=row["mask_sha256"],
+        splits={name.removeprefix("split:"): part for name, part in row.items() if name.startswith("split:")},
+    )

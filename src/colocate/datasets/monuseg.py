@@ -1,0 +1,102 @@
+"""MoNuSeg, the MICCAI 2018 nucleus segmentation challenge: 51 H&E images of several organs, every nucleus outlined.
+
+Kumar et al., "A dataset and a technique for generalized nuclear segmentation for computational pathology", IEEE TMI
+2017, and "A multi-organ nucleus segmentation challenge", IEEE TMI 2020. Outlines are Aperio ImageScope's XML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtyping import Int32
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.base.shapes import Canvas, Remarks
+from colocate.data.decode import header
+from colocate.datasets.files import by_stem, entries, folder_in, pairs, patient, read_xml
+from colocate.datasets.writer import Draft, Facts
+
+MPP = 0.25  # 40x; the files do not say it more exactly
+TRAIN = ("MoNuSeg 2018 Training Data", "MoNuSeg Training Data", "MoNuSegTrainingData")
+TEST = ("MoNuSegTestData", "MoNuSeg 2018 Test Data", "MoNuSegTestingData")
+NEGATIVE = "Regions marked as negative, left out"
+FACTS = Facts(
+    name="monuseg",
+    kind="instances",
+    classes=("nucleus",),
+    licence="CC BY-NC-SA 4.0 (challenge page). Cite Kumar et al. 2017 and 2020.",
+    expected={"train": 37, "test": 14},
+)
+
+
+class _Pair(NamedTuple):
+    part: str
+    source: str
+    name: str
+    image: Path
+    outlines: Path
+
+
+def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]:
+    """The images of MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`.
+
+    The first holds "Tissue Images" and Annotations, the second all files in one folder. All outlines are drawn once
+    before the first image is written, so that a broken one is named at once. Regions without area, as clicks leave
+    them, are left out, and outlines that cross themselves mended; both are said, as are overlaps.
+
+    Raises:
+        UserError: a folder is missing (unless `partial`), an image has no outlines, or a file is not as released.
+    """
+    found: list[_Pair] = []
+    for part, names in (("train", TRAIN), ("test", TEST)):
+        try:
+            folder = _nested(folder_in(src, *names))
+        except UserError:
+            if partial and (part == "train" or found):
+                continue
+            raise
+        images, outlines = _within(folder, "Tissue Images"), _within(folder, "Annotations")
+        files = pairs(by_stem(images, (".tif", ".tiff", ".png")), by_stem(outlines, (".xml",)), outlines)
+        found += [_Pair(part, patient(name), name, *pair) for name, *pair in files]
+    remarks = Remarks()
+    for pair in found:
+        _draw(pair, remarks)
+    return replace(FACTS, notes=remarks.notes()), (
+        Draft(pair.name, pair.image, _draw(pair, Remarks()), pair.source, MPP, {"official": pair.part})
+        for pair in found
+    )
+
+
+def _draw(pair: _Pair, remarks: Remarks) -> Int32[Tensor, "h w"]:
+    width, height = header(pair.image.read_bytes(), str(pair.image)).size
+    canvas = Canvas(height, width, pair.outlines, remarks, skip=True)
+    root = read_xml(pair.outlines)
+    if root.tag != "Annotations":
+        raise UserError(f"{pair.outlines} holds {root.tag}, not ImageScope's Annotations: get the file again")
+    for number, region in enumerate(root.iterfind("Annotation/Regions/Region"), start=1):
+        name = f"region {region.get('Id', number)}"
+        if region.get("NegativeROA", "0") != "0":
+            canvas.remark(NEGATIVE, name)
+            continue
+        points = [(vertex.get("X"), vertex.get("Y")) for vertex in region.iterfind("Vertices/Vertex")]
+        canvas.outline(name, [[points]])
+    if not canvas.drawn:
+        raise UserError(f"{pair.outlines} outlines no nucleus of {pair.image.name}: get the file again")
+    return canvas.finish()[0]
+
+
+def _nested(folder: Path) -> Path:
+    """Archives unpack into a folder of their own name, sometimes into two."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() else folder
+
+
+def _within(folder: Path, name: str) -> Path:
+    """The folder of that name in `folder`, or itself where files lie side by side."""
+    if any(entry.is_dir() for entry in entries(folder)):
+        return folder_in(folder, name)
+    return folder

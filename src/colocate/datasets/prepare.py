@@ -1,0 +1,114 @@
+"""Data sets as released in, colocate's own form out (see data/labelled.py): `colocate prepare KIND SRC OUT`.
+
+A converter is a module with one function
+
+    drafts(src: Path, *, partial: bool = False, mpp: float | None = None, ...) -> tuple[Facts, Iterator[Draft]]
+
+that finds the files (naming what is missing or misplaced), and yields a `Draft` for each image, read only when its turn
+comes. `writer.write` does the rest. Of the options of `prepare` a converter takes those it has a use for, as keywords
+of the same names; any other that the user gave is refused for that kind. It is entered in `CONVERTERS` and `Kind`.
+
+What several converters need is in `files.py` (folders, files by name, masks, splits by case).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from colocate.base.errors import UserError
+from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import SHEET, Draft, Facts, check_free, write
+
+Kind = Literal["glas", "crag", "ebhi-seg", "nct-crc-he", "monuseg", "bcss", "folder", "coco", "geojson"]
+CONVERTERS: dict[str, Callable[..., tuple[Facts, Iterator[Draft]]]] = {
+    "glas": glas.drafts,
+    "crag": crag.drafts,
+    "ebhi-seg": ebhi.drafts,
+    "monuseg": monuseg.drafts,
+    "bcss": bcss.drafts,
+    "folder": folder.drafts,
+    "coco": coco.drafts,
+    "geojson": geojson.drafts,
+}
+
+
+def prepare(
+    kind: Annotated[Kind, tyro.conf.Positional],
+    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    *,
+    partial: bool = False,
+    semantics: bool = False,
+    classes: tuple[str, ...] = (),
+    ignored: int | None = None,
+    mpp: float | None = None,
+    test_share: float | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    piece: int | None = None,
+    skip_broken: bool = False,
+) -> None:
+    """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
+
+    Args:
+        kind: Which data set it is, or in what shape.
+        src: The folder of the files as released (coco: the JSON file).
+        out: The new folder of the data set (nct-crc-he: a table .csv of its tiles, for pretraining).
+        partial: Take the files that are there although some of the release are missing.
+        semantics: Masks hold the class of each pixel, not the number of its object (folder).
+        classes: Names of the classes; with --semantics those of 0, 1, ... (folder).
+        ignored: With --semantics, the class of pixels that do not count (folder).
+        mpp: Micrometres per pixel, where the files do not say (folder, coco, geojson, bcss).
+        test_share: Share of the images to test on, where no split is given (default: 0.2; folder, coco, geojson).
+        images: Name of the folder of images (default: images; folder), or where the images lie, seen from the
+            outlines (default: beside them; coco, geojson).
+        masks: Name of the folder of masks (default: masks; folder).
+        piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss).
+        skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson).
+    """
+    given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
+    given |= {"test_share": test_share, "images": images, "masks": masks, "piece": piece}
+    given |= {"skip_broken": skip_broken}
+    options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+    check_free(out)
+    if kind == "nct-crc-he":
+        _refuse(kind, options, ())
+        for note in nct.list_tiles(src, out):
+            print(note)
+        print(f"done: pretrain with --data {out}")
+        return
+    convert = CONVERTERS[kind]
+    taken = inspect.signature(convert).parameters
+    _refuse(kind, options, (*taken, "partial"))
+    facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
+    _say(write(out, facts, drafts, partial=partial))
+
+
+def _refuse(kind: str, options: dict[str, Any], taken: tuple[str, ...]) -> None:
+    if useless := [f"--{name.replace('_', '-')}" for name in options if name not in taken]:
+        raise UserError(f"{kind} has no use for {', '.join(useless)}: leave that out")
+
+
+def _say(data: Labelled) -> None:
+    """Print what was written."""
+    counts = json.loads((data.folder / "dataset.json").read_text())["counts"]
+    cases = f", {counts['sources']:,} cases" if counts["sources"] else ", cases unknown"
+    objects = f", {counts['objects']:,} objects" if data.kind == "instances" else ""
+    print(f"{data.name}: {counts['images']:,} images{cases}{objects}")
+    for scheme, parts in counts["parts"].items():
+        shared = len(data.shared_sources(scheme))
+        said = f" ({shared} cases on both sides)" if shared else ""
+        print(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
+    total = sum(counts["pixels of class"].values())
+    print("pixels:", ", ".join(f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items()))
+    print(f"terms: {data.licence}")
+    for note in data.notes:
+        print(f"note: {note}")
+    print(f"done: look at {data.folder / SHEET}")

@@ -1,0 +1,396 @@
+"""A probe of a labelled data set, of images of any sizes: cells of some are learned from, pixels of others judged."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from colocate.base.errors import UserError
+from colocate.base.rng import uniforms
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD
+from colocate.datasets.labelled import Labelled
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ProbeScore(NamedTuple):
+    """How well cells were told apart, and from how many."""
+
+    dice: float
+    """Over all test cells pooled."""
+    image_dice: float
+    """Mean over test images; an image without the class, and none predicted, counts as 1."""
+    memory: int
+    """Training cells that were searched."""
+    predicted: Bool[Tensor, "n g f"]
+    """The cells of each test image that were called positive."""
+    truth: Bool[Tensor, "n g f"]
+
+
+@torch.no_grad()
+def nearest_neighbour_probe(
+    backbone: nn.Module,
+    train_images: UInt8[Tensor, "m 3 h w"],
+    train_masks: Bool[Tensor, "m y x"],
+    test_images: UInt8[Tensor, "n 3 h w"],
+    test_masks: Bool[Tensor, "n y x"],
+    k: int = 20,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    batch: int = 32,
+) -> ProbeScore:
+    """Segment test images by what the most similar training cells are: nothing is trained, nothing is random.
+
+    A cell belongs to the class when more than half of its pixels do. Every training cell is remembered; a test cell is
+    called positive when more than half of its `k` nearest (cosine) are. Masks may be finer or coarser than the images,
+    if they cover the same tissue. `backbone` maps normalised images to one grid
+    of features and is used as it is: batch norms with statistics of other images (or none, as in a random network)
+    want `settle_batch_norm` first.
+
+    Raises:
+        ValueError: no images to learn from, or fewer training cells than `k`.
+    """
+    features = cell_features(backbone, train_images, mean, std, batch)
+    if features.shape[0] * features.shape[1] * features.shape[2] < k or k < 1:
+        raise ValueError(f"{tuple(features.shape[:3])} training cells (images, rows, columns) are fewer than k = {k}")
+    grid = (features.shape[1], features.shape[2])
+    labels = cell_labels(train_masks, grid)
+    queries = cell_features(backbone, test_images, mean, std, batch)
+    truth = cell_labels(test_masks, grid)
+    share = neighbour_vote(features.flatten(0, 2), labels.flatten(), queries.flatten(0, 2), k)
+    predicted = (share > 0.5).view(truth.shape)
+    pooled = dice(predicted.flatten()[None], truth.flatten()[None]).item()
+    each = dice(predicted.flatten(1), truth.flatten(1)).mean().item()
+    return ProbeScore(pooled, each, labels.numel(), predicted, truth)
+
+
+@torch.no_grad()
+def cell_features(
+    backbone: nn.Module,
+    images: UInt8[Tensor, "n 3 h w"],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    batch: int = 32,
+) -> Float[Tensor, "n g f c"]:
+    """The backbone's cells of every image, in evaluation mode, on the CPU."""
+    was_training = backbone.training
+    backbone.eval()
+    grids = [backbone(part).float().cpu() for part in _normalised(backbone, images, mean, std, batch)]
+    backbone.train(was_training)
+    if not grids:
+        raise ValueError("no images to take features from")
+    return torch.cat(grids).permute(0, 2, 3, 1).contiguous()
+
+
+def cell_labels(masks: Bool[Tensor, "n h w"], grid: tuple[int, int]) -> Bool[Tensor, "n g f"]:
+    """Which cells of a grid over each mask have more than half of their pixels in it.
+
+    >>> cell_labels(torch.tensor([[[True, True, True, False], [False, True, False, False]]]), (1, 2))
+    tensor([[[ True, False]]])
+    """
+    return F.adaptive_avg_pool2d(masks.to(torch.float64)[:, None], grid)[:, 0] > 0.5
+
+
+def neighbour_vote(
+    memory: Float[Tensor, "m c"], labels: Bool[Tensor, " m"], queries: Float[Tensor, "q c"], k: int
+) -> Float[Tensor, " q"]:
+    """The share of positive labels among each query's k most similar (cosine) remembered vectors.
+
+    >>> memory = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> neighbour_vote(memory, torch.tensor([True, True, False]), torch.tensor([[5.0, 1.0], [0.0, 2.0]]), k=2)
+    tensor([1.0000, 0.5000])
+    """
+    return neighbour_shares(memory, labels.to(memory)[:, None], queries, k)[:, 0]
+
+
+def neighbour_shares(
+    memory: Float[Tensor, "m c"], shares: Float[Tensor, "m j"], queries: Float[Tensor, "q c"], k: int, chunk: int = 1024
+) -> Float[Tensor, "q j"]:
+    """The mean of `shares` over each query's k most similar (cosine) remembered vectors."""
+    table = F.normalize(memory, dim=1)
+    means = [shares[(part @ table.T).topk(k).indices].mean(1) for part in F.normalize(queries, dim=1).split(chunk)]
+    return torch.cat(means) if means else shares.new_zeros(0, shares.shape[1])
+
+
+def dice(predicted: Bool[Tensor, "n m"], truth: Bool[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """Dice of each row: twice the shared positives over all positives; 1 where there are none on either side.
+
+    >>> dice(torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]]))
+    tensor([0.6667])
+    """
+    shared, all_positives = 2 * (predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)
+    return torch.where(all_positives > 0, shared / all_positives.clamp_min(1), 1.0)
+
+
+@torch.no_grad()
+def settle_batch_norm(
+    network: Network,
+    images: UInt8[Tensor, "n 3 h w"],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    batch: int = 32,
+) -> Network:
+    """A copy whose batch norms hold the statistics of these images (the mean over batches), in evaluation mode.
+
+    A network that was never trained carries means of 0 and variances of 1, one that was carries those of augmented
+    views: to compare weights and not bookkeeping, both are given those of the probe's training images. Weights stay as
+    they are; networks without batch norm come back unchanged.
+    """
+    settled = copy.deepcopy(network).eval()
+    norms = batch_norms(settled)
+    momenta = [norm.momentum for norm in norms]
+    if norms:
+        for norm in norms:
+            norm.train()  # and nothing else: dropout stays off
+        for turn, part in enumerate(_normalised(settled, images, mean, std, batch)):
+            for norm in norms:
+                norm.momentum = 1 / (turn + 1)  # the running average becomes the plain mean
+            settled(part)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return settled.eval()
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The batch norms of a network."""
+    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
+def _normalised(
+    network: nn.Module, images: UInt8[Tensor, "n 3 h w"], mean: Sequence[float], std: Sequence[float], batch: int
+) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """The images in equal batches, normalised, on the network's device."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    centre, spread = (torch.tensor(tuple(v), device=device).view(3, 1, 1) for v in (mean, std))
+    parts = images.tensor_split(-(-len(images) // batch)) if len(images) else ()
+    return ((part.to(device).float() / 255 - centre) / spread for part in parts)
+
+
+@final
+class Linear(NamedTuple):
+    """A linear classifier of features, which it standardises first."""
+
+    centre: Float[Tensor, " c"]
+    spread: Float[Tensor, " c"]
+    weight: Float[Tensor, "k c"]
+    bias: Float[Tensor, " k"]
+
+    def shares(self, features: Float[Tensor, "m c"]) -> Float[Tensor, "m k"]:
+        """The probability of each class."""
+        return F.linear((features - self.centre) / self.spread, self.weight, self.bias).softmax(1)
+
+
+def fit_linear(
+    features: Float[Tensor, "m c"], shares: Float[Tensor, "m k"], decay: float = 1e-3, steps: int = 100
+) -> Linear:
+    """Multinomial logistic regression from cells to the shares of the classes in them.
+
+    Minimises the mean cross-entropy against `shares` (rows that sum to 1) plus decay / 2 times the squared weights of
+    standardised features, by L-BFGS from zero: nothing is random, and the minimum is unique.
+
+    Raises:
+        ValueError: no cells.
+    """
+    if not len(features):
+        raise ValueError("there are no cells to learn from")
+    centre, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    standard = (features - centre) / spread
+    weight = torch.zeros(shares.shape[1], features.shape[1], requires_grad=True)
+    bias = torch.zeros(shares.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-7)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(standard, weight, bias), shares) + decay / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    return Linear(centre, spread, weight.detach(), bias.detach())
+
+
+SETTLE = 64  # images whose statistics batch norms take; more change nothing that could be seen
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Segmentation by frozen cells, without a decoder."""
+
+    classifier: Literal["linear", "nearest"] = "linear"
+    """linear: logistic regression on cells; nearest: the vote of the most similar training cells (cosine)."""
+    stride: int = 16
+    """Pixels a cell: those of the stage of this stride are asked (most networks' last but one)."""
+    mpp: float | None = None
+    """Look at images at so many micrometres per pixel; they are judged at their own. None: as they are."""
+    memory: int = 20_000
+    """Most training cells to learn from or to search, drawn at random (the same for every backbone)."""
+    neighbours: int = 20
+    """Cells that vote."""
+    decay: float = 0.1
+    """Weight decay of the logistic regression."""
+    statistics: Literal["own", "images"] = "own"
+    """What batch norms normalise by: the statistics that came with the weights, or those of training images."""
+
+    def __post_init__(self) -> None:
+        if min(self.stride, self.memory, self.neighbours) < 1 or self.decay < 0:
+            raise UserError("stride, memory and neighbours must be 1 or more, decay not negative")
+        if self.mpp is not None and not 0 < self.mpp < 100:
+            raise UserError(f"mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+
+
+class Cells(NamedTuple):
+    """An image's frozen cells."""
+
+    grid: Float[Tensor, "g f c"]
+    side_px: float
+    """The side of one, in the image's own pixels."""
+
+
+Look = Callable[[int], Cells]
+"""The cells of a labelled set's image, by its number; `functools.cache` keeps them for further probes."""
+
+
+@torch.no_grad()
+def probe(
+    look: Look, data: Labelled, train: Sequence[int], test: Sequence[int], config: ProbeConfig, seed: int
+) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
+    """Learn from the cells of images `train`; call the class of each pixel of images `test`, one image after another.
+
+    A training cell counts as what its pixels are, in proportion. Class scores of test cells are interpolated to
+    pixels; the ignored class is never called.
+
+    Raises:
+        UserError: no images to learn from or to test on, or fewer cells than neighbours; and what `look` raises.
+    """
+    if not train or not test:
+        raise UserError(f"{data.name}: a probe needs images to learn from ({len(train)}) and to test on ({len(test)})")
+    share = max(1, config.memory // len(train))
+    parts = [_some(*_labelled(look(number), data, number), share, seed, number) for number in train]
+    features, shares = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    call: Callable[[Tensor], Tensor]
+    if config.classifier == "linear":
+        call = fit_linear(features, shares, config.decay).shares
+    elif len(features) < config.neighbours:
+        raise UserError(f"{len(features)} training cells are fewer than the {config.neighbours} that vote")
+    else:
+        call = partial(neighbour_shares, features, shares, k=config.neighbours)
+    for number in test:
+        item = data.items[number]
+        grid, side_px = look(number)
+        scores = call(grid.flatten(0, 1)).view(*grid.shape[:2], -1).permute(2, 0, 1)
+        if data.ignored is not None:
+            scores[data.ignored] = 0
+        yield number, at_pixels(scores, side_px, item.height, item.width).argmax(0)
+
+
+def at_pixels(scores: Float[Tensor, "k g f"], side_px: float, height: int, width: int) -> Float[Tensor, "k h w"]:
+    """The scores of cells of `side_px` pixels at each pixel of an image, interpolated between the cells' centres."""
+    g, f = scores.shape[1:]
+
+    def places(cells: int, pixels: int) -> Tensor:
+        """Pixel centres in the coordinates of grid_sample: -1 and 1 are the outer edges of the first and last cell."""
+        return (torch.arange(pixels) + 0.5) * (2 / (cells * side_px)) - 1
+
+    rows, cols = torch.meshgrid(places(g, height), places(f, width), indexing="ij")
+    where = torch.stack([cols, rows], 2)[None].to(scores)
+    return F.grid_sample(scores[None], where, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+@torch.no_grad()
+def settled(
+    backbone: Network, data: Labelled, train: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> Network:
+    """A copy whose batch norms hold the statistics of training images (of the middle of each, all of one size)."""
+    some = train[:: -(-len(train) // SETTLE)]
+    height, width = (min(getattr(data.items[n], side) for n in some) for side in ("height", "width"))
+    height, width = (max(32, side // 32 * 32) for side in (height, width))
+    images = torch.stack([_middle(data.image(number), height, width) for number in some])
+    return settle_batch_norm(backbone, images, mean, std, batch=8)
+
+
+def _middle(image: UInt8[Tensor, "3 _ _"], height: int, width: int) -> UInt8[Tensor, "3 h w"]:
+    image = F.pad(image, (0, max(0, width - image.shape[2]), 0, max(0, height - image.shape[1])), value=255)
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
+
+
+def frozen_cells(
+    backbone: nn.Module,
+    data: Labelled,
+    train: Sequence[int],
+    config: ProbeConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Look:
+    """What a backbone makes of each image; `train` are those whose statistics batch norms take, where they shall.
+
+    Raises:
+        UserError: when it looks, `config.mpp` and an image that does not say its own.
+    """
+    if config.statistics == "images":
+        backbone = settled(backbone, data, train, mean, std)
+    return partial(_cells, backbone, data, config.stride, config.mpp, mean, std)
+
+
+def _cells(
+    backbone: nn.Module,
+    data: Labelled,
+    stride: int,
+    mpp: float | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    number: int,
+) -> Cells:
+    """White is added at the right and bottom up to whole cells (and to 32 px, as ViTs want it)."""
+    image, scale = data.image(number), 1.0
+    if mpp is not None:
+        own = data.items[number].mpp
+        if math.isnan(own):
+            raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
+        scale = own / mpp
+        size = [max(1, round(side * scale)) for side in image.shape[1:]]
+        image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    height, width = image.shape[1:]
+    padded = F.pad(image, (0, -width % 32, 0, -height % 32), value=255)
+    grid = cell_features(backbone, padded[None], mean, std)[0]
+    return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
+
+
+def _labelled(cells: Cells, data: Labelled, number: int) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:
+    """An image's cells and the share of each class in them; cells that are mostly ignored pixels are left out."""
+    grid, side_px = cells
+    classes = data.pixel_classes(number, data.mask(number))
+    count = F.one_hot(classes, len(data.pixel_names)).permute(2, 0, 1).float()
+    if data.ignored is not None:
+        count[data.ignored] = 0
+    inside = [_inside(cells, side_px, pixels) for cells, pixels in zip(grid.shape[:2], classes.shape, strict=True)]
+    area = (inside[0] @ count @ inside[1].T).flatten(1).T / side_px**2
+    known = area.sum(1)
+    keep = known > 0.5
+    return grid.flatten(0, 1)[keep], area[keep] / known[keep, None]
+
+
+def _inside(cells: int, side_px: float, pixels: int) -> Float[Tensor, "g h"]:
+    """How much of each pixel lies in each cell along one axis."""
+    start = torch.arange(cells)[:, None] * side_px
+    pixel = torch.arange(pixels)[None]
+    return (torch.minimum(start + side_px, pixel + 1) - torch.maximum(start, pixel)).clamp(0, 1).float()
+
+
+def _some(
+    features: Float[Tensor, "m c"], shares: Float[Tensor, "m k"], most: int, seed: int, number: int
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k"]]:
+    """At most so many cells of an image, drawn by the seed and the image's number: the same for every backbone."""
+    chosen = uniforms(torch.arange(len(features)), seed, number, count=1)[:, 0].argsort()[:most].sort().values
+    return features[chosen], shares[chosen]

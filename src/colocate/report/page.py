@@ -1,0 +1,314 @@
+"""One picture page of a run: what it trained on, what its features became, how it went, what they are good for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.data.index import Index
+from colocate.models.backbones import Backbone, load_backbone
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.loop import build_method
+from colocate.pretrain.probes import ProbeScore, cell_features, dice, nearest_neighbour_probe, settle_batch_norm
+from colocate.pretrain.recipe import Recipe
+from colocate.report.compare import counted, data_name, recipe_of
+from colocate.report.curves import Rows, draw_correspondence, draw_losses, draw_spread
+from colocate.report.matches import draw_pair, training_pair
+from colocate.report.sample import Split, evenly, masks_beside, read_spread, resized, square, view_px
+from colocate.report.style import BLUE, INK, RULE, SMALL, SOFT, TITLE, Page, columns, listed, picture, plot
+
+
+@final
+class Components(NamedTuple):
+    """The three directions in which unit vectors differ most, as red, green and blue."""
+
+    mean: Float64[Tensor, " c"]
+    axes: Float64[Tensor, "c 3"]
+    low: Float64[Tensor, "3"]
+    """Scores at the 2nd percentile, which are dark; a few odd vectors do not wash out the rest."""
+    high: Float64[Tensor, "3"]
+    """At the 98th: bright."""
+    share: float
+    """Of the variance."""
+
+    def colours(self, vectors: Float[Tensor, "n c"]) -> Float32[Tensor, "n 3"]:
+        """In [0, 1]."""
+        scores = (F.normalize(vectors.double(), dim=1) - self.mean) @ self.axes
+        return ((scores - self.low) / (self.high - self.low).clamp_min(1e-12)).clamp(0, 1).float()
+
+
+def principal_components(vectors: Float[Tensor, "n c"]) -> Components:
+    """The components of n vectors, whose lengths do not count."""
+    unit = F.normalize(vectors.double(), dim=1)
+    mean = unit.mean(0)
+    centred = unit - mean
+    spread, axes = torch.linalg.eigh(centred.mT @ centred)  # ascending; c x c, however many vectors there are
+    axes = axes[:, -3:].flip(1)
+    scores = centred @ axes
+    # A component has no sign of its own: the longer tail is made the bright end.
+    sign = torch.where(scores.pow(3).sum(0) < 0, -1.0, 1.0)
+    low, high = torch.quantile(scores * sign, torch.tensor([0.02, 0.98], dtype=scores.dtype), dim=0)
+    share = (spread[-3:].sum() / spread.sum().clamp_min(1e-300)).item()
+    return Components(mean, axes * sign, low, high, share)
+
+
+def principal_colours(cells: Float[Tensor, "n g f c"]) -> tuple[Float[Tensor, "n g f 3"], float]:
+    """Red, green and blue in [0, 1] of all n tiles' cells, and the share of variance that they hold.
+
+    Fitted jointly, so that a colour means the same in every tile.
+    """
+    components = principal_components(cells.flatten(0, 2))
+    return components.colours(cells.flatten(0, 2)).view(*cells.shape[:3], 3), components.share
+
+
+def draw_features(axes: list[Axes], colours: Float[Tensor, "n g f 3"]) -> None:
+    """One tile's cells in each axes, every cell a flat square."""
+    for axis, grid in zip(axes, _pixels(colours), strict=True):
+        picture(axis, grid, smooth=False)
+
+
+def _pixels(colours: Float[Tensor, "n g f 3"]) -> UInt8[np.ndarray, "n g f 3"]:
+    return (colours * 255).round().to(torch.uint8).numpy()
+
+
+WASH = np.array([0, 158, 115])  # of cells called gland
+GOLDEN = 0.618034  # spreads dots evenly, without a random generator
+
+
+def draw_scores(axes: Axes, scores: dict[str, ProbeScore]) -> None:
+    """A row a network, from the top: each test image's Dice as a dot, that of all cells pooled as a bar."""
+    plot(axes, "Dice on held-out tiles", "")
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    for row, score in enumerate(scores.values()):
+        colour = SOFT if row == 0 else BLUE
+        each = dice(score.predicted.flatten(1), score.truth.flatten(1)).numpy()
+        height = row + 0.42 * ((np.arange(len(each)) * GOLDEN) % 1 - 0.5)
+        axes.plot(each, height, "o", ms=3.2, mew=0, color=colour, alpha=0.4, clip_on=False)
+        axes.plot([score.dice] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.6, solid_capstyle="butt")
+        axes.text(score.dice, row - 0.36, f"{score.dice:.2f}", fontsize=SMALL, color=colour, fontweight="bold",
+                  ha="center", va="bottom")  # fmt: skip
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.set_xlim(0, 1)
+
+
+def draw_segmented(
+    axes: Axes,
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "y x"],
+    predicted: Bool[np.ndarray, "g f"],
+) -> None:
+    """A tile: cells called gland in green, the rest faded, the true glands outlined."""
+    rows = np.arange(image.shape[0]) * predicted.shape[0] // image.shape[0]
+    cols = np.arange(image.shape[1]) * predicted.shape[1] // image.shape[1]
+    called = predicted[rows][:, cols, None]
+    washed = np.where(called, 0.55 * image + 0.45 * WASH, 0.55 * image + 0.45 * 255)
+    picture(axes, washed.round().astype(np.uint8))
+    if mask.any() and not mask.all():
+        y, x = ((np.arange(own) + 0.5) * shown / own for own, shown in zip(mask.shape, image.shape[:2], strict=True))
+        axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[INK], linewidths=1.1)
+
+
+WIDTH, MARGIN, GAP, LABEL = 12.0, 0.5, 0.12, 1.25  # inches
+INNER = WIDTH - 2 * MARGIN
+SHOWN = 6  # tiles in a row
+SETTLING = 64  # tiles whose statistics batch norm takes
+SEGMENTED = 4  # test tiles drawn
+CHOICE = 12  # epochs that the most instructive pair of views is taken from
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page's parts are drawn from."""
+
+    run: Path
+    recipe: Recipe
+    rows: Rows
+    index: Index
+    networks: dict[str, Backbone]
+    """The backbone before and after training, by name."""
+    px: int
+    """Height and width that tiles are given to the networks with."""
+
+    def tiles(self, count: int) -> UInt8[Tensor, "n 3 h w"]:
+        """The middle squares of tiles spread over the index."""
+        return torch.stack([square(tile, self.px) for _, tile in read_spread(self.index, count, self.run)])
+
+
+def report(run: Path, out: Path | None = None) -> Path:
+    """Draw the page of a run as `out` (default RUN/report.png); returns where it is.
+
+    The same run gives the same page: tiles are taken evenly spaced, and the network before training is built anew
+    from the recipe's seed.
+
+    Raises:
+        UserError: no run there, or one without a backbone yet, or its tiles have moved away.
+    """
+    run = Path(run)
+    out = run / "report.png" if out is None else Path(out)
+    shown = read_run(run)
+    split = masks_beside(shown.index)
+    parts = [(_matches, 3.1), (_features, 1.25 + 3 * ROW), (_curves, 3.3)]
+    parts += [(partial(_probe, split=split), 1.55 + 2 * ROW)] if split else []
+    page, top = Page(WIDTH, 1.25 + sum(height for _, height in parts)), 1.25
+    _title(page, shown)
+    for draw, height in parts:
+        draw(page, top, shown)
+        top += height
+    packed = page.png()
+    write_atomically(out, lambda file: file.write(packed))
+    return out
+
+
+def read_run(run: Path) -> Shown:
+    """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles, or their own."""
+    recipe = recipe_of(run)
+    rows = read_journal(run) if (run / "journal.csv").is_file() else []
+    if not rows or not (run / "backbone.json").is_file():
+        raise UserError(
+            f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: "
+            f"colocate pretrain --from {run}/recipe.json --resume"
+        )
+    index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
+    config = recipe.encoder
+    initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)
+    initial.load_state_dict(build_method(recipe).query.backbone.state_dict())
+    shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
+    settling = shown.tiles(SETTLING)
+    for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):
+        normalised = (settling, recipe.views.mean, recipe.views.std)
+        shown.networks[name] = network.eval() if config.freeze_norm else settle_batch_norm(network, *normalised)
+    return shown
+
+
+def _title(page: Page, shown: Shown) -> None:
+    recipe, index = shown.recipe, shown.index
+    written = datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
+    steps = shown.rows[-1]["step"]
+    title = f"{recipe.name or 'pretraining'} on {data_name(recipe, index.kind)}"
+    page.text(MARGIN, 0.4, title, TITLE, fontweight="bold")
+    facts = [
+        f"{recipe.encoder.backbone}, {recipe.views.size} px views",
+        f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}",
+        f"{counted(int(steps), 'step')} of {counted(recipe.batch * recipe.accumulate, 'pair')}",
+        f"seed {recipe.seed}",
+        f"{written:%d %B %Y}",
+    ]
+    page.text(MARGIN, 0.8, listed(facts), color=SOFT)
+
+
+def _matches(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "Which cells show the same tissue",
+        "Two crops of a tile, and the views of them that the network was given. A cell of view 1 is matched with the "
+        "cells of view 2 that share its tissue:\nthe larger the share, the stronger the colour.",
+    )
+    recipe, index = shown.recipe, shown.index
+    network = next(iter(shown.networks.values()))
+    with torch.no_grad():
+        high, wide = network(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
+    epochs = min(CHOICE, max(1, int(shown.rows[-1]["epoch"])))
+    tiles = read_spread(index, 2, shown.run)
+    for (left, width), (number, tile) in zip(columns(MARGIN, INNER, 2, 0.4), tiles, strict=False):
+        mpp = float(index.mpp[number])
+        pair = training_pair(tile, number, recipe.views, recipe.seed, (high, wide), mpp=mpp, epochs=epochs)
+        boxes = [page.axes(x, top + 1.0, w, w) for x, w in columns(left, width, 3, GAP)]
+        for axes, name in zip(boxes, ("tile with both crops", "view 1", "view 2"), strict=True):
+            axes.set_title(name, fontsize=8.5, color=SOFT, loc="left", pad=4)
+        draw_pair((boxes[0], boxes[1], boxes[2]), pair)
+
+
+def _row(page: Page, top: float, label: str) -> list[Axes]:
+    """Square axes side by side, with a label at their left."""
+    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
+    size = lefts[0][1]
+    page.text(MARGIN, top + size / 2, label, va="center")
+    return [page.axes(left, top, size, size) for left, _ in lefts]
+
+
+ROW = (INNER - LABEL - GAP * (SHOWN - 1)) / SHOWN + GAP  # height of such a row and the gap below
+
+
+def _features(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "What the backbone tells apart",
+        "The first three principal components of its cells as red, green and blue: cells of like colour have like "
+        "features. Fitted for each row on its own,\nso that colours compare along a row, not between rows.",
+    )
+    tiles, views = shown.tiles(SHOWN), shown.recipe.views
+    top += 0.85
+    for axes, tile in zip(_row(page, top, "tile"), tiles, strict=False):
+        picture(axes, tile.permute(1, 2, 0).numpy())
+    for turn, (name, network) in enumerate(shown.networks.items(), 1):
+        colours, share = principal_colours(cell_features(network, tiles, views.mean, views.std))
+        row = _row(page, top + turn * ROW, f"{name}\n({share:.0%} of\nvariance)")
+        draw_features(row[: len(tiles)], colours)
+        for spare in row[len(tiles) :]:
+            spare.set_axis_off()
+
+
+def _curves(page: Page, top: float, shown: Shown) -> None:
+    page.heading(
+        MARGIN,
+        top,
+        "How training went",
+        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it.",
+    )
+    (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
+    y, height = top + 0.95, 1.4
+    recipe = shown.recipe
+    filling = recipe.method.filling(recipe.batch) / recipe.accumulate
+    draw_losses(page.axes(a, y, width, height), shown.rows, filling)
+    draw_correspondence(page.axes(b, y, width, height), shown.rows)
+    half = (height - 0.4) / 2
+    draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)
+
+
+def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
+    views = shown.recipe.views
+    train, test = (resized(part.images, shown.px) for part in (split.train, split.test))
+    scores = {
+        name: nearest_neighbour_probe(
+            network, train, split.train.masks, test, split.test.masks, mean=views.mean, std=views.std
+        )
+        for name, network in shown.networks.items()
+    }
+    memory = next(iter(scores.values())).memory
+    unseen = "that pretraining never saw" if split.unseen else "that pretraining saw, without masks"
+    page.heading(
+        MARGIN,
+        top,
+        "Does it know glands?",
+        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of other slides, {unseen}, takes the "
+        f"majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
+        "Outlines: the truth.",
+    )
+    top += 0.85
+    chosen = evenly(len(test), SEGMENTED)
+    for turn, (name, score) in enumerate(scores.items()):
+        row = _row(page, top + turn * ROW, name)
+        for axes, number in zip(row, chosen, strict=False):
+            image, mask = test[number].permute(1, 2, 0).numpy(), split.test.masks[number].numpy()
+            draw_segmented(axes, image, mask, score.predicted[number].numpy())
+        for spare in row[len(chosen) :]:
+            spare.remove()
+    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
+    left = lefts[SEGMENTED][0] + 0.25
+    draw_scores(page.axes(left, top, MARGIN + INNER - left, 2 * ROW - GAP), scores)

@@ -1,0 +1,161 @@
+"""Which tiles of a run are shown, and at what scale its networks are asked about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from colocate.base.errors import TileError, UserError
+from colocate.data.decode import decode
+from colocate.data.index import Index
+from colocate.data.loader import spaced
+from colocate.pretrain.recipe import Recipe
+
+
+class Masked(NamedTuple):
+    """Images of one size and where their glands are."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    masks: Bool[Tensor, "n h w"]
+
+
+class Split(NamedTuple):
+    """What a probe remembers and what it is asked, of different sources (slides)."""
+
+    train: Masked
+    test: Masked
+    unseen: bool
+    """Whether pretraining never saw the test images either."""
+
+
+def masks_beside(index: Index, most: int = 512) -> Split | None:
+    """The masked tiles of an index, and as test images the masked ones of sources that it leaves out.
+
+    Where it leaves out none, every fourth of its own sources is the test. At most `most` tiles a side, evenly spaced.
+    None where tiles have no masks, or there is nothing to test on, or sizes differ.
+    """
+    own: dict[str, list[Path]] = {}
+    for number in range(len(index)):
+        image = Path(index.name(number))
+        if not _mask(image).is_file():
+            return None
+        own.setdefault(str(image.parent), []).append(image)
+    folder = _above(next(iter(own.values()))[0])
+    others = [
+        image for image in sorted(folder.rglob("*.png")) if str(image.parent) not in own and _mask(image).is_file()
+    ]
+    train = [image for images in own.values() for image in images]
+    test = others
+    if not others:
+        test = [image for images in list(own.values())[3::4] for image in images]
+        train = sorted(set(train) - set(test))
+    if not train or not test:
+        return None
+    parts = [_read(spaced(images, most)) for images in (train, test)]
+    if parts[0] is None or parts[1] is None or parts[0].images.shape[1:] != parts[1].images.shape[1:]:
+        return None
+    return Split(parts[0], parts[1], bool(others))
+
+
+def _above(image: Path) -> Path:
+    """The folder called images that holds this one."""
+    return next((folder for folder in image.parents if folder.name == "images"), image.parent)
+
+
+def _mask(image: Path) -> Path:
+    folder = _above(image)
+    return folder.parent / "glands" / image.relative_to(folder)
+
+
+def _read(paths: list[Path]) -> Masked | None:
+    images = [decode(path.read_bytes(), str(path)) for path in paths]
+    masks = []
+    for path in paths:
+        with Image.open(_mask(path)) as ids:
+            masks.append(torch.from_numpy(np.asarray(ids) > 0))
+    if len({tuple(image.shape[1:]) for image in images} | {tuple(mask.shape) for mask in masks}) > 1:
+        return None
+    return Masked(torch.stack(images), torch.stack(masks))
+
+
+TRIES = 10
+LARGEST_PX = 1024
+
+
+def spread(index: Index, count: int) -> list[int]:
+    """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
+    order = torch.from_numpy(index.source_numbers.copy()).sort(stable=True).indices
+    return [int(order[place]) for place in evenly(len(order), count)]
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """Up to `count` places of a list, evenly spaced.
+
+    >>> evenly(9, 3), evenly(2, 3)
+    ([1, 4, 7], [0, 1])
+    """
+    count = min(count, length)
+    return [(2 * turn + 1) * length // (2 * count) for turn in range(count)]
+
+
+def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
+    """Those tiles with their pixels; in place of an unreadable one, one of the next.
+
+    Raises:
+        UserError: none can be read, as after the data have moved.
+    """
+    found: dict[int, Tensor] = {}
+    reason = ""
+    for wanted in spread(index, count):
+        for number in range(wanted, min(wanted + TRIES, len(index))):
+            if number in found:
+                break
+            try:
+                found[number] = index.read(number)
+                break
+            except TileError as error:
+                reason = reason or str(error)
+    if not found:
+        raise UserError(
+            f"none of the tiles of {run} can be read ({reason}). If they have moved, say where to: "
+            f"colocate pretrain --from {run}/recipe.json --data PLACE --resume"
+        )
+    return list(found.items())
+
+
+def view_px(recipe: Recipe, index: Index, stride: int) -> int:
+    """How many pixels a whole tile is shown to a network with: the finest scale that training drew, in whole cells.
+
+    Training sees a tile through crops of `views.area`, enlarged or reduced to `views.size`. Other scales would ask
+    the network about tissue that it never saw so large, or so small.
+    """
+    views = recipe.views
+    px = views.size / views.area[0] ** 0.5
+    if views.mpp is not None:
+        known = torch.from_numpy(index.mpp.copy())
+        height = min(read_spread(index, 1, index.path.parent)[0][1].shape[1:])
+        px = height * known[~known.isnan()].median().item() / (views.mpp * views.area[0] ** 0.5)
+    return max(1, round(min(px, LARGEST_PX) / stride)) * stride
+
+
+def square(tile: UInt8[Tensor, "3 h w"], px: int) -> UInt8[Tensor, "3 px px"]:
+    """The tile's middle square, resized."""
+    side = min(tile.shape[1:])
+    top, left = (tile.shape[1] - side) // 2, (tile.shape[2] - side) // 2
+    middle = tile[:, top : top + side, left : left + side]
+    return resized(middle[None], px)[0]
+
+
+def resized(tiles: UInt8[Tensor, "n 3 h w"], px: int) -> UInt8[Tensor, "n 3 px px"]:
+    """Square tiles at another size, antialiased."""
+    if tiles.shape[2:] == (px, px):
+        return tiles
+    smooth: Float[Tensor, "n 3 px px"] = F.interpolate(tiles.float(), (px, px), mode="bicubic", antialias=True)
+    return smooth.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,4 @@
+"""Slides: reading them at a stated resolution, where their tissue is, and cutting them into tiles.
+
+Imports base.
+"""

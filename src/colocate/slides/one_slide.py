@@ -1,0 +1,207 @@
+"""One slide cut into tiles: where, how sharp, and into which shard."""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image, ImageDraw
+from skimage.segmentation import find_boundaries
+
+from colocate.base.errors import TileError, UserError
+from colocate.base.files import write_atomically
+from colocate.slides.listing import Listed
+from colocate.slides.manifest import Shards, part_path, write_part
+from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.tissue import Tissue, find_tissue
+
+
+@dataclass(frozen=True)
+class TilingConfig:
+    """Tiles on a grid from the slide's top left, where tissue is."""
+
+    mpp: float = 0.5
+    """Micrometres per pixel of the tiles; a level of the slide within 1 % of it is taken as it is."""
+    size: int = 256
+    """Side of a tile, in px."""
+    overlap: int = 0
+    """How much of it neighbouring tiles share, in px."""
+    min_tissue: float = 0.5
+    """Least share of a tile that is tissue."""
+    min_sharpness: float = 2.0
+    """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Most empty
+    glass and strong blur lie below 2; 0 keeps all, unread if there is only a manifest to write."""
+    quality: int = 90
+    """JPEG quality; chroma is kept at full resolution."""
+
+    def __post_init__(self) -> None:
+        check_mpp(self.mpp, "--mpp")
+        if not 16 <= self.size <= 4096 or not 0 <= self.overlap < self.size:
+            raise UserError(
+                f"size is 16 to 4096 px, overlap at least 0 and less than it, not {self.size} and {self.overlap}"
+            )
+        if not 0 <= self.min_tissue <= 1 or self.min_sharpness < 0 or not 1 <= self.quality <= 100:
+            raise UserError("min_tissue is a share in [0, 1], min_sharpness at least 0, quality 1 to 100")
+
+
+LONGEST_PX = 1000
+EDGE = (0, 140, 70)
+TILE = (0, 90, 255)
+
+
+def write_overlay(
+    path: Path, slide: Slide, tissue: Tissue, x: Int32[np.ndarray, " n"], y: Int32[np.ndarray, " n"], side: float
+) -> None:
+    """Write the picture of a slide with tiles of `side` level0 pixels, as a PNG of a few colours."""
+    pixels = slide.thumbnail(LONGEST_PX)
+    high, wide = pixels.shape[:2]
+    scale = wide / slide.width
+    tiles = Image.new("L", (wide, high))
+    draw = ImageDraw.Draw(tiles)
+    for left, top in zip((x * scale).tolist(), (y * scale).tolist(), strict=True):
+        draw.rectangle((left, top, left + side * scale - 1, top + side * scale - 1), 60, 130)
+    tint = np.asarray(tiles)[:, :, None] / 255
+    pixels = (pixels * (1 - tint) + np.array(TILE) * tint).astype(np.uint8)
+    mask = np.asarray(Image.fromarray(tissue.mask).resize((wide, high), Image.Resampling.NEAREST))
+    pixels[find_boundaries(mask)] = EDGE
+    file = io.BytesIO()
+    Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+    write_atomically(path, lambda out: out.write(file.getvalue()))
+
+
+class Places(NamedTuple):
+    """n tiles of a slide, row by row."""
+
+    x: Int32[np.ndarray, " n"]
+    """Level0 pixels of the top left."""
+    y: Int32[np.ndarray, " n"]
+    tissue: Float[np.ndarray, " n"]
+    side: float
+    """Of a tile, in level0 pixels."""
+    mpp: float
+    """Of a tile's pixels."""
+
+
+def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
+    """The tiles that lie within the slide and have tissue enough."""
+    mpp = slide.nearest_mpp(config.mpp)
+    side = config.size * mpp / slide.mpp
+    step = (config.size - config.overlap) * mpp / slide.mpp
+    columns, rows = (max(0, math.floor((length - side + 0.5) / step) + 1) for length in (slide.width, slide.height))
+    y, x = (grid.ravel() for grid in np.mgrid[:rows, :columns])
+    x, y = (x * step).round().astype(np.int32), (y * step).round().astype(np.int32)
+    share = tissue.shares(x.astype(float), y.astype(float), side, side)
+    kept = share >= config.min_tissue - 1e-6
+    return Places(x[kept], y[kept], share[kept], side, mpp)
+
+
+def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int:
+    """Cut a slide: its shards, its overlay, and at last its part of the manifest; returns the number of tiles.
+
+    Raises:
+        TileError: the slide or its mask cannot be read, so that the next one should be taken.
+        UserError: the disk is full or not to be written on, which ends the run.
+    """
+    try:
+        slide = listed.open()
+        tissue = find_tissue(slide, listed.mask)
+        found = places(slide, tissue, config)
+        part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
+        shards = None if manifest_only else Shards(out, listed.name)
+        try:
+            columns = _tiles(listed, slide, found, config, shards)
+            if shards is not None:
+                shards.finish()
+            write_overlay(
+                out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side
+            )
+            write_part(out, listed, columns, _facts(slide, tissue, found, columns))
+        except BaseException:
+            if shards is not None:
+                shards.drop()
+            raise
+    except UserError:
+        raise
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
+        raise UserError(f"{out} cannot be written on ({reason}): make room; the same command goes on") from error
+    except Exception as error:  # one odd slide must not end the run
+        raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return len(columns["x"])
+
+
+def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
+    """The standard deviation of the Laplacian of green, where both stains of H&E absorb; in grey levels.
+
+    Of every fourth row, which tells as much in a quarter of the time.
+
+    >>> sharpness(np.full((8, 8, 3), 240, np.uint8))
+    0.0
+    """
+    green = pixels[:, :, 1]
+    above, here, below = (green[start : len(green) - 2 + start : 4].astype(np.float32) for start in (0, 1, 2))
+    laplacian = 4 * here[:, 1:-1] - here[:, :-2] - here[:, 2:] - above[:, 1:-1] - below[:, 1:-1]
+    return float(laplacian.std())
+
+
+def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, shards: Shards | None) -> dict[str, Any]:
+    """The manifest's columns for the tiles that are sharp enough; with shards, these get their pixels."""
+    kept: list[int] = []
+    sharp: list[float | None] = []
+    stored: list[tuple[str | None, int | None, int | None]] = []
+    looks = shards is not None or config.min_sharpness > 0
+    facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
+    for number, (x, y) in enumerate(zip(found.x.tolist(), found.y.tolist(), strict=True)):
+        pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
+        score = None if pixels is None else sharpness(pixels)
+        if score is not None and score < config.min_sharpness:
+            continue
+        kept.append(number)
+        sharp.append(score)
+        if shards is None or pixels is None:
+            stored.append((None, None, None))
+        else:
+            key = f"{listed.name}/{x:06d}_{y:06d}"
+            stored.append(shards.add(key, _jpeg(pixels, config.quality), facts | {"x": x, "y": y}))
+    count = len(kept)
+    shard, offset, size = zip(*stored, strict=True) if stored else ((), (), ())
+    return {
+        "x": found.x[kept],
+        "y": found.y[kept],
+        "mpp": np.full(count, found.mpp, np.float32),
+        "slide_mpp": np.full(count, slide.mpp, np.float32),
+        "size": np.full(count, config.size, np.int32),
+        "tissue": found.tissue[kept].astype(np.float32),
+        "sharpness": sharp,
+        "shard": shard,
+        "offset": offset,
+        "bytes": size,
+    }
+
+
+def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(
+        file, "JPEG", quality=quality, subsampling=0
+    )  # stains differ in chroma: it is kept whole
+    return file.getvalue()
+
+
+def _facts(slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
+    """What slides.csv says of a slide."""
+    return {
+        "mpp": round(slide.mpp, 6),
+        "width": slide.width,
+        "height": slide.height,
+        "tissue_mm2": round(float(tissue.mask.mean()) * slide.width * slide.height * slide.mpp**2 / 1e6, 3),
+        "tiles": len(columns["x"]),
+        "blurred": len(found.x) - len(columns["x"]),
+        "tile_mpp": round(found.mpp, 6),
+        "enlarged": found.mpp < slide.mpp * 0.99,
+    }

@@ -1,0 +1,220 @@
+"""A slide: any region of it at any resolution."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from colocate.base.errors import TileError, UserError
+from colocate.slides.readers import Reader, open_reader
+
+
+def check_mpp(mpp: float, where: str) -> None:
+    """Raises UserError unless `mpp` (micrometres per pixel) lies above 0 and below 100.
+
+    >>> check_mpp(-1, "tiles.csv")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    colocate...UserError: tiles.csv: -1 micrometres per pixel is no resolution: give a number above 0 and below 100
+    """
+    if not 0 < mpp < 100:
+        message = f"{mpp:g} micrometres per pixel is no resolution: give a number above 0 and below 100"
+        raise UserError(f"{where}: {message}")
+
+
+OPEN = 32  # files that a process keeps open
+LARGEST_PX = 1 << 25  # of a level that are in memory at once
+COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
+NEAR = 0.01  # a level this near to the wanted resolution is read as it is
+STEADY_PX = 0.05  # regions that fit pixels of a level to this are not resampled,
+DRIFT_PX = 0.25  # nor are those that lose step by this from end to end, as levels of odd sizes make them
+REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
+
+
+@final
+@dataclass(frozen=True)
+class Slide:
+    """A slide whose resolution is known; made by `Slide.open`.
+
+    Holds no open file: those are kept by each process, the last few used ones. So it can be sent to workers.
+    Positions are in pixels of the finest level ("level0"), x to the right and y down from its top left.
+    """
+
+    path: Path
+    mpp: float
+    """Micrometres per pixel of the finest level."""
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of each level, finest first."""
+    origin: tuple[int, int]
+    """Where the scanned area begins (OpenSlide's bounds), in level0 pixels."""
+
+    @classmethod
+    def open(cls, path: str | Path, mpp: float | None = None, unsaid_mpp: float | None = None) -> Slide:
+        """Open a slide; `mpp` replaces what the file says of its resolution, `unsaid_mpp` is for one that says none.
+
+        Raises:
+            UserError: `mpp` or `unsaid_mpp` is no resolution.
+            TileError: a file that cannot be read, or does not say its resolution, or an impossible one.
+        """
+        reader = _reader(Path(path))
+        for given in (mpp, unsaid_mpp):
+            if given is not None:
+                check_mpp(given, "--slide-mpp")
+        if mpp is None:
+            mpp = unsaid_mpp if unsaid_mpp and not _says_mpp(reader) else _stated_mpp(reader)
+        return cls(reader.path, mpp, reader.sizes, reader.origin)
+
+    @property
+    def width(self) -> int:
+        """In level0 pixels."""
+        return self.sizes[0][0]
+
+    @property
+    def height(self) -> int:
+        """In level0 pixels."""
+        return self.sizes[0][1]
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What the file says of itself, in its own words."""
+        return _reader(self.path).properties
+
+    @cached_property
+    def level_mpps(self) -> tuple[float, ...]:
+        """Micrometres per pixel of each level."""
+        return tuple(self.mpp * math.sqrt(self.width * self.height / (w * h)) for w, h in self.sizes)
+
+    def nearest_mpp(self, mpp: float) -> float:
+        """`mpp`, or a level's own if it is within 1 % of it: pixels are then read as they are."""
+        return next((own for own in self.level_mpps if abs(own / mpp - 1) <= NEAR), mpp)
+
+    def check_shows(self, mpp: float) -> None:
+        """Raises TileError if the finest pixels are more than a tenth larger than `mpp` micrometres."""
+        if self.mpp > mpp * COARSER:
+            raise TileError(
+                f"{self.path} has {self.mpp:g} micrometres per pixel, which cannot show {mpp:g} (over 10 % coarser)"
+            )
+
+    def read(
+        self, x: float, y: float, width: int, height: int, mpp: float | None = None
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The region of `width` x `height` pixels of `mpp` micrometres whose top left corner is level0 (x, y).
+
+        From the coarsest level that is as fine, resampled with antialiasing (a bicubic kernel as wide as the pixels),
+        which sees beyond the region's edge: neighbouring regions fit without a seam. White outside the slide.
+
+        Raises:
+            TileError: the file is damaged.
+        """
+        mpp = self.mpp if mpp is None else mpp
+        level = max(i for i, own in enumerate(self.level_mpps) if i == 0 or own <= mpp * (1 + NEAR))
+        axes = []
+        for place, count, own, finest in zip((x, y), (width, height), self.sizes[level], self.sizes[0], strict=True):
+            shrunk = own / finest
+            # places of whole level0 pixels fall between the pixels of coarser levels
+            slack = STEADY_PX if level == 0 else max(STEADY_PX, 0.5 * shrunk)
+            axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count, slack))
+        across, down = axes
+        if (across.stop - across.start) * (down.stop - down.start) > LARGEST_PX and height > 1:
+            upper = height // 2
+            lower = self.read(x, y + upper * mpp / self.mpp, width, height - upper, mpp)
+            return np.concatenate([self.read(x, y, width, upper, mpp), lower])
+        if across.steady and down.steady:
+            return _padded(_reader(self.path), level, round(across.start), round(down.start), width, height)
+        left, top = across.first, down.first
+        region = _padded(_reader(self.path), level, left, top, across.last - left, down.last - top)
+        box = (across.start - left, down.start - top, across.stop - left, down.stop - top)
+        return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BICUBIC, box))
+
+    def thumbnail(self, longest_px: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The whole slide, its longer side `longest_px` (or its own, if that is less)."""
+        factor = max(1.0, max(self.width, self.height) / longest_px)
+        width, height = (max(1, round(side / factor)) for side in (self.width, self.height))
+        return self.read(0, 0, width, height, self.mpp * factor)
+
+
+_open: OrderedDict[tuple[int, Path], Reader] = OrderedDict()
+
+
+def _reader(path: Path) -> Reader:
+    """The file, opened by this process: what a parent process opened before a fork must not be shared."""
+    key = (os.getpid(), path)
+    reader = _open.pop(key, None) or open_reader(path)
+    _open[key] = reader
+    while len(_open) > OPEN:
+        (process, _), oldest = _open.popitem(last=False)
+        if process == os.getpid():
+            oldest.close()
+    return reader
+
+
+def _says_mpp(reader: Reader) -> bool:
+    """Whether the file says a resolution that can be."""
+    return reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
+
+
+def _stated_mpp(reader: Reader) -> float:
+    if reader.mpp is None:
+        power = reader.properties.get("openslide.objective-power")
+        hint = f" (an objective of {power}x is no resolution)" if power else ""
+        raise TileError(f"{reader.path} does not say its micrometres per pixel{hint}: {REMEDY}")
+    x, y = reader.mpp
+    if not _says_mpp(reader):
+        raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, which cannot be: {REMEDY}")
+    if abs(x / y - 1) > 0.05:
+        raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")
+    return math.sqrt(x * y)
+
+
+class _Axis(NamedTuple):
+    """`pixels` pixels along one axis, each `step` pixels of a level, from `start` on."""
+
+    start: float
+    step: float
+    pixels: int
+    slack: float
+    """How far off a level's pixel the start may lie."""
+
+    @property
+    def stop(self) -> float:
+        return self.start + self.step * self.pixels
+
+    @property
+    def steady(self) -> bool:
+        """Whether the level's pixels are so near to the wanted ones that they serve as they are."""
+        drift = abs(self.step - 1) * self.pixels
+        return abs(self.start - round(self.start)) <= self.slack + 1e-9 and drift <= DRIFT_PX
+
+    @property
+    def reach(self) -> int:
+        """How far the bicubic kernel looks beyond either end."""
+        return math.ceil(2 * max(self.step, 1)) + 1
+
+    @property
+    def first(self) -> int:
+        return math.floor(self.start) - self.reach
+
+    @property
+    def last(self) -> int:
+        return math.ceil(self.stop) + self.reach
+
+
+def _padded(reader: Reader, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A region of a level, white where it lies outside."""
+    wide, high = reader.sizes[level]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, wide), min(y + height, high)
+    if (left, top, right, bottom) == (x, y, x + width, y + height):
+        return reader.read(level, x, y, width, height)
+    region = np.full((height, width, 3), 255, np.uint8)
+    if left < right and top < bottom:
+        inside = reader.read(level, left, top, right - left, bottom - top)
+        region[top - y : bottom - y, left - x : right - x] = inside
+    return region

@@ -1,0 +1,273 @@
+"""Slides given where tiles are wanted: cut into a manifest, from which training reads the slides themselves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from PIL import Image
+from pyarrow import parquet
+from rich.console import Console
+
+from colocate.base.errors import TileError, UserError
+from colocate.base.files import check_writable, write_atomically
+from colocate.base.text import changes, counted
+from colocate.slides.listing import MANIFEST, SETTINGS, TABLES, Listed, find_slides
+from colocate.slides.manifest import SLIDES, is_done, part_path, strays, write_manifest
+from colocate.slides.one_slide import TilingConfig, cut
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.runner import Meter, Quarantine
+
+FAILED = "failed.csv"
+RETRIES = 3  # of a slide whose worker was lost
+WAIT_S = 20  # for the scheduler to answer
+
+
+class Tiled(NamedTuple):
+    """What a call of `tile` left."""
+
+    tiles: int
+    """In the manifest; 0 while slides are missing."""
+    missing: int
+    """Slides that other parts have still to cut."""
+    failed: int
+    empty: int = 0
+    """Slides of which no tile was kept."""
+    enlarged: int = 0
+    """Slides that are coarser than their tiles."""
+    strays: tuple[str, ...] = ()
+    """Names of slides whose files lie there too, though the manifest does not name them."""
+
+
+def tile(
+    slides: Sequence[Listed],
+    out: Path,
+    config: TilingConfig | None = None,
+    *,
+    manifest_only: bool = False,
+    part: tuple[int, int] = (1, 1),
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Tiled:
+    """Cut slides into OUT/shards (unless `manifest_only`) and write OUT/manifest.parquet when all are done.
+
+    The files do not depend on `workers` (processes; None: one a core), on `part` (the k-th of n shares of the slides,
+    from 1) or on `scheduler` (the address of a Dask scheduler whose workers see the same folders). The same call goes
+    on where another stopped, and tries again what failed.
+
+    Raises:
+        UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut.
+    """
+    config = config or TilingConfig()
+    out = out.absolute()
+    check_writable(out)
+    _check_settings(out, config, manifest_only)
+    own = slides[part[0] - 1 :: part[1]]
+    before = {slide.name for slide in own if is_done(out, slide)}
+    if waiting := [slide for slide in own if slide.name not in before]:
+        (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
+        with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
+            _cut_all(executor, waiting, out, config, manifest_only)
+    return _conclude(slides, out, before)
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """The numbers of `3/16`.
+
+    >>> read_part("3/16")
+    (3, 16)
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part {text}: give K/N, the K-th of N shares, such as 3/16")
+    return int(found[1]), int(found[2])
+
+
+def sentence(done: Tiled, out: Path) -> str:
+    """What the command says at its end."""
+    parts = [f"done: {counted(done.tiles, 'tile')} in {out / MANIFEST}"]
+    if done.missing:
+        parts = [f"done with this part; {counted(done.missing, 'slide')} to come before {out / MANIFEST} is written"]
+    if done.empty:
+        parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
+    if done.enlarged:
+        parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
+    if done.strays:
+        names = ", ".join(done.strays if len(done.strays) < 4 else (*done.strays[:3], "..."))
+        left = f"{counted(len(done.strays), 'slide')} left from before ({names})"
+        parts.append(
+            f"{left} in {out}/parts, overlays or shards: --data {out} leaves out what --data {out}/shards reads"
+        )
+    if done.failed:
+        parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
+    return "; ".join(parts)
+
+
+def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: TilingConfig, manifest_only: bool) -> None:
+    futures = {executor.submit(_task, slide, config, out, manifest_only): slide for slide in slides}
+    meter = Meter(len(slides), "tile")
+    try:
+        with meter.bar:  # after the processes have started: no thread should be about when they fork
+            for future in as_completed(futures):
+                name, found = futures[future].name, future.result()
+                if isinstance(found, str):
+                    meter.fail(name, found)
+                else:
+                    meter.advance(found)
+                    meter.end(name)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker was killed, perhaps for want of memory: give fewer --workers; the same command goes on"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
+    """The number of tiles, or why there are none; both are on disk when it returns."""
+    failed = _failed_path(out, slide.name)
+    try:
+        tiles = cut(slide, config, out, manifest_only)
+    except TileError as error:
+        reason = str(error)
+        write_atomically(failed, lambda file: file.write(reason.encode()))
+        return reason
+    failed.unlink(missing_ok=True)
+    return tiles
+
+
+def _failed_path(out: Path, name: str) -> Path:
+    return part_path(out, name).with_suffix(".failed")
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
+        try:
+            yield pool
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # their half-written shards are removed by the next call
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError("--scheduler needs Dask: pip install 'colocate[cluster]'") from None
+    try:
+        client: Any = Client(scheduler, timeout=WAIT_S)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
+    with client, client.get_executor(retries=RETRIES, pure=False) as executor:
+        yield executor
+
+
+def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> None:
+    path = out / SETTINGS
+    settings = {"version": 2, "manifest_only": manifest_only} | asdict(config)
+    if path.is_file():
+        if changed := changes(json.loads(path.read_text()), settings):
+            raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
+    else:
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
+    """Write the table of failures, and the manifest if no slide is missing; `before`: names of some that are done."""
+    done = [slide for slide in slides if slide.name in before or is_done(out, slide)]
+    names = {slide.name for slide in done}
+    others = [slide for slide in slides if slide.name not in names]
+    failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
+    reasons = {slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed}
+    Quarantine(out / FAILED).set(reasons)
+    if len(failed) < len(others):
+        return Tiled(0, len(others) - len(failed), len(failed))
+    if not done:
+        raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: {out / FAILED} says why")
+    rows = write_manifest(out, done)
+    counts = [row["tiles"] for row in rows]
+    enlarged = sum(row["enlarged"] for row in rows)
+    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged, strays(out, done))
+
+
+AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides
+LONGEST_TILE_PX = 4096
+
+
+def are_slides(data: Path) -> bool:
+    """Whether a file, a folder or a table is of slides and not of tiles, told by the first picture in it.
+
+    A TIFF is a slide if it is longer than 4,096 px.
+    """
+    first = _first(data)
+    if first is None or not first.name.lower().endswith(ENDINGS):
+        return False
+    if not first.name.lower().endswith(AMBIGUOUS):
+        return True
+    try:
+        with Image.open(first) as image:
+            return max(image.size) > LONGEST_TILE_PX
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
+    """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
+    if config.quality != TilingConfig.quality:
+        raise UserError(
+            f"--tiling.quality {config.quality} changes nothing where tiles are read from slides: leave it out, "
+            "or write JPEGs first (colocate tile)"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
+        )
+    done = tile(find_slides([data], mpp), out, config, manifest_only=True)
+    Console(stderr=True, highlight=False).print(sentence(done, out), soft_wrap=True, markup=False)
+    return out / MANIFEST
+
+
+def _first(data: Path) -> Path | None:
+    """The first picture of a folder or table, in the order of names; a file itself."""
+    if data.is_dir():
+        for here, folders, files in os.walk(data, followlinks=True):
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            for file in sorted(files):
+                if file.lower().endswith((*ENDINGS, *PLAIN_ENDINGS)) and not file.startswith("."):
+                    return Path(here) / file
+        return None
+    if data.suffix.lower() not in TABLES:
+        return data
+    try:
+        if data.suffix.lower() == ".csv":
+            with data.open(newline="", encoding="utf-8-sig") as text:
+                return data.parent / next(csv.DictReader(text))["path"]
+        table = parquet.ParquetFile(data)
+        if "slide_mpp" in table.schema_arrow.names:
+            return None  # a manifest, whose paths are of slides and whose rows are tiles
+        rows = next(table.iter_batches(1, columns=["path"]))
+        return data.parent / str(rows["path"][0].as_py())
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, StopIteration):
+        return None  # whoever reads it will say what is wrong
