@@ -71,7 +71,7 @@ def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict
         terms = method(batch)
         terms.total().backward()
         optimizer.step()
-        known = [term.detach() for term in (terms.whole, terms.cells, terms.concepts) if term is not None]
+        known = [term.detach() for term in terms.terms.values()]
         losses.append(torch.stack(known))
     return {"losses": torch.stack(losses), "state": inner.state_dict()}
 

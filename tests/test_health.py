@@ -18,7 +18,7 @@ SAME = Crop.of([[0, 0, 8, 8]] * 4)
 
 def losses_of(whole: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> Losses:
     zero = torch.zeros(())
-    return Losses(zero, None, Features(whole, None, query, (2, 2)), Features(whole, None, key, (2, 2)))
+    return Losses({"whole": zero}, Features(whole, None, query, (2, 2)), Features(whole, None, key, (2, 2)))
 
 
 def batch_of(first: Crop, second: Crop) -> Batch:

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point down only, no file grows past 300 lines, no drawer for odds and ends."""
+"""The house keeps its shape: imports point down only, files are neither long nor crumbs."""
 
 from __future__ import annotations
 
@@ -66,8 +66,24 @@ def test_imports_point_down(path: Path) -> None:
 def test_no_file_is_too_long_or_a_drawer() -> None:
     files = [path for folder in ("src", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 20
-    assert [str(path) for path in files if len(path.read_text().splitlines()) > 300] == []
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > MOST_LINES] == []
     assert [str(path) for path in files if path.stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+def test_no_file_is_a_crumb() -> None:
+    """A short file that only one other imports belongs into that."""
+    sources = {path: path.read_text() for path in SOURCE.rglob("*.py")}
+    for path, text in sources.items():
+        if path.stem.startswith("__") or len(text.splitlines()) >= LEAST_LINES:
+            continue
+        module = ".".join(("colocate", *path.relative_to(SOURCE).with_suffix("").parts))
+        assert sum(f"from {module} import" in other for other in sources.values()) > 1, path
+
+
+def test_the_root_is_read_at_a_glance() -> None:
+    entries = [path.name for path in SOURCE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
+    assert sorted(entries) == sorted(PACKAGES[:-1]) and len(entries) <= 12
+    assert (SOURCE / "py.typed").is_file()
 
 
 def test_the_lock_names_no_index() -> None:

@@ -12,7 +12,7 @@ import colocate
 from colocate.cli.main import COMMANDS
 from tests.phantom_slide import tissue_slide, write_pyramid
 
-HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "matplotlib"}
+HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "torchmetrics", "matplotlib"}
 LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
 TYPED = "from colocate.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
 
@@ -42,7 +42,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["colocate", "colocate.slide", "colocate.tiling", "colocate.slides.tile"])
+@pytest.mark.parametrize("module", ["colocate", "colocate.slides.slide", "colocate.slides.tile"])
 def test_what_a_module_brings_along(module: str) -> None:
     assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
 

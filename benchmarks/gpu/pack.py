@@ -26,8 +26,9 @@ MIB = 1 << 20
 # Of requirements.lock, what a machine with torch, lightning and timm does not have, and what is run there needs.
 # fmt: off
 WHEELS = (
-    "annotated-types", "beartype", "docstring-parser", "imagehash", "openslide-bin", "openslide-python", "pycocotools",
-    "pydantic", "pydantic-core", "segmentation-models-pytorch", "shapely", "typeguard", "typing-inspection", "tyro",
+    "annotated-types", "beartype", "docstring-parser", "imagehash", "lightning-fabric", "openslide-bin",
+    "openslide-python", "pycocotools", "pydantic", "pydantic-core", "segmentation-models-pytorch", "shapely",
+    "typeguard", "typing-inspection", "tyro",
 )
 # fmt: on
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)] + [

@@ -90,8 +90,9 @@ def step_as_published(values: dict[str, torch.Tensor], step: Step, name: str, sh
     """Losses, the gradient of the features and both queues after one step; returns the method that took it."""
     method, batch, features = step
     losses = method(batch)
-    assert losses.cells is not None
-    for ours, part, share in zip((losses.whole, losses.cells), ("whole", "cells"), shares, strict=True):
+    for ours, part, share in zip(
+        (losses.terms["whole"], losses.terms["cells"]), ("whole", "cells"), shares, strict=True
+    ):
         torch.testing.assert_close(ours, values[f"{name}.loss_{part}_times_{share}"], rtol=1e-6, atol=0)
     losses.total().backward()
     assert features.grad is not None

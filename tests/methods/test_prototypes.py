@@ -43,8 +43,8 @@ def test_the_loss_equals_the_equations_in_plain_loops() -> None:
     config = method.config
     batch = sample_views(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8), ViewConfig(64, symmetries="all"))
     losses = method(batch)
-    assert losses.cells is not None and losses.whole is None and losses.query.cells is not None
-    assert losses.key.cells is not None
+    assert set(losses.terms) == {"cells"} and losses.query.cells is not None
+    assert losses.key is not None and losses.key.cells is not None
     scores = losses.key.cells.flatten(0, 1).tolist()
     scores += (scores * 3)[: config.memory]  # before there are past cells, the first stand for them
     plan = torch.tensor(reference.sinkhorn(scores, config.teacher_temperature, config.iterations))[:32].view(8, 4, -1)
@@ -56,7 +56,7 @@ def test_the_loss_equals_the_equations_in_plain_loops() -> None:
         shared, reverse = ((match.fractions() * match.weight[:, :, None])[tile].tolist() for match in (there, back))
         student = losses.query.cells[tile].tolist()
         total += reference.swapped(shared, reverse, student, plan[tile].tolist(), config.temperature)
-    assert losses.cells.item() == pytest.approx(total / 8, rel=1e-5)
+    assert losses.terms["cells"].item() == pytest.approx(total / 8, rel=1e-5)
 
 
 def test_the_memory_holds_the_latest_teacher_cells_newest_first() -> None:

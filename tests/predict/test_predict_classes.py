@@ -14,7 +14,7 @@ import pytest
 import shapely
 import tifffile
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from PIL import Image
 from scipy import ndimage
 

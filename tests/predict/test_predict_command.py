@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from PIL import Image
 
 from colocate.cli.main import main

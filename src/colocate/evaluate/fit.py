@@ -226,7 +226,7 @@ def fit(
                     raise UserError(f"{folder}: the loss was not finite at step {step}: try a lower lr or more warmup")
                 row |= {"lr": config.rate(step - 1, steps)} | pace.read()
                 screen.show(step, row)
-                journal = journal or Journal(folder / "journal.csv", step - 1, ("step", *row))
+                journal = journal or Journal(folder / "journal.csv", step - 1)
                 journal.write(step, row)
             if asked or step % engine.save_every == 0 or step == steps:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}

@@ -137,12 +137,17 @@ class ConCL(Method):
             raise UserError("concl clusters a reference view: switch it on with --views.reference")
         whole, cells, q, k = self.moco.contrast(batch)
         assert whole is not None
-        dense = self.moco.dense
+        warming = batch.epoch < self.config.warmup_epochs
+        dense = 0.0 if warming else self.moco.dense
         # A term that does not count yet still gives its parameters a gradient, zero: DDP wants one.
-        if batch.epoch < self.config.warmup_epochs:
-            return Losses(whole, None if cells is None else 0 * cells, q, k, concepts=torch.zeros_like(whole))
-        concepts = self.contrast_concepts(batch, batch.reference, q, k)
-        return Losses(0 * whole, None if cells is None else dense * cells, q, k, concepts=(1 - dense) * concepts)
+        terms = {"whole": (1 if warming else 0) * whole}
+        if cells is not None:
+            terms["cells"] = dense * cells
+        if warming:
+            terms["concepts"] = torch.zeros_like(whole)
+        else:
+            terms["concepts"] = (1 - dense) * self.contrast_concepts(batch, batch.reference, q, k)
+        return Losses(terms, q, k)
 
     def contrast_concepts(self, batch: Batch, reference: View, q: Features, k: Features) -> Float[Tensor, ""]:
         """InfoNCE of the prototypes that both views show: the mean over all of them, on all processes."""

@@ -136,7 +136,7 @@ class Distil(Method):
                 self.distance(student, target, overlap(view.crop, batch.second.crop, student.grid, shape))
                 for view, student in zip(views, students, strict=True)
             ]
-        return Losses(None, torch.stack(terms).mean(), students[0], students[-1])
+        return Losses({"cells": torch.stack(terms).mean()}, students[0], students[-1])
 
     def distance(self, student: Features, target: Float[Tensor, "b m t"], match: SharedArea) -> Float[Tensor, ""]:
         """Of one view: the mean over all cells, and over all pairs of a tile's cells, of weight x loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,23 +17,22 @@ from colocate.models.encoder import Encoder, Features
 
 
 class Losses(NamedTuple):
-    """The terms of a method's loss, weighted already, and the features they were taken from (for health checks)."""
+    """The loss of one batch by named terms, and the features they were taken from.
 
-    whole: Float[Tensor, ""] | None
-    """Of whole views."""
-    cells: Float[Tensor, ""] | None
-    """Of matched cells."""
+    The journal logs each term under its name. colocate's own methods call them `whole` (whole views), `cells` (matched
+    cells) and `concepts` (clusters of cells).
+    """
+
+    terms: Mapping[str, Float[Tensor, ""]]
+    """Weighted already."""
     query: Features
     """Of the batch's first views."""
-    key: Features
-    """Of the batch's second views."""
-    concepts: Float[Tensor, ""] | None = None
-    """Of clusters of cells."""
+    key: Features | None = None
+    """Of the batch's second views; None where they are not encoded: correspondence is not measured then."""
 
     def total(self) -> Float[Tensor, ""]:
-        """What is minimised."""
-        terms = [term for term in (self.whole, self.cells, self.concepts) if term is not None]
-        return torch.stack(terms).sum()
+        """The sum of all terms, which is minimised."""
+        return torch.stack([*self.terms.values()]).sum()
 
 
 class Method(nn.Module, ABC):

@@ -164,9 +164,12 @@ class MoCo(Method):
 
     def forward(self, batch: Batch) -> Losses:
         whole, cells, q, k = self.contrast(batch)
-        return Losses(
-            None if whole is None else (1 - self.dense) * whole, None if cells is None else self.dense * cells, q, k
-        )
+        terms = {}
+        if whole is not None:
+            terms["whole"] = (1 - self.dense) * whole
+        if cells is not None:
+            terms["cells"] = self.dense * cells
+        return Losses(terms, q, k)
 
     def contrast(self, batch: Batch) -> Contrast:
         """Both terms before they are weighted; the key encoder and the queues move on."""

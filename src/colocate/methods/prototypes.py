@@ -111,7 +111,7 @@ class Prototypes(Method):
                 self.predict(view, batch.second, student, teacher, assigned)
                 for view, student in zip(views, students, strict=True)
             ]
-        return Losses(None, torch.stack(terms).mean(), students[0], teacher)
+        return Losses({"cells": torch.stack(terms).mean()}, students[0], teacher)
 
     def assign(self, teacher: Features) -> Float[Tensor, "b m k"]:
         """Each teacher cell's distribution over prototypes, balanced over the cells of all processes and past ones.

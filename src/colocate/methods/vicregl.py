@@ -89,7 +89,7 @@ class VICRegL(Method):
         whole = self.config.invariance * alike + torch.stack([self.spread(x.whole) for x in seen]).mean()
         cells = torch.stack([self.compare_cells(views[i], views[j], seen[i], seen[j]) for i, j in pairs]).mean()
         alpha = self.config.alpha
-        return Losses(alpha * whole, (1 - alpha) * cells, seen[0], seen[1])
+        return Losses({"whole": alpha * whole, "cells": (1 - alpha) * cells}, seen[0], seen[1])
 
     def compare_cells(self, first: View, second: View, x: Features, y: Features) -> Float[Tensor, ""]:
         """The local term of two views: all cells with their nearest features, the best ones by place; from both sides.

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 

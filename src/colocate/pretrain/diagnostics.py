@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,22 +89,22 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     """
     few = slice(0, MOST_TILES)
     query, key = losses.query, losses.key
-    match = overlap(batch.first.crop.select(few), batch.second.crop.select(few), query.grid, key.grid)
-    shared = match.fractions() * match.weight[:, :, None]
-    accuracy, chance = correspondence(query.field[few], key.field[few], shared)
-    elsewhere, its_chance = math.nan, math.nan
-    if query.grid == key.grid:
-        elsewhere, its_chance = correspondence(query.field[few], key.field[few], displaced(shared))
-    return {
-        "overlap": match.weight.mean().item(),
+    found = {
         "feature_std": feature_std(query.whole).item(),
         "effective_rank": effective_rank(query.field.mean(1)).item(),
         "within_tile": within_tile(query.field).item(),
-        "correspondence": accuracy,
-        "correspondence_chance": chance,
-        "displaced": elsewhere,
-        "displaced_chance": its_chance,
     }
+    if key is None:
+        return found
+    match = overlap(batch.first.crop.select(few), batch.second.crop.select(few), query.grid, key.grid)
+    shared = match.fractions() * match.weight[:, :, None]
+    accuracy, chance = correspondence(query.field[few], key.field[few], shared)
+    found = {"overlap": match.weight.mean().item()} | found
+    found |= {"correspondence": accuracy, "correspondence_chance": chance}
+    if query.grid == key.grid:
+        elsewhere, chance = correspondence(query.field[few], key.field[few], displaced(shared))
+        found |= {"displaced": elsewhere, "displaced_chance": chance}
+    return found
 
 
 def warning(measures: dict[str, float], batch: int) -> str | None:
@@ -120,7 +119,6 @@ def warning(measures: dict[str, float], batch: int) -> str | None:
 
 CONFIG = ProbeConfig("nearest", memory=8000, statistics="images")
 MOST_IMAGES = 48  # on either side: a probe should cost seconds
-COLUMNS = ("step", "epoch", "dice")
 
 
 @final
@@ -143,8 +141,9 @@ class Watch:
         self.run, self.every, self.normalisation = run, every, (mean, std)
         self.data = Labelled.open(data)
         self.train, self.judged = _halves(self.data)
-        self.journal = Journal(run / "probes.csv", step, COLUMNS)
-        self.best = max((row["dice"] for row in read_rows(self.journal.path)), default=-1.0)
+        self.journal = Journal(run / "probes.csv", step)
+        asked = read_rows(self.journal.path) if self.journal.path.exists() else []
+        self.best = max((row["dice"] for row in asked), default=-1.0)
 
     def due(self, step: int, steps: int) -> bool:
         """Whether it is time: after every `every` steps and after the last."""

@@ -6,7 +6,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -18,44 +18,35 @@ from colocate.base.errors import UserError
 from colocate.data.index import Index
 
 Item = TypeVar("Item")
-COLUMNS: tuple[str, ...] = (
-    "step",
-    "epoch",
-    "lr",
-    "loss",
-    "whole",
-    "cells",
-    "concepts",
-    "overlap",
-    "grad_norm",
-    "feature_std",
-    "effective_rank",
-    "within_tile",
-    "correspondence",
-    "correspondence_chance",
-    "displaced",
-    "displaced_chance",
-    "pairs_per_s",
-    "waiting",
-)
+Tracker = Callable[[Mapping[str, float], int], object]
+"""Takes a row and its step."""
 
 
 @final
 class Journal:
-    """A table in a file (RUN/journal.csv), a row every few steps; a resumed run drops those after its first step."""
+    """A CSV table (RUN/journal.csv), a row every few steps; its columns are those of the first row.
 
-    def __init__(self, path: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
+    A resumed run drops the rows after its first `step`.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.columns = columns
-        lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
-        kept = [line for line in lines if int(line.split(",")[0]) <= step]
-        self.path.write_text("\n".join([",".join(columns), *kept]) + "\n")
+        self.columns: list[str] = []
+        if path.exists():
+            header, *lines = path.read_text().splitlines() or [""]
+            self.columns = header.split(",") if header else []
+            kept = [line for line in lines if int(line.split(",")[0]) <= step]
+            path.write_text("\n".join([header, *kept, ""]) if header else "")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row; columns that do not apply stay empty."""
         with self.path.open("a", newline="") as file:
-            cells = {name: f"{value:.6g}" for name, value in row.items()}
-            csv.DictWriter(file, self.columns).writerow({"step": str(step)} | cells)
+            fresh = not self.columns
+            self.columns = self.columns or ["step", *row]
+            table = csv.DictWriter(file, self.columns, extrasaction="ignore")
+            if fresh:
+                table.writeheader()
+            table.writerow({"step": str(step)} | {name: f"{value:.6g}" for name, value in row.items()})
 
 
 @final
@@ -118,29 +109,40 @@ def has_rows(run: Path) -> bool:
     return path.exists() and len(path.read_text().splitlines()) > 1
 
 
-def loggers(names: tuple[str, ...], run: Path, recipe: dict[str, Any]) -> list[Any]:
-    """Lightning's loggers for these journals.
-
-    Raises:
-        UserError: a package that is not installed.
-    """
-    made: list[Any] = []
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises UserError if the package of a tracker is not installed."""
     for name in names:
-        package = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}[name]
-        if find_spec(package) is None:
+        if find_spec(name) is None:
             raise UserError(f"the {name} journal needs its package: pip install 'colocate[{name}]'")
+
+
+def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
+    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
+    made: list[Tracker] = []
+    for name in names:
         if name == "tensorboard":
-            from lightning.fabric.loggers import TensorBoardLogger
+            from torch.utils.tensorboard import SummaryWriter
 
-            made.append(TensorBoardLogger(run, name="tensorboard", version=""))
+            writer = SummaryWriter(str(run / "tensorboard"))
+
+            def log(row: Mapping[str, float], step: int, writer: SummaryWriter = writer) -> None:
+                for column, value in row.items():
+                    writer.add_scalar(column, value, step)
+                writer.flush()
+
+            made.append(log)
         elif name == "wandb":
-            from lightning.pytorch.loggers import WandbLogger
+            import wandb
 
-            made.append(WandbLogger(name=run.name, save_dir=run, project="colocate", config=recipe))
+            tracked = wandb.init(project="colocate", name=run.name, dir=run, config=recipe)
+            made.append(lambda row, step, tracked=tracked: tracked.log(dict(row), step=step))
         else:
-            from lightning.pytorch.loggers import MLFlowLogger
+            import mlflow
 
-            made.append(MLFlowLogger("colocate", run_name=run.name, save_dir=str(run / "mlruns")))
+            mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
+            mlflow.set_experiment("colocate")
+            mlflow.start_run(run_name=run.name)
+            made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))
     return made
 
 

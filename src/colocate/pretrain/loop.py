@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,7 +29,7 @@ from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.pretrain import checkpoint, diagnostics
 from colocate.pretrain.checkpoint import backbone_facts, write_backbone
 from colocate.pretrain.diagnostics import Watch
-from colocate.pretrain.journal import Journal, Pace, Screen, Skipped, loggers
+from colocate.pretrain.journal import Journal, Pace, Screen, Skipped, check_trackers, trackers
 from colocate.pretrain.recipe import Recipe, build_optimizer, learning_rate, peak_lr
 from colocate.pretrain.run import (
     anyone,
@@ -131,8 +131,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
     """
     run = Path(recipe.out)
-    journals = loggers(recipe.machine.journals, run, asdict(recipe))
-    fabric = launch(recipe.machine, recipe.precision, recipe.batch, journals)
+    check_trackers(recipe.machine.journals)
+    fabric = launch(recipe.machine, recipe.precision, recipe.batch)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     rank, world = fabric.global_rank, fabric.world_size
@@ -155,6 +155,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
+    elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
     skipped = Skipped(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
@@ -191,13 +192,14 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
             if logs or saves:
                 _stop_if_bad(first_bad, run, index, order)
             if logs:
-                row = _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
-                row |= {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
-                fabric.log_dict(row, step)
+                row = {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
+                row |= _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
                 screen.show(step, row)
                 screen.warn_once(diagnostics.warning(row, len(batch.tiles)))
                 if journal is not None:
                     journal.write(step, row)
+                for log in elsewhere:
+                    log(row, step)
             if saves and rank == 0:
                 saved = state(step, recipe, index, fabric, bare, optimizer)
                 checkpoint.save_checkpoint(run / "checkpoints", step, saved, recipe.machine.keep)
@@ -266,9 +268,9 @@ def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fa
 
 
 def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
-    terms = {"loss": losses.total(), "whole": losses.whole, "cells": losses.cells, "concepts": losses.concepts}
-    known = {name: term.item() for name, term in terms.items() if term is not None}
-    return known | {"grad_norm": float(grad_norm)} | diagnostics.measure(losses, batch)
+    terms = {"loss": losses.total(), **losses.terms}
+    values = {name: term.item() for name, term in terms.items()}
+    return values | {"grad_norm": float(grad_norm)} | diagnostics.measure(losses, batch)
 
 
 def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, float]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from colocate.base.errors import UserError
@@ -28,7 +28,7 @@ from colocate.pretrain.recipe import MachineConfig, Precision, Recipe, differenc
 from colocate.slides.tile import are_slides, cut_for_training
 
 
-def launch(machine: MachineConfig, precision: Precision, batch: int, journals: Sequence[Any] = ()) -> Fabric:
+def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     """Lightning's Fabric on a machine, its processes started.
 
     Raises:
@@ -48,7 +48,6 @@ def launch(machine: MachineConfig, precision: Precision, batch: int, journals: S
             # Queues are equal everywhere by construction, and batch norm keeps each process's own statistics.
             strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision="32-true" if precision == "32" else precision,
-            loggers=list(journals),
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error

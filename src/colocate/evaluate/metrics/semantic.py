@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torch import Tensor, bincount
 
 from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined, ratio
 
@@ -27,10 +26,11 @@ def record(
     if ignored is not None:
         counting = truth != ignored
         truth, found = truth[counting], found[counting]
-    for name, numbers in (("truth", truth), ("finding", found)):  # torchmetrics would take some for other classes
-        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(classes):
-            raise ValueError(f"the {name} has numbers beyond those of the {len(classes)} classes")
-    table = multiclass_confusion_matrix(found, truth, len(classes), validate_args=False).tolist()
+    count = len(classes)
+    for name, numbers in (("truth", truth), ("finding", found)):
+        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < count:
+            raise ValueError(f"the {name} has numbers beyond those of the {count} classes")
+    table = bincount(truth.flatten() * count + found.flatten(), minlength=count**2).view(count, count).tolist()
     return {
         name: {other: pixels for other, pixels in zip(classes, row, strict=True) if pixels}
         for number, (name, row) in enumerate(zip(classes, table, strict=True))
