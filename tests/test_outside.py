@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.cli.main import main
+from colocate.evaluate.candidates import find_candidate
 from colocate.methods.method import Method, MethodConfig, Terms
 from colocate.models.backbones import Backbone
+from colocate.pretrain.loop import pretrain
 from colocate.pretrain.recipe import differences, from_json, load, name_of, read_recipe, to_json
 from colocate.pretrain.recipes import find_recipe
 from tests.test_cli import sentence
-from tests.tiny import tiny_recipe
+from tests.tiny import tiny_recipe, write_tiles
 
 CONFIG = '''
 from __future__ import annotations
@@ -188,13 +192,13 @@ def test_a_running_script_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
     exec(compile(written(tmp_path / "text.py").read_text(), script, "exec"), vars(main_module))
     monkeypatch.setitem(sys.modules, "__main__", main_module)
     recipe = replace(tiny_recipe(Path(), Path()), method=main_module.Config())  # type: ignore[attr-defined]
-    assert from_json(to_json(recipe), "there") == recipe
+    assert from_json(to_json(recipe), "there", trust=True) == recipe
 
 
 def test_a_recipe_of_the_users_own_survives_json(tmp_path: Path) -> None:
     file = written(tmp_path / "mine.py")
     for recipe in (find_recipe(f"{file}:recipe"), replace(tiny_recipe(Path(), Path()), method=Here((3,)))):
-        assert from_json(to_json(recipe), "there") == recipe and differences(recipe, recipe) == []
+        assert from_json(to_json(recipe), "there", trust=True) == recipe and differences(recipe, recipe) == []
     assert find_recipe(f"{file}:recipe").name == "recipe"
 
 
@@ -222,7 +226,7 @@ def test_settings_that_would_not_come_back_are_refused(tmp_path: Path, kind: str
         (lambda file: file.write_text("Config = 3\n"), "mine.py:Config, its method.kind, is not a MethodConfig"),
         (lambda file: file.write_text("Config = \n"), "its method cannot be had: .*SyntaxError"),
         (lambda file: file.write_text("Config = {}['a']\n"), "mine.py, line 1: KeyError"),
-        (lambda file: written(file, "str", "'steep'"), "run.json: steepness: .*string"),
+        (lambda file: written(file, "float", "2.5"), "mine.py:Config has changed since the recipe was stored"),
     ],
 )
 def test_code_that_has_changed_is_named(
@@ -230,14 +234,14 @@ def test_code_that_has_changed_is_named(
 ) -> None:
     file, run = written(tmp_path / "mine.py"), tmp_path / "run.json"
     run.write_text(to_json(find_recipe(f"{file}:recipe")))
-    assert type(read_recipe(run).method).__name__ == "Config"
+    assert type(read_recipe(run, trust=True).method).__name__ == "Config"
     del sys.modules[load(f"{file}:Config").__module__]  # as a new process
     change(file)
     with pytest.raises(UserError, match=says.replace("?", r"\?")):
-        read_recipe(run)
-    assert sentence(capsys, "pretrain", "--from", run)
+        read_recipe(run, trust=True)
+    assert sentence(capsys, "pretrain", "--from", run, "--trust")
     with pytest.raises(UserError):
-        main(["pretrain", "--from", str(run), "--debug"])
+        main(["pretrain", "--from", str(run), "--trust", "--debug"])
 
 
 def test_a_moved_file_is_found_at_its_new_place(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_a_moved_file_is_found_at_its_new_place(tmp_path: Path) -> None:
     moved = file.rename(tmp_path / "moved.py")
     content["method"]["kind"] = f"{moved}:Config"
     run.write_text(json.dumps(content))
-    assert read_recipe(run).method == load(f"{moved}:Config")()
+    assert read_recipe(run, trust=True).method == load(f"{moved}:Config")()
 
 
 def test_a_method_that_colocate_does_not_have() -> None:
@@ -254,4 +258,36 @@ def test_a_method_that_colocate_does_not_have() -> None:
     for kind in ("simclr", 3, None, ["moco"]):
         content["method"]["kind"] = kind
         with pytest.raises(UserError, match="there: its method cannot be had: no Python file or installed module"):
-            from_json(json.dumps(content), "there")
+            from_json(json.dumps(content), "there", trust=True)
+
+
+def test_no_command_runs_code_that_a_folder_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run folder from somebody else: a file that leaves a trace when it is run is planted at every place."""
+    trace, planted = tmp_path / "trace", tmp_path / "planted.py"
+    write_tiles(tmp_path / "tiles")
+    run = pretrain(tiny_recipe(tmp_path / "tiles", tmp_path / "run", steps=2))
+    planted.write_text(f"{CONFIG.format(kind='float', default='1.5')}\nopen({str(trace)!r}, 'w').close()\n")
+    method = {"kind": f"{planted}:Config", "steepness": 1.5}
+    for file in (run / "recipe.json", run / "backbone.json"):
+        content = json.loads(file.read_text())
+        (content if file.name == "recipe.json" else content["recipe"])["method"] = method
+        file.write_text(json.dumps(content))
+    checkpoint = run / "checkpoints" / "step000000002.pt"
+    state = torch.load(checkpoint)
+    torch.save(state | {"recipe": (run / "recipe.json").read_text()}, checkpoint)
+
+    main(["report", str(run)])
+    main(["export", str(run), str(tmp_path / "backbone.pth")])
+    load_backbone(run)
+    find_candidate(str(run)).build(0)
+    for words in ([], ["--help"], ["--resume"]):
+        said = sentence(capsys, "pretrain", "--from", run / "recipe.json", *words)
+        assert "planted.py:Config. Look at it, then add --trust" in said
+    words = ["plm", "--data", tmp_path / "tiles", "--out", run, "--resume"]
+    assert "another recipe" in sentence(capsys, "pretrain", *words)
+    assert not trace.exists()
+    with pytest.raises(UserError, match="add --trust to run it"):
+        pretrain(read_recipe(run / "recipe.json"), resume=True)
+    assert not trace.exists()
+    read_recipe(run / "recipe.json", trust=True)
+    assert trace.exists()  # the plant works

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from colocate.base import distributed
 from colocate.base.errors import UserError
 from colocate.pretrain import loop
-from colocate.pretrain.recipe import Recipe, read_recipe
+from colocate.pretrain.recipe import Recipe, StoredMethod, read_recipe
 from colocate.pretrain.recipes import RECIPES, find_recipe, summary
 
 Asked = TypeVar("Asked")
@@ -30,10 +30,15 @@ def with_recipe(
     `explanation` says what the recipe does in it.
 
     Raises:
-        UserError: no such recipe, or one and --from as well.
+        UserError: no such recipe, one and --from as well, or a file that names code without --trust.
     """
     name, origin, rest = _split(arguments)
-    default = asks(read_recipe(origin) if origin else find_recipe(name or "plm"))
+    trust = "--trust" in rest
+    rest = [word for word in rest if word != "--trust"]
+    stored = read_recipe(origin, trust) if origin else None
+    if stored is not None and isinstance(stored.method, StoredMethod):
+        raise UserError(f"{origin} names code, which would be run: {stored.method.kind}. Look at it, then add --trust")
+    default = asks(stored or find_recipe(name or "plm"))
     asked = tyro.cli(
         type(default),
         prog=f"colocate {usage if name is None else f'{usage.split()[0]} {name}'}",

@@ -208,13 +208,21 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 facts = backbone_facts(recipe, step, index)
                 screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if stops:
-                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
+                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run, recipe)}")
     fabric.barrier()
     return run
 
 
 def build_method(recipe: Recipe) -> Method:
     """The recipe's method with its first weights: a function of the recipe alone."""
+    method = recipe.method.build(build_backbone(recipe), recipe.accumulate)
+    if recipe.encoder.sync_norm:
+        synchronise_batch_norm(method)
+    return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone with its first weights."""
     torch.manual_seed(recipe.seed)
     config = recipe.encoder
     backbone = Backbone(config.backbone, config.output_stride, config.drop_path, config.cell_stride)
@@ -226,10 +234,7 @@ def build_method(recipe: Recipe) -> Method:
         _check_normalisation(backbone, recipe)
     backbone.load(config.init)
     backbone.freeze(config.freeze_stride, config.freeze_norm)
-    method = recipe.method.build(backbone, recipe.accumulate)
-    if config.sync_norm:
-        synchronise_batch_norm(method)
-    return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone
 
 
 def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,10 +25,11 @@ from colocate.core.views import ViewConfig
 from colocate.data.loader import Balance
 from colocate.methods.concl import ConCLConfig
 from colocate.methods.distil import DistilConfig
-from colocate.methods.method import MethodConfig
+from colocate.methods.method import Method, MethodConfig, Terms
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.vicregl import VICRegLConfig
+from colocate.models.backbones import Backbone
 from colocate.slides.one_slide import TilingConfig
 
 _PREFIX = "colocate_outside_"
@@ -315,6 +316,23 @@ RETIRED = ("cache", "cache_gb")
 _RECIPE = pydantic.TypeAdapter(Recipe)
 
 
+@dataclass(frozen=True)
+class StoredMethod(MethodConfig):
+    """A method from outside colocate as a stored recipe tells of it: its code is not loaded, so it cannot be built."""
+
+    kind: str
+    fields: dict[str, Any]
+
+    @property
+    def terms(self) -> Terms:
+        """Nothing is known of it."""
+        return Terms(self.kind, "", "")
+
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
+        """Raises UserError."""
+        raise UserError(f"{self.kind} is code that the recipe only names: look at it, then add --trust to run it")
+
+
 def to_json(recipe: Recipe) -> str:
     """The recipe as readable JSON, every field written out.
 
@@ -324,7 +342,7 @@ def to_json(recipe: Recipe) -> str:
     method = type(recipe.method)
     try:
         text = json.dumps(_plain(recipe), indent=2) + "\n"
-        same = from_json(text, method.__name__).method == recipe.method
+        same = from_json(text, method.__name__, trust=True).method == recipe.method
     except TypeError as error:
         raise UserError(f"{method.__name__} cannot be stored as JSON: {error}") from error
     if not same:
@@ -336,17 +354,31 @@ def to_json(recipe: Recipe) -> str:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    method = type(recipe.method)
-    kinds = [kind for kind, known in METHODS.items() if known is method]
-    plain = asdict(recipe)
-    return plain | {"method": {"kind": kinds[0] if kinds else name_of(method), **plain["method"]}}
+    plain, method = asdict(recipe), recipe.method
+    kinds = [kind for kind, known in METHODS.items() if known is type(method)]
+    if isinstance(method, StoredMethod):
+        stored = {"kind": method.kind, **method.fields}
+    elif kinds:
+        stored = {"kind": kinds[0], **plain["method"]}
+    else:
+        stored = {"kind": name_of(type(method)), "sha256": _sha256(type(method)), **plain["method"]}
+    return plain | {"method": stored}
 
 
-def from_json(text: str, origin: str) -> Recipe:
+def _sha256(thing: type) -> str:
+    """The hash of the file that a class of the user's own stands in."""
+    return sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
+
+
+def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
     """A recipe from `to_json`'s text; `origin` names it in errors.
 
+    A method from outside colocate comes back as a `StoredMethod`: its code is loaded only with `trust`, and only if it
+    is what it was when the recipe was stored.
+
     Raises:
-        UserError: not JSON, an unknown field, a value of the wrong kind, or a method of the user's own that has gone.
+        UserError: not JSON, an unknown field, a value of the wrong kind, or a method of the user's own that has gone
+            or changed.
     """
     try:
         plain = json.loads(text)
@@ -355,21 +387,33 @@ def from_json(text: str, origin: str) -> Recipe:
             plain.get("machine", {}).pop(field, None)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
-    config = METHODS[kind] if kind in METHODS else _config_outside(kind, origin)
+    if kind not in METHODS and not trust:
+        return _recipe_with(plain, StoredMethod(kind, plain["method"]), origin)
+    known = plain["method"].pop("sha256", None) if kind not in METHODS else None
+    config = METHODS[kind] if kind in METHODS else _config_outside(kind, known, origin)
     try:
         method: MethodConfig = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
-        return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(
-            f"{origin}: {where}: {first['msg']} (fields are listed by `colocate pretrain --help`)"
-        ) from error
+        raise _misfit(error, origin) from error
     except (pydantic.errors.PydanticUserError, NameError) as error:
         raise UserError(f"{origin}: {kind} has a field that JSON cannot hold ({str(error).splitlines()[0]})") from error
+    return _recipe_with(plain, method, origin)
 
 
-def _config_outside(kind: str, origin: str) -> type[MethodConfig]:
+def _recipe_with(plain: dict[str, Any], method: MethodConfig, origin: str) -> Recipe:
+    try:
+        return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
+    except pydantic.ValidationError as error:
+        raise _misfit(error, origin) from error
+
+
+def _misfit(error: pydantic.ValidationError, origin: str) -> UserError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return UserError(f"{origin}: {where}: {first['msg']} (fields are listed by `colocate pretrain --help`)")
+
+
+def _config_outside(kind: str, known: str | None, origin: str) -> type[MethodConfig]:
     """The settings' class of a method of the user's own, from where its code lay when the recipe was stored."""
     try:
         config = load(kind)
@@ -379,17 +423,22 @@ def _config_outside(kind: str, origin: str) -> type[MethodConfig]:
         ) from error
     if not (isinstance(config, type) and issubclass(config, MethodConfig)):
         raise UserError(f"{origin}: {kind}, its method.kind, is not a MethodConfig")
+    if known is not None and _sha256(config) != known:
+        raise UserError(
+            f"{origin}: {kind} has changed since the recipe was stored: put back what it was, or take method.sha256 "
+            "out of the recipe to run what it is now"
+        )
     return config
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a JSON file.
+def read_recipe(path: Path, trust: bool = False) -> Recipe:
+    """The recipe in a JSON file; with `trust`, code that it names is run (see `from_json`).
 
     Raises:
         UserError: no such file, or see `from_json`.
     """
     try:
-        return from_json(path.read_text(), str(path))
+        return from_json(path.read_text(), str(path), trust)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a recipe.json of a run") from error
 

@@ -24,7 +24,16 @@ from colocate.data.index import Index
 from colocate.methods.method import Method
 from colocate.pretrain import checkpoint
 from colocate.pretrain.journal import has_rows
-from colocate.pretrain.recipe import MachineConfig, Precision, Recipe, differences, from_json, read_recipe, to_json
+from colocate.pretrain.recipe import (
+    METHODS,
+    MachineConfig,
+    Precision,
+    Recipe,
+    differences,
+    from_json,
+    read_recipe,
+    to_json,
+)
 from colocate.slides.tile import are_slides, cut_for_training
 
 
@@ -168,9 +177,10 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
     return int(stored["step"])
 
 
-def resume_command(run: Path) -> str:
-    """What to type to go on with a run."""
-    return f"colocate pretrain --from {shlex.quote(str(run / 'recipe.json'))} --resume"
+def resume_command(run: Path, recipe: Recipe | None = None) -> str:
+    """What to type to go on with a run; with its recipe, whether code from outside is part of it."""
+    trust = "" if recipe is None or type(recipe.method) in METHODS.values() else " --trust"
+    return f"colocate pretrain --from {shlex.quote(str(run / 'recipe.json'))} --resume{trust}"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from colocate.base.files import write_atomically
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import build_method
+from colocate.pretrain.loop import build_backbone
 from colocate.pretrain.probes import ProbeScore, cell_features, dice, nearest_neighbour_probe, settle_batch_norm
 from colocate.pretrain.recipe import Recipe
 from colocate.report.compare import counted, data_name, recipe_of
@@ -185,7 +185,7 @@ def read_run(run: Path) -> Shown:
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
     config = recipe.encoder
     initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)
-    initial.load_state_dict(build_method(recipe).query.backbone.state_dict())
+    initial.load_state_dict(build_backbone(recipe).state_dict())
     shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
     settling = shown.tiles(SETTLING)
     for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):
