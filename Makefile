@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup demo test check bench gpu-pack lock clean
+.PHONY: setup help demo test check bench gpu-pack lock clean
 setup: .venv/ready
+
+help:                  ## these lines
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "colocate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
@@ -18,13 +21,13 @@ demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow" --durations 10
 
 check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py

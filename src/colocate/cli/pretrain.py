@@ -39,10 +39,11 @@ def with_recipe(
     if stored is not None and isinstance(stored.method, StoredMethod):
         raise UserError(f"{origin} names code, which would be run: {stored.method.kind}. Look at it, then add --trust")
     default = asks(stored or find_recipe(name or "plm"))
+    choices = f"{', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json [--trust]"
     asked = tyro.cli(
         type(default),
         prog=f"colocate {usage if name is None else f'{usage.split()[0]} {name}'}",
-        description=f"RECIPE ({', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json) {explanation}",
+        description=f"RECIPE ({choices}) {explanation}",
         default=default,
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
