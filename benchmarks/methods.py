@@ -15,7 +15,8 @@ from colocate.core.matching import overlap
 from colocate.core.views import ViewConfig, draw_looks, sample_views
 from colocate.methods.concl import ConCLConfig, k_means, prototypes
 from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import Recipe, build_optimizer
+from colocate.pretrain.optim import build_optimizer
+from colocate.pretrain.recipe import Recipe
 from colocate.pretrain.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
 from tests.reference import concl as plain_concl
 

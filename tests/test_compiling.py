@@ -14,7 +14,7 @@ from colocate.data.loader import Tiles
 from colocate.models.encoder import Encoder
 from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import build_method, pretrain, views_ahead
-from colocate.pretrain.recipe import OptimConfig, build_optimizer
+from colocate.pretrain.optim import OptimConfig, build_optimizer
 from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
 
 

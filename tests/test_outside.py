@@ -18,7 +18,8 @@ from colocate.evaluate.candidates import find_candidate
 from colocate.methods.method import Method, MethodConfig, Terms
 from colocate.models.backbones import Backbone
 from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import differences, from_json, load, name_of, read_recipe, to_json
+from colocate.pretrain.plugins import load, name_of
+from colocate.pretrain.recipe import differences, from_json, read_recipe, to_json
 from colocate.pretrain.recipes import find_recipe
 from tests.test_cli import sentence
 from tests.tiny import tiny_recipe, write_tiles

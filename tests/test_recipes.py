@@ -14,7 +14,8 @@ from colocate.methods.distil import DistilConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import EncoderConfig, Recipe, build_optimizer, differences
+from colocate.pretrain.optim import build_optimizer
+from colocate.pretrain.recipe import EncoderConfig, Recipe, differences
 from colocate.pretrain.recipes import PAPER, RECIPES, find_recipe, summary
 
 

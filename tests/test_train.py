@@ -20,7 +20,8 @@ from colocate.pretrain import checkpoint
 from colocate.pretrain import loop as train
 from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import Interrupted, pretrain
-from colocate.pretrain.recipe import MachineConfig, OptimConfig, Recipe
+from colocate.pretrain.optim import OptimConfig
+from colocate.pretrain.recipe import MachineConfig, Recipe
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from colocate.base.errors import UserError
-from colocate.pretrain.recipe import EncoderConfig, MachineConfig, OptimConfig, Precision, Recipe
+from colocate.pretrain.optim import OptimConfig
+from colocate.pretrain.recipe import EncoderConfig, MachineConfig, Precision, Recipe
 from colocate.pretrain.recipes import PAPER, find_recipe, small
 
 LITE0 = "tf_efficientnet_lite0"

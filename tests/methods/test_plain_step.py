@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock
 from colocate.core.views import View, ViewConfig, sample_views
 from colocate.methods.moco import MoCo
 from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import OptimConfig, build_optimizer
+from colocate.pretrain.optim import OptimConfig, build_optimizer
 from tests.reference.step import PlainStep
 from tests.tiny import MOCO, tiny_recipe
 

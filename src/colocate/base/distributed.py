@@ -1,4 +1,4 @@
-"""What crosses processes: keys gathered, sums, and views mixed. Without processes, nothing."""
+"""Between processes: gathering, sums, shuffled views. With one process, nothing."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def any_process(asked: bool, device: torch.device) -> bool:
+    """Whether it is so in any process."""
+    if world()[1] == 1:
+        return asked
+    flag = torch.tensor(int(asked), device=device)
+    dist.all_reduce(flag)
+    return bool(flag)
 
 
 def leave() -> None:

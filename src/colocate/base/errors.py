@@ -1,4 +1,4 @@
-"""The exceptions that end a command in a sentence."""
+"""Exceptions that end a command in one sentence."""
 
 from __future__ import annotations
 

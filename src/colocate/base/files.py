@@ -1,4 +1,4 @@
-"""Pictures light enough to be looked at in hundreds."""
+"""Files that are whole or not there, and pictures below a number of bytes."""
 
 from __future__ import annotations
 

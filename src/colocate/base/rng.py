@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of what they are for: no generator, no state, nothing to save or to share."""
+"""Random numbers as pure functions of (seed, place): no generator, no state to save or share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words and tables as people read them."""
+"""Counted nouns, differences of settings and Markdown tables."""
 
 from __future__ import annotations
 

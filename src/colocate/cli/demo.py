@@ -1,4 +1,4 @@
-"""`colocate demo`."""
+"""`colocate demo`: made-up tissue, a pretraining, and one page of pictures, in three minutes."""
 
 from __future__ import annotations
 

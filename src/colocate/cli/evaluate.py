@@ -1,4 +1,4 @@
-"""`colocate evaluate`: the command line of the protocol."""
+"""`colocate evaluate`."""
 
 from __future__ import annotations
 

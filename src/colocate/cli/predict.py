@@ -1,4 +1,4 @@
-"""`colocate predict`: its command line."""
+"""`colocate features` and `colocate predict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`colocate recipes`."""
+"""`colocate pretrain` and `colocate recipes`."""
 
 from __future__ import annotations
 

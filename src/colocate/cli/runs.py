@@ -1,4 +1,4 @@
-"""`colocate table`."""
+"""`colocate inspect`, `export`, `report` and `table`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of `colocate tile`."""
+"""`colocate tile`."""
 
 from __future__ import annotations
 

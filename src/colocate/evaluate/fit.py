@@ -20,7 +20,8 @@ from colocate.data.loader import one_order, read_ahead
 from colocate.datasets.labelled import Labelled
 from colocate.pretrain import checkpoint
 from colocate.pretrain.journal import Journal, Pace, Screen
-from colocate.pretrain.recipe import MachineConfig, OptimConfig, Precision, build_optimizer, learning_rate
+from colocate.pretrain.optim import OptimConfig, build_optimizer, learning_rate
+from colocate.pretrain.recipe import MachineConfig, Precision
 from colocate.pretrain.run import launch, stop_signals, workers
 
 DRAWS = 8  # random numbers an example may use

@@ -1,4 +1,4 @@
-"""Cells learn to say what a foundation model's patches say of the tissue they share."""
+"""Dense distillation: cells predict a frozen network's features of the tissue they share."""
 
 from __future__ import annotations
 

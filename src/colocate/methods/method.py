@@ -1,4 +1,4 @@
-"""What training knows of a method: a module whose forward takes a batch of views and returns its losses."""
+"""The interface of a method: a module whose forward takes a batch of views and returns its losses; its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells predict which prototypes the tissue they share belongs to: a teacher's assignments, pooled by exact overlap."""
+"""Prototypes along the overlap: cells predict a teacher's assignments, pooled by exact shared area."""
 
 from __future__ import annotations
 

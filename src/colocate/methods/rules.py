@@ -1,4 +1,4 @@
-"""Matching rules: how the cells of two views are paired. One kind of part, that any dense method takes."""
+"""Matching rules as settings: which match of two views a dense method follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What methods are made of: an encoder, its slow twin, and queues."""
+"""Encoders: a backbone with projectors, batch norm over groups or devices, the slow key encoder, queues of keys."""
 
 from __future__ import annotations
 

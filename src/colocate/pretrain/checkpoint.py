@@ -1,4 +1,4 @@
-"""The backbone on its own: written by a run, rebuilt by anyone, renamed for other libraries."""
+"""Checkpoints, the exported backbone, and its weights for other libraries; each file whole or not there."""
 
 from __future__ import annotations
 

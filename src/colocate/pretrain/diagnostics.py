@@ -1,4 +1,4 @@
-"""`--probe`: while a backbone is pretrained, ask it now and then what it knows, and keep the one that knew most."""
+"""Health of a pretraining: collapse, rank and correspondence of each logged batch; the probe while training."""
 
 from __future__ import annotations
 

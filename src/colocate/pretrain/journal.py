@@ -1,4 +1,4 @@
-"""What a run writes while it goes: journal.csv, the progress on screen, and other journals where asked for."""
+"""What a run says while it goes: journal.csv, progress on screen, skipped tiles, other trackers."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
 
             made.append(log)
         elif name == "wandb":
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             tracked = wandb.init(project="colocate", name=run.name, dir=run, config=recipe)
             made.append(lambda row, step, tracked=tracked: tracked.log(dict(row), step=step))
         else:
-            import mlflow
+            import mlflow  # pyright: ignore[reportMissingImports]
 
             mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
             mlflow.set_experiment("colocate")

@@ -1,4 +1,4 @@
-"""The loop: it knows `Method` and nothing of any method. One optimiser step stands whole in `pretrain`."""
+"""The training loop. It knows `Method` and nothing of any method; one optimiser step stands whole in `pretrain`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from colocate.base.distributed import any_process
 from colocate.base.errors import Interrupted, UserError
 from colocate.base.rng import seed_torch
 from colocate.core.views import Batch, sample_views
@@ -30,9 +31,9 @@ from colocate.pretrain import checkpoint, diagnostics
 from colocate.pretrain.checkpoint import backbone_facts, write_backbone
 from colocate.pretrain.diagnostics import Watch
 from colocate.pretrain.journal import Journal, Pace, Screen, Skipped, check_trackers, trackers
-from colocate.pretrain.recipe import Recipe, build_optimizer, learning_rate, peak_lr
+from colocate.pretrain.optim import build_optimizer, learning_rate, peak_lr
+from colocate.pretrain.recipe import Recipe
 from colocate.pretrain.run import (
-    anyone,
     launch,
     planned_steps,
     prepare_folder,
@@ -187,7 +188,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
             step += 1
 
             logs = step % recipe.machine.log_every == 0 or step == steps
-            stops = anyone(asked, fabric) if logs or world == 1 else False
+            stops = any_process(bool(asked), fabric.device) if logs or world == 1 else False
             saves = stops or step % recipe.machine.save_every == 0 or step == steps
             if logs or saves:
                 _stop_if_bad(first_bad, run, index, order)

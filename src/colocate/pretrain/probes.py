@@ -1,4 +1,4 @@
-"""A probe of a labelled data set, of images of any sizes: cells of some are learned from, pixels of others judged."""
+"""Probes of frozen cells: k nearest neighbours and logistic regression, learned from some images, judged on others."""
 
 from __future__ import annotations
 

@@ -1,24 +1,16 @@
-"""The typed description of a whole run: what `colocate pretrain` shows as options and a run folder keeps as JSON."""
+"""Every setting of a run, typed: the options of `colocate pretrain`, and recipe.json."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
-import math
-import sys
-import traceback
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import torch
 import tyro
-from timm.optim import create_optimizer_v2
-from torch import nn
 
 from colocate.base.errors import UserError
 from colocate.core.views import ViewConfig
@@ -30,160 +22,9 @@ from colocate.methods.moco import MoCoConfig
 from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.models.backbones import Backbone
+from colocate.pretrain.optim import OptimConfig
+from colocate.pretrain.plugins import load, name_of
 from colocate.slides.one_slide import TilingConfig
-
-_PREFIX = "colocate_outside_"
-
-
-def load(name: str) -> Any:
-    """What a file or an installed module holds under a name.
-
-    Raises:
-        UserError: no such file, module or name, or an error in the file or module itself.
-    """
-    place, _, what = name.rpartition(":")
-    module = _from_file(Path(place).resolve()) if place.endswith(".py") else _installed(place, name)
-    if not hasattr(module, what):
-        close = get_close_matches(what, vars(module), 1)
-        raise UserError(f"{place} holds no {what!r}" + (f": did you mean {close[0]}?" if close else ""))
-    return getattr(module, what)
-
-
-def call(name: str) -> Any:
-    """What a function of the user's own returns.
-
-    Raises:
-        UserError: as `load`, or it is no function, or has an error inside.
-    """
-    made = load(name)
-    if not callable(made):
-        raise UserError(f"{name} is not a function")
-    try:
-        return made()
-    except UserError:
-        raise
-    except Exception as error:
-        raise _broken(name, error) from error
-
-
-def name_of(thing: type) -> str:
-    """The name that `load` finds a class under.
-
-    Raises:
-        UserError: nothing could find it, for it stands in no file (a notebook), or within a function or class.
-    """
-    name, place = thing.__qualname__, thing.__module__
-    if place.startswith((_PREFIX, "__main__")):
-        try:
-            place = str(Path(inspect.getfile(thing)).resolve())
-        except (OSError, TypeError):
-            place = ""
-    if "." in name or not place:
-        raise UserError(f"{name} could not be found again: define it in a file, and not within a function or class")
-    return f"{place}:{name}"
-
-
-def _from_file(path: Path) -> Any:
-    main = sys.modules["__main__"]
-    if getattr(main, "__file__", None) and Path(str(main.__file__)).resolve() == path:
-        return main  # a script that pretrains is not run a second time
-    name = _PREFIX + blake2b(str(path).encode(), digest_size=8).hexdigest()
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file that could be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and type hints look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, Exception):
-            raise _broken(str(path), error) from error
-        raise
-    return module
-
-
-def _installed(place: str, name: str) -> Any:
-    unknown = UserError(f"no Python file or installed module {place or name!r}")
-    if not all(part.isidentifier() for part in place.split(".")):
-        raise unknown
-    try:
-        return importlib.import_module(place)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
-            raise unknown from error
-        raise _broken(place, error) from error
-
-
-def _broken(place: str, error: Exception) -> UserError:
-    """What is wrong in the user's own code, and in which of its lines."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    own = [frame for frame in frames if frame.filename == frames[0].filename]
-    where = f"{own[-1].filename}, line {own[-1].lineno}" if own else place
-    return UserError(f"{where}: {type(error).__name__}: {error} (--debug shows where it came from)")
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or filename.startswith("<frozen ") or Path(filename).parent.name == "importlib"
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimiser and its schedule: linear warm-up, then a cosine to zero."""
-
-    name: Literal["sgd", "adamw", "lars"] = "sgd"
-    """SGD decays every weight, as the paper; AdamW and LARS leave biases and norms alone, as theirs do."""
-    lr: float = 0.03
-    """Learning rate at its peak."""
-    scale_lr: bool = False
-    """Read `lr` as that of a batch of 256 and scale it linearly to the batch of one optimiser step."""
-    momentum: float = 0.9
-    """Momentum of SGD and LARS."""
-    weight_decay: float = 1e-4
-    """Weight decay."""
-    warmup_epochs: float = 0.0
-    """Epochs of linear warm-up from zero."""
-    clip: float | None = None
-    """Largest norm of the gradient; larger ones are scaled down."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1 or self.warmup_epochs < 0:
-            raise UserError(
-                "optim: lr must be positive, weight_decay and warmup_epochs not negative, momentum in [0, 1)"
-            )
-        if self.clip is not None and self.clip <= 0:
-            raise UserError(f"optim.clip must be positive, not {self.clip}")
-
-
-def peak_lr(config: OptimConfig, batch: int) -> float:
-    """The highest learning rate for optimiser steps of `batch` tiles."""
-    return config.lr * batch / 256 if config.scale_lr else config.lr
-
-
-def learning_rate(peak: float, step: int, steps: int, warmup_steps: float = 0) -> float:
-    """The learning rate of a step (0 is the first) of `steps`: nothing to save, nothing to resume.
-
-    >>> [round(learning_rate(1.0, step, 8, warmup_steps=2), 3) for step in range(8)]
-    [0.5, 1.0, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067]
-    """
-    if step < warmup_steps:
-        return peak * min(1.0, (step + 1) / warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-
-def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a module's parameters that take gradients."""
-    return create_optimizer_v2(
-        module,
-        opt="momentum" if config.name == "sgd" else config.name,  # timm's plain "sgd" is Nesterov's
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        filter_bias_and_bn=config.name != "sgd",
-    )
-
 
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]

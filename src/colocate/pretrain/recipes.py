@@ -1,4 +1,4 @@
-"""Recipes: functions that return a whole, typed description of a run. A variant calls one and changes a field."""
+"""The recipes that come with colocate: functions that return a `Recipe`. A variant calls one and changes a field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from colocate.methods.moco import MoCoConfig
 from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.pretrain.recipe import EncoderConfig, OptimConfig, Recipe, call
+from colocate.pretrain.optim import OptimConfig
+from colocate.pretrain.plugins import call
+from colocate.pretrain.recipe import EncoderConfig, Recipe
 
 
 def plm() -> Recipe:

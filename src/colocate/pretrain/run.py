@@ -1,4 +1,4 @@
-"""A run as a folder and a set of processes: how it starts, stops, is saved and goes on."""
+"""A run: its folder, its devices, its state to save and go on from, and signals that stop it."""
 
 from __future__ import annotations
 
@@ -199,11 +199,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def anyone(asked: list[int], fabric: Fabric) -> bool:
-    """Whether any process was asked to stop: they leave at the same step."""
-    if fabric.world_size == 1:
-        return bool(asked)
-    flag = torch.tensor(float(bool(asked)), device=fabric.device)
-    return bool(fabric.all_reduce(flag, reduce_op="sum"))
