@@ -15,6 +15,7 @@ import torch
 
 from colocate import load_backbone
 from colocate.base.errors import UserError
+from colocate.base.files import alone
 from colocate.data.index import Index
 from colocate.pretrain import checkpoint
 from colocate.pretrain import loop as train
@@ -295,3 +296,47 @@ def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
         pretrain(replace(halves, hold_out=()), resume=True)
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_two_processes_never_write_one_run(tiles: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run")
+    with alone(tmp_path / "run"), pytest.raises(UserError, match="run is being written by another process"):
+        pretrain(recipe)
+    pretrain(recipe)
+
+
+def test_a_run_removes_what_a_killed_one_left(tiles: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run")
+    for name in (".backbone.json.0.tmp", "checkpoints/.step000000002.pt.0.tmp"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(b"half")
+    pretrain(recipe)
+    assert list((tmp_path / "run").rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_is_noticed(tiles: Path, tmp_path: Path, share: float) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run")
+    run = pretrain(recipe)
+    for path in (run / "backbone.safetensors", checkpoint.checkpoints(run / "checkpoints")[-1]):
+        content = bytearray(path.read_bytes())
+        content[int(share * len(content))] ^= 16
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|cannot be read"):
+        load_backbone(run)
+    with pytest.raises(UserError, match=r"step000000006\.pt is (damaged|cut short)"):
+        pretrain(recipe, resume=True)
+
+
+@pytest.mark.parametrize("torn", ["", "\0\0\0\0", "5,0.1", "1", "5,x" + "," * 30, "\n\n"])
+def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, tmp_path: Path, torn: str) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run")
+    pretrain(replace(recipe, out=str(tmp_path / "whole")))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 4)
+        pretrain(recipe)
+    with (tmp_path / "run" / "journal.csv").open("a") as file:
+        file.write(torn)
+    assert [row["step"] for row in read_journal(tmp_path / "run")] == [1, 2, 3, 4]
+    pretrain(recipe, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "run")

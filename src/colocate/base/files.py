@@ -6,11 +6,12 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from colocate.base.errors import UserError
@@ -43,6 +44,31 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which is made; what a killed one left unfinished is removed.
+
+    The lock is the system's own (flock on FOLDER/.lock): it ends with the process that holds it.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    check_writable(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"{folder} is being written by another process: let it end, or choose another folder"
+        ) from error
+    try:
+        for unfinished in folder.rglob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
 import timm
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from colocate.base.errors import UserError
@@ -229,7 +230,7 @@ def load_backbone(path: str | Path) -> Backbone:
     weights = path / "backbone.safetensors" if path.is_dir() else path
     facts = read_facts(weights.with_suffix(".json"))
     backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
-    tensors = read_tensors(weights)
+    tensors = read_tensors(weights, facts.get("sha256"))
     if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
         raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")
     backbone.fill(tensors, str(weights))
@@ -251,12 +252,20 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
+def read_tensors(path: Path, known: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, whose SHA-256 is `known`.
+
+    Raises:
+        UserError: it cannot be read, or is not what it was.
+    """
     try:
-        return load_file(path)
+        content = path.read_bytes()
+        tensors = load(content)
     except Exception as error:  # safetensors raises its own kinds
         raise UserError(f"{path} cannot be read as safetensors ({error})") from error
+    if known is not None and sha256(content).hexdigest() != known:
+        raise UserError(f"{path} is not what backbone.json was written with: it is damaged, or of another run")
+    return tensors
 
 
 def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:

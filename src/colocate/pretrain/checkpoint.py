@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -40,12 +42,16 @@ def load_checkpoint(path: Path, holding: str = "method") -> dict[str, Any]:
     `holding` is the part that tells a pretraining's checkpoint ("method") from a fine-tuning's ("model").
 
     Raises:
-        UserError: cut short, or not a checkpoint.
+        UserError: cut short, damaged, or not a checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        with ZipFile(path) as zipped:  # torch does not look at the sums that it writes
+            damaged = zipped.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, BadZipFile, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is cut short or not a checkpoint: delete it to go on from the one before") from error
+    if damaged:
+        raise UserError(f"{path} is damaged ({damaged}): delete it to go on from the one before")
     if not isinstance(state, dict) or not {"step", "recipe", holding, "optimizer"} <= state.keys():
         raise UserError(f"{path} is not a checkpoint of a colocate run")
     return state
@@ -83,8 +89,9 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
         "grid_stride": backbone.stride,
         "channels": backbone.channels,
     }
-    write_atomically(run / "backbone.safetensors", lambda file: file.write(save(tensors)))
-    text = json.dumps(architecture | facts, indent=2) + "\n"
+    weights = save(tensors)
+    write_atomically(run / "backbone.safetensors", lambda file: file.write(weights))
+    text = json.dumps(architecture | facts | {"sha256": sha256(weights).hexdigest()}, indent=2) + "\n"
     write_atomically(run / "backbone.json", lambda file: file.write(text.encode()))
 
 

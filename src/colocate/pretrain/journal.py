@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
 from colocate.data.index import Index
 
 Item = TypeVar("Item")
@@ -33,10 +35,10 @@ class Journal:
         self.path = path
         self.columns: list[str] = []
         if path.exists():
-            header, *lines = path.read_text().splitlines() or [""]
-            self.columns = header.split(",") if header else []
-            kept = [line for line in lines if int(line.split(",")[0]) <= step]
-            path.write_text("\n".join([header, *kept, ""]) if header else "")
+            self.columns, rows = _read_table(path)
+            kept = [row for row in rows if int(row[0]) <= step]
+            text = "".join(f"{','.join(row)}\n" for row in ([self.columns] if self.columns else []) + kept)
+            write_atomically(path, lambda file: file.write(text.encode()))
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row; columns that do not apply stay empty."""
@@ -47,6 +49,8 @@ class Journal:
             if fresh:
                 table.writeheader()
             table.writerow({"step": str(step)} | {name: f"{value:.6g}" for name, value in row.items()})
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @final
@@ -99,14 +103,33 @@ def read_journal(run: Path) -> list[dict[str, float]]:
 
 def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows that a `Journal` wrote; empty entries are nan. Raises OSError if there is no such file."""
-    with path.open(newline="") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    columns, rows = _read_table(path)
+    return [{name: float(cell or "nan") for name, cell in zip(columns, row, strict=True)} for row in rows]
+
+
+def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows, without what a full disk or a power cut left torn."""
+    header, *lines = path.read_text(errors="replace").splitlines() or [""]
+    columns = header.split(",") if header.startswith("step,") else []
+    rows: list[list[str]] = []
+    for line in lines:
+        cells = line.split(",")
+        if _is_row(cells, columns) and (not rows or int(cells[0]) > int(rows[-1][0])):
+            rows.append(cells)
+    return columns, rows
+
+
+def _is_row(cells: list[str], columns: list[str]) -> bool:
+    try:
+        return len(cells) == len(columns) and int(cells[0]) >= 0 and all(float(cell or "nan") or True for cell in cells)
+    except ValueError:
+        return False
 
 
 def has_rows(run: Path) -> bool:
     """Whether a run has logged anything yet."""
     path = run / "journal.csv"
-    return path.exists() and len(path.read_text().splitlines()) > 1
+    return path.exists() and bool(_read_table(path)[1])
 
 
 def check_trackers(names: Sequence[str]) -> None:

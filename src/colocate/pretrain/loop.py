@@ -6,7 +6,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from colocate.base.distributed import any_process
 from colocate.base.errors import Interrupted, UserError
+from colocate.base.files import alone
 from colocate.base.rng import seed_torch
 from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
@@ -136,10 +137,18 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     fabric = launch(recipe.machine, recipe.precision, recipe.batch)
     if fabric.device.type == "cpu":
         keep_freed_memory()
+    with alone(run) if fabric.global_rank == 0 else nullcontext():
+        if fabric.global_rank == 0:
+            prepare_folder(run, recipe, resume)
+        fabric.barrier()
+        train(run, recipe, resume, fabric)
+        fabric.barrier()
+    return run
+
+
+def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
+    """The steps of a run whose folder is prepared. Raises what `pretrain` raises."""
     rank, world = fabric.global_rank, fabric.world_size
-    if rank == 0:
-        prepare_folder(run, recipe, resume)
-    fabric.barrier()
     index = Index.open(run / "tiles.arrow")
 
     method, optimizer = fabric.setup(bare := build_method(recipe), build_optimizer(recipe.optim, bare))
@@ -210,8 +219,6 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
                 screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run, recipe)}")
-    fabric.barrier()
-    return run
 
 
 def build_method(recipe: Recipe) -> Method:
