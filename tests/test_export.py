@@ -61,7 +61,7 @@ def test_anything_but_every_tensor_is_refused(tmp_path: Path) -> None:
     whole = load_file(file)
     name = next(iter(whole))
     save_file(whole | {name: whole[name] + 1}, file)
-    with pytest.raises(UserError, match="not what backbone.json was written with"):
+    with pytest.raises(UserError, match=r"not what backbone\.json was written with"):
         load_backbone(tmp_path)
     facts = json.loads((tmp_path / "backbone.json").read_text())
     (tmp_path / "backbone.json").write_text(json.dumps({key: fact for key, fact in facts.items() if key != "sha256"}))
