@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,12 @@ def test_the_public_names_are_there() -> None:
     assert set(colocate.__all__) <= set(dir(colocate))
     with pytest.raises(AttributeError, match="no attribute 'overlapp'"):
         colocate.overlapp  # noqa: B018
+
+
+@pytest.mark.parametrize("name", colocate.__all__)
+def test_public_names_are_documented_and_typed(name: str) -> None:
+    thing = getattr(colocate, name)
+    assert thing.__doc__ and not thing.__doc__.startswith(f"{name}(")  # a dataclass's own is no documentation
+    parameters = inspect.signature(thing).parameters.values()
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
+    assert inspect.isclass(thing) or inspect.signature(thing).return_annotation is not inspect.Signature.empty
