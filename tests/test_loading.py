@@ -42,7 +42,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["colocate", "colocate.slide", "colocate.tiling", "colocate.slides.tile"])
+@pytest.mark.parametrize("module", ["colocate", "colocate.slides.slide", "colocate.slides.tile"])
 def test_what_a_module_brings_along(module: str) -> None:
     assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
 

@@ -18,7 +18,7 @@ def test_the_table_lists_every_tile(inside: bool, tmp_path: Path) -> None:
     out = tmp_path / ("tiles.csv" if inside else "elsewhere/tiles.csv")
     notes = nct.list_tiles(src, out)
     assert notes[0] == "18 tiles: ADI 2, BACK 2, DEB 2, LYM 2, MUC 2, MUS 2, NORM 2, STR 2, TUM 2"
-    assert notes[1] == "not all of the release: NCT-CRC-HE-100K has 100,000 tiles, here are 18"
+    assert notes[1].startswith("not all of a release?")
     assert out.read_text().splitlines()[1].startswith("/") is not inside
     index = Index.build(out, tmp_path / "index.arrow")
     assert sorted(index.name(n) for n in range(len(index))) == sorted(map(str, src.glob("*/*.tif")))
@@ -30,13 +30,12 @@ def test_the_table_lists_every_tile(inside: bool, tmp_path: Path) -> None:
 def test_a_table_may_lie_among_its_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_nct(tmp_path / "tiles", nct.TISSUES)
     monkeypatch.chdir(tmp_path / "tiles")
-    notes = nct.list_tiles(Path(), Path("all.csv"))
-    assert notes[1].startswith("not all of a release?")
+    nct.list_tiles(Path(), Path("all.csv"))
     assert len(Index.build("all.csv", tmp_path / "index.arrow")) == 18
 
 
 def test_nothing_to_note_of_a_whole_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(nct.TILES, "CRC-VAL-HE-7K", 18)
+    monkeypatch.setattr(nct, "RELEASES", (18,))
     notes = nct.list_tiles(write_nct(tmp_path / "CRC-VAL-HE-7K", nct.TISSUES), tmp_path / "val.csv")
     assert len(notes) == 2 and notes[1].startswith("the tiles of CRC-VAL-HE-7K are of other patients")
 

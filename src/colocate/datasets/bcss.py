@@ -6,8 +6,6 @@ Pixels of class 0 lie outside of the annotated region and do not count.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +19,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, entries, folder_in, pairs, patient, site
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.files import by_stem, folder_in, pairs, patient
+from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25
 NAMED_MPP = re.compile(r"_MPP-([0-9]+\.[0-9]+)")
@@ -69,7 +67,7 @@ class _Region(NamedTuple):
     """Of the pieces to keep: left, top, right, bottom."""
 
 
-def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> tuple[Facts, Iterator[Draft]]:
+def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> Converted:
     """The regions of BCSS as released: images/NAME.png (or rgbs_colorNormalized/) and masks/NAME.png.
 
     A region is cut into pieces of about equal size and at most `piece` px, named NAME_LEFT_TOP; those wholly outside of
@@ -78,19 +76,22 @@ def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> tuple[F
     counts where names do not say theirs.
 
     Raises:
-        UserError: a folder, image or mask is missing, sizes differ, a mask holds another class, or meta/ other codes.
+        UserError: a folder, image or mask is missing, sizes differ, or a mask holds another class.
     """
     mpp = MPP if mpp is None else mpp
     if piece < 32:
         raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
     folder, masks = folder_in(src, "images", "rgbs_colorNormalized", "rgbs"), folder_in(src, "masks")
-    _check_codes(src)
     regions, outside = [], 0
     for name, image, mask in pairs(by_stem(folder, (".png",)), by_stem(masks, (".png",)), masks):
         patient(name)
         codes = _codes(mask)
-        _check_size(image, mask, codes)
-        boxes = _boxes(codes.shape[0], codes.shape[1], piece)
+        height, width = codes.shape
+        with _opened(image) as opened:
+            if opened.size != (width, height):
+                sizes = f"is {opened.width} x {opened.height} px and its mask {mask} {width} x {height}"
+                raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
+        boxes = _boxes(height, width, piece)
         kept = [box for box in boxes if codes[box[1] : box[3], box[0] : box[2]].any()]
         regions.append(_Region(name, image, mask, kept))
         outside += len(boxes) - len(kept)
@@ -106,7 +107,7 @@ def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> tuple[F
 
 def _pieces(region: _Region, mpp: float) -> Iterator[Draft]:
     codes = _codes(region.mask)
-    named = NAMED_MPP.search(region.name)
+    named, source = NAMED_MPP.search(region.name), patient(region.name)
     with _opened(region.image) as image:
         image.load()
         for left, top, right, bottom in region.boxes:
@@ -115,9 +116,9 @@ def _pieces(region: _Region, mpp: float) -> Iterator[Draft]:
                 f"{region.name.rstrip('_')}_{left}_{top}",
                 torch.from_numpy(colours).permute(2, 0, 1).contiguous(),
                 torch.from_numpy(codes[top:bottom, left:right].astype(np.int32)),
-                patient(region.name),
+                source,
                 float(named[1]) if named else mpp,
-                {"institutes": "test" if site(region.name) in TEST_SITES else "train"},
+                {"institutes": "test" if source.split("-")[1] in TEST_SITES else "train"},
             )
 
 
@@ -138,21 +139,10 @@ def _codes(mask: Path) -> UInt8[np.ndarray, "h w"]:
     """The class of each pixel. Raises UserError if the file is damaged or holds anything else."""
     with _opened(mask) as image:
         codes = np.asarray(image)
-    if codes.ndim != 2 or codes.dtype.kind not in "bui":
-        raise UserError(f"{mask} is no grey image of class codes: get it again")
-    if codes.min() < 0 or codes.max() >= len(CLASSES):
-        raise UserError(
-            f"{mask} holds the class code {codes.max()}, but BCSS has 0 to {len(CLASSES) - 1}: get it again"
-        )
+    if codes.ndim != 2 or codes.min() < 0 or codes.max() >= len(CLASSES):
+        found = "colours" if codes.ndim != 2 else f"the class code {codes.max()}"
+        raise UserError(f"{mask} holds {found}, but BCSS has class codes 0 to {len(CLASSES) - 1}: get it again")
     return codes.astype(np.uint8)
-
-
-def _check_size(image: Path, mask: Path, codes: UInt8[np.ndarray, "h w"]) -> None:
-    with _opened(image) as opened:
-        (wide, high), (height, width) = opened.size, codes.shape
-    if (high, wide) != (height, width):
-        sizes = f"is {wide} x {high} px and its mask {mask} {width} x {height}"
-        raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
 
 
 @contextmanager
@@ -168,17 +158,3 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path} is missing, cut short or damaged ({reason}): get it again") from error
-
-
-def _check_codes(src: Path) -> None:
-    """See that the codes are those of the release, where its table of them is there."""
-    for folder in (entry for entry in entries(src) if entry.is_dir() and entry.name == "meta"):
-        table = folder / "gtruth_codes.tsv"
-        if not table.exists():
-            continue
-        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")), delimiter="\t"))
-        found = [(row.get("GT_code"), row.get("label")) for row in rows]
-        if found != [(str(code), label) for code, label in enumerate(CLASSES)]:
-            raise UserError(
-                f"{table} gives other codes than BCSS's 0 to {len(CLASSES) - 1}: get the release's own masks"
-            )

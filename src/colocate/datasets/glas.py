@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, entries, pairs, read_mask
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.62  # the challenge's page: 0.62005 µm/px
 TEST_PATIENTS = frozenset({"4", "7", "9", "11", "12", "13", "15"})
@@ -35,7 +34,7 @@ FACTS = Facts(
 )
 
 
-def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]:
+def drafts(src: Path, *, partial: bool = False) -> Converted:
     """The images of GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
 
     Raises:

@@ -6,7 +6,6 @@ Kumar et al., "A dataset and a technique for generalized nuclear segmentation fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +14,9 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.shapes import Canvas, Remarks
-from colocate.data.decode import header
 from colocate.datasets.files import by_stem, entries, folder_in, pairs, patient, read_xml
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.outlines import Canvas, Remarks
+from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25  # 40x; the files do not say it more exactly
 TRAIN = ("MoNuSeg 2018 Training Data", "MoNuSeg Training Data", "MoNuSegTrainingData")
@@ -41,7 +39,7 @@ class _Pair(NamedTuple):
     outlines: Path
 
 
-def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]:
+def drafts(src: Path, *, partial: bool = False) -> Converted:
     """The images of MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`.
 
     The first holds "Tissue Images" and Annotations, the second all files in one folder. All outlines are drawn once
@@ -72,8 +70,7 @@ def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]
 
 
 def _draw(pair: _Pair, remarks: Remarks) -> Int32[Tensor, "h w"]:
-    width, height = header(pair.image.read_bytes(), str(pair.image)).size
-    canvas = Canvas(height, width, pair.outlines, remarks, skip=True)
+    canvas = Canvas.over(pair.image, pair.outlines, remarks, skip=True)
     root = read_xml(pair.outlines)
     if root.tag != "Annotations":
         raise UserError(f"{pair.outlines} holds {root.tag}, not ImageScope's Annotations: get the file again")

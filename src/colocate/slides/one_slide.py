@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,19 +114,10 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
         tissue = find_tissue(slide, listed.mask)
         found = places(slide, tissue, config)
         part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
-        shards = None if manifest_only else Shards(out, listed.name)
-        try:
+        with nullcontext() if manifest_only else Shards(out, listed.name) as shards:
             columns = _tiles(listed, slide, found, config, shards)
-            if shards is not None:
-                shards.finish()
-            write_overlay(
-                out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side
-            )
-            write_part(out, listed, columns, _facts(slide, tissue, found, columns))
-        except BaseException:
-            if shards is not None:
-                shards.drop()
-            raise
+        write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side)
+        write_part(out, listed, columns, _facts(slide, tissue, found, columns))
     except UserError:
         raise
     except OSError as error:
@@ -187,9 +179,7 @@ def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, sh
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(
-        file, "JPEG", quality=quality, subsampling=0
-    )  # stains differ in chroma: it is kept whole
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)  # stains differ in chroma
     return file.getvalue()
 
 

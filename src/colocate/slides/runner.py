@@ -1,42 +1,29 @@
-"""One slide after another: what is done is skipped, what fails is set aside, and the others go on.
+"""Work on one slide after another: skip what is done, set aside what fails, and go on.
 
 Shared by `colocate features` and `colocate predict`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_writable, write_atomically
-from colocate.base.text import counted
+from colocate.base.files import check_writable
+from colocate.base.tables import as_text, read_table, write_csv
+from colocate.base.text import Terminal, counted
 from colocate.slides.listing import Listed
 
 
 @final
-class Meter:
+class Meter(Terminal):
     """Progress over slides, and over the pieces (`unit`: tile, window) of the one in work; a line a slide in a log."""
 
     def __init__(self, slides: int, unit: str) -> None:
+        super().__init__(after="{task.fields[pace]}")
         self.unit = unit
-        self.console = Console(stderr=True, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
         self.slides = self.bar.add_task("slides", total=slides, pace="")
         self.of_slide = self.bar.add_task(f"{unit}s", visible=False, pace="")
         self.done = self.before = 0
@@ -52,32 +39,19 @@ class Meter:
         self.bar.advance(self.of_slide, pieces)
         self.bar.update(self.slides, pace=self.pace)
 
-    def end(self, name: str) -> None:
-        """A slide is done: all pieces since the last one were its own."""
-        if self.bar.disable:
+    def end(self, name: str, failure: str = "") -> None:
+        """A slide is done (all pieces since the last one were its own), or left out because of a failure."""
+        if failure:
+            self.say(f"note: {name} is left out: {failure}")
+        elif not self.live:
             self.say(f"{name}: {counted(self.done - self.before, self.unit)}, {self.pace} so far")
-        self._next()
-
-    def fail(self, name: str, reason: str) -> None:
-        """A slide is left out."""
-        self.say(f"note: {name} is left out: {reason}")
-        self._next()
-
-    def say(self, sentence: str) -> None:
-        """One line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
+        self.before = self.done
+        self.bar.advance(self.slides)
 
     @property
     def pace(self) -> str:
         """Of all slides up to now."""
         return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}s/s"
-
-    def _next(self) -> None:
-        self.before = self.done
-        self.bar.advance(self.slides)
-
-
-COLUMNS = ("slide", "path", "reason")
 
 
 @final
@@ -89,32 +63,23 @@ class Quarantine:
         self.failed: dict[str, tuple[str, str]] = {}
         """Path and reason of each slide, by name."""
         if path.is_file():
-            with path.open(newline="") as file:
-                self.failed = {row["slide"]: (row["path"], row["reason"]) for row in csv.DictReader(file)}
-
-    def add(self, name: str, path: Path, reason: str) -> None:
-        self.failed[name] = (str(path), reason)
-        self._write()
-
-    def remove(self, name: str) -> None:
-        """A slide that went well after all."""
-        if self.failed.pop(name, None):
-            self._write()
+            self.failed = {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(path))}
 
     def set(self, failed: dict[str, tuple[str, str]]) -> None:
-        """Path and reason of all that are in it, by name."""
-        self.failed = failed
-        self._write()
-
-    def _write(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((name, *self.failed[name]) for name in sorted(self.failed))
-        if self.failed:
-            write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
-        else:
+        """Put these in, and no others."""
+        if failed:
+            write_csv(self.path, ("slide", "path", "reason"), [(name, *failed[name]) for name in sorted(failed)])
+        elif self.failed:
             self.path.unlink(missing_ok=True)
+        self.failed = failed
+
+    def add(self, name: str, path: Path, reason: str) -> None:
+        self.set(self.failed | {name: (str(path), reason)})
+
+    def remove(self, name: str) -> None:
+        """Take out a slide that went well after all."""
+        if name in self.failed:
+            self.set({other: said for other, said in self.failed.items() if other != name})
 
 
 @final
@@ -166,7 +131,7 @@ def for_each_slide(
                 work(slide, meter)
             except TileError as error:
                 quarantine.add(slide.name, slide.path, str(error))
-                meter.fail(slide.name, str(error))
+                meter.end(slide.name, str(error))
                 failed += 1
             else:
                 quarantine.remove(slide.name)

@@ -1,8 +1,7 @@
-"""Slides given where tiles are wanted: cut into a manifest, from which training reads the slides themselves."""
+"""Cut slides into tiles, several at once: `colocate tile`, and slides given where training wants tiles."""
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -19,13 +18,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
-from rich.console import Console
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, write_atomically
-from colocate.base.text import changes, counted
-from colocate.slides.listing import MANIFEST, SETTINGS, TABLES, Listed, find_slides
-from colocate.slides.manifest import SLIDES, is_done, part_path, strays, write_manifest
+from colocate.base.tables import TABLES, read_table
+from colocate.base.text import Terminal, changes, counted
+from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
+from colocate.slides.manifest import SLIDES, is_done, part_path, write_manifest
 from colocate.slides.one_slide import TilingConfig, cut
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
 from colocate.slides.runner import Meter, Quarantine
@@ -47,8 +46,6 @@ class Tiled(NamedTuple):
     """Slides of which no tile was kept."""
     enlarged: int = 0
     """Slides that are coarser than their tiles."""
-    strays: tuple[str, ...] = ()
-    """Names of slides whose files lie there too, though the manifest does not name them."""
 
 
 def tile(
@@ -104,12 +101,6 @@ def sentence(done: Tiled, out: Path) -> str:
         parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
     if done.enlarged:
         parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
-    if done.strays:
-        names = ", ".join(done.strays if len(done.strays) < 4 else (*done.strays[:3], "..."))
-        left = f"{counted(len(done.strays), 'slide')} left from before ({names})"
-        parts.append(
-            f"{left} in {out}/parts, overlays or shards: --data {out} leaves out what --data {out}/shards reads"
-        )
     if done.failed:
         parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
     return "; ".join(parts)
@@ -123,7 +114,7 @@ def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: Tiling
             for future in as_completed(futures):
                 name, found = futures[future].name, future.result()
                 if isinstance(found, str):
-                    meter.fail(name, found)
+                    meter.end(name, found)
                 else:
                     meter.advance(found)
                     meter.end(name)
@@ -207,7 +198,7 @@ def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
     rows = write_manifest(out, done)
     counts = [row["tiles"] for row in rows]
     enlarged = sum(row["enlarged"] for row in rows)
-    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged, strays(out, done))
+    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged)
 
 
 AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides
@@ -235,17 +226,12 @@ def are_slides(data: Path) -> bool:
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
     """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
-    if config.quality != TilingConfig.quality:
-        raise UserError(
-            f"--tiling.quality {config.quality} changes nothing where tiles are read from slides: leave it out, "
-            "or write JPEGs first (colocate tile)"
-        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
         )
     done = tile(find_slides([data], mpp), out, config, manifest_only=True)
-    Console(stderr=True, highlight=False).print(sentence(done, out), soft_wrap=True, markup=False)
+    Terminal().say(sentence(done, out))
     return out / MANIFEST
 
 
@@ -261,13 +247,8 @@ def _first(data: Path) -> Path | None:
     if data.suffix.lower() not in TABLES:
         return data
     try:
-        if data.suffix.lower() == ".csv":
-            with data.open(newline="", encoding="utf-8-sig") as text:
-                return data.parent / next(csv.DictReader(text))["path"]
-        table = parquet.ParquetFile(data)
-        if "slide_mpp" in table.schema_arrow.names:
+        if data.suffix.lower() == ".parquet" and "slide_mpp" in parquet.read_schema(data).names:
             return None  # a manifest, whose paths are of slides and whose rows are tiles
-        rows = next(table.iter_batches(1, columns=["path"]))
-        return data.parent / str(rows["path"][0].as_py())
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, StopIteration):
+        return data.parent / str(read_table(data, ["path"])["path"][0])
+    except (UserError, pa.ArrowException, OSError, KeyError, IndexError):
         return None  # whoever reads it will say what is wrong

@@ -38,23 +38,14 @@ class Tissue:
     width: int
     height: int
 
-    @property
-    def scale(self) -> float:
-        """Level0 pixels a pixel of the mask."""
-        return self.width / self.mask.shape[1]
-
     @cached_property
     def _sums(self) -> Float[np.ndarray, "_ _"]:
         return np.pad(self.mask.cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0))).astype(np.float64)
 
-    def share(self, x: float, y: float, width: float, height: float) -> float:
-        """How much of a rectangle (level0 pixels) is tissue, in [0, 1]; what lies outside the slide is not."""
-        return float(self.shares(np.array([x], float), np.array([y], float), width, height)[0])
-
     def shares(
         self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], width: float, height: float
     ) -> Float[np.ndarray, " n"]:
-        """The same for n rectangles of one size."""
+        """How much of n rectangles (level0 pixels) of one size is tissue, in [0, 1]; outside the slide nothing is."""
         edges = [self._below(x + i * width, y + j * height) for j in (0, 1) for i in (0, 1)]
         area = width * height * self.mask.size / (self.width * self.height)  # in pixels of the mask
         return ((edges[3] - edges[2] - edges[1] + edges[0]) / area).clip(0, 1)
