@@ -97,9 +97,8 @@ def test_shards_are_webdatasets(whole: Path) -> None:
                 assert facts == {name: row[name] for name in ("source", "slide", "mpp", "size", "x", "y")}
 
 
-@pytest.mark.parametrize("workers", [2, 5])
-def test_workers_change_nothing(slides: Path, whole: Path, tmp_path: Path, workers: int) -> None:
-    tile(find_slides([slides]), tmp_path, CONFIG, workers=workers)
+def test_workers_change_nothing(slides: Path, whole: Path, tmp_path: Path) -> None:
+    tile(find_slides([slides]), tmp_path, CONFIG, workers=2)
     assert files(tmp_path) == files(whole)
 
 
@@ -165,14 +164,14 @@ def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp
 
 
 def test_nothing_but_bad_slides_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(500):
+    for number in range(50):
         (tmp_path / f"{number}.svs").write_text("no slide")
     with pytest.raises(SystemExit):
         main(["tile", str(tmp_path), str(tmp_path / "out")])
     *notes, last = capsys.readouterr().err.splitlines()
-    assert len(notes) == 500 and all("is no slide" in note for note in notes)  # each reason once
-    assert last == f"colocate: none of 500 slides could be cut: {tmp_path}/out/failed.csv says why"
-    assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 501
+    assert len(notes) == 50 and all("is no slide" in note for note in notes)  # each reason once
+    assert last == f"colocate: none of 50 slides could be cut: {tmp_path}/out/failed.csv says why"
+    assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 51
 
 
 def test_a_full_disk_ends_it_with_nothing_half_written(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, folder_in, pairs, patient
+from colocate.datasets.files import by_stem, folder_in, opened, pairs, patient
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25
@@ -87,9 +85,9 @@ def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> Convert
         patient(name)
         codes = _codes(mask)
         height, width = codes.shape
-        with _opened(image) as opened:
-            if opened.size != (width, height):
-                sizes = f"is {opened.width} x {opened.height} px and its mask {mask} {width} x {height}"
+        with opened(image) as png:
+            if png.size != (width, height):
+                sizes = f"is {png.width} x {png.height} px and its mask {mask} {width} x {height}"
                 raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
         boxes = _boxes(height, width, piece)
         kept = [box for box in boxes if codes[box[1] : box[3], box[0] : box[2]].any()]
@@ -108,7 +106,7 @@ def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> Convert
 def _pieces(region: _Region, mpp: float) -> Iterator[Draft]:
     codes = _codes(region.mask)
     named, source = NAMED_MPP.search(region.name), patient(region.name)
-    with _opened(region.image) as image:
+    with opened(region.image) as image:
         image.load()
         for left, top, right, bottom in region.boxes:
             colours = np.array(image.crop((left, top, right, bottom)).convert("RGB"))
@@ -137,24 +135,9 @@ def _boxes(height: int, width: int, piece: int) -> list[tuple[int, int, int, int
 
 def _codes(mask: Path) -> UInt8[np.ndarray, "h w"]:
     """The class of each pixel. Raises UserError if the file is damaged or holds anything else."""
-    with _opened(mask) as image:
+    with opened(mask) as image:
         codes = np.asarray(image)
     if codes.ndim != 2 or codes.min() < 0 or codes.max() >= len(CLASSES):
         found = "colours" if codes.ndim != 2 else f"the class code {codes.max()}"
         raise UserError(f"{mask} holds {found}, but BCSS has class codes 0 to {len(CLASSES) - 1}: get it again")
     return codes.astype(np.uint8)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """A PNG. The largest region has 126 million pixels, more than `data.decode` takes for a tile.
-
-    Raises:
-        UserError: it is missing, no PNG, cut short or damaged, if that shows while it is open.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{path} is missing, cut short or damaged ({reason}): get it again") from error

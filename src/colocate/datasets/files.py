@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,10 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 from jaxtyping import Int32
+from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.data.decode import header
+from colocate.data.decode import FORMATS
 
 
 def read_json(path: Path) -> Any:
@@ -97,29 +99,39 @@ def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) ->
     return ((name, path, masks[name]) for name, path in images.items())
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, which may be larger than what `data.decode` takes for a tile.
+
+    Raises:
+        UserError: it is missing, no image, cut short or damaged, if that shows while it is open.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # on damaged files Pillow's readers raise almost anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is missing, cut short or damaged ({reason}): get it again") from error
+
+
 def read_mask(path: Path) -> Int32[Tensor, "h w"]:
     """The values of a grey or palette image as they are stored; three equal channels count as grey, 1-bit white as 255.
 
     Raises:
         UserError: the file is missing, damaged, in floating point, or holds colours.
     """
-    try:
-        image = header(path.read_bytes(), str(path))
-        image.load()
-    except UserError:
-        raise
-    except Exception as error:  # on damaged files Pillow's readers raise almost anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is missing, cut short or damaged ({reason}): get it again") from error
-    values = np.array(image.convert("L") if image.mode == "1" else image)
-    if values.ndim == 3 and image.mode in ("RGB", "RGBA", "LA"):
-        colours = values[:, :, : 1 if image.mode == "LA" else 3]
+    with opened(path) as image:
+        values, mode = np.array(image.convert("L") if image.mode == "1" else image), image.mode
+    if values.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
+        colours = values[:, :, : 1 if mode == "LA" else 3]
         if (colours != colours[:, :, :1]).any():
             remedy = "save a grey image of 8 or 16 bits that holds the number of the object or class at each pixel"
             raise UserError(f"{path} is a mask in colours, which have no order: {remedy}")
         values = colours[:, :, 0]
     if values.ndim != 2 or values.dtype.kind not in "bui":
-        raise UserError(f"{path} holds {image.mode} pixels, not numbers: save the mask as grey with 8 or 16 bits")
+        raise UserError(f"{path} holds {mode} pixels, not numbers: save the mask as grey with 8 or 16 bits")
     return torch.from_numpy(values.astype(np.int32))
 
 

@@ -34,6 +34,7 @@ class Reader(ABC):
     mpp: tuple[float, float] | None
     """Micrometres per pixel of the finest level, along x and y; None where the file does not say."""
     properties: dict[str, str]
+    """What OpenSlide says of the file, by its names."""
     origin: tuple[int, int] = (0, 0)
     """Where the scanned area begins, in pixels of the finest level."""
 
@@ -254,8 +255,7 @@ class _Tiff(Reader):
             )
         self.sizes = tuple((page.shape[1], page.shape[0]) for page in pages)
         page: Any = pages[0].keyframe
-        self.properties = {tag.name: str(tag.value)[:200] for tag in page.tags.values() if tag.count < 200}
-        self.mpp = _ome_mpp(self.file) or _tiff_mpp(page)
+        self.mpp, self.properties = _ome_mpp(self.file) or _tiff_mpp(page), {}
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         region: Any = told(self.path, lambda: self.levels[level][y : y + height, x : x + width])

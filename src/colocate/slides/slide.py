@@ -68,9 +68,7 @@ class Slide:
         for given in (mpp, unsaid_mpp):
             if given is not None:
                 check_mpp(given, "--slide-mpp")
-        if mpp is None:
-            mpp = unsaid_mpp if unsaid_mpp and not _says_mpp(reader) else _stated_mpp(reader)
-        return cls(reader.path, mpp, reader.sizes, reader.origin)
+        return cls(reader.path, _said_mpp(reader, unsaid_mpp) if mpp is None else mpp, reader.sizes, reader.origin)
 
     @property
     def width(self) -> int:
@@ -81,11 +79,6 @@ class Slide:
     def height(self) -> int:
         """In level0 pixels."""
         return self.sizes[0][1]
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """What the file says of itself, in its own words."""
-        return _reader(self.path).properties
 
     @cached_property
     def level_mpps(self) -> tuple[float, ...]:
@@ -156,18 +149,17 @@ def _reader(path: Path) -> Reader:
     return reader
 
 
-def _says_mpp(reader: Reader) -> bool:
-    """Whether the file says a resolution that can be."""
-    return reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
-
-
-def _stated_mpp(reader: Reader) -> float:
+def _said_mpp(reader: Reader, unsaid: float | None) -> float:
+    """The resolution that the file says; `unsaid` where it says none that can be."""
+    can_be = reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
+    if unsaid is not None and not can_be:
+        return unsaid
     if reader.mpp is None:
         power = reader.properties.get("openslide.objective-power")
         hint = f" (an objective of {power}x is no resolution)" if power else ""
         raise TileError(f"{reader.path} does not say its micrometres per pixel{hint}: {REMEDY}")
     x, y = reader.mpp
-    if not _says_mpp(reader):
+    if not can_be:
         raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, which cannot be: {REMEDY}")
     if abs(x / y - 1) > 0.05:
         raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")
