@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,63 +56,50 @@ FACTS = Facts(
 )
 
 
-class _Region(NamedTuple):
-    name: str
-    image: Path
-    mask: Path
-    boxes: list[tuple[int, int, int, int]]
-    """Of the pieces to keep: left, top, right, bottom."""
-
-
 def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> Converted:
-    """The regions of BCSS as released: images/NAME.png (or rgbs_colorNormalized/) and masks/NAME.png.
+    """Read the regions of BCSS as released: images/NAME.png (or rgbs_colorNormalized/) and masks/NAME.png.
 
     A region is cut into pieces of about equal size and at most `piece` px, named NAME_LEFT_TOP; those wholly outside of
-    the annotated region are left out and said. All masks are read once before the first piece is written, so that what
-    is wrong with one is said at once. The split "institutes" is the data set's own: whole institutes are test. `mpp`
+    the annotated region are left out. The split "institutes" is the data set's own: whole institutes are test. `mpp`
     counts where names do not say theirs.
 
     Raises:
-        UserError: a folder, image or mask is missing, sizes differ, or a mask holds another class.
+        UserError: a folder, image or mask is missing; of the pieces: sizes differ, or a mask holds another class.
     """
     mpp = MPP if mpp is None else mpp
     if piece < 32:
         raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
     folder, masks = folder_in(src, "images", "rgbs_colorNormalized", "rgbs"), folder_in(src, "masks")
-    regions, outside = [], 0
-    for name, image, mask in pairs(by_stem(folder, (".png",)), by_stem(masks, (".png",)), masks):
-        patient(name)
-        codes = _codes(mask)
-        height, width = codes.shape
-        with opened(image) as png:
-            if png.size != (width, height):
-                sizes = f"is {png.width} x {png.height} px and its mask {mask} {width} x {height}"
-                raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
-        boxes = _boxes(height, width, piece)
-        kept = [box for box in boxes if codes[box[1] : box[3], box[0] : box[2]].any()]
-        regions.append(_Region(name, image, mask, kept))
-        outside += len(boxes) - len(kept)
-    notes = [f"Regions were cut into pieces of at most {piece} x {piece} px."]
-    if outside:
-        notes.append(f"{outside:,} pieces lie wholly outside of their annotated regions and were left out.")
+    regions = list(pairs(by_stem(folder, (".png",)), by_stem(masks, (".png",)), masks))
+    notes = [f"Regions were cut into pieces of at most {piece} x {piece} px; those without annotation were left out."]
     if "normalized" in folder.name.lower():
         notes.append("The images are the colour-normalised ones.")
-    if unnamed := sum(not NAMED_MPP.search(region.name) for region in regions):
+    if unnamed := sum(not NAMED_MPP.search(name) for name, _, _ in regions):
         notes.append(f"{unnamed:,} names do not say their resolution, taken as {mpp:g} micrometres per pixel.")
-    return replace(FACTS, notes=tuple(notes)), (draft for region in regions for draft in _pieces(region, mpp))
+    return replace(FACTS, notes=tuple(notes)), (
+        draft for name, image, mask in regions for draft in _pieces(name, image, mask, piece, mpp)
+    )
 
 
-def _pieces(region: _Region, mpp: float) -> Iterator[Draft]:
-    codes = _codes(region.mask)
-    named, source = NAMED_MPP.search(region.name), patient(region.name)
-    with opened(region.image) as image:
-        image.load()
-        for left, top, right, bottom in region.boxes:
-            colours = np.array(image.crop((left, top, right, bottom)).convert("RGB"))
+def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Iterator[Draft]:
+    """The pieces of a region, without those wholly outside. `mpp`: where its name does not say it."""
+    source, named = patient(name), NAMED_MPP.search(name)
+    codes = _codes(mask)
+    height, width = codes.shape
+    with opened(image) as png:
+        if png.size != (width, height):
+            sizes = f"is {png.width} x {png.height} px and its mask {mask} {width} x {height}"
+            raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
+        png.load()
+        for left, top, right, bottom in _boxes(height, width, piece):
+            found = codes[top:bottom, left:right]
+            if not found.any():
+                continue
+            colours = np.array(png.crop((left, top, right, bottom)).convert("RGB"))
             yield Draft(
-                f"{region.name.rstrip('_')}_{left}_{top}",
+                f"{name.rstrip('_')}_{left}_{top}",
                 torch.from_numpy(colours).permute(2, 0, 1).contiguous(),
-                torch.from_numpy(codes[top:bottom, left:right].astype(np.int32)),
+                torch.from_numpy(found.astype(np.int32)),
                 source,
                 float(named[1]) if named else mpp,
                 {"institutes": "test" if source.split("-")[1] in TEST_SITES else "train"},

@@ -6,11 +6,14 @@ An entry of `images` may say more than COCO's own fields: `source` or `case`, `m
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
+from pycocotools import mask as coco
 from scipy.ndimage import find_objects
 
 from colocate.base.errors import UserError
@@ -21,6 +24,7 @@ from colocate.datasets.own import Known
 from colocate.datasets.writer import Converted, Facts
 
 CROWDS = "Crowds (iscrowd), left out"
+COMPRESSED = re.compile("([P-o]*[0-O])+")  # of a string that is cut off pycocotools reads beyond the end
 Entry = dict[str, Any]
 
 
@@ -32,7 +36,7 @@ def drafts(
     test_share: float | None = None,
     skip_broken: bool = False,
 ) -> Converted:
-    """The images that the file `src` lists, which lie in `images` (a folder, seen from that of `src`).
+    """Read the images that the file `src` lists, which lie in `images` (a folder, seen from that of `src`).
 
     Crowds are left out and said, as are (with `skip_broken`) objects without area or outside of their image.
 
@@ -126,45 +130,33 @@ def _points(corners: Any, where: str) -> list[tuple[Any, Any]]:
 
 
 def _patch(encoded: Entry, height: int, width: int, where: str) -> Patch:
-    """Decode a run-length encoded mask: column by column, runs of 0 and 1 in turn.
-
-    Not by pycocotools, which reads beyond the end of a string that is cut short, and fills up missing runs with
-    whatever the memory held.
-    """
+    """Decode a run-length encoded mask: column by column, runs of 0 and 1 in turn, as a list or compressed."""
     size, counts = encoded.get("size"), encoded.get("counts")
     if size != [height, width]:
         raise UserError(f"{where} is a mask of size {size}, its image of {[height, width]}: export it again")
-    runs = _unpacked(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+    mask = None
+    if isinstance(counts, str) and COMPRESSED.fullmatch(counts):
+        mask = _decoded(encoded)
+    elif isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts):
+        if sum(counts) == height * width:
+            mask = np.repeat(np.arange(len(counts)) % 2, counts).reshape(width, height).T
+    else:
         raise UserError(f"{where} has no runs of pixels (counts): export it again, or remove the object")
-    if sum(runs) != height * width:
+    if mask is None:
         raise UserError(f"{where} has runs that do not cover its image once: export it again, or remove the object")
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-    for rows, columns in find_objects(mask.astype(np.uint8)):
-        return Patch(rows.start, columns.start, mask[rows, columns].copy())
+    for rows, columns in find_objects(mask):
+        return Patch(rows.start, columns.start, mask[rows, columns].astype(bool))
     return Patch(0, 0, np.zeros((0, 0), bool))
 
 
-def _unpacked(counts: str) -> list[int] | None:
-    """The runs of COCO's compressed form; None if it is none.
-
-    A run is stored as its difference from the last but one, in groups of 5 bits, the lowest first; bit 5 (of the
-    character's code less 48) says that more follow, bit 4 of the last group is the sign.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        code = ord(character) - 48
-        if not 0 <= code < 64:
-            return None
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs if shift == 0 else None
+def _decoded(encoded: Entry) -> UInt8[np.ndarray, "h w"] | None:
+    """Decode compressed runs; None unless they cover the image once."""
+    try:
+        mask = coco.decode(encoded)  # pyright: ignore[reportArgumentType]
+    except ValueError:  # they go beyond the image
+        return None
+    # where they end early, pycocotools leaves the rest of the pixels to chance
+    return mask if coco.encode(np.asfortranarray(mask))["counts"].decode() == encoded["counts"] else None
 
 
 def _licence(document: Entry) -> str:

@@ -24,7 +24,7 @@ FACTS = Facts(
 
 
 def drafts(src: Path) -> Converted:
-    """The tiles of CRAG as released: train/Images, train/Annotation and the same in valid, in `src` or a folder in it.
+    """Read CRAG as released: train/Images, train/Annotation and the same in valid, in `src` or a folder in it.
 
     `valid` (in some copies `test`) is the part test. Annotations without a tile (version 1 of the release has five)
     are left out and said.

@@ -33,7 +33,7 @@ FACTS = Facts(
 
 
 def drafts(src: Path) -> Converted:
-    """The tiles of EBHI-Seg as released: CLASS/image/NAME.png and CLASS/label/NAME.png.
+    """Read the tiles of EBHI-Seg as released: CLASS/image/NAME.png and CLASS/label/NAME.png.
 
     A tile is named CLASS_NAME, because some names come in two classes. Tiles without a mask (the release has two) are
     left out and said.

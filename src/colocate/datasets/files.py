@@ -21,12 +21,12 @@ from colocate.data.decode import FORMATS
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises UserError if it cannot be read or is no JSON."""
+    """Parse a JSON file. Raises UserError if it cannot be read or is no JSON."""
     return _parsed(path, "JSON", json.loads)
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file. Raises UserError if it cannot be read or is no XML."""
+    """Parse an XML file and return its root. Raises UserError if it cannot be read or is no XML."""
     return _parsed(path, "XML", ElementTree.fromstring)
 
 
@@ -43,7 +43,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def folder_in(src: Path, *names: str) -> Path:
-    """The folder of one of these names in `src`, however it is written: capitals and `-_ ` do not count.
+    """Find the folder of one of these names in `src`; capitals and `-_ ` do not count.
 
     Raises:
         UserError: `src` is no folder, or has no such folder.
@@ -56,14 +56,14 @@ def folder_in(src: Path, *names: str) -> Path:
 
 
 def entries(src: Path) -> list[Path]:
-    """What lies in a folder, by name, without hidden files. Raises UserError if it is no folder."""
+    """List a folder, sorted by name, without hidden files. Raises UserError if it is no folder."""
     if not src.is_dir():
         raise UserError(f"{src} is no folder: give the folder of the files as released")
     return sorted(path for path in src.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
 
 
 def by_stem(folder: Path, endings: Sequence[str] = IMAGES) -> dict[str, Path]:
-    """The files of a folder that end so (in capitals or not), by their name without the ending, in natural order.
+    """List the files with these endings (in capitals or not) by their names without ending, in natural order.
 
     Raises:
         UserError: `folder` is no folder, or two of the files differ in their ending alone.
@@ -78,7 +78,7 @@ def by_stem(folder: Path, endings: Sequence[str] = IMAGES) -> dict[str, Path]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names as people do.
+    """A sort key that orders numbers in names by value.
 
     >>> sorted(["a10", "a9", "b1"], key=natural)
     ['a9', 'a10', 'b1']
@@ -87,7 +87,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Name, image and mask of each image.
+    """Pair images with masks of the same names: name, image, mask.
 
     Raises:
         UserError: an image has no mask, or a mask no image.
@@ -101,7 +101,7 @@ def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) ->
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, which may be larger than what `data.decode` takes for a tile.
+    """Open an image file of any size, also of more pixels than `data.decode` takes for a tile.
 
     Raises:
         UserError: it is missing, no image, cut short or damaged, if that shows while it is open.
@@ -117,7 +117,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_mask(path: Path) -> Int32[Tensor, "h w"]:
-    """The values of a grey or palette image as they are stored; three equal channels count as grey, 1-bit white as 255.
+    """Read a grey or palette image's values as stored; three equal channels count as grey, 1-bit white as 255.
 
     Raises:
         UserError: the file is missing, damaged, in floating point, or holds colours.
@@ -143,7 +143,7 @@ BARCODE = re.compile(r"TCGA-[0-9A-Z]{2}-[0-9A-Z]{4}(?![0-9A-Z])")  # of The Canc
 
 
 def patient(name: str) -> str:
-    """The first three parts of a TCGA barcode: the same words in every data set, so that a shared patient is found.
+    """The patient in a TCGA barcode (its first three parts), the same in every data set that has the patient.
 
     Raises:
         UserError: the name does not begin with a barcode.

@@ -1,4 +1,4 @@
-"""A folder of images and one of masks of the same names: any data set that comes so, or was brought into this shape.
+"""Read a folder of images and a folder of masks of the same names.
 
 SRC/items.csv may say more of the images: columns path (its name, with or without ending), source (case), mpp, split.
 """
@@ -31,7 +31,7 @@ def drafts(
     images: str = "images",
     masks: str = "masks",
 ) -> Converted:
-    """The images of `src`/`images`, each with the mask of the same name in `src`/`masks`.
+    """Read the images of `src`/`images`, each with the mask of the same name in `src`/`masks`.
 
     Masks hold the number of the object at each pixel or, for semantics, that of the class (0 is the first of `classes`;
     of two classes the second may be 255).

@@ -27,7 +27,7 @@ def drafts(
     test_share: float | None = None,
     skip_broken: bool = False,
 ) -> Converted:
-    """The images in `images` (a folder, seen from `src`), each with NAME.geojson or NAME.json in `src`.
+    """Read the images in `images` (a folder, seen from `src`), each with NAME.geojson or NAME.json in `src`.
 
     A feature's class is its classification's name, "object" if it has none; classes are numbered by name. With
     `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said.

@@ -35,7 +35,7 @@ FACTS = Facts(
 
 
 def drafts(src: Path, *, partial: bool = False) -> Converted:
-    """The images of GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
+    """Read GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
 
     Raises:
         UserError: Grade.csv is missing or not as released, an image that it lists is missing (unless `partial`),
@@ -73,7 +73,7 @@ def _grades(src: Path) -> Path:
 
 
 def _patients(grades: Path) -> dict[str, str]:
-    """The patient of each image. The release's lines end in CR, its header in blanks."""
+    """Read the patient of each image. The release's lines end in CR, its header in blanks."""
     lines = grades.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     rows = list(csv.reader(lines, skipinitialspace=True))
     if not rows or [word.strip().lower() for word in rows[0][:2]] != ["name", "patient id"]:

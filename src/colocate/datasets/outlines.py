@@ -190,9 +190,10 @@ def outlined_drafts(
     images: Mapping[str, Outlined],
     remarks: Remarks,
     *,
-    test_share: float | None,
     where: Path,
     skip: bool,
+    test_share: float | None = None,
+    scheme: str = "given",
     order: Sequence[str] = (),
 ) -> Converted:
     """Prepare images with outlined objects; see `own_drafts` for the splits.
@@ -217,4 +218,4 @@ def outlined_drafts(
 
     facts = replace(facts, classes=tuple(classes), notes=remarks.notes())
     own = {name: Own(image.image, image.known, partial(mask, image)) for name, image in images.items()}
-    return own_drafts(facts, own, test_share, where)
+    return own_drafts(facts, own, test_share, where, scheme)

@@ -69,10 +69,12 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
     return {name: known[name] for name in names}
 
 
-def own_drafts(facts: Facts, images: Mapping[str, Own], test_share: float | None, where: Path) -> Converted:
+def own_drafts(
+    facts: Facts, images: Mapping[str, Own], test_share: float | None, where: Path, scheme: str = "given"
+) -> Converted:
     """Prepare images by their names, their masks read one at a time, with one way of splitting them.
 
-    It is the given one ("given"), else `test_share` (0.2) of the images are test, chosen by the hash of their case
+    It is the given one (`scheme`), else `test_share` (0.2) of the images are test, chosen by the hash of their case
     ("cases") or, where none is known, of their name ("images"). where: what would give a split, for messages.
 
     Raises:
@@ -83,7 +85,7 @@ def own_drafts(facts: Facts, images: Mapping[str, Own], test_share: float | None
     if any(image.split for image in known.values()):
         if test_share is not None:
             raise UserError(f"{where} gives a split: leave out --test-share, or remove the split there")
-        scheme, parts = "given", [image.split for image in known.values()]
+        parts = [image.split for image in known.values()]
     else:
         scheme = "cases" if has_cases else "images"
         cases = [image.source or name for name, image in known.items()]

@@ -47,21 +47,21 @@ class Listed:
     """A slide to be read."""
 
     name: str
-    """Unlike any other's; may hold slashes, as results lie in folders of the same names."""
+    """Unique; may hold slashes, which become subfolders of the results."""
     path: Path
     mpp: float | None = None
-    """Micrometres per pixel of the finest level, as the table says, whatever the file does."""
+    """Micrometres per pixel of the finest level as given by the table; overrides the file."""
     source: str = ""
     """The patient or case; the slide's name where the table says none."""
     mask: Path | None = None
     """The user's own outline of the tissue."""
     columns: dict[str, str] = field(default_factory=dict)
-    """What else the table says."""
+    """Other columns of the table."""
     unsaid_mpp: float | None = None
-    """Micrometres per pixel of a file that does not say."""
+    """Micrometres per pixel to assume where the file gives none."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides what is seen of the slide; of its file the name, size and time."""
+        """Everything that results depend on; of the file its name, size and time."""
         status = self.path.stat() if self.path.exists() else None
         mask = self.mask.read_bytes() if self.mask and self.mask.is_file() else b""
         return {
@@ -73,12 +73,12 @@ class Listed:
         }
 
     def open(self) -> Slide:
-        """Raises TileError as `Slide.open` does."""
+        """Open the slide. Raises TileError as `Slide.open` does."""
         return Slide.open(self.path, self.mpp, self.unsaid_mpp)
 
 
 def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed]:
-    """List the slides in files, in folders and below them, or in one table; in an order that is the same everywhere.
+    """List the slides in files, in folders and below them, or in one table, sorted by name.
 
     A table (.csv, .parquet) has a column `path`, relative to its own folder, and may have `slide` (the name), `source`
     (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which neither the table
@@ -122,7 +122,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
-    """Each path below what all folders have in common, without its ending where none is called the same."""
+    """Name each path relative to the folders' common parent, without its ending unless two would be the same."""
     above = Path(os.path.commonpath(folders))
     names = [path.relative_to(above).with_suffix("").as_posix() for path in paths]
     often = Counter(names)

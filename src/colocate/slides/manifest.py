@@ -24,7 +24,7 @@ SLIDES = "slides.csv"
 
 
 def part_path(out: Path, name: str) -> Path:
-    """The part of a slide, which is there when the slide is done."""
+    """The path of a slide's part of the manifest, which exists once the slide is done."""
     return out / "parts" / f"{name}.parquet"
 
 
@@ -41,12 +41,12 @@ def write_part(out: Path, slide: Listed, columns: dict[str, Any], facts: dict[st
 
 
 def _schema(slide: Listed) -> pa.Schema:
-    """Of a list all slides have the same columns of their own."""
+    """The manifest's schema: SCHEMA, and the table's own columns, which are the same for all slides of a list."""
     return pa.schema([*SCHEMA, *((name, NAMES) for name in slide.columns)])
 
 
 def is_done(out: Path, slide: Listed) -> bool:
-    """Whether a slide has its part, and the file and what the user says of it are the same as then."""
+    """Whether a slide has its part, made from the same file and the same settings of the slide."""
     path = part_path(out, slide.name)
     return path.is_file() and _told(path)["identity"] == _identity(slide)
 
@@ -88,7 +88,7 @@ TILES = 10_000  # in a shard
 
 
 class Place(NamedTuple):
-    """Where a tile's JPEG lies."""
+    """Position of a tile's JPEG."""
 
     shard: str
     """Relative to the folder of all."""
@@ -154,7 +154,7 @@ class Shards:
 
 
 def _head(name: str, size: int) -> bytes:
-    """The blocks before a member's bytes: two thirds faster than through `TarFile.addfile`."""
+    """A tar member's header blocks; two thirds faster than `TarFile.addfile`."""
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT)

@@ -1,4 +1,4 @@
-"""One slide cut into tiles: where, how sharp, and into which shard."""
+"""Cut one slide into tiles: their places, sharpness and shards, and an overlay picture."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TILE = (0, 90, 255)
 def write_overlay(
     path: Path, slide: Slide, tissue: Tissue, x: Int32[np.ndarray, " n"], y: Int32[np.ndarray, " n"], side: float
 ) -> None:
-    """Write the picture of a slide with tiles of `side` level0 pixels, as a PNG of a few colours."""
+    """Write a small PNG of a slide with its tissue outlined and its tiles (of `side` level0 pixels) drawn."""
     pixels = slide.thumbnail(LONGEST_PX)
     high, wide = pixels.shape[:2]
     scale = wide / slide.width
@@ -90,7 +90,7 @@ class Places(NamedTuple):
 
 
 def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
-    """The tiles that lie within the slide and have tissue enough."""
+    """List the tiles within the slide that hold enough tissue."""
     mpp = slide.nearest_mpp(config.mpp)
     side = config.size * mpp / slide.mpp
     step = (config.size - config.overlap) * mpp / slide.mpp
@@ -103,11 +103,11 @@ def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
 
 
 def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int:
-    """Cut a slide: its shards, its overlay, and at last its part of the manifest; returns the number of tiles.
+    """Cut a slide: write its shards, its overlay and last its part of the manifest; return the number of tiles.
 
     Raises:
-        TileError: the slide or its mask cannot be read, so that the next one should be taken.
-        UserError: the disk is full or not to be written on, which ends the run.
+        TileError: the slide or its mask cannot be read; the run goes on with the next.
+        UserError: the disk is full or cannot be written; the run ends.
     """
     try:
         slide = listed.open()
@@ -143,7 +143,7 @@ def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
 
 
 def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, shards: Shards | None) -> dict[str, Any]:
-    """The manifest's columns for the tiles that are sharp enough; with shards, these get their pixels."""
+    """Make the manifest's columns for the tiles that are sharp enough, and write their pixels to the shards."""
     kept: list[int] = []
     sharp: list[float | None] = []
     stored: list[tuple[str | None, int | None, int | None]] = []
@@ -184,7 +184,7 @@ def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
 
 
 def _facts(slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
-    """What slides.csv says of a slide."""
+    """A slide's row in slides.csv."""
     return {
         "mpp": round(slide.mpp, 6),
         "width": slide.width,

@@ -1,4 +1,4 @@
-"""Files behind slides: OpenSlide first, tifffile for TIFFs of a kind it does not know, Pillow for plain images."""
+"""Read slide files: by OpenSlide, else tifffile (other TIFFs) or Pillow (plain images); JPEG tiles directly."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels of a level, from column x and row y on; the region lies within the level. Not to be written to.
+        """Read a region of a level, which must lie within it; x and y are in its pixels. The result is read-only.
 
         Raises:
             TileError: the file is damaged.
@@ -52,7 +52,7 @@ class Reader(ABC):
 
 
 def told(path: Path, act: Callable[[], Answer]) -> Answer:
-    """What an action gives; on damaged files tifffile, its codecs and Pillow raise almost anything."""
+    """Run an action; turn what tifffile, its codecs and Pillow raise on damaged files into TileError."""
     try:
         return act()
     except (TileError, openslide.OpenSlideError):
@@ -76,7 +76,7 @@ Tile = UInt8[np.ndarray, "h w 3"]
 
 @final
 class _LastUsed:
-    """Unpacked tiles, the last used ones up to so many bytes."""
+    """A cache of decoded tiles, least recently used first out, up to `most_bytes`."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
@@ -106,7 +106,7 @@ _numbers = count()  # of readers: an address is used again
 
 @final
 class JpegTiles(Reader):
-    """Levels as another reader found them, their pixels straight from the file."""
+    """Decodes JPEG tiles directly; takes levels, resolution and bounds from another reader."""
 
     def __init__(self, known: Reader, file: tifffile.TiffFile, pages: Sequence[Any]) -> None:
         self.path, self.sizes, self.mpp = known.path, known.sizes, known.mpp
@@ -115,7 +115,7 @@ class JpegTiles(Reader):
 
     @classmethod
     def of(cls, known: Reader) -> JpegTiles | None:
-        """The reader of the same levels, if all of them are whole and of JPEG tiles."""
+        """A reader of the same levels, or None unless all of them are complete and in JPEG tiles."""
         plain = known.properties.get("openslide.vendor") in VENDORS
         if not plain or len({*known.sizes}) < len(known.sizes):  # planes of one size are told apart by OpenSlide
             return None
@@ -162,7 +162,7 @@ class JpegTiles(Reader):
 
 
 def _page(file: tifffile.TiffFile, size: tuple[int, int]) -> Any:
-    """The page of a level, if it is of JPEG tiles and none is missing (OpenSlide knows what to put there)."""
+    """The TIFF page of a level, or None unless it is in JPEG tiles and none is missing (OpenSlide fills those in)."""
     pages: Any = file.pages
     for page in pages:
         if (page.imagewidth, page.imagelength) != size or not page.is_tiled:

@@ -30,17 +30,17 @@ class Meter(Terminal):
         self.began = time.perf_counter()
 
     def begin(self, pieces: int) -> None:
-        """A slide of so many pieces, while no other is in work; without it only the bar of slides is shown."""
+        """Show a bar for the pieces of one slide; optional, and only for slides worked on one at a time."""
         self.bar.reset(self.of_slide, total=pieces, visible=True)
 
     def advance(self, pieces: int) -> None:
-        """So many more are done."""
+        """Count finished pieces."""
         self.done += pieces
         self.bar.advance(self.of_slide, pieces)
         self.bar.update(self.slides, pace=self.pace)
 
     def end(self, name: str, failure: str = "") -> None:
-        """A slide is done (all pieces since the last one were its own), or left out because of a failure."""
+        """Count a slide as done, with the pieces since the last one, or as left out because of a failure."""
         if failure:
             self.say(f"note: {name} is left out: {failure}")
         elif not self.live:
@@ -50,13 +50,13 @@ class Meter(Terminal):
 
     @property
     def pace(self) -> str:
-        """Of all slides up to now."""
+        """Pieces per second over all slides so far."""
         return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}s/s"
 
 
 @final
 class Quarantine:
-    """A CSV (slide, path, reason) that is there only while a slide is in it; written whole at every change."""
+    """The failed slides, kept in a CSV (slide, path, reason) that exists only while there are any."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +66,7 @@ class Quarantine:
             self.failed = {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(path))}
 
     def set(self, failed: dict[str, tuple[str, str]]) -> None:
-        """Put these in, and no others."""
+        """Replace all entries."""
         if failed:
             write_csv(self.path, ("slide", "path", "reason"), [(name, *failed[name]) for name in sorted(failed)])
         elif self.failed:
@@ -77,21 +77,21 @@ class Quarantine:
         self.set(self.failed | {name: (str(path), reason)})
 
     def remove(self, name: str) -> None:
-        """Take out a slide that went well after all."""
+        """Remove a slide that has succeeded since."""
         if name in self.failed:
             self.set({other: said for other, said in self.failed.items() if other != name})
 
 
 @final
 class Tally(NamedTuple):
-    """How many slides were worked on, were there before, and failed."""
+    """Numbers of slides worked on, done before, and failed."""
 
     worked: int
     there: int
     failed: int
 
     def sentence(self, out: Path) -> str:
-        """What a command says at its end.
+        """The summary that a command prints at its end.
 
         >>> Tally(3, 0, 1).sentence(Path("out"))
         'done: 3 slides in out, 1 failed: see out/failed.csv'
@@ -110,10 +110,10 @@ def for_each_slide(
     quarantine: Quarantine,
     unit: str,
 ) -> Tally:
-    """Work on every slide that is not done; `work` tells the meter of its progress and leaves all of a slide or none.
+    """Work on every slide that is not done; `work` reports progress to the meter and writes all of a slide or nothing.
 
-    All are asked whether they are done before the first is worked on: what `done` refuses is refused at once. A slide
-    on which `work` raises TileError is quarantined, and tried again by the next call; other errors end the loop.
+    `done` is called for all slides first, so that its refusals come before any work. A slide on which `work` raises
+    TileError is listed in the quarantine and tried again by the next call; other errors end the loop.
 
     Raises:
         UserError: every slide failed, or the quarantine's folder cannot be written; and what `done` and `work` raise.

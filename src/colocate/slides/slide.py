@@ -1,4 +1,4 @@
-"""A slide: any region of it at any resolution."""
+"""Read any region of a slide at any resolution."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
 @final
 @dataclass(frozen=True)
 class Slide:
-    """A slide whose resolution is known; made by `Slide.open`.
+    """A slide with a known resolution; made by `Slide.open`.
 
     Holds no open file: those are kept by each process, the last few used ones. So it can be sent to workers.
     Positions are in pixels of the finest level ("level0"), x to the right and y down from its top left.
@@ -58,7 +58,7 @@ class Slide:
 
     @classmethod
     def open(cls, path: str | Path, mpp: float | None = None, unsaid_mpp: float | None = None) -> Slide:
-        """Open a slide; `mpp` replaces what the file says of its resolution, `unsaid_mpp` is for one that says none.
+        """Open a slide; `mpp` overrides the file's resolution, `unsaid_mpp` is used where the file gives none.
 
         Raises:
             UserError: `mpp` or `unsaid_mpp` is no resolution.
@@ -99,7 +99,7 @@ class Slide:
     def read(
         self, x: float, y: float, width: int, height: int, mpp: float | None = None
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The region of `width` x `height` pixels of `mpp` micrometres whose top left corner is level0 (x, y).
+        """Read a region of `width` x `height` pixels of `mpp` micrometres with its top left corner at level0 (x, y).
 
         From the coarsest level that is as fine, resampled with antialiasing (a bicubic kernel as wide as the pixels),
         which sees beyond the region's edge: neighbouring regions fit without a seam. White outside the slide.
@@ -128,7 +128,7 @@ class Slide:
         return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BICUBIC, box))
 
     def thumbnail(self, longest_px: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The whole slide, its longer side `longest_px` (or its own, if that is less)."""
+        """Read the whole slide, scaled down so that its longer side is at most `longest_px`."""
         factor = max(1.0, max(self.width, self.height) / longest_px)
         width, height = (max(1, round(side / factor)) for side in (self.width, self.height))
         return self.read(0, 0, width, height, self.mpp * factor)
@@ -138,7 +138,7 @@ _open: OrderedDict[tuple[int, Path], Reader] = OrderedDict()
 
 
 def _reader(path: Path) -> Reader:
-    """The file, opened by this process: what a parent process opened before a fork must not be shared."""
+    """The file, opened by this process: files opened before a fork must not be shared."""
     key = (os.getpid(), path)
     reader = _open.pop(key, None) or open_reader(path)
     _open[key] = reader
@@ -150,7 +150,7 @@ def _reader(path: Path) -> Reader:
 
 
 def _said_mpp(reader: Reader, unsaid: float | None) -> float:
-    """The resolution that the file says; `unsaid` where it says none that can be."""
+    """The file's resolution; `unsaid` where it gives none or an impossible one."""
     can_be = reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
     if unsaid is not None and not can_be:
         return unsaid
@@ -173,7 +173,7 @@ class _Axis(NamedTuple):
     step: float
     pixels: int
     slack: float
-    """How far off a level's pixel the start may lie."""
+    """Largest distance of the start from a pixel of the level for which nothing is resampled."""
 
     @property
     def stop(self) -> float:
@@ -181,13 +181,13 @@ class _Axis(NamedTuple):
 
     @property
     def steady(self) -> bool:
-        """Whether the level's pixels are so near to the wanted ones that they serve as they are."""
+        """Whether the level's pixels lie so near to the wanted ones that they are used without resampling."""
         drift = abs(self.step - 1) * self.pixels
         return abs(self.start - round(self.start)) <= self.slack + 1e-9 and drift <= DRIFT_PX
 
     @property
     def reach(self) -> int:
-        """How far the bicubic kernel looks beyond either end."""
+        """How far the bicubic kernel reaches beyond either end, in pixels of the level."""
         return math.ceil(2 * max(self.step, 1)) + 1
 
     @property
@@ -200,7 +200,7 @@ class _Axis(NamedTuple):
 
 
 def _padded(reader: Reader, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A region of a level, white where it lies outside."""
+    """Read a region of a level, white outside of it."""
     wide, high = reader.sizes[level]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, wide), min(y + height, high)
     if (left, top, right, bottom) == (x, y, x + width, y + height):

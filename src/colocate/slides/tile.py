@@ -35,17 +35,17 @@ WAIT_S = 20  # for the scheduler to answer
 
 
 class Tiled(NamedTuple):
-    """What a call of `tile` left."""
+    """The outcome of a call of `tile`."""
 
     tiles: int
-    """In the manifest; 0 while slides are missing."""
+    """Tiles in the manifest; 0 while slides are missing."""
     missing: int
-    """Slides that other parts have still to cut."""
+    """Slides still to be cut by other parts."""
     failed: int
     empty: int = 0
-    """Slides of which no tile was kept."""
+    """Slides without a tile."""
     enlarged: int = 0
-    """Slides that are coarser than their tiles."""
+    """Slides coarser than their tiles."""
 
 
 def tile(
@@ -81,7 +81,7 @@ def tile(
 
 
 def read_part(text: str) -> tuple[int, int]:
-    """The numbers of `3/16`.
+    """Parse K/N.
 
     >>> read_part("3/16")
     (3, 16)
@@ -93,7 +93,7 @@ def read_part(text: str) -> tuple[int, int]:
 
 
 def sentence(done: Tiled, out: Path) -> str:
-    """What the command says at its end."""
+    """The summary that the command prints."""
     parts = [f"done: {counted(done.tiles, 'tile')} in {out / MANIFEST}"]
     if done.missing:
         parts = [f"done with this part; {counted(done.missing, 'slide')} to come before {out / MANIFEST} is written"]
@@ -128,7 +128,7 @@ def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: Tiling
 
 
 def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
-    """The number of tiles, or why there are none; both are on disk when it returns."""
+    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk."""
     failed = _failed_path(out, slide.name)
     try:
         tiles = cut(slide, config, out, manifest_only)
@@ -184,7 +184,7 @@ def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> Non
 
 
 def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
-    """Write the table of failures, and the manifest if no slide is missing; `before`: names of some that are done."""
+    """Write failed.csv, and the manifest if no slide is missing. before: names of slides known to be done."""
     done = [slide for slide in slides if slide.name in before or is_done(out, slide)]
     names = {slide.name for slide in done}
     others = [slide for slide in slides if slide.name not in names]
@@ -206,7 +206,7 @@ LONGEST_TILE_PX = 4096
 
 
 def are_slides(data: Path) -> bool:
-    """Whether a file, a folder or a table is of slides and not of tiles, told by the first picture in it.
+    """Whether a file, folder or table holds slides rather than tiles, judged by its first picture.
 
     A TIFF is a slide if it is longer than 4,096 px.
     """
@@ -225,7 +225,7 @@ def are_slides(data: Path) -> bool:
 
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
-    """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
+    """Write a manifest of slides, without shards, into `out` and return its path. Raises what `tile` raises."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
