@@ -167,14 +167,10 @@ def test_features_without_pixels_are_refused_or_left_out(made: Callable[..., Lab
     "broken",
     [
         7,
-        {"type": "Feature"},
         {"type": "Feature", "geometry": None},
-        {"type": "Feature", "geometry": {"coordinates": [square(1, 1)]}},
         feature(square(1, 1)) | {"properties": ["x"]},
-        feature(square(1, 1), classification=3),
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square(1, 1)}},
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 1], ["x", 2], [3, 3]]]}},
-        {"type": "Feature", "geometry": {"type": "Polygon"}},
         {"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [square(1, 1)]}},
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
 ) -> None:
     add = packing.Shards.add
 
-    def full(self: packing.Shards, key: str, jpeg: bytes, facts: dict[str, object]) -> packing.Place:
+    def full(self: packing.Shards, key: str, jpeg: bytes, facts: dict[str, object]) -> dict[str, object]:
         if key.startswith("s1") and self.tiles == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         return add(self, key, jpeg, facts)

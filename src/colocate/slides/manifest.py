@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -28,15 +28,11 @@ def part_path(out: Path, name: str) -> Path:
     return out / "parts" / f"{name}.parquet"
 
 
-def write_part(out: Path, slide: Listed, columns: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write a slide's rows (`columns` of SCHEMA but for slide, source and path) and what `slides.csv` says of it."""
-    count = len(columns["x"])
-    known = {"slide": slide.name, "source": slide.source, "path": str(slide.path)}
-    same = {name: [text] * count for name, text in (known | slide.columns).items()}
-    schema = _schema(slide)
-    arrays = [pa.array((same | columns)[field.name], field.type) for field in schema]
+def write_part(out: Path, slide: Listed, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write a slide's rows (columns of SCHEMA; null where missing) and its row of slides.csv (`facts`)."""
+    same = {"slide": slide.name, "source": slide.source, "path": str(slide.path)} | slide.columns
     notes = {"colocate": json.dumps({"identity": _identity(slide), "facts": facts})}
-    table = pa.table(arrays, schema=schema.with_metadata(notes))
+    table = pa.Table.from_pylist([same | row for row in rows], _schema(slide).with_metadata(notes))
     write_atomically(part_path(out, slide.name), lambda file: parquet.write_table(table, file))
 
 
@@ -87,15 +83,6 @@ def write_manifest(out: Path, slides: Sequence[Listed]) -> list[dict[str, Any]]:
 TILES = 10_000  # in a shard
 
 
-class Place(NamedTuple):
-    """Position of a tile's JPEG."""
-
-    shard: str
-    """Relative to the folder of all."""
-    offset: int
-    bytes: int
-
-
 @final
 class Shards:
     """The shards of one slide, FOLDER/shards/NAME-0000.tar and on; under hidden names until all is well.
@@ -126,8 +113,8 @@ class Shards:
                 self.file.close()
         self._remove()
 
-    def add(self, key: str, jpeg: bytes, facts: dict[str, Any]) -> Place:
-        """Write KEY.jpg and KEY.json. Raises OSError where the disk does not take them."""
+    def add(self, key: str, jpeg: bytes, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write KEY.jpg and KEY.json; return the JPEG's place as columns of the manifest. Raises OSError."""
         if self.tiles % TILES == 0:
             self._end()
             self.paths.append(self.place.with_name(f"{self.place.name}-{len(self.paths):04d}.tar"))
@@ -135,10 +122,10 @@ class Shards:
         self.tiles += 1
         assert self.file is not None
         head = _head(key + ".jpg", len(jpeg))
-        place = Place(self.paths[-1].relative_to(self.folder).as_posix(), self.file.tell() + len(head), len(jpeg))
+        offset = self.file.tell() + len(head)
         note = json.dumps(facts).encode()
         self.file.write(b"".join((head, _padded(jpeg), _head(key + ".json", len(note)), _padded(note))))
-        return place
+        return {"shard": self.paths[-1].relative_to(self.folder).as_posix(), "offset": offset, "bytes": len(jpeg)}
 
     def _end(self) -> None:
         if self.file is not None:
