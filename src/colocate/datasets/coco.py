@@ -155,8 +155,9 @@ def _decoded(encoded: Entry) -> UInt8[np.ndarray, "h w"] | None:
         mask = coco.decode(encoded)  # pyright: ignore[reportArgumentType]
     except ValueError:  # they go beyond the image
         return None
-    # where they end early, pycocotools leaves the rest of the pixels to chance
-    return mask if coco.encode(np.asfortranarray(mask))["counts"].decode() == encoded["counts"] else None
+    again: Any = coco.encode(np.asfortranarray(mask))
+    # differs where runs end early: pycocotools leaves the rest of the pixels to chance
+    return mask if again["counts"].decode() == encoded["counts"] else None
 
 
 def _licence(document: Entry) -> str:

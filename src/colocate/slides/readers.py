@@ -6,12 +6,13 @@ import os
 import struct
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count, product
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 import openslide
@@ -22,7 +23,6 @@ from PIL import Image
 from colocate.base.errors import TileError
 
 CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
-Answer = TypeVar("Answer")
 
 
 class Reader(ABC):
@@ -51,21 +51,22 @@ class Reader(ABC):
         """
 
 
-def told(path: Path, act: Callable[[], Answer]) -> Answer:
-    """Run an action; turn what tifffile, its codecs and Pillow raise on damaged files into TileError."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what OpenSlide, tifffile, its codecs and Pillow raise on damaged files (almost anything) into TileError."""
     try:
-        return act()
-    except (TileError, openslide.OpenSlideError):
+        yield
+    except TileError:
         raise
     except Image.UnidentifiedImageError:
         raise TileError(f"{path} is no slide: OpenSlide, tifffile and Pillow know no such file") from None
+    except Image.DecompressionBombError:
+        raise TileError(
+            f"{path} would be unpacked whole and is too large for that: convert it to a tiled TIFF"
+        ) from None
     except Exception as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path, error: Exception) -> TileError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TileError(f"{path} is cut short or damaged ({reason}): copy it again")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TileError(f"{path} is cut short or damaged ({reason}): copy it again") from error
 
 
 JPEG = 7  # of TIFF's compressions; not the obsolete 6
@@ -119,16 +120,13 @@ class JpegTiles(Reader):
         plain = known.properties.get("openslide.vendor") in VENDORS
         if not plain or len({*known.sizes}) < len(known.sizes):  # planes of one size are told apart by OpenSlide
             return None
-        file = tifffile.TiffFile(known.path)
-        try:
+        with ExitStack() as stack:
+            file = stack.enter_context(tifffile.TiffFile(known.path))
             pages = [_page(file, size) for size in known.sizes]
-        except BaseException:
-            file.close()
-            raise
-        if all(pages):
-            return cls(known, file, pages)
-        file.close()
-        return None
+            if not all(pages):
+                return None
+            stack.pop_all()  # it stays open
+        return cls(known, file, pages)
 
     def close(self) -> None:
         self.file.close()
@@ -150,15 +148,16 @@ class JpegTiles(Reader):
     def _tile(self, level: int, row: int, column: int) -> Tile:
         page = self.pages[level]
         place = row * -(-page.imagewidth // page.tilewidth) + column
-        return _unpacked.get((self.number, level, place), lambda: told(self.path, lambda: self._unpack(page, place)))
+        return _unpacked.get((self.number, level, place), lambda: self._unpack(page, place))
 
     def _unpack(self, page: Any, place: int) -> Tile:
         size = page.databytecounts[place]
-        packed = os.pread(self.file.filehandle.fileno(), size, page.dataoffsets[place])
-        if len(packed) < size:  # libjpeg would make up the rest
-            raise EOFError("its tiles reach beyond its end")
-        tile, _, _ = page.decode(packed, place, jpegtables=page.jpegtables)
-        return tile.reshape(page.tilelength, page.tilewidth, 3)
+        with reading(self.path):
+            packed = os.pread(self.file.filehandle.fileno(), size, page.dataoffsets[place])
+            if len(packed) < size:  # libjpeg would make up the rest
+                raise EOFError("its tiles reach beyond its end")
+            tile, _, _ = page.decode(packed, place, jpegtables=page.jpegtables)
+            return tile.reshape(page.tilelength, page.tilewidth, 3)
 
 
 def _page(file: tifffile.TiffFile, size: tuple[int, int]) -> Any:
@@ -189,19 +188,17 @@ def open_reader(path: Path) -> Reader:
             start = file.read(4)
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
-    try:
-        reader = told(path, lambda: _OpenSlide(path))
+    with reading(path):
+        try:
+            reader = _OpenSlide(path)
+        except openslide.OpenSlideUnsupportedFormatError:
+            return _Tiff(path) if start in TIFF_MAGIC else _Plain(path)
         # OpenSlide takes an OME-TIFF for a plain one: it sees neither its levels nor its resolution
         ome = "<OME " in reader.properties.get("tiff.ImageDescription", "")
-        other = told(path, lambda: _Tiff(path) if ome else JpegTiles.of(reader))
+        other = _Tiff(path) if ome else JpegTiles.of(reader)
         if other is not None:
             reader.close()
         return other or reader
-    except openslide.OpenSlideUnsupportedFormatError:
-        kind = _Tiff if start in TIFF_MAGIC else _Plain
-        return told(path, lambda: kind(path))
-    except openslide.OpenSlideError as error:
-        raise damaged(path, error) from error
 
 
 @final
@@ -225,10 +222,8 @@ class _OpenSlide(Reader):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         # OpenSlide counts in pixels of the finest level; rounding shifts by less than half of one
         place = (round(x * self.downsamples[level]), round(y * self.downsamples[level]))
-        try:
+        with reading(self.path):
             region = self.slide.read_region(place, level, (width, height))
-        except openslide.OpenSlideError as error:
-            raise damaged(self.path, error) from error
         if region.getchannel("A").getextrema() != (255, 255):  # holes, which the scanner left out
             region = Image.alpha_composite(Image.new("RGBA", region.size, self.background), region)
         return np.asarray(region.convert("RGB"))
@@ -258,7 +253,8 @@ class _Tiff(Reader):
         self.mpp, self.properties = _ome_mpp(self.file) or _tiff_mpp(page), {}
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        region: Any = told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
+        with reading(self.path):
+            region: Any = self.levels[level][y : y + height, x : x + width]
         return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
 
     def close(self) -> None:
@@ -271,19 +267,14 @@ class _Tiff(Reader):
         handle, tiff = self.file.filehandle, self.file.tiff
         handle.seek(pages.next_page_offset)
         if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
-            raise TileError(f"{self.path} is cut short or damaged (pages are missing at its end): copy it again")
+            raise EOFError("pages are missing at its end")
 
 
 @final
 class _Plain(Reader):
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            image = Image.open(path)  # raises where it is no picture
-        except Image.DecompressionBombError:
-            raise TileError(
-                f"{path} would be unpacked whole and is too large for that: convert it to a tiled TIFF"
-            ) from None
+        image = Image.open(path)
         self.pixels = np.asarray(image.convert("RGB"))
         self.sizes = ((image.width, image.height),)
         self.mpp, self.properties = None, {}  # dots per inch of a picture say how to print it
