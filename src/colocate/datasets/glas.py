@@ -34,12 +34,11 @@ FACTS = Facts(
 )
 
 
-def drafts(src: Path, *, partial: bool = False) -> Converted:
+def drafts(src: Path) -> Converted:
     """Read GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
 
     Raises:
-        UserError: Grade.csv is missing or not as released, an image that it lists is missing (unless `partial`),
-            an image is not listed in it, or one has no annotation.
+        UserError: Grade.csv is missing or not as released, an image is not listed in it, or one has no annotation.
     """
     grades = _grades(src)
     patients = _patients(grades)
@@ -47,11 +46,6 @@ def drafts(src: Path, *, partial: bool = False) -> Converted:
     masks = {name.removesuffix("_anno"): path for name, path in files.items() if name.endswith("_anno")}
     images = {name: path for name, path in files.items() if not name.endswith("_anno")}
     found = sorted(pairs(images, masks, grades.parent), key=lambda pair: not pair[0].startswith("train"))
-    missing = [name for name in patients if name not in images]
-    if missing and not partial:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        remedy = "get what is missing, undo renaming, or take the files as they are with --partial"
-        raise UserError(f"{grades.parent} lacks {missing[0]}.bmp{more}: {remedy}")
     if unlisted := [name for name in images if name not in patients]:
         raise UserError(f"{grades} does not list {unlisted[0]}, whose patient is unknown so: get the file as released")
     return FACTS, (

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -109,22 +109,25 @@ class Slide:
         """
         mpp = self.mpp if mpp is None else mpp
         level = max(i for i, own in enumerate(self.level_mpps) if i == 0 or own <= mpp * (1 + NEAR))
-        axes = []
-        for place, count, own, finest in zip((x, y), (width, height), self.sizes[level], self.sizes[0], strict=True):
-            shrunk = own / finest
-            # places of whole level0 pixels fall between the pixels of coarser levels
-            slack = STEADY_PX if level == 0 else max(STEADY_PX, 0.5 * shrunk)
-            axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count, slack))
-        across, down = axes
-        if (across.stop - across.start) * (down.stop - down.start) > LARGEST_PX and height > 1:
+        # x and y in pixels of the level from here on
+        shrunk, pixels = np.array(self.sizes[level]) / self.sizes[0], np.array((width, height))
+        start, step = np.array((x, y)) * shrunk, mpp / self.mpp * shrunk
+        stop = start + step * pixels
+        if (stop - start).prod() > LARGEST_PX and height > 1:
             upper = height // 2
             lower = self.read(x, y + upper * mpp / self.mpp, width, height - upper, mpp)
             return np.concatenate([self.read(x, y, width, upper, mpp), lower])
-        if across.steady and down.steady:
-            return _padded(_reader(self.path), level, round(across.start), round(down.start), width, height)
-        left, top = across.first, down.first
-        region = _padded(_reader(self.path), level, left, top, across.last - left, down.last - top)
-        box = (across.start - left, down.start - top, across.stop - left, down.stop - top)
+        # places of whole level0 pixels fall between the pixels of coarser levels
+        slack = STEADY_PX if level == 0 else np.maximum(STEADY_PX, 0.5 * shrunk)
+        near, drift = np.abs(start - start.round()) <= slack + 1e-9, np.abs(step - 1) * pixels
+        if near.all() and (drift <= DRIFT_PX).all():
+            left, top = start.round().astype(int).tolist()
+            return _padded(_reader(self.path), level, left, top, width, height)
+        reach = np.ceil(2 * step.clip(1)) + 1  # of the bicubic kernel
+        first, last = np.floor(start) - reach, np.ceil(stop) + reach
+        (left, top), (wide, high) = first.astype(int).tolist(), (last - first).astype(int).tolist()
+        region = _padded(_reader(self.path), level, left, top, wide, high)
+        box = (*(start - first).tolist(), *(stop - first).tolist())
         return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BICUBIC, box))
 
     def thumbnail(self, longest_px: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -164,39 +167,6 @@ def _said_mpp(reader: Reader, unsaid: float | None) -> float:
     if abs(x / y - 1) > 0.05:
         raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")
     return math.sqrt(x * y)
-
-
-class _Axis(NamedTuple):
-    """`pixels` pixels along one axis, each `step` pixels of a level, from `start` on."""
-
-    start: float
-    step: float
-    pixels: int
-    slack: float
-    """Largest distance of the start from a pixel of the level for which nothing is resampled."""
-
-    @property
-    def stop(self) -> float:
-        return self.start + self.step * self.pixels
-
-    @property
-    def steady(self) -> bool:
-        """Whether the level's pixels lie so near to the wanted ones that they are used without resampling."""
-        drift = abs(self.step - 1) * self.pixels
-        return abs(self.start - round(self.start)) <= self.slack + 1e-9 and drift <= DRIFT_PX
-
-    @property
-    def reach(self) -> int:
-        """How far the bicubic kernel reaches beyond either end, in pixels of the level."""
-        return math.ceil(2 * max(self.step, 1)) + 1
-
-    @property
-    def first(self) -> int:
-        return math.floor(self.start) - self.reach
-
-    @property
-    def last(self) -> int:
-        return math.ceil(self.stop) + self.reach
 
 
 def _padded(reader: Reader, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:

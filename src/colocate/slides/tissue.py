@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from scipy.ndimage import map_coordinates
 from shapely.geometry.base import BaseGeometry
 from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
@@ -64,10 +65,7 @@ class Tissue:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
         high, wide = self.mask.shape
         u, v = (x * wide / self.width).clip(0, wide), (y * high / self.height).clip(0, high)
-        i, j = np.minimum(u.astype(int), wide - 1), np.minimum(v.astype(int), high - 1)
-        a, b, sums = u - i, v - j, self._sums
-        upper = sums[j, i] * (1 - a) + sums[j, i + 1] * a
-        return upper * (1 - b) + (sums[j + 1, i] * (1 - a) + sums[j + 1, i + 1] * a) * b
+        return map_coordinates(self._sums, np.stack([v, u]), order=1)
 
 
 def find_tissue(slide: Slide, mask: Path | None = None) -> Tissue:
