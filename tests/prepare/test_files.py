@@ -12,7 +12,8 @@ from hypothesis import given
 from PIL import Image
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, folder_in, read_mask, split_by_case
+from colocate.datasets.files import by_stem, folder_in, read_mask
+from colocate.datasets.own import split_by_case
 from tests.prepare.releases import save
 
 VALUES = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)

@@ -105,8 +105,8 @@ def test_options_that_cannot_be(options: dict[str, object], says: str, tmp_path:
         ("path,case\nt0,3\n", r"items.csv has the columns path, case"),
         ("path\nt0\nt9\n", r"items.csv, line 3 is not among the images: t9"),
         ("path\nt0\nt0.jpg\n", r"items.csv, line 3 is a second line of t0.jpg|line 3 is a second line of: t0.jpg"),
-        ("path\nt0\n", r"items.csv has no line for t1.jpg: add it, or remove the table"),
-        ("path,mpp\nt0,20x\n", r"items.csv, line 2: mpp '20x' is no number"),
+        ("path\nt0\n", r"items.csv has no line for t1: add it, or remove the table"),
+        ("path,mpp\nt0,20x\n", r"items.csv: column `mpp` holds string, not double .*20x"),
         ("path,split\n" + "".join(f"t{n},training\n" for n in range(5)), r"split given has the parts training"),
     ],
 )

@@ -12,9 +12,10 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colocate.base import shapes as polygons
 from colocate.base.errors import UserError
-from colocate.base.shapes import Canvas, Patch, Remarks, rasterise, region
+from colocate.base.shapes import Patch, rasterise
+from colocate.datasets import outlines as polygons
+from colocate.datasets.outlines import Canvas, Remarks, region
 from tests.reference import inside
 
 FIFTH = 0.2 * math.sqrt(2)  # pycocotools rounds corners to fifths of a pixel
@@ -171,7 +172,7 @@ def test_the_smallest_is_on_top(seeds: list[int]) -> None:
     masks = []
     for number, seed in enumerate(seeds):
         ring = star(seed, centre=9 + seed % 7, reach=3 + seed % 6)
-        canvas.outline(f"region {number}", [[ring]], label=number + 10)
+        canvas.outline(f"region {number}", [[ring]], class_=str(number))
         masks.append(drawn(ring))
     ids, labels = canvas.finish()
     names = [canvas.drawn[id - 1][0] for id in range(1, len(canvas.drawn) + 1)]
@@ -183,16 +184,16 @@ def test_the_smallest_is_on_top(seeds: list[int]) -> None:
             else:
                 number = int(names[int(ids[row, column]) - 1].removeprefix("region "))
                 assert masks[number].sum() == min(masks[claim].sum() for claim in claims)
-                assert labels[int(ids[row, column])] == number + 10
+                assert labels[int(ids[row, column])] == str(number)
     assert remarks.shared == int((np.sum(masks, 0) > 1).sum())
     assert set(labels) == set(ids.unique().tolist()) - {0}
 
 
 def test_what_is_wholly_hidden_is_said(canvas: Canvas, remarks: Remarks) -> None:
     canvas.outline("region 1", [[SQUARE]])
-    canvas.outline("region 2", [[SQUARE]])
+    canvas.outline("region 2", [[SQUARE]], "gland")
     ids, labels = canvas.finish()
-    assert labels == {2: 1}
+    assert labels == {2: "gland"}
     assert ids.unique().tolist() == [0, 2]
     assert remarks.notes() == (
         f"{polygons.HIDDEN}: 1 (a.xml, region 1).",

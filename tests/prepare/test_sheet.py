@@ -10,27 +10,24 @@ from PIL import Image
 
 from colocate.data.inspect import GAP_PX
 from colocate.datasets.labelled import Labelled
-from colocate.datasets.writer import OUTLINES, SHEET, SIDE_PX, Draft, Facts, write
+from colocate.datasets.writer import MIDDLE_PX, SHEET, SIDE_PX, Draft, Facts, write
 
 GREY = 150
-
-
-def seen(data: Labelled) -> np.ndarray:
-    with Image.open(data.folder / SHEET) as sheet:
-        return np.array(sheet.convert("RGB")).astype(int)
+GREEN, CYAN = (0, 255, 0), (0, 255, 255)
 
 
 def first(data: Labelled) -> np.ndarray:
     """The first cell of the sheet."""
-    return seen(data)[GAP_PX : GAP_PX + SIDE_PX, GAP_PX : GAP_PX + SIDE_PX]
+    with Image.open(data.folder / SHEET) as sheet:
+        return np.array(sheet.convert("RGB")).astype(int)[GAP_PX : GAP_PX + SIDE_PX, GAP_PX : GAP_PX + SIDE_PX]
 
 
 def near(sheet: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.abs(sheet - np.array(colour)).max(-1) < 24
 
 
-def grey(high: int, wide: int) -> torch.Tensor:
-    return torch.full((3, high, wide), GREY, dtype=torch.uint8)
+def grey(side: int = 96) -> torch.Tensor:
+    return torch.full((3, side, side), GREY, dtype=torch.uint8)
 
 
 def square(side: int, at: tuple[int, int], length: int, value: int = 1) -> torch.Tensor:
@@ -39,63 +36,41 @@ def square(side: int, at: tuple[int, int], length: int, value: int = 1) -> torch
     return mask
 
 
-def test_an_object_is_outlined_where_it_is(tmp_path: Path) -> None:
-    facts = Facts("one", "instances", ("gland",), "")
-    data = write(tmp_path / "out", facts, [Draft("a", grey(96, 96), square(96, (20, 30), 40))])
-    rows, columns = np.nonzero(near(seen(data), OUTLINES[1]))
-    rows, columns = rows - rows.min(), columns - columns.min()
-    assert rows.max() == columns.max() == 39  # not shrunk: the thumb is larger
-    inside = (rows > 0) & (rows < 39) & (columns > 0) & (columns < 39)
-    assert len(rows) == 4 * 39 and not inside.any()
-
-
-def test_objects_that_touch_are_told_apart(tmp_path: Path) -> None:
+def test_objects_are_outlined_where_they_are(tmp_path: Path) -> None:
+    """Two that touch, each in a colour of its own, on an image as large as it is shown."""
     mask = square(96, (20, 20), 30) + square(96, (20, 50), 30, 2)
-    data = write(tmp_path / "out", Facts("two", "instances", ("gland",), ""), [Draft("a", grey(96, 96), mask)])
-    for colour in OUTLINES[1:3]:
-        assert near(first(data), colour).sum() == 4 * 29
+    sheet = first(write(tmp_path / "out", Facts("two", "instances", ("gland",), ""), [Draft("a", grey(), mask)]))
+    for colour, left in ((GREEN, 20), (CYAN, 50)):
+        rows, columns = np.nonzero(near(sheet, colour))
+        assert len(rows) == 4 * 29
+        assert (columns.min(), columns.max()) == (left, left + 29)
+        assert np.ptp(rows) == 29
 
 
-def test_no_object_no_outline(tmp_path: Path) -> None:
-    data = write(
-        tmp_path / "out", Facts("none", "instances", ("gland",), ""), [Draft("a", grey(96, 96), square(96, (0, 0), 0))]
-    )
-    assert not any(near(seen(data), colour).any() for colour in OUTLINES)
-
-
-def test_objects_too_small_to_see_are_shown_from_near(tmp_path: Path) -> None:
-    mask = square(1024, (500, 500), 16) + square(1024, (530, 530), 16, 2)
-    data = write(tmp_path / "out", Facts("small", "instances", ("nucleus",), ""), [Draft("a", grey(1024, 1024), mask)])
-    rows, _ = np.nonzero(near(seen(data), OUTLINES[1]))
-    assert 7 <= np.ptp(rows) + 1 <= 9  # of 8 px, instead of 2
+def test_of_large_images_the_middle_is_shown(tmp_path: Path) -> None:
+    """Nuclei of 16 px, which would not be seen in the whole."""
+    mask = square(1024, (500, 500), 16) + square(1024, (20, 20), 16, 2)
+    draft = Draft("a", grey(1024), mask)
+    sheet = first(write(tmp_path / "out", Facts("small", "instances", ("nucleus",), ""), [draft]))
+    rows, _ = np.nonzero(near(sheet, GREEN))
+    assert abs(np.ptp(rows) + 1 - 16 * SIDE_PX / MIDDLE_PX) <= 1
+    assert not near(sheet, CYAN).any()
 
 
 def test_objects_take_the_colour_of_their_class(tmp_path: Path) -> None:
     facts = Facts("two", "instances", ("round", "long"), "")
     mask = square(96, (10, 10), 20, 5) + square(96, (60, 60), 20, 6)
-    data = write(tmp_path / "out", facts, [Draft("a", grey(96, 96), mask, object_classes={5: 2, 6: 2})])
-    sheet = first(data)
-    assert near(sheet, OUTLINES[1]).sum() == 2 * 4 * 19
-    assert not near(sheet, OUTLINES[0]).any()
+    sheet = first(write(tmp_path / "out", facts, [Draft("a", grey(), mask, object_classes={5: 2, 6: 2})]))
+    assert near(sheet, CYAN).sum() == 2 * 4 * 19
+    assert not near(sheet, GREEN).any()
 
 
-def test_classes_are_tinted_and_the_ignored_one_is_black(tmp_path: Path) -> None:
-    facts = Facts("three", "semantics", ("outside", "gland", "tumour"), "", ignored=0)
-    mask = torch.full((96, 96), 1, dtype=torch.int32)
-    mask[:, :32] = 0
-    data = write(tmp_path / "out", facts, [Draft("a", grey(96, 96), mask)])
-    sheet = first(data)
-    assert near(sheet, (0, 0, 0)).sum() >= 32 * 96
-    assert not near(sheet, (GREY, GREY, GREY)).any()
-
-
-def test_of_two_classes_the_first_stays_as_it_is(tmp_path: Path) -> None:
-    data = write(
-        tmp_path / "out",
-        Facts("two", "semantics", ("other", "gland"), ""),
-        [Draft("a", grey(96, 96), square(96, (0, 0), 48))],
-    )
-    assert near(first(data), (GREY, GREY, GREY)).sum() == 96 * 96 - 48 * 48
+def test_classes_are_tinted_but_the_first_and_the_ignored_one_is_black(tmp_path: Path) -> None:
+    facts = Facts("three", "semantics", ("other", "gland", "tumour"), "", ignored=2)
+    mask = square(96, (0, 0), 48) + square(96, (48, 48), 48, 2)
+    sheet = first(write(tmp_path / "out", facts, [Draft("a", grey(), mask)]))
+    assert near(sheet[-96:, :96], (0, 0, 0)).sum() == 48 * 48
+    assert near(sheet[-96:, :96], (GREY, GREY, GREY)).sum() == 2 * 48 * 48
 
 
 def test_it_is_small_whatever_is_in_the_images(tmp_path: Path) -> None:
@@ -103,10 +78,6 @@ def test_it_is_small_whatever_is_in_the_images(tmp_path: Path) -> None:
         drawn = torch.Generator().manual_seed(seed)
         return torch.randint(0, 256, (3, SIDE_PX, SIDE_PX), generator=drawn, dtype=torch.uint8)
 
-    drafts = [
-        Draft(f"a{n}", noise(n), square(SIDE_PX, (n, n), 40), splits={"s": "train" if n % 9 else "test"})
-        for n in range(40)
-    ]
+    drafts = [Draft(f"a{n}", noise(n), square(SIDE_PX, (n, n), 40)) for n in range(40)]
     data = write(tmp_path / "out", Facts("noise", "instances", ("gland",), ""), drafts)
     assert (data.folder / SHEET).stat().st_size < 300_000
-    assert seen(data).shape[0] > 4 * SIDE_PX

@@ -98,16 +98,6 @@ def test_a_level_within_a_hundredth_is_the_nearest(ramp: Path) -> None:
     assert slide.nearest_mpp(0.52) == 0.52
 
 
-def test_holes_of_a_level_are_white(tmp_path: Path) -> None:
-    """A tile that a TIFF declares and does not hold is transparent to OpenSlide."""
-    path = write_pyramid(tmp_path / "holes.tif", painted(512, 512), mpp=0.5, levels=1)
-    with tifffile.TiffFile(path, mode="r+") as file:
-        counts = file.pages[0].tags["TileByteCounts"]  # pyright: ignore[reportAttributeAccessIssue]
-        counts.overwrite([0, *counts.value[1:]])
-    read = Slide.open(path).read(0, 0, 512, 512)
-    assert (read[:128, :128] == 255).all() and np.array_equal(read[128:], painted(512, 512)[128:])
-
-
 def test_tifffile_reads_what_openslide_does_not(tmp_path: Path) -> None:
     """Strips instead of tiles, and OME-TIFF whose levels are in SubIFDs."""
     pixels = painted(300, 200)

@@ -34,7 +34,7 @@ def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
     assert named(tmp_path) == ["one/s", "two/s.svs", "two/s.tif"]
     assert named(tmp_path / "one") == ["s"]
     touch(tmp_path, "two/s.svs.tif")
-    with pytest.raises(UserError, match=r"two slides are called two/s\.svs: give a table"):
+    with pytest.raises(UserError, match=r"two slides are called two/s\.svs: give each its own name in a table"):
         named(tmp_path)
     (tmp_path / "two" / "s.svs.tif").unlink()
     assert named(tmp_path, tmp_path / "one") == ["one/s", "two/s.svs", "two/s.tif"]
@@ -80,9 +80,9 @@ def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
     [
         ("file\na.svs\n", "needs a column `path`"),
         ("path\n", "a line for each slide"),
-        ("path,slide\na.svs,s\nb.svs,s\n", "two slides called s"),
+        ("path,slide\na.svs,s\nb.svs,s\n", "two slides are called s"),
         ("path,mpp\na.svs,-1\n", "no resolution"),
-        ("path,mpp\na.svs,fine\n", "is no number"),
+        ("path,mpp\na.svs,fine\n", "`mpp` holds string, not double .*fine"),
         ("path,slide\na.svs,../up\n", "no name for a slide"),
         ("path,slide\n,x\n", "has no path"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_in_a_log_each_slide_gets_a_line_with_its_own_pieces(capsys: pytest.Capt
     meter.advance(500)
     meter.end("a")
     meter.advance(5)
-    meter.fail("b", "b.svs is damaged")
+    meter.end("b", "b.svs is damaged")
     meter.advance(1)
     meter.end("c")
     a, b, c = capsys.readouterr().err.splitlines()
@@ -29,7 +30,8 @@ def test_in_a_log_each_slide_gets_a_line_with_its_own_pieces(capsys: pytest.Capt
 def test_on_a_terminal_slides_and_pace_show(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_at_a_time: bool
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     meter = Meter(2, "tile")
     with meter.bar:

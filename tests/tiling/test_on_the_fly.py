@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import from_json, to_json
 from colocate.slides import tile as on_the_fly
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
@@ -55,13 +53,3 @@ def test_pretraining_reads_tiles_from_slides(tmp_path: Path, monkeypatch: pytest
     wanted = Slide.open(tmp_path / "slides" / "s0.tif").read(x, y, 64, 64)
     assert np.array_equal(index.read(5).permute(1, 2, 0).numpy(), wanted)
     pretrain(replace(recipe, steps=2), resume=True)
-
-
-def test_a_quality_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "slide.svs").touch()
-    recipe = tiny_recipe(tmp_path, tmp_path / "run", tiling=TilingConfig(quality=80))
-    assert from_json(to_json(recipe), "an old one") == recipe
-    with pytest.raises(
-        UserError, match=r"--tiling\.quality 80 changes nothing where tiles are read from slides: leave"
-    ):
-        pretrain(recipe)

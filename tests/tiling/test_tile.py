@@ -26,6 +26,7 @@ from colocate.slides.one_slide import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
 from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.tiling.test_tissue import share
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
@@ -47,7 +48,7 @@ def files(out: Path) -> dict[str, bytes]:
 def whole(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     done = tile(find_slides([slides]), out, CONFIG, workers=1)
-    assert done.tiles > 20 and done[1:] == (0, 0, 0, 0, ())
+    assert done.tiles > 20 and done[1:] == (0, 0, 0, 0)
     return out
 
 
@@ -79,7 +80,7 @@ def test_no_tile_is_forgotten(slides: Path, whole: Path) -> None:
         for y in range(0, 640 - 127, 128):
             for x in range(0, 640 - 127, 128):
                 sharp = one_slide.sharpness(slide.read(x, y, 64, 64, 2.0)) >= 0.5
-                assert ((listed.name, x, y) in kept) == (sharp and tissue.share(x, y, 128, 128) >= 0.5)
+                assert ((listed.name, x, y) in kept) == (sharp and share(tissue, x, y, 128, 128) >= 0.5)
 
 
 def test_shards_are_webdatasets(whole: Path) -> None:
@@ -96,9 +97,8 @@ def test_shards_are_webdatasets(whole: Path) -> None:
                 assert facts == {name: row[name] for name in ("source", "slide", "mpp", "size", "x", "y")}
 
 
-@pytest.mark.parametrize("workers", [2, 5])
-def test_workers_change_nothing(slides: Path, whole: Path, tmp_path: Path, workers: int) -> None:
-    tile(find_slides([slides]), tmp_path, CONFIG, workers=workers)
+def test_workers_change_nothing(slides: Path, whole: Path, tmp_path: Path) -> None:
+    tile(find_slides([slides]), tmp_path, CONFIG, workers=2)
     assert files(tmp_path) == files(whole)
 
 
@@ -143,27 +143,6 @@ def test_a_slide_that_was_replaced_is_cut_again(slides: Path, tmp_path: Path) ->
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
-def test_files_of_slides_that_are_listed_no_longer_are_said(
-    slides: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, own = tmp_path / "out", tmp_path / "slides"
-    shutil.copytree(whole, out)
-    (out / "parts" / "deep").mkdir()
-    shutil.copy(whole / "parts" / "s1.parquet", out / "parts" / "deep" / "a.b.parquet")
-    left = [slide for slide in find_slides([slides]) if slide.name != "s1"]
-    assert tile(left, out, CONFIG, part=(2, 2)).strays == ("deep/a.b", "s1")
-    assert tile(find_slides([slides]), out, CONFIG).strays == ("deep/a.b",)
-    (out / "parts" / "deep" / "a.b.parquet").unlink()
-    own.mkdir()
-    for name in ("s0", "s2"):
-        shutil.copy(slides / f"{name}.tif", own)
-    main(["tile", str(own), str(out), "--mpp", "2", "--size", "64", "--min-sharpness", "0.5"])
-    said = capsys.readouterr().out
-    assert f"; 1 slide left from before (s1) in {out}/parts, overlays or shards: --data {out} leaves out what" in said
-    assert (out / "shards" / "s1-0000.tar").exists()  # they are the user's
-    assert set(parquet.read_table(out / "manifest.parquet")["slide"].to_pylist()) == {"s0", "s2"}
-
-
 def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp_path: Path) -> None:
     own = tmp_path / "slides"
     shutil.copytree(slides, own)
@@ -185,14 +164,14 @@ def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp
 
 
 def test_nothing_but_bad_slides_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(500):
+    for number in range(50):
         (tmp_path / f"{number}.svs").write_text("no slide")
     with pytest.raises(SystemExit):
         main(["tile", str(tmp_path), str(tmp_path / "out")])
     *notes, last = capsys.readouterr().err.splitlines()
-    assert len(notes) == 500 and all("is no slide" in note for note in notes)  # each reason once
-    assert last == f"colocate: none of 500 slides could be cut: {tmp_path}/out/failed.csv says why"
-    assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 501
+    assert len(notes) == 50 and all("is no slide" in note for note in notes)  # each reason once
+    assert last == f"colocate: none of 50 slides could be cut: {tmp_path}/out/failed.csv says why"
+    assert len((tmp_path / "out" / "failed.csv").read_text().splitlines()) == 51
 
 
 def test_a_full_disk_ends_it_with_nothing_half_written(
@@ -200,7 +179,7 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
 ) -> None:
     add = packing.Shards.add
 
-    def full(self: packing.Shards, key: str, jpeg: bytes, facts: dict[str, object]) -> packing.Place:
+    def full(self: packing.Shards, key: str, jpeg: bytes, facts: dict[str, object]) -> dict[str, object]:
         if key.startswith("s1") and self.tiles == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         return add(self, key, jpeg, facts)

@@ -1,4 +1,4 @@
-"""What everything else stands on: errors that are one sentence, whole files, text, shapes, random numbers, processes.
+"""What everything else stands on: errors in one sentence, files, tables, text, shapes, random numbers, processes.
 
 Imports nothing else of colocate.
 """

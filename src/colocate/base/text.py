@@ -1,9 +1,13 @@
-"""Counted nouns, differences of settings and Markdown tables."""
+"""Counted nouns, differences of settings, Markdown tables, and progress on a terminal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 
 def counted(number: int, noun: str) -> str:
@@ -44,3 +48,20 @@ def grid(rows: Sequence[Sequence[str]], left: int) -> str:
     lines = [[f"{t:{side}{w}}" for t, side, w in zip(row, sides, widths, strict=True)] for row in rows]
     lines.insert(1, ["-" * w if side == "<" else "-" * (w - 1) + ":" for side, w in zip(sides, widths, strict=True)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class Terminal:
+    """Lines that stay and, below them, progress bars, both on stderr; in a file or a cluster's log without bars."""
+
+    def __init__(self, *, before: str = "{task.description}", after: str = "", shown: bool = True) -> None:
+        """before, after: what stands on either side of a bar, as rich formats it. shown: whether to print at all."""
+        self.console = Console(stderr=True, quiet=not shown, highlight=False)
+        self.live = shown and self.console.is_terminal and sys.stderr.isatty()
+        columns: list[ProgressColumn] = [TextColumn(before), BarColumn(), MofNCompleteColumn()]
+        if after:
+            columns.append(TextColumn(after))
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.live)
+
+    def say(self, sentence: str) -> None:
+        """Print one line that stays."""
+        self.console.print(sentence, soft_wrap=True, markup=False)

@@ -12,9 +12,9 @@ from typing import final
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int32
-from pyarrow import csv, parquet
 
 from colocate.base.errors import UserError
+from colocate.base.tables import column, read_table
 from colocate.slides.slide import check_mpp
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -158,7 +158,6 @@ def _meant(word: str, known: Sequence[str]) -> str:
     return f"there are {', '.join(known[:SHOWN])}" + (", ..." if len(known) > SHOWN else "")
 
 
-TABLES = (".csv", ".parquet")
 TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
 
 
@@ -167,7 +166,7 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
 
     Raises UserError if the table cannot be read, has no column `path`, or holds an impossible value.
     """
-    table = read(data, texts=list(held_out))
+    table = read_table(data)
     if "path" not in table.column_names:
         found = ", ".join(table.column_names) or "none"
         raise UserError(f"{data} has no column `path` (found: {found}): name the column of the tiles' paths so")
@@ -180,29 +179,6 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
         raise UserError(f"{data} has no path in row {paths.index(None) + 1}: fill it in or remove the row")
     sources = columns["source"].to_pylist() if "source" in columns else None
     return file_rows(paths, sources, _mpp(columns["mpp"], data) if "mpp" in columns else None)
-
-
-def read(data: Path, columns: list[str] | None = None, texts: Sequence[str] = ()) -> pa.Table:
-    """The table in a file, or some of its columns; `texts` are not to be taken for numbers (001).
-
-    Raises UserError if it cannot be read.
-    """
-    try:
-        if data.suffix.lower() == ".csv":
-            types = dict.fromkeys(texts, pa.string()) | TYPES
-            return csv.read_csv(data, convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True))
-        return parquet.read_table(data, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{data} cannot be read as a table ({reason}): mend it or save it again") from error
-
-
-def column(table: pa.Table, name: str, kind: pa.DataType, data: Path) -> pa.ChunkedArray:
-    """A column as values of a kind. Raises UserError if it holds others."""
-    try:
-        return table[name].cast(kind)
-    except pa.ArrowException:
-        raise UserError(f"{data}: column `{name}` holds {table[name].type}, not {kind}: convert it") from None
 
 
 def _mpp(column: pa.ChunkedArray, data: Path) -> pa.Array:

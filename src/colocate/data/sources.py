@@ -15,19 +15,17 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from colocate.base.errors import UserError
+from colocate.base.tables import TABLES, column, read_table
 from colocate.data.rows import (
     SCHEMA,
     SLIDES,
-    TABLES,
     HeldOut,
     Rows,
     check_columns,
-    column,
     file_rows,
     held_out,
     left_in,
     numbered,
-    read,
     table_rows,
     texts,
 )
@@ -160,13 +158,13 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
     """
     check_columns(held_out, parquet.read_schema(data).names, data)
-    shards = read(data, ["shard"])["shard"]
+    shards = read_table(data, ["shard"])["shard"]
     if not len(shards):
         raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
-    tiles = _Tiles(data, pa.array(left_in(read(data, list(held_out)), held_out, data)) if held_out else None)
+    tiles = _Tiles(data, pa.array(left_in(read_table(data, list(held_out)), held_out, data)) if held_out else None)
     if not shards.null_count:
         return Rows("tar", root or data.parent, _members(tiles))
-    above = os.path.commonpath([os.path.dirname(path) for path in numbered(read(data, ["path"])["path"])[1]])  # noqa: PTH120
+    above = os.path.commonpath([os.path.dirname(path) for path in numbered(read_table(data, ["path"])["path"])[1]])  # noqa: PTH120
     return Rows("slides", root or Path(above), _places(tiles, above))
 
 
@@ -179,7 +177,7 @@ class _Tiles:
     kept: pa.BooleanArray | None
 
     def columns(self, *names: str) -> pa.Table:
-        table = read(self.data, list(names))
+        table = read_table(self.data, list(names))
         if empty := [name for name in names if table[name].null_count]:
             raise UserError(f"{self.data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
         return table if self.kept is None else table.filter(self.kept)

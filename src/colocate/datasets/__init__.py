@@ -1,4 +1,4 @@
-"""Labelled sets as released in, colocate's own form out: a file for each, and `Labelled`, which reads that form.
+"""Convert labelled data sets as released to colocate's own form, a file for each, and read that form (`Labelled`).
 
 Imports base, slides and data.
 """

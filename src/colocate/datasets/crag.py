@@ -6,13 +6,11 @@ images", Medical Image Analysis 2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, entries, folder_in, pairs, read_mask
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.5  # 20x, as stated
 FACTS = Facts(
@@ -25,8 +23,8 @@ FACTS = Facts(
 )
 
 
-def drafts(src: Path) -> tuple[Facts, Iterator[Draft]]:
-    """The tiles of CRAG as released: train/Images, train/Annotation and the same in valid, in `src` or a folder in it.
+def drafts(src: Path) -> Converted:
+    """Read CRAG as released: train/Images, train/Annotation and the same in valid, in `src` or a folder in it.
 
     `valid` (in some copies `test`) is the part test. Annotations without a tile (version 1 of the release has five)
     are left out and said.
@@ -34,9 +32,8 @@ def drafts(src: Path) -> tuple[Facts, Iterator[Draft]]:
     Raises:
         UserError: a folder is missing, or a tile has no annotation.
     """
-    root = src
-    if not _has_train(src):
-        root = next((entry for entry in entries(src) if entry.is_dir() and _has_train(entry)), src)
+    homes = [src, *(entry for entry in entries(src) if entry.is_dir())]
+    root = next((home for home in homes if any(entry.name.lower() == "train" for entry in entries(home))), src)
     found: list[tuple[str, str, Path, Path]] = []
     left_out = 0
     for part, names in (("train", ("train",)), ("test", ("valid", "test"))):
@@ -53,10 +50,3 @@ def drafts(src: Path) -> tuple[Facts, Iterator[Draft]]:
     return facts, (
         Draft(name, image, read_mask(mask), mpp=MPP, splits={"official": part}) for part, name, image, mask in found
     )
-
-
-def _has_train(folder: Path) -> bool:
-    try:
-        return bool(folder_in(folder, "train"))
-    except UserError:
-        return False

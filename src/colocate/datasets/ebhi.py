@@ -10,7 +10,6 @@ SHA-256 of its digits, as a number, leaves a remainder below 3 when divided by 1
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, folder_in, pairs, read_mask
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.writer import Converted, Draft, Facts
 
 FOLDERS = ("Adenocarcinoma", "High-grade IN", "Low-grade IN", "Normal", "Polyp", "Serrated adenoma")
 CASE = re.compile(r"(?<![0-9])[0-9]{7}(?![0-9])")
@@ -33,8 +32,8 @@ FACTS = Facts(
 )
 
 
-def drafts(src: Path) -> tuple[Facts, Iterator[Draft]]:
-    """The tiles of EBHI-Seg as released: CLASS/image/NAME.png and CLASS/label/NAME.png.
+def drafts(src: Path) -> Converted:
+    """Read the tiles of EBHI-Seg as released: CLASS/image/NAME.png and CLASS/label/NAME.png.
 
     A tile is named CLASS_NAME, because some names come in two classes. Tiles without a mask (the release has two) are
     left out and said.

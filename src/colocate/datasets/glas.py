@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, entries, pairs, read_mask
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.62  # the challenge's page: 0.62005 µm/px
 TEST_PATIENTS = frozenset({"4", "7", "9", "11", "12", "13", "15"})
@@ -35,12 +34,11 @@ FACTS = Facts(
 )
 
 
-def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]:
-    """The images of GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
+def drafts(src: Path) -> Converted:
+    """Read GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
 
     Raises:
-        UserError: Grade.csv is missing or not as released, an image that it lists is missing (unless `partial`),
-            an image is not listed in it, or one has no annotation.
+        UserError: Grade.csv is missing or not as released, an image is not listed in it, or one has no annotation.
     """
     grades = _grades(src)
     patients = _patients(grades)
@@ -48,11 +46,6 @@ def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]
     masks = {name.removesuffix("_anno"): path for name, path in files.items() if name.endswith("_anno")}
     images = {name: path for name, path in files.items() if not name.endswith("_anno")}
     found = sorted(pairs(images, masks, grades.parent), key=lambda pair: not pair[0].startswith("train"))
-    missing = [name for name in patients if name not in images]
-    if missing and not partial:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        remedy = "get what is missing, undo renaming, or take the files as they are with --partial"
-        raise UserError(f"{grades.parent} lacks {missing[0]}.bmp{more}: {remedy}")
     if unlisted := [name for name in images if name not in patients]:
         raise UserError(f"{grades} does not list {unlisted[0]}, whose patient is unknown so: get the file as released")
     return FACTS, (
@@ -74,7 +67,7 @@ def _grades(src: Path) -> Path:
 
 
 def _patients(grades: Path) -> dict[str, str]:
-    """The patient of each image. The release's lines end in CR, its header in blanks."""
+    """Read the patient of each image. The release's lines end in CR, its header in blanks."""
     lines = grades.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     rows = list(csv.reader(lines, skipinitialspace=True))
     if not rows or [word.strip().lower() for word in rows[0][:2]] != ["name", "patient id"]:

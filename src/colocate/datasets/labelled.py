@@ -1,4 +1,4 @@
-"""A labelled data set in colocate's own form: images, masks, who each image is of, and what it is for.
+"""Read a labelled data set in colocate's own form: images, masks, cases and splits.
 
     FOLDER/dataset.json   name, kind, classes, ignored class, licence, notes
     FOLDER/items.csv      one line an image (its columns are `COLUMNS`, then one `split:SCHEME` for each way to split)
@@ -71,7 +71,7 @@ class Labelled:
     """Semantics: the class of pixels that do not count."""
     licence: str
     notes: tuple[str, ...]
-    """What every table of results must say."""
+    """Notes for every table of results."""
     items: tuple[Item, ...]
 
     @classmethod
@@ -117,7 +117,7 @@ class Labelled:
 
     @property
     def schemes(self) -> tuple[str, ...]:
-        """The ways in which the data set is split; the first is the default."""
+        """The names of the splits; the first is the default."""
         return tuple(self.items[0].splits)
 
     def parts(self, scheme: str) -> dict[str, list[int]]:
@@ -135,16 +135,16 @@ class Labelled:
         return parts
 
     def train(self, scheme: str) -> list[int]:
-        """The numbers of the images to learn from."""
+        """The numbers of the training images."""
         return self.parts(scheme).get("train", [])
 
     @property
     def always_train(self) -> list[int]:
-        """The numbers of the images that every split learns from: what is chosen by them any split may judge."""
+        """The numbers of the images that every split trains on; choices made on them are fair to all splits."""
         return [number for number, item in enumerate(self.items) if set(item.splits.values()) == {"train"}]
 
     def test(self, scheme: str) -> list[int]:
-        """The numbers of the images to be judged by: of all parts whose name begins with test."""
+        """The numbers of the test images: of all parts whose names begin with test."""
         parts = self.parts(scheme)
         return sorted(number for part in parts if part.startswith("test") for number in parts[part])
 
@@ -154,7 +154,7 @@ class Labelled:
         return (train & test) - {""}
 
     def image(self, number: int) -> UInt8[Tensor, "3 h w"]:
-        """The image's RGB pixels. Raises UserError if the file is missing or damaged."""
+        """Read an image's RGB pixels. Raises UserError if the file is missing or damaged."""
         path = self.folder / self.items[number].path
         return decode(self._bytes(path), str(path))
 
@@ -204,7 +204,7 @@ class Labelled:
         return table[mask.long() + 1]
 
     def verify(self) -> None:
-        """See that every file is still what was written.
+        """Check every file against the hash that was written.
 
         Raises:
             UserError: one is missing or was changed.

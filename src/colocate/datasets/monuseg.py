@@ -6,19 +6,13 @@ Kumar et al., "A dataset and a technique for generalized nuclear segmentation fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-from jaxtyping import Int32
-from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.shapes import Canvas, Remarks
-from colocate.data.decode import header
 from colocate.datasets.files import by_stem, entries, folder_in, pairs, patient, read_xml
-from colocate.datasets.writer import Draft, Facts
+from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
+from colocate.datasets.own import Known
+from colocate.datasets.writer import Converted, Facts
 
 MPP = 0.25  # 40x; the files do not say it more exactly
 TRAIN = ("MoNuSeg 2018 Training Data", "MoNuSeg Training Data", "MoNuSegTrainingData")
@@ -33,25 +27,16 @@ FACTS = Facts(
 )
 
 
-class _Pair(NamedTuple):
-    part: str
-    source: str
-    name: str
-    image: Path
-    outlines: Path
+def drafts(src: Path, *, partial: bool = False) -> Converted:
+    """Read MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`.
 
-
-def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]:
-    """The images of MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`.
-
-    The first holds "Tissue Images" and Annotations, the second all files in one folder. All outlines are drawn once
-    before the first image is written, so that a broken one is named at once. Regions without area, as clicks leave
-    them, are left out, and outlines that cross themselves mended; both are said, as are overlaps.
+    The first holds "Tissue Images" and Annotations, the second all files in one folder. Regions without area, as clicks
+    leave them, are left out, and outlines that cross themselves mended; both are said, as are overlaps.
 
     Raises:
         UserError: a folder is missing (unless `partial`), an image has no outlines, or a file is not as released.
     """
-    found: list[_Pair] = []
+    found: dict[str, Outlined] = {}
     for part, names in (("train", TRAIN), ("test", TEST)):
         try:
             folder = _nested(folder_in(src, *names))
@@ -61,32 +46,24 @@ def drafts(src: Path, *, partial: bool = False) -> tuple[Facts, Iterator[Draft]]
             raise
         images, outlines = _within(folder, "Tissue Images"), _within(folder, "Annotations")
         files = pairs(by_stem(images, (".tif", ".tiff", ".png")), by_stem(outlines, (".xml",)), outlines)
-        found += [_Pair(part, patient(name), name, *pair) for name, *pair in files]
-    remarks = Remarks()
-    for pair in found:
-        _draw(pair, remarks)
-    return replace(FACTS, notes=remarks.notes()), (
-        Draft(pair.name, pair.image, _draw(pair, Remarks()), pair.source, MPP, {"official": pair.part})
-        for pair in found
-    )
+        for name, image, file in files:
+            found[name] = Outlined(image, file, Known(patient(name), MPP, part), _draw)
+    return outlined_drafts(FACTS, found, Remarks(), where=src, skip=True, scheme="official")
 
 
-def _draw(pair: _Pair, remarks: Remarks) -> Int32[Tensor, "h w"]:
-    width, height = header(pair.image.read_bytes(), str(pair.image)).size
-    canvas = Canvas(height, width, pair.outlines, remarks, skip=True)
-    root = read_xml(pair.outlines)
+def _draw(canvas: Canvas) -> None:
+    root = read_xml(canvas.file)
     if root.tag != "Annotations":
-        raise UserError(f"{pair.outlines} holds {root.tag}, not ImageScope's Annotations: get the file again")
+        raise UserError(f"{canvas.file} holds {root.tag}, not ImageScope's Annotations: get the file again")
     for number, region in enumerate(root.iterfind("Annotation/Regions/Region"), start=1):
         name = f"region {region.get('Id', number)}"
         if region.get("NegativeROA", "0") != "0":
             canvas.remark(NEGATIVE, name)
             continue
         points = [(vertex.get("X"), vertex.get("Y")) for vertex in region.iterfind("Vertices/Vertex")]
-        canvas.outline(name, [[points]])
+        canvas.outline(name, [[points]], "nucleus")
     if not canvas.drawn:
-        raise UserError(f"{pair.outlines} outlines no nucleus of {pair.image.name}: get the file again")
-    return canvas.finish()[0]
+        raise UserError(f"{canvas.file} outlines no nucleus: get the file again")
 
 
 def _nested(folder: Path) -> Path:

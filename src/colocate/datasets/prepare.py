@@ -1,33 +1,31 @@
-"""Data sets as released in, colocate's own form out (see data/labelled.py): `colocate prepare KIND SRC OUT`.
+"""Bring data sets as released into colocate's own form (see labelled.py): `colocate prepare KIND SRC OUT`.
 
 A converter is a module with one function
 
-    drafts(src: Path, *, partial: bool = False, mpp: float | None = None, ...) -> tuple[Facts, Iterator[Draft]]
+    drafts(src: Path, *, partial: bool = False, mpp: float | None = None, ...) -> Converted
 
 that finds the files (naming what is missing or misplaced), and yields a `Draft` for each image, read only when its turn
 comes. `writer.write` does the rest. Of the options of `prepare` a converter takes those it has a use for, as keywords
 of the same names; any other that the user gave is refused for that kind. It is entered in `CONVERTERS` and `Kind`.
-
-What several converters need is in `files.py` (folders, files by name, masks, splits by case).
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from colocate.base.errors import UserError
 from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct
 from colocate.datasets.labelled import Labelled
-from colocate.datasets.writer import SHEET, Draft, Facts, check_free, write
+from colocate.datasets.writer import SHEET, Converted, check_free, write
 
 Kind = Literal["glas", "crag", "ebhi-seg", "nct-crc-he", "monuseg", "bcss", "folder", "coco", "geojson"]
-CONVERTERS: dict[str, Callable[..., tuple[Facts, Iterator[Draft]]]] = {
+CONVERTERS: dict[str, Callable[..., Converted]] = {
     "glas": glas.drafts,
     "crag": crag.drafts,
     "ebhi-seg": ebhi.drafts,
@@ -78,22 +76,18 @@ def prepare(
     given |= {"skip_broken": skip_broken}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     check_free(out)
-    if kind == "nct-crc-he":
-        _refuse(kind, options, ())
+    convert = CONVERTERS.get(kind)
+    taken = inspect.signature(convert).parameters if convert else {}
+    useful = (*taken, "partial") if convert else ()
+    if useless := [f"--{name.replace('_', '-')}" for name in options if name not in useful]:
+        raise UserError(f"{kind} has no use for {', '.join(useless)}: leave that out")
+    if convert is None:
         for note in nct.list_tiles(src, out):
             print(note)
         print(f"done: pretrain with --data {out}")
         return
-    convert = CONVERTERS[kind]
-    taken = inspect.signature(convert).parameters
-    _refuse(kind, options, (*taken, "partial"))
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
     _say(write(out, facts, drafts, partial=partial))
-
-
-def _refuse(kind: str, options: dict[str, Any], taken: tuple[str, ...]) -> None:
-    if useless := [f"--{name.replace('_', '-')}" for name in options if name not in taken]:
-        raise UserError(f"{kind} has no use for {', '.join(useless)}: leave that out")
 
 
 def _say(data: Labelled) -> None:

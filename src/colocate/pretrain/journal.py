@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.text import Terminal
 from colocate.data.index import Index
 
 Item = TypeVar("Item")
@@ -199,21 +196,12 @@ class Pace:
 
 
 @final
-class Screen:
+class Screen(Terminal):
     """A progress bar on a terminal; elsewhere (a file, a cluster's log) a plain line every row of the journal."""
 
     def __init__(self, steps: int, done: int, shown: bool, doing: str = "pretrain") -> None:
+        super().__init__(before="{task.fields[words]}", shown=shown)
         self.steps = steps
-        self.console = Console(stderr=True, quiet=not shown, highlight=False)
-        self.live = self.console.is_terminal and sys.stderr.isatty()
-        self.bar = Progress(
-            TextColumn("{task.fields[words]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not (self.live and shown),
-        )
         self.task = self.bar.add_task(doing, total=steps, completed=done, words="starting")
         self.began, self.first = time.perf_counter(), done
         self.warned: set[str] = set()
@@ -224,10 +212,6 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
-
-    def say(self, sentence: str) -> None:
-        """One line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
 
     def warn_once(self, *sentences: str | None) -> None:
         """Warnings, each kind (told by its first words) once in a run."""

@@ -1,8 +1,7 @@
-"""Whatever the user calls slides (files, folders, a table), turned into a list with one name each."""
+"""List the slides in files, folders or a table, each with a name of its own."""
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from colocate.base.errors import UserError
+from colocate.base.tables import TABLES, as_text, column, read_table
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
 from colocate.slides.slide import Slide, check_mpp
 
@@ -39,10 +38,7 @@ SCHEMA = pa.schema(
     ]
 )
 NEEDED = set(SCHEMA.names) - {"tissue", "sharpness"}  # for reading tiles
-
-
-TABLES = (".csv", ".parquet")
-KNOWN = ("path", "slide", "source", "mpp", "mask")
+KNOWN = ("path", "slide", "source", "mpp", "mask")  # columns of a table of slides
 
 
 @final
@@ -51,21 +47,21 @@ class Listed:
     """A slide to be read."""
 
     name: str
-    """Unlike any other's; may hold slashes, as results lie in folders of the same names."""
+    """Unique; may hold slashes, which become subfolders of the results."""
     path: Path
     mpp: float | None = None
-    """Micrometres per pixel of the finest level, as the table says, whatever the file does."""
+    """Micrometres per pixel of the finest level as given by the table; overrides the file."""
     source: str = ""
     """The patient or case; the slide's name where the table says none."""
     mask: Path | None = None
     """The user's own outline of the tissue."""
     columns: dict[str, str] = field(default_factory=dict)
-    """What else the table says."""
+    """Other columns of the table."""
     unsaid_mpp: float | None = None
-    """Micrometres per pixel of a file that does not say."""
+    """Micrometres per pixel to assume where the file gives none."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides what is seen of the slide; of its file the name, size and time."""
+        """Everything that results depend on; of the file its name, size and time."""
         status = self.path.stat() if self.path.exists() else None
         mask = self.mask.read_bytes() if self.mask and self.mask.is_file() else b""
         return {
@@ -77,12 +73,12 @@ class Listed:
         }
 
     def open(self) -> Slide:
-        """Raises TileError as `Slide.open` does."""
+        """Open the slide. Raises TileError as `Slide.open` does."""
         return Slide.open(self.path, self.mpp, self.unsaid_mpp)
 
 
 def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed]:
-    """The slides in files, in folders and below them, or in one table; in an order that is the same everywhere.
+    """List the slides in files, in folders and below them, or in one table, sorted by name.
 
     A table (.csv, .parquet) has a column `path`, relative to its own folder, and may have `slide` (the name), `source`
     (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which neither the table
@@ -95,13 +91,16 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     if not places:
         raise UserError("which slides? Give files, folders or a table (.csv, .parquet) with a column path")
     if len(places) == 1 and places[0].suffix.lower() in TABLES:
-        return _table(places[0], mpp)
-    paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
-    paths = list(dict.fromkeys(path.absolute() for path in paths))
-    names = _names(paths, [place.absolute() if place.is_dir() else place.absolute().parent for place in places])
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"two slides are called {twice[0]}: give a table that names them in a column `slide`")
-    return [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in sorted(zip(names, paths, strict=True))]
+        slides = _table(places[0], mpp)
+    else:
+        paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
+        paths = list(dict.fromkeys(path.absolute() for path in paths))
+        names = _names(paths, [place.absolute() if place.is_dir() else place.absolute().parent for place in places])
+        slides = [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in zip(names, paths, strict=True)]
+    name, count = Counter(slide.name for slide in slides).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"two slides are called {name}: give each its own name in a table with a column `slide`")
+    return sorted(slides, key=lambda slide: slide.name)
 
 
 def _below(folder: Path) -> list[Path]:
@@ -123,73 +122,35 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
-    """Each path below what all folders have in common, without its ending where none is called the same."""
+    """Name each path relative to the folders' common parent, without its ending unless two would be the same."""
     above = Path(os.path.commonpath(folders))
     names = [path.relative_to(above).with_suffix("").as_posix() for path in paths]
     often = Counter(names)
     return [n if often[n] == 1 else p.relative_to(above).as_posix() for n, p in zip(names, paths, strict=True)]
 
 
-def _home(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    """The folders that names of a table's slides start from: the table's own, if all lie below it."""
-    return [folder] if all(folder in path.parents for path in paths) else [path.parent for path in paths]
-
-
-def read_table(file: Path) -> list[dict[str, str]]:
-    """The lines of a .csv or .parquet, every value as it is written: patient 007 is not patient 7.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        if file.suffix.lower() == ".csv":
-            with file.open(newline="", encoding="utf-8-sig") as text:
-                lines: list[dict[str, Any]] = list(csv.DictReader(text))
-        else:
-            lines = parquet.read_table(file).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read as a table ({' '.join(str(error).split())})") from error
-    return [{str(k): "" if v is None else str(v) for k, v in line.items() if k is not None} for line in lines]
-
-
 def _table(file: Path, mpp: float | None) -> list[Listed]:
-    rows = read_table(file)
+    table = read_table(file)
+    rows, home = as_text(table), file.parent.absolute()
     if not rows or "path" not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no line"
         raise UserError(f"{file} needs a column `path` and a line for each slide (found: {found})")
-    if empty := [number for number, row in enumerate(rows, 2) if not row["path"]]:
-        raise UserError(f"{file}, line {empty[0]} has no path: fill it in or remove the line")
     if taken := [name for name in rows[0] if name in SCHEMA.names and name not in KNOWN]:
         raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
-    paths = [Path(os.path.abspath(file.parent / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
-    names = [
-        row.get("slide") or name
-        for row, name in zip(rows, _names(paths, _home(file.parent.absolute(), paths)), strict=True)
-    ]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"{file} has two slides called {twice[0]}: give each its own name in a column `slide`")
+    paths = [Path(os.path.abspath(home / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
+    below = all(home in path.parents for path in paths)
+    names = _names(paths, [home] if below else [path.parent for path in paths])
+    mpps = column(table, "mpp", pa.float64(), file).to_pylist() if "mpp" in rows[0] else [None] * len(rows)
     slides = []
-    for row, path, name in zip(rows, paths, names, strict=True):
-        if not name or name.startswith("/") or ".." in name.split("/"):
+    for line, (row, path, name, own_mpp) in enumerate(zip(rows, paths, names, mpps, strict=True), start=2):
+        name = row.get("slide") or name
+        if not row["path"]:
+            raise UserError(f"{file}, line {line} has no path: fill it in or remove the line")
+        if name.startswith("/") or ".." in name.split("/"):
             raise UserError(f"{file}: {name!r} is no name for a slide, as files are called by it")
-        slides.append(
-            Listed(
-                name,
-                path,
-                _number(row["mpp"], f"{file}, {name}") if row.get("mpp") else None,
-                row.get("source") or name,
-                file.parent.absolute() / row["mask"] if row.get("mask") else None,
-                {key: value for key, value in row.items() if key not in KNOWN},
-                mpp,
-            )
-        )
-    return sorted(slides, key=lambda slide: slide.name)
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        mpp = float(text)
-    except ValueError:
-        raise UserError(f"{where}: mpp {text!r} is no number") from None
-    check_mpp(mpp, where)
-    return mpp
+        if own_mpp is not None:
+            check_mpp(own_mpp, f"{file}, {name}")
+        mask = home / row["mask"] if row.get("mask") else None
+        others = {key: value for key, value in row.items() if key not in KNOWN}
+        slides.append(Listed(name, path, own_mpp, row.get("source") or name, mask, others, mpp))
+    return slides

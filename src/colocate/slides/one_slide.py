@@ -1,10 +1,12 @@
-"""One slide cut into tiles: where, how sharp, and into which shard."""
+"""Cut one slide into tiles: their places, sharpness and shards, and an overlay picture."""
 
 from __future__ import annotations
 
 import errno
 import io
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,16 +57,15 @@ EDGE = (0, 140, 70)
 TILE = (0, 90, 255)
 
 
-def write_overlay(
-    path: Path, slide: Slide, tissue: Tissue, x: Int32[np.ndarray, " n"], y: Int32[np.ndarray, " n"], side: float
-) -> None:
-    """Write the picture of a slide with tiles of `side` level0 pixels, as a PNG of a few colours."""
+def write_overlay(path: Path, slide: Slide, tissue: Tissue, corners: Sequence[tuple[int, int]], side: float) -> None:
+    """Write a small PNG of a slide with its tissue outlined and its tiles (of `side` level0 pixels) drawn."""
     pixels = slide.thumbnail(LONGEST_PX)
     high, wide = pixels.shape[:2]
     scale = wide / slide.width
     tiles = Image.new("L", (wide, high))
     draw = ImageDraw.Draw(tiles)
-    for left, top in zip((x * scale).tolist(), (y * scale).tolist(), strict=True):
+    for x, y in corners:
+        left, top = x * scale, y * scale
         draw.rectangle((left, top, left + side * scale - 1, top + side * scale - 1), 60, 130)
     tint = np.asarray(tiles)[:, :, None] / 255
     pixels = (pixels * (1 - tint) + np.array(TILE) * tint).astype(np.uint8)
@@ -89,7 +90,7 @@ class Places(NamedTuple):
 
 
 def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
-    """The tiles that lie within the slide and have tissue enough."""
+    """List the tiles within the slide that hold enough tissue."""
     mpp = slide.nearest_mpp(config.mpp)
     side = config.size * mpp / slide.mpp
     step = (config.size - config.overlap) * mpp / slide.mpp
@@ -102,30 +103,22 @@ def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
 
 
 def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int:
-    """Cut a slide: its shards, its overlay, and at last its part of the manifest; returns the number of tiles.
+    """Cut a slide: write its shards, its overlay and last its part of the manifest; return the number of tiles.
 
     Raises:
-        TileError: the slide or its mask cannot be read, so that the next one should be taken.
-        UserError: the disk is full or not to be written on, which ends the run.
+        TileError: the slide or its mask cannot be read; the run goes on with the next.
+        UserError: the disk is full or cannot be written; the run ends.
     """
     try:
         slide = listed.open()
         tissue = find_tissue(slide, listed.mask)
         found = places(slide, tissue, config)
         part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
-        shards = None if manifest_only else Shards(out, listed.name)
-        try:
-            columns = _tiles(listed, slide, found, config, shards)
-            if shards is not None:
-                shards.finish()
-            write_overlay(
-                out / "overlays" / f"{listed.name}.png", slide, tissue, columns["x"], columns["y"], found.side
-            )
-            write_part(out, listed, columns, _facts(slide, tissue, found, columns))
-        except BaseException:
-            if shards is not None:
-                shards.drop()
-            raise
+        with nullcontext() if manifest_only else Shards(out, listed.name) as shards:
+            rows = _tiles(listed, slide, found, config, shards)
+        corners = [(row["x"], row["y"]) for row in rows]
+        write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
+        write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)))
     except UserError:
         raise
     except OSError as error:
@@ -133,7 +126,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
         raise UserError(f"{out} cannot be written on ({reason}): make room; the same command goes on") from error
     except Exception as error:  # one odd slide must not end the run
         raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    return len(columns["x"])
+    return len(rows)
 
 
 def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
@@ -150,58 +143,41 @@ def sharpness(pixels: UInt8[np.ndarray, "h w 3"]) -> float:
     return float(laplacian.std())
 
 
-def _tiles(listed: Listed, slide: Slide, found: Places, config: TilingConfig, shards: Shards | None) -> dict[str, Any]:
-    """The manifest's columns for the tiles that are sharp enough; with shards, these get their pixels."""
-    kept: list[int] = []
-    sharp: list[float | None] = []
-    stored: list[tuple[str | None, int | None, int | None]] = []
+def _tiles(
+    listed: Listed, slide: Slide, found: Places, config: TilingConfig, shards: Shards | None
+) -> list[dict[str, Any]]:
+    """Make the manifest's rows for the tiles that are sharp enough, and write their pixels to the shards."""
+    rows: list[dict[str, Any]] = []
     looks = shards is not None or config.min_sharpness > 0
     facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
-    for number, (x, y) in enumerate(zip(found.x.tolist(), found.y.tolist(), strict=True)):
+    for x, y, tissue in zip(found.x.tolist(), found.y.tolist(), found.tissue.tolist(), strict=True):
         pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
         score = None if pixels is None else sharpness(pixels)
         if score is not None and score < config.min_sharpness:
             continue
-        kept.append(number)
-        sharp.append(score)
-        if shards is None or pixels is None:
-            stored.append((None, None, None))
-        else:
-            key = f"{listed.name}/{x:06d}_{y:06d}"
-            stored.append(shards.add(key, _jpeg(pixels, config.quality), facts | {"x": x, "y": y}))
-    count = len(kept)
-    shard, offset, size = zip(*stored, strict=True) if stored else ((), (), ())
-    return {
-        "x": found.x[kept],
-        "y": found.y[kept],
-        "mpp": np.full(count, found.mpp, np.float32),
-        "slide_mpp": np.full(count, slide.mpp, np.float32),
-        "size": np.full(count, config.size, np.int32),
-        "tissue": found.tissue[kept].astype(np.float32),
-        "sharpness": sharp,
-        "shard": shard,
-        "offset": offset,
-        "bytes": size,
-    }
+        row = facts | {"x": x, "y": y}
+        stored = {}
+        if shards is not None and pixels is not None:
+            stored = shards.add(f"{listed.name}/{x:06d}_{y:06d}", _jpeg(pixels, config.quality), row)
+        rows.append(row | stored | {"slide_mpp": slide.mpp, "tissue": tissue, "sharpness": score})
+    return rows
 
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(
-        file, "JPEG", quality=quality, subsampling=0
-    )  # stains differ in chroma: it is kept whole
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)  # stains differ in chroma
     return file.getvalue()
 
 
-def _facts(slide: Slide, tissue: Tissue, found: Places, columns: dict[str, Any]) -> dict[str, Any]:
-    """What slides.csv says of a slide."""
+def _facts(slide: Slide, tissue: Tissue, found: Places, tiles: int) -> dict[str, Any]:
+    """A slide's row in slides.csv."""
     return {
         "mpp": round(slide.mpp, 6),
         "width": slide.width,
         "height": slide.height,
         "tissue_mm2": round(float(tissue.mask.mean()) * slide.width * slide.height * slide.mpp**2 / 1e6, 3),
-        "tiles": len(columns["x"]),
-        "blurred": len(found.x) - len(columns["x"]),
+        "tiles": tiles,
+        "blurred": len(found.x) - tiles,
         "tile_mpp": round(found.mpp, 6),
         "enlarged": found.mpp < slide.mpp * 0.99,
     }

@@ -1,4 +1,4 @@
-"""Files behind slides: OpenSlide first, tifffile for TIFFs of a kind it does not know, Pillow for plain images."""
+"""Read slide files: by OpenSlide, else tifffile (other TIFFs) or Pillow (plain images); JPEG tiles directly."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import struct
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count, product
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 import openslide
@@ -22,7 +23,6 @@ from PIL import Image
 from colocate.base.errors import TileError
 
 CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
-Answer = TypeVar("Answer")
 
 
 class Reader(ABC):
@@ -34,37 +34,39 @@ class Reader(ABC):
     mpp: tuple[float, float] | None
     """Micrometres per pixel of the finest level, along x and y; None where the file does not say."""
     properties: dict[str, str]
+    """What OpenSlide says of the file, by its names."""
     origin: tuple[int, int] = (0, 0)
     """Where the scanned area begins, in pixels of the finest level."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels of a level, from column x and row y on; the region lies within the level. Not to be written to.
+        """Read a region of a level, which must lie within it; x and y are in its pixels. The result is read-only.
 
         Raises:
             TileError: the file is damaged.
         """
 
 
-def told(path: Path, act: Callable[[], Answer]) -> Answer:
-    """What an action gives; on damaged files tifffile, its codecs and Pillow raise almost anything."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what OpenSlide, tifffile, its codecs and Pillow raise on damaged files (almost anything) into TileError."""
     try:
-        return act()
-    except (TileError, openslide.OpenSlideError):
+        yield
+    except TileError:
         raise
     except Image.UnidentifiedImageError:
         raise TileError(f"{path} is no slide: OpenSlide, tifffile and Pillow know no such file") from None
+    except Image.DecompressionBombError:
+        raise TileError(
+            f"{path} would be unpacked whole and is too large for that: convert it to a tiled TIFF"
+        ) from None
     except Exception as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path, error: Exception) -> TileError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TileError(f"{path} is cut short or damaged ({reason}): copy it again")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TileError(f"{path} is cut short or damaged ({reason}): copy it again") from error
 
 
 JPEG = 7  # of TIFF's compressions; not the obsolete 6
@@ -75,7 +77,7 @@ Tile = UInt8[np.ndarray, "h w 3"]
 
 @final
 class _LastUsed:
-    """Unpacked tiles, the last used ones up to so many bytes."""
+    """A cache of decoded tiles, least recently used first out, up to `most_bytes`."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
@@ -105,7 +107,7 @@ _numbers = count()  # of readers: an address is used again
 
 @final
 class JpegTiles(Reader):
-    """Levels as another reader found them, their pixels straight from the file."""
+    """Decodes JPEG tiles directly; takes levels, resolution and bounds from another reader."""
 
     def __init__(self, known: Reader, file: tifffile.TiffFile, pages: Sequence[Any]) -> None:
         self.path, self.sizes, self.mpp = known.path, known.sizes, known.mpp
@@ -114,20 +116,17 @@ class JpegTiles(Reader):
 
     @classmethod
     def of(cls, known: Reader) -> JpegTiles | None:
-        """The reader of the same levels, if all of them are whole and of JPEG tiles."""
+        """A reader of the same levels, or None unless all of them are complete and in JPEG tiles."""
         plain = known.properties.get("openslide.vendor") in VENDORS
         if not plain or len({*known.sizes}) < len(known.sizes):  # planes of one size are told apart by OpenSlide
             return None
-        file = tifffile.TiffFile(known.path)
-        try:
+        with ExitStack() as stack:
+            file = stack.enter_context(tifffile.TiffFile(known.path))
             pages = [_page(file, size) for size in known.sizes]
-        except BaseException:
-            file.close()
-            raise
-        if all(pages):
-            return cls(known, file, pages)
-        file.close()
-        return None
+            if not all(pages):
+                return None
+            stack.pop_all()  # it stays open
+        return cls(known, file, pages)
 
     def close(self) -> None:
         self.file.close()
@@ -149,19 +148,20 @@ class JpegTiles(Reader):
     def _tile(self, level: int, row: int, column: int) -> Tile:
         page = self.pages[level]
         place = row * -(-page.imagewidth // page.tilewidth) + column
-        return _unpacked.get((self.number, level, place), lambda: told(self.path, lambda: self._unpack(page, place)))
+        return _unpacked.get((self.number, level, place), lambda: self._unpack(page, place))
 
     def _unpack(self, page: Any, place: int) -> Tile:
         size = page.databytecounts[place]
-        packed = os.pread(self.file.filehandle.fileno(), size, page.dataoffsets[place])
-        if len(packed) < size:  # libjpeg would make up the rest
-            raise EOFError("its tiles reach beyond its end")
-        tile, _, _ = page.decode(packed, place, jpegtables=page.jpegtables)
-        return tile.reshape(page.tilelength, page.tilewidth, 3)
+        with reading(self.path):
+            packed = os.pread(self.file.filehandle.fileno(), size, page.dataoffsets[place])
+            if len(packed) < size:  # libjpeg would make up the rest
+                raise EOFError("its tiles reach beyond its end")
+            tile, _, _ = page.decode(packed, place, jpegtables=page.jpegtables)
+            return tile.reshape(page.tilelength, page.tilewidth, 3)
 
 
 def _page(file: tifffile.TiffFile, size: tuple[int, int]) -> Any:
-    """The page of a level, if it is of JPEG tiles and none is missing (OpenSlide knows what to put there)."""
+    """The TIFF page of a level, or None unless it is in JPEG tiles and none is missing (OpenSlide fills those in)."""
     pages: Any = file.pages
     for page in pages:
         if (page.imagewidth, page.imagelength) != size or not page.is_tiled:
@@ -188,19 +188,17 @@ def open_reader(path: Path) -> Reader:
             start = file.read(4)
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
-    try:
-        reader = told(path, lambda: _OpenSlide(path))
+    with reading(path):
+        try:
+            reader = _OpenSlide(path)
+        except openslide.OpenSlideUnsupportedFormatError:
+            return _Tiff(path) if start in TIFF_MAGIC else _Plain(path)
         # OpenSlide takes an OME-TIFF for a plain one: it sees neither its levels nor its resolution
         ome = "<OME " in reader.properties.get("tiff.ImageDescription", "")
-        other = told(path, lambda: _Tiff(path) if ome else JpegTiles.of(reader))
+        other = _Tiff(path) if ome else JpegTiles.of(reader)
         if other is not None:
             reader.close()
         return other or reader
-    except openslide.OpenSlideUnsupportedFormatError:
-        kind = _Tiff if start in TIFF_MAGIC else _Plain
-        return told(path, lambda: kind(path))
-    except openslide.OpenSlideError as error:
-        raise damaged(path, error) from error
 
 
 @final
@@ -224,10 +222,8 @@ class _OpenSlide(Reader):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
         # OpenSlide counts in pixels of the finest level; rounding shifts by less than half of one
         place = (round(x * self.downsamples[level]), round(y * self.downsamples[level]))
-        try:
+        with reading(self.path):
             region = self.slide.read_region(place, level, (width, height))
-        except openslide.OpenSlideError as error:
-            raise damaged(self.path, error) from error
         if region.getchannel("A").getextrema() != (255, 255):  # holes, which the scanner left out
             region = Image.alpha_composite(Image.new("RGBA", region.size, self.background), region)
         return np.asarray(region.convert("RGB"))
@@ -254,11 +250,11 @@ class _Tiff(Reader):
             )
         self.sizes = tuple((page.shape[1], page.shape[0]) for page in pages)
         page: Any = pages[0].keyframe
-        self.properties = {tag.name: str(tag.value)[:200] for tag in page.tags.values() if tag.count < 200}
-        self.mpp = _ome_mpp(self.file) or _tiff_mpp(page)
+        self.mpp, self.properties = _ome_mpp(self.file) or _tiff_mpp(page), {}
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-        region: Any = told(self.path, lambda: self.levels[level][y : y + height, x : x + width])
+        with reading(self.path):
+            region: Any = self.levels[level][y : y + height, x : x + width]
         return np.repeat(region[:, :, None], 3, 2) if region.ndim == 2 else np.ascontiguousarray(region[:, :, :3])
 
     def close(self) -> None:
@@ -271,19 +267,14 @@ class _Tiff(Reader):
         handle, tiff = self.file.filehandle, self.file.tiff
         handle.seek(pages.next_page_offset)
         if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
-            raise TileError(f"{self.path} is cut short or damaged (pages are missing at its end): copy it again")
+            raise EOFError("pages are missing at its end")
 
 
 @final
 class _Plain(Reader):
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            image = Image.open(path)  # raises where it is no picture
-        except Image.DecompressionBombError:
-            raise TileError(
-                f"{path} would be unpacked whole and is too large for that: convert it to a tiled TIFF"
-            ) from None
+        image = Image.open(path)
         self.pixels = np.asarray(image.convert("RGB"))
         self.sizes = ((image.width, image.height),)
         self.mpp, self.properties = None, {}  # dots per inch of a picture say how to print it

@@ -1,132 +1,97 @@
-"""One slide after another: what is done is skipped, what fails is set aside, and the others go on.
+"""Work on one slide after another: skip what is done, set aside what fails, and go on.
 
 Shared by `colocate features` and `colocate predict`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_writable, write_atomically
-from colocate.base.text import counted
+from colocate.base.files import check_writable
+from colocate.base.tables import as_text, read_table, write_csv
+from colocate.base.text import Terminal, counted
 from colocate.slides.listing import Listed
 
 
 @final
-class Meter:
+class Meter(Terminal):
     """Progress over slides, and over the pieces (`unit`: tile, window) of the one in work; a line a slide in a log."""
 
     def __init__(self, slides: int, unit: str) -> None:
+        super().__init__(after="{task.fields[pace]}")
         self.unit = unit
-        self.console = Console(stderr=True, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
         self.slides = self.bar.add_task("slides", total=slides, pace="")
         self.of_slide = self.bar.add_task(f"{unit}s", visible=False, pace="")
         self.done = self.before = 0
         self.began = time.perf_counter()
 
     def begin(self, pieces: int) -> None:
-        """A slide of so many pieces, while no other is in work; without it only the bar of slides is shown."""
+        """Show a bar for the pieces of one slide; optional, and only for slides worked on one at a time."""
         self.bar.reset(self.of_slide, total=pieces, visible=True)
 
     def advance(self, pieces: int) -> None:
-        """So many more are done."""
+        """Count finished pieces."""
         self.done += pieces
         self.bar.advance(self.of_slide, pieces)
         self.bar.update(self.slides, pace=self.pace)
 
-    def end(self, name: str) -> None:
-        """A slide is done: all pieces since the last one were its own."""
-        if self.bar.disable:
+    def end(self, name: str, failure: str = "") -> None:
+        """Count a slide as done, with the pieces since the last one, or as left out because of a failure."""
+        if failure:
+            self.say(f"note: {name} is left out: {failure}")
+        elif not self.live:
             self.say(f"{name}: {counted(self.done - self.before, self.unit)}, {self.pace} so far")
-        self._next()
-
-    def fail(self, name: str, reason: str) -> None:
-        """A slide is left out."""
-        self.say(f"note: {name} is left out: {reason}")
-        self._next()
-
-    def say(self, sentence: str) -> None:
-        """One line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
-
-    @property
-    def pace(self) -> str:
-        """Of all slides up to now."""
-        return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}s/s"
-
-    def _next(self) -> None:
         self.before = self.done
         self.bar.advance(self.slides)
 
-
-COLUMNS = ("slide", "path", "reason")
+    @property
+    def pace(self) -> str:
+        """Pieces per second over all slides so far."""
+        return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}s/s"
 
 
 @final
 class Quarantine:
-    """A CSV (slide, path, reason) that is there only while a slide is in it; written whole at every change."""
+    """The failed slides, kept in a CSV (slide, path, reason) that exists only while there are any."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.failed: dict[str, tuple[str, str]] = {}
         """Path and reason of each slide, by name."""
         if path.is_file():
-            with path.open(newline="") as file:
-                self.failed = {row["slide"]: (row["path"], row["reason"]) for row in csv.DictReader(file)}
-
-    def add(self, name: str, path: Path, reason: str) -> None:
-        self.failed[name] = (str(path), reason)
-        self._write()
-
-    def remove(self, name: str) -> None:
-        """A slide that went well after all."""
-        if self.failed.pop(name, None):
-            self._write()
+            self.failed = {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(path))}
 
     def set(self, failed: dict[str, tuple[str, str]]) -> None:
-        """Path and reason of all that are in it, by name."""
-        self.failed = failed
-        self._write()
-
-    def _write(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((name, *self.failed[name]) for name in sorted(self.failed))
-        if self.failed:
-            write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
-        else:
+        """Replace all entries."""
+        if failed:
+            write_csv(self.path, ("slide", "path", "reason"), [(name, *failed[name]) for name in sorted(failed)])
+        elif self.failed:
             self.path.unlink(missing_ok=True)
+        self.failed = failed
+
+    def add(self, name: str, path: Path, reason: str) -> None:
+        self.set(self.failed | {name: (str(path), reason)})
+
+    def remove(self, name: str) -> None:
+        """Remove a slide that has succeeded since."""
+        if name in self.failed:
+            self.set({other: said for other, said in self.failed.items() if other != name})
 
 
 @final
 class Tally(NamedTuple):
-    """How many slides were worked on, were there before, and failed."""
+    """Numbers of slides worked on, done before, and failed."""
 
     worked: int
     there: int
     failed: int
 
     def sentence(self, out: Path) -> str:
-        """What a command says at its end.
+        """The summary that a command prints at its end.
 
         >>> Tally(3, 0, 1).sentence(Path("out"))
         'done: 3 slides in out, 1 failed: see out/failed.csv'
@@ -145,10 +110,10 @@ def for_each_slide(
     quarantine: Quarantine,
     unit: str,
 ) -> Tally:
-    """Work on every slide that is not done; `work` tells the meter of its progress and leaves all of a slide or none.
+    """Work on every slide that is not done; `work` reports progress to the meter and writes all of a slide or nothing.
 
-    All are asked whether they are done before the first is worked on: what `done` refuses is refused at once. A slide
-    on which `work` raises TileError is quarantined, and tried again by the next call; other errors end the loop.
+    `done` is called for all slides first, so that its refusals come before any work. A slide on which `work` raises
+    TileError is listed in the quarantine and tried again by the next call; other errors end the loop.
 
     Raises:
         UserError: every slide failed, or the quarantine's folder cannot be written; and what `done` and `work` raise.
@@ -166,7 +131,7 @@ def for_each_slide(
                 work(slide, meter)
             except TileError as error:
                 quarantine.add(slide.name, slide.path, str(error))
-                meter.fail(slide.name, str(error))
+                meter.end(slide.name, str(error))
                 failed += 1
             else:
                 quarantine.remove(slide.name)

@@ -1,4 +1,4 @@
-"""A slide: any region of it at any resolution."""
+"""Read any region of a slide at any resolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -42,7 +42,7 @@ REMEDY = "say it with --slide-mpp, or in a table of slides (columns path, mpp)"
 @final
 @dataclass(frozen=True)
 class Slide:
-    """A slide whose resolution is known; made by `Slide.open`.
+    """A slide with a known resolution; made by `Slide.open`.
 
     Holds no open file: those are kept by each process, the last few used ones. So it can be sent to workers.
     Positions are in pixels of the finest level ("level0"), x to the right and y down from its top left.
@@ -58,7 +58,7 @@ class Slide:
 
     @classmethod
     def open(cls, path: str | Path, mpp: float | None = None, unsaid_mpp: float | None = None) -> Slide:
-        """Open a slide; `mpp` replaces what the file says of its resolution, `unsaid_mpp` is for one that says none.
+        """Open a slide; `mpp` overrides the file's resolution, `unsaid_mpp` is used where the file gives none.
 
         Raises:
             UserError: `mpp` or `unsaid_mpp` is no resolution.
@@ -68,9 +68,7 @@ class Slide:
         for given in (mpp, unsaid_mpp):
             if given is not None:
                 check_mpp(given, "--slide-mpp")
-        if mpp is None:
-            mpp = unsaid_mpp if unsaid_mpp and not _says_mpp(reader) else _stated_mpp(reader)
-        return cls(reader.path, mpp, reader.sizes, reader.origin)
+        return cls(reader.path, _said_mpp(reader, unsaid_mpp) if mpp is None else mpp, reader.sizes, reader.origin)
 
     @property
     def width(self) -> int:
@@ -81,11 +79,6 @@ class Slide:
     def height(self) -> int:
         """In level0 pixels."""
         return self.sizes[0][1]
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """What the file says of itself, in its own words."""
-        return _reader(self.path).properties
 
     @cached_property
     def level_mpps(self) -> tuple[float, ...]:
@@ -106,7 +99,7 @@ class Slide:
     def read(
         self, x: float, y: float, width: int, height: int, mpp: float | None = None
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The region of `width` x `height` pixels of `mpp` micrometres whose top left corner is level0 (x, y).
+        """Read a region of `width` x `height` pixels of `mpp` micrometres with its top left corner at level0 (x, y).
 
         From the coarsest level that is as fine, resampled with antialiasing (a bicubic kernel as wide as the pixels),
         which sees beyond the region's edge: neighbouring regions fit without a seam. White outside the slide.
@@ -116,26 +109,29 @@ class Slide:
         """
         mpp = self.mpp if mpp is None else mpp
         level = max(i for i, own in enumerate(self.level_mpps) if i == 0 or own <= mpp * (1 + NEAR))
-        axes = []
-        for place, count, own, finest in zip((x, y), (width, height), self.sizes[level], self.sizes[0], strict=True):
-            shrunk = own / finest
-            # places of whole level0 pixels fall between the pixels of coarser levels
-            slack = STEADY_PX if level == 0 else max(STEADY_PX, 0.5 * shrunk)
-            axes.append(_Axis(place * shrunk, mpp / self.mpp * shrunk, count, slack))
-        across, down = axes
-        if (across.stop - across.start) * (down.stop - down.start) > LARGEST_PX and height > 1:
+        # x and y in pixels of the level from here on
+        shrunk, pixels = np.array(self.sizes[level]) / self.sizes[0], np.array((width, height))
+        start, step = np.array((x, y)) * shrunk, mpp / self.mpp * shrunk
+        stop = start + step * pixels
+        if (stop - start).prod() > LARGEST_PX and height > 1:
             upper = height // 2
             lower = self.read(x, y + upper * mpp / self.mpp, width, height - upper, mpp)
             return np.concatenate([self.read(x, y, width, upper, mpp), lower])
-        if across.steady and down.steady:
-            return _padded(_reader(self.path), level, round(across.start), round(down.start), width, height)
-        left, top = across.first, down.first
-        region = _padded(_reader(self.path), level, left, top, across.last - left, down.last - top)
-        box = (across.start - left, down.start - top, across.stop - left, down.stop - top)
+        # places of whole level0 pixels fall between the pixels of coarser levels
+        slack = STEADY_PX if level == 0 else np.maximum(STEADY_PX, 0.5 * shrunk)
+        near, drift = np.abs(start - start.round()) <= slack + 1e-9, np.abs(step - 1) * pixels
+        if near.all() and (drift <= DRIFT_PX).all():
+            left, top = start.round().astype(int).tolist()
+            return _padded(_reader(self.path), level, left, top, width, height)
+        reach = np.ceil(2 * step.clip(1)) + 1  # of the bicubic kernel
+        first, last = np.floor(start) - reach, np.ceil(stop) + reach
+        (left, top), (wide, high) = first.astype(int).tolist(), (last - first).astype(int).tolist()
+        region = _padded(_reader(self.path), level, left, top, wide, high)
+        box = (*(start - first).tolist(), *(stop - first).tolist())
         return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BICUBIC, box))
 
     def thumbnail(self, longest_px: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The whole slide, its longer side `longest_px` (or its own, if that is less)."""
+        """Read the whole slide, scaled down so that its longer side is at most `longest_px`."""
         factor = max(1.0, max(self.width, self.height) / longest_px)
         width, height = (max(1, round(side / factor)) for side in (self.width, self.height))
         return self.read(0, 0, width, height, self.mpp * factor)
@@ -145,7 +141,7 @@ _open: OrderedDict[tuple[int, Path], Reader] = OrderedDict()
 
 
 def _reader(path: Path) -> Reader:
-    """The file, opened by this process: what a parent process opened before a fork must not be shared."""
+    """The file, opened by this process: files opened before a fork must not be shared."""
     key = (os.getpid(), path)
     reader = _open.pop(key, None) or open_reader(path)
     _open[key] = reader
@@ -156,59 +152,25 @@ def _reader(path: Path) -> Reader:
     return reader
 
 
-def _says_mpp(reader: Reader) -> bool:
-    """Whether the file says a resolution that can be."""
-    return reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
-
-
-def _stated_mpp(reader: Reader) -> float:
+def _said_mpp(reader: Reader, unsaid: float | None) -> float:
+    """The file's resolution; `unsaid` where it gives none or an impossible one."""
+    can_be = reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
+    if unsaid is not None and not can_be:
+        return unsaid
     if reader.mpp is None:
         power = reader.properties.get("openslide.objective-power")
         hint = f" (an objective of {power}x is no resolution)" if power else ""
         raise TileError(f"{reader.path} does not say its micrometres per pixel{hint}: {REMEDY}")
     x, y = reader.mpp
-    if not _says_mpp(reader):
+    if not can_be:
         raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, which cannot be: {REMEDY}")
     if abs(x / y - 1) > 0.05:
         raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")
     return math.sqrt(x * y)
 
 
-class _Axis(NamedTuple):
-    """`pixels` pixels along one axis, each `step` pixels of a level, from `start` on."""
-
-    start: float
-    step: float
-    pixels: int
-    slack: float
-    """How far off a level's pixel the start may lie."""
-
-    @property
-    def stop(self) -> float:
-        return self.start + self.step * self.pixels
-
-    @property
-    def steady(self) -> bool:
-        """Whether the level's pixels are so near to the wanted ones that they serve as they are."""
-        drift = abs(self.step - 1) * self.pixels
-        return abs(self.start - round(self.start)) <= self.slack + 1e-9 and drift <= DRIFT_PX
-
-    @property
-    def reach(self) -> int:
-        """How far the bicubic kernel looks beyond either end."""
-        return math.ceil(2 * max(self.step, 1)) + 1
-
-    @property
-    def first(self) -> int:
-        return math.floor(self.start) - self.reach
-
-    @property
-    def last(self) -> int:
-        return math.ceil(self.stop) + self.reach
-
-
 def _padded(reader: Reader, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A region of a level, white where it lies outside."""
+    """Read a region of a level, white outside of it."""
     wide, high = reader.sizes[level]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, wide), min(y + height, high)
     if (left, top, right, bottom) == (x, y, x + width, y + height):

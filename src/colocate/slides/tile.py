@@ -1,8 +1,7 @@
-"""Slides given where tiles are wanted: cut into a manifest, from which training reads the slides themselves."""
+"""Cut slides into tiles, several at once: `colocate tile`, and slides given where training wants tiles."""
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -19,13 +18,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
-from rich.console import Console
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, write_atomically
-from colocate.base.text import changes, counted
-from colocate.slides.listing import MANIFEST, SETTINGS, TABLES, Listed, find_slides
-from colocate.slides.manifest import SLIDES, is_done, part_path, strays, write_manifest
+from colocate.base.tables import TABLES, read_table
+from colocate.base.text import Terminal, changes, counted
+from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
+from colocate.slides.manifest import SLIDES, is_done, part_path, write_manifest
 from colocate.slides.one_slide import TilingConfig, cut
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
 from colocate.slides.runner import Meter, Quarantine
@@ -36,19 +35,17 @@ WAIT_S = 20  # for the scheduler to answer
 
 
 class Tiled(NamedTuple):
-    """What a call of `tile` left."""
+    """The outcome of a call of `tile`."""
 
     tiles: int
-    """In the manifest; 0 while slides are missing."""
+    """Tiles in the manifest; 0 while slides are missing."""
     missing: int
-    """Slides that other parts have still to cut."""
+    """Slides still to be cut by other parts."""
     failed: int
     empty: int = 0
-    """Slides of which no tile was kept."""
+    """Slides without a tile."""
     enlarged: int = 0
-    """Slides that are coarser than their tiles."""
-    strays: tuple[str, ...] = ()
-    """Names of slides whose files lie there too, though the manifest does not name them."""
+    """Slides coarser than their tiles."""
 
 
 def tile(
@@ -84,7 +81,7 @@ def tile(
 
 
 def read_part(text: str) -> tuple[int, int]:
-    """The numbers of `3/16`.
+    """Parse K/N.
 
     >>> read_part("3/16")
     (3, 16)
@@ -96,7 +93,7 @@ def read_part(text: str) -> tuple[int, int]:
 
 
 def sentence(done: Tiled, out: Path) -> str:
-    """What the command says at its end."""
+    """The summary that the command prints."""
     parts = [f"done: {counted(done.tiles, 'tile')} in {out / MANIFEST}"]
     if done.missing:
         parts = [f"done with this part; {counted(done.missing, 'slide')} to come before {out / MANIFEST} is written"]
@@ -104,12 +101,6 @@ def sentence(done: Tiled, out: Path) -> str:
         parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
     if done.enlarged:
         parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
-    if done.strays:
-        names = ", ".join(done.strays if len(done.strays) < 4 else (*done.strays[:3], "..."))
-        left = f"{counted(len(done.strays), 'slide')} left from before ({names})"
-        parts.append(
-            f"{left} in {out}/parts, overlays or shards: --data {out} leaves out what --data {out}/shards reads"
-        )
     if done.failed:
         parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
     return "; ".join(parts)
@@ -123,7 +114,7 @@ def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: Tiling
             for future in as_completed(futures):
                 name, found = futures[future].name, future.result()
                 if isinstance(found, str):
-                    meter.fail(name, found)
+                    meter.end(name, found)
                 else:
                     meter.advance(found)
                     meter.end(name)
@@ -137,7 +128,7 @@ def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: Tiling
 
 
 def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
-    """The number of tiles, or why there are none; both are on disk when it returns."""
+    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk."""
     failed = _failed_path(out, slide.name)
     try:
         tiles = cut(slide, config, out, manifest_only)
@@ -193,7 +184,7 @@ def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> Non
 
 
 def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
-    """Write the table of failures, and the manifest if no slide is missing; `before`: names of some that are done."""
+    """Write failed.csv, and the manifest if no slide is missing. before: names of slides known to be done."""
     done = [slide for slide in slides if slide.name in before or is_done(out, slide)]
     names = {slide.name for slide in done}
     others = [slide for slide in slides if slide.name not in names]
@@ -207,7 +198,7 @@ def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
     rows = write_manifest(out, done)
     counts = [row["tiles"] for row in rows]
     enlarged = sum(row["enlarged"] for row in rows)
-    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged, strays(out, done))
+    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged)
 
 
 AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides
@@ -215,7 +206,7 @@ LONGEST_TILE_PX = 4096
 
 
 def are_slides(data: Path) -> bool:
-    """Whether a file, a folder or a table is of slides and not of tiles, told by the first picture in it.
+    """Whether a file, folder or table holds slides rather than tiles, judged by its first picture.
 
     A TIFF is a slide if it is longer than 4,096 px.
     """
@@ -234,18 +225,13 @@ def are_slides(data: Path) -> bool:
 
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
-    """The manifest of slides, written into `out` without shards. Raises what `tile` raises."""
-    if config.quality != TilingConfig.quality:
-        raise UserError(
-            f"--tiling.quality {config.quality} changes nothing where tiles are read from slides: leave it out, "
-            "or write JPEGs first (colocate tile)"
-        )
+    """Write a manifest of slides, without shards, into `out` and return its path. Raises what `tile` raises."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
         )
     done = tile(find_slides([data], mpp), out, config, manifest_only=True)
-    Console(stderr=True, highlight=False).print(sentence(done, out), soft_wrap=True, markup=False)
+    Terminal().say(sentence(done, out))
     return out / MANIFEST
 
 
@@ -261,13 +247,8 @@ def _first(data: Path) -> Path | None:
     if data.suffix.lower() not in TABLES:
         return data
     try:
-        if data.suffix.lower() == ".csv":
-            with data.open(newline="", encoding="utf-8-sig") as text:
-                return data.parent / next(csv.DictReader(text))["path"]
-        table = parquet.ParquetFile(data)
-        if "slide_mpp" in table.schema_arrow.names:
+        if data.suffix.lower() == ".parquet" and "slide_mpp" in parquet.read_schema(data).names:
             return None  # a manifest, whose paths are of slides and whose rows are tiles
-        rows = next(table.iter_batches(1, columns=["path"]))
-        return data.parent / str(rows["path"][0].as_py())
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, StopIteration):
+        return data.parent / str(read_table(data, ["path"])["path"][0])
+    except (UserError, pa.ArrowException, OSError, KeyError, IndexError):
         return None  # whoever reads it will say what is wrong

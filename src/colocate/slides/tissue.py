@@ -1,4 +1,4 @@
-"""Where a slide's tissue is, at low resolution: coloured and absorbing, no pen, no dark edge; or as the user says."""
+"""Find a slide's tissue at low resolution, leaving out pen marks and dark edges, or read the user's own mask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from scipy.ndimage import map_coordinates
 from shapely.geometry.base import BaseGeometry
 from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
@@ -34,33 +35,24 @@ class Tissue:
     """The tissue of a slide of `width` x `height` level0 pixels."""
 
     mask: Bool[np.ndarray, "h w"]
-    """The whole slide in small."""
+    """The whole slide, scaled down."""
     width: int
     height: int
-
-    @property
-    def scale(self) -> float:
-        """Level0 pixels a pixel of the mask."""
-        return self.width / self.mask.shape[1]
 
     @cached_property
     def _sums(self) -> Float[np.ndarray, "_ _"]:
         return np.pad(self.mask.cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0))).astype(np.float64)
 
-    def share(self, x: float, y: float, width: float, height: float) -> float:
-        """How much of a rectangle (level0 pixels) is tissue, in [0, 1]; what lies outside the slide is not."""
-        return float(self.shares(np.array([x], float), np.array([y], float), width, height)[0])
-
     def shares(
         self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], width: float, height: float
     ) -> Float[np.ndarray, " n"]:
-        """The same for n rectangles of one size."""
+        """The share of tissue in n rectangles (level0 pixels) of one size, in [0, 1]; outside the slide is none."""
         edges = [self._below(x + i * width, y + j * height) for j in (0, 1) for i in (0, 1)]
         area = width * height * self.mask.size / (self.width * self.height)  # in pixels of the mask
         return ((edges[3] - edges[2] - edges[1] + edges[0]) / area).clip(0, 1)
 
     def share_of(self, shape: BaseGeometry) -> float:
-        """How much of a shape (level0 pixels) is tissue, in [0, 1]; of one too small for the mask, whether it is."""
+        """The share of tissue in a shape (level0 pixels), in [0, 1]; 0 or 1 for one below a pixel of the mask."""
         high, wide = self.mask.shape
         small = shapely.transform(shape, lambda points: points * (wide / self.width, high / self.height))
         top, left, inside = rasterise(small, high, wide)
@@ -73,17 +65,14 @@ class Tissue:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
         high, wide = self.mask.shape
         u, v = (x * wide / self.width).clip(0, wide), (y * high / self.height).clip(0, high)
-        i, j = np.minimum(u.astype(int), wide - 1), np.minimum(v.astype(int), high - 1)
-        a, b, sums = u - i, v - j, self._sums
-        upper = sums[j, i] * (1 - a) + sums[j, i + 1] * a
-        return upper * (1 - b) + (sums[j + 1, i] * (1 - a) + sums[j + 1, i + 1] * a) * b
+        return map_coordinates(self._sums, np.stack([v, u]), order=1)
 
 
 def find_tissue(slide: Slide, mask: Path | None = None) -> Tissue:
-    """Where the tissue of a slide is.
+    """Find the tissue of a slide.
 
-    `mask` is the user's own word: GeoJSON in level0 pixels (of a slide with bounds: from where those begin, as QuPath
-    counts), or an image of the whole slide in small, not black where tissue is.
+    `mask` replaces what would be found: GeoJSON in level0 pixels (of a slide with bounds relative to them, as in
+    QuPath), or a small image of the whole slide that is not black where tissue is.
 
     Raises:
         TileError: the slide is damaged, or the mask is none.
@@ -95,7 +84,7 @@ def find_tissue(slide: Slide, mask: Path | None = None) -> Tissue:
 
 
 def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, "h w"]:
-    """The tissue in a picture of `mpp` micrometres per pixel, some 4 to 32.
+    """Find the tissue in a picture of `mpp` (about 4 to 32) micrometres per pixel.
 
     Tissue absorbs light (optical density) and has colour (saturation); both thresholds are Otsu's, within bounds.
     Strongly coloured pixels whose red is weaker than their green are ink (blue, green), dark ones without colour are

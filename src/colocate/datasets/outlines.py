@@ -1,0 +1,221 @@
+"""Draw the outlined objects of an image: each pixel gets the number of its object, and what is broken is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import shapely
+import torch
+from jaxtyping import Float64, Int32
+from shapely.geometry.base import BaseGeometry
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.base.shapes import Patch, rasterise
+from colocate.data.decode import header
+from colocate.datasets.own import Known, Own, own_drafts
+from colocate.datasets.writer import Converted, Facts
+
+MENDED = "Outlines that cross or touch themselves, mended"
+EMPTY = "Objects without area, left out"
+OUTSIDE = "Objects outside of their image, left out"
+HIDDEN = "Objects wholly under smaller ones, left out"
+
+
+@final
+class Remarks:
+    """What was done to the objects of a data set, and to which."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[str]] = {}
+        self.shared = 0
+        """Pixels that more than one object claims."""
+
+    def add(self, what: str, where: str) -> None:
+        self.objects.setdefault(what, []).append(where)
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each thing that was done.
+
+        >>> remarks = Remarks()
+        >>> remarks.add(MENDED, "a.xml, region 7")
+        >>> remarks.notes()
+        ('Outlines that cross or touch themselves, mended: 1 (a.xml, region 7).',)
+        """
+        notes = [
+            f"{what}: {len(names):,} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})."
+            for what, names in sorted(self.objects.items())
+        ]
+        if self.shared:
+            notes.append(f"Objects overlap: {self.shared:,} pixels that several claim went to the smallest.")
+        return tuple(notes)
+
+
+class _Drawn(NamedTuple):
+    name: str
+    class_: str
+    patch: Patch
+
+
+@final
+class Canvas:
+    """The objects of one image of `height` x `width` pixels, drawn one by one."""
+
+    def __init__(self, height: int, width: int, file: Path, remarks: Remarks, *, skip: bool) -> None:
+        """file: where the objects are outlined, for messages. skip: drop objects without a pixel with a remark."""
+        self.height, self.width = height, width
+        self.file = file
+        self.remarks = remarks
+        self.skip = skip
+        self.drawn: list[_Drawn] = []
+
+    @classmethod
+    def over(cls, image: Path, file: Path, remarks: Remarks, *, skip: bool) -> Canvas:
+        """A canvas of an image file's size. Raises TileError if it is no image."""
+        width, height = header(image.read_bytes(), str(image)).size
+        return cls(height, width, file, remarks, skip=skip)
+
+    def outline(self, name: str, polygons: Any, class_: str = "") -> None:
+        """Draw an object given by polygons: each a list of rings (points x, y), the first outside, the others holes.
+
+        name: what it is called in the file.
+
+        Raises:
+            UserError: a coordinate is no number, or (unless `skip`) the object has no area or lies outside the image.
+        """
+        shape, mended = region(polygons, f"{self.file}, {name}")
+        if mended and shape.area:
+            self.remark(MENDED, name)
+        if shape.area and not shape.intersects(shapely.box(0, 0, self.width, self.height)):
+            self.leave_out(OUTSIDE, name, f"lies outside of its image ({self.width} x {self.height} px)")
+        else:
+            self.patch(name, rasterise(shape, self.height, self.width), class_)
+
+    def patch(self, name: str, patch: Patch, class_: str = "") -> None:
+        """Draw an object given by its pixels. Raises UserError (unless `skip`) if there are none."""
+        if patch.mask.any():
+            self.drawn.append(_Drawn(name, class_, patch))
+        else:
+            self.leave_out(EMPTY, name, "encloses no pixel")
+
+    def remark(self, what: str, name: str) -> None:
+        """Note what was done to an object."""
+        self.remarks.add(what, f"{self.file.name}, {name}")
+
+    def leave_out(self, what: str, name: str, how: str) -> None:
+        """Note that an object is left out. Raises UserError unless `skip`."""
+        if not self.skip:
+            raise UserError(f"{self.file}, {name} {how}: mend it, or leave such objects out with --skip-broken")
+        self.remark(what, name)
+
+    def finish(self) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
+        """The number of the object at each pixel (0 for none, the smallest of several), and the class of each."""
+        ids = np.zeros((self.height, self.width), np.int32)
+        claims = np.zeros((self.height, self.width), np.int32)
+        numbered = list(enumerate(self.drawn, start=1))
+        for number, drawn in sorted(numbered, key=lambda one: -int(one[1].patch.mask.sum())):
+            top, left, mask = drawn.patch
+            here = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
+            claims[here] += mask
+            ids[here][mask] = number
+        self.remarks.shared += int((claims > 1).sum())
+        seen = set(np.unique(ids).tolist())
+        for number, drawn in numbered:
+            if number not in seen:
+                self.remark(HIDDEN, drawn.name)
+        return torch.from_numpy(ids), {number: drawn.class_ for number, drawn in numbered if number in seen}
+
+
+def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
+    """What polygons enclose together, and whether one had to be mended; empty if they enclose nothing.
+
+    Where an outline crosses itself, all that it goes round counts.
+
+    Raises:
+        UserError: a coordinate is no number.
+    """
+    parts, mended = [], False
+    try:
+        for rings in polygons:
+            shell, *holes = [_points(ring) for ring in rings] or [np.zeros((0, 2))]
+            if len(shell) < 3:
+                continue
+            holes = [hole for hole in holes if len(hole) >= 3]
+            part = shapely.Polygon(shell, holes)
+            if not part.is_valid:
+                mended = True
+                part = _filled(shell).difference(shapely.union_all([_filled(hole) for hole in holes]))
+            parts.append(part)
+    except (TypeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} is no outline of points x, y ({reason}): get the file again, or mend it") from error
+    return parts[0] if len(parts) == 1 else shapely.union_all(parts), mended
+
+
+def _points(ring: Any) -> Float64[np.ndarray, "n 2"]:
+    points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is infinite or no number")
+    return points
+
+
+def _filled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry:
+    return shapely.make_valid(shapely.Polygon(ring), method="structure", keep_collapsed=False)
+
+
+@final
+class Outlined(NamedTuple):
+    """An image, and a file that outlines objects in it."""
+
+    image: Path
+    file: Path
+    known: Known
+    draw: Callable[[Canvas], None]
+    """Draws the objects, each with the name of its class."""
+
+    def drawn(self, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
+        """See `Canvas.finish`."""
+        canvas = Canvas.over(self.image, self.file, remarks, skip=skip)
+        self.draw(canvas)
+        return canvas.finish()
+
+
+def outlined_drafts(
+    facts: Facts,
+    images: Mapping[str, Outlined],
+    remarks: Remarks,
+    *,
+    where: Path,
+    skip: bool,
+    test_share: float | None = None,
+    scheme: str = "given",
+    order: Sequence[str] = (),
+) -> Converted:
+    """Prepare images with outlined objects; see `own_drafts` for the splits.
+
+    All objects are drawn once before the first image is written, so that a broken one is named at once. Classes without
+    an object are left out; the others are numbered in this order, or by name.
+
+    Raises:
+        UserError: there is no object, one is broken, or the images cannot be split.
+    """
+    used: set[str] = set()
+    for image in images.values():
+        used.update(image.drawn(remarks, skip)[1].values())
+    if not used:
+        raise UserError(f"{facts.name} has no outline in any of its {len(images)} images: export the objects again")
+    classes = [name for name in order if name in used] or sorted(used)
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+
+    def mask(image: Outlined) -> tuple[Int32[Tensor, "h w"], dict[int, int]]:
+        ids, names = image.drawn(Remarks(), skip)
+        return ids, {id: numbers[name] for id, name in names.items()}
+
+    facts = replace(facts, classes=tuple(classes), notes=remarks.notes())
+    own = {name: Own(image.image, image.known, partial(mask, image)) for name, image in images.items()}
+    return own_drafts(facts, own, test_share, where, scheme)

@@ -1,0 +1,122 @@
+"""Data sets of one's own (folders, COCO, GeoJSON): what items.csv says of their images, and splits by case."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int32
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.base.tables import as_text, column, read_table
+from colocate.datasets.writer import Converted, Draft, Facts
+
+COLUMNS = ("path", "source", "mpp", "split")
+
+
+@final
+class Known(NamedTuple):
+    """What is said of one image; see `Draft`."""
+
+    source: str = ""
+    mpp: float = math.nan
+    split: str = ""
+
+
+@final
+class Own(NamedTuple):
+    """An image, what is known of it, and a function that makes its mask and the class of each object in that."""
+
+    image: Path
+    known: Known
+    mask: Callable[[], tuple[Int32[Tensor, "h w"], dict[int, int] | None]]
+
+
+def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[str, Known]:
+    """What a table items.csv, if there is one, says of images, by their names (of files, without ending).
+
+    Its columns: path (with or without ending), source, mpp, split. mpp: of images of which it says none.
+
+    Raises:
+        UserError: it has other columns, does not fit the images, or an mpp is no number.
+    """
+    unsaid = math.nan if mpp is None else mpp
+    if not table.exists():
+        return dict.fromkeys(names, Known(mpp=unsaid))
+    read = read_table(table)
+    if "path" not in read.column_names or not set(read.column_names) <= set(COLUMNS):
+        columns = ", ".join(read.column_names)
+        raise UserError(f"{table} has the columns {columns}: it may have {', '.join(COLUMNS)}, path always")
+    mpps = column(read, "mpp", pa.float64(), table).to_pylist() if "mpp" in read.column_names else [None] * len(read)
+    known: dict[str, Known] = {}
+    for line, (row, said) in enumerate(zip(as_text(read), mpps, strict=True), start=2):
+        name = Path(row["path"]).name
+        name = name if name in names else Path(name).stem
+        if name not in names or name in known:
+            reason = "is a second line of" if name in known else "is not among the images:"
+            raise UserError(f"{table}, line {line} {reason} {row['path']}: mend or remove the line")
+        known[name] = Known(row.get("source", ""), unsaid if said is None else said, row.get("split", ""))
+    if missing := [name for name in names if name not in known]:
+        raise UserError(f"{table} has no line for {missing[0]}: add it, or remove the table")
+    return {name: known[name] for name in names}
+
+
+def own_drafts(
+    facts: Facts, images: Mapping[str, Own], test_share: float | None, where: Path, scheme: str = "given"
+) -> Converted:
+    """Prepare images by their names, their masks read one at a time, with one way of splitting them.
+
+    It is the given one (`scheme`), else `test_share` (0.2) of the images are test, chosen by the hash of their case
+    ("cases") or, where none is known, of their name ("images"). where: what would give a split, for messages.
+
+    Raises:
+        UserError: a split is given and a share as well, or `split_by_case` cannot.
+    """
+    known = {name: own.known for name, own in images.items()}
+    has_cases = any(image.source for image in known.values())
+    if any(image.split for image in known.values()):
+        if test_share is not None:
+            raise UserError(f"{where} gives a split: leave out --test-share, or remove the split there")
+        parts = [image.split for image in known.values()]
+    else:
+        scheme = "cases" if has_cases else "images"
+        cases = [image.source or name for name, image in known.items()]
+        parts = split_by_case(cases, 0.2 if test_share is None else test_share)
+    caution = () if has_cases else (f"{facts.name} names no cases: a patient may be on both sides.",)
+    return replace(facts, notes=(*caution, *facts.notes)), (
+        Draft(name, own.image, mask, own.known.source, own.known.mpp, {scheme: part}, object_classes)
+        for (name, own), part in zip(images.items(), parts, strict=True)
+        for mask, object_classes in [own.mask()]
+    )
+
+
+def split_by_case(cases: Sequence[str], share: float) -> list[str]:
+    """What each image is for, train or test: all images of a case the same, decided by the cases' hashes alone.
+
+    cases: of each image, its own name where unknown. The cases with the lowest hashes are test, as many as come
+    nearest to `share` of the images, but at least one on each side.
+
+    Raises:
+        UserError: `share` is not in (0, 1), or there is only one case.
+
+    >>> split_by_case(["a", "a", "b", "c", "d"], 0.4)
+    ['train', 'train', 'train', 'test', 'test']
+    """
+    if not 0 < share < 1:
+        raise UserError(f"--test-share {share:g} leaves a side without images: give a number between 0 and 1")
+    distinct = sorted(set(cases), key=lambda case: sha256(case.encode()).digest())
+    if len(distinct) < 2:
+        raise UserError("All images are of one case, which cannot be on both sides: give each its split")
+    images = Counter(cases)
+    held = np.cumsum([images[case] for case in distinct])
+    count = 1 + int(np.abs(held[:-1] - share * len(cases)).argmin())
+    test = set(distinct[:count])
+    return ["test" if case in test else "train" for case in cases]
