@@ -24,6 +24,13 @@ def test_csv_in_the_ways_that_programs_save_it(tmp_path: Path, delimiter: str, e
     assert column(table, "mpp", pa.float32(), tmp_path / "t.csv").to_pylist() == [0.5, None]
 
 
+def test_na_is_no_number_and_may_be_a_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,source,mpp\na,NA,NA\nb,nan,nan\nc,,1\n")
+    table = read_table(tmp_path / "t.csv")
+    assert table["source"].to_pylist() == ["NA", "nan", None]
+    assert column(table, "mpp", pa.float32(), tmp_path / "t.csv").to_pylist() == [None, None, 1]
+
+
 def test_parquet_and_what_was_written(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"path": ["a"], "fold": [7], "mpp": [None]}), tmp_path / "t.parquet")
     assert as_text(read_table(tmp_path / "t.parquet")) == [{"path": "a", "fold": "7", "mpp": ""}]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from pyarrow import compute
 from pyarrow import csv as arrow
 from pyarrow import parquet
 
@@ -16,13 +17,14 @@ from colocate.base.files import write_atomically
 
 TABLES = (".csv", ".parquet")
 DELIMITERS = ",;\t"
+UNKNOWN = pa.array(["NA", "N/A", "nan", "NaN", "null", "None"])
 
 
 def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a .csv or .parquet file; of Parquet only the given columns.
 
     CSV is UTF-8, with or without a byte order mark, its columns parted by comma, semicolon or tab. All its values are
-    read as text (patient 007 is not patient 7), those that are empty, NA or nan as null.
+    read as text (patient 007 is not patient 7, and NA may be a name), those that are empty as null.
 
     Raises:
         UserError: the file cannot be read as a table; where it is not UTF-8 the line is named.
@@ -38,7 +40,7 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
             file,
             parse_options=arrow.ParseOptions(delimiter=delimiter),
             convert_options=arrow.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -60,9 +62,16 @@ def _not_utf8(file: Path) -> str:
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:
-    """Cast a column of a table that was read from `file`. Raises UserError if it holds other values."""
+    """Cast a column of a table that was read from `file`; of numbers NA, nan and the like become null.
+
+    Raises:
+        UserError: it holds other values.
+    """
+    values = table[name]
+    if pa.types.is_floating(kind) and pa.types.is_string(values.type):
+        values = compute.if_else(compute.is_in(values, value_set=UNKNOWN), None, values)
     try:
-        return table[name].cast(kind)
+        return values.cast(kind)
     except pa.ArrowException as error:
         said = f"holds {table[name].type}, not {kind} ({error})"
         raise UserError(f"{file}: column `{name}` {said}: convert it") from None
