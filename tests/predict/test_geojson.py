@@ -32,7 +32,7 @@ TWO = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(5, 5, 6.123456,
 
 
 def made(shape: shapely.Geometry, name: str = "gland", **changes: Any) -> dict[str, Any]:
-    settings = {"score": 0.91, "colour": (0, 158, 115), "measurements": measurements(shape, 0.5)}
+    settings = {"score": 0.91, "colour": (0, 158, 115), "mpp": 0.5}
     return feature(shape, name, **(settings | changes))
 
 

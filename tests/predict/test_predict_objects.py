@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -224,21 +223,6 @@ def test_a_full_disk_and_ctrl_c_end_the_run_with_nothing_halfway(
         assert [path.name for path in out.iterdir()] == ["slide.json"]
         assert not json.loads((out / "slide.json").read_text())["finished"]
     assert predict(FINDER, [listed], out, CONFIG) == Tally(1, 0, 0)
-
-
-def test_memory_does_not_grow_with_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peaks of what Python and NumPy allocate, for a strip and one five times as long (of the same objects)."""
-    monkeypatch.setattr(Slide, "thumbnail", lambda *_: np.full((20, 20, 3), 200, np.uint8))  # whose size has a bound
-    strip = discs(200, 600)  # higher than a window, which so sees no number twice
-    peaks = []
-    for times in (2, 10):
-        listed = slide_of(tmp_path / str(times), np.tile(strip, (times, 1)))
-        predict(FINDER, [listed], tmp_path / f"warm{times}", CONFIG)
-        tracemalloc.start()
-        predict(FINDER, [listed], tmp_path / f"out{times}", CONFIG)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.25 * peaks[0], peaks
 
 
 def test_settings_that_make_no_sense() -> None:

@@ -16,13 +16,13 @@ from colocate.base.errors import TileError, UserError
 from colocate.predict.class_map import ClassMap
 from colocate.predict.outputs import Marker, Outlined, beside, regions, write_outlines
 from colocate.predict.predictor import DeviceConfig, Grid, Predictor, grid_of, look, windows_of_tissue
-from colocate.predict.stitch import Stitcher, Window, Windows
+from colocate.predict.stitch import Window, Windows, merge, pieces
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
-VERSION = 2  # of predictions; to be raised when the same settings would give others
+VERSION = 3  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
@@ -75,9 +75,9 @@ class _View(NamedTuple):
     slide: Slide
     grid: Grid
     tissue: Tissue
+    windows: Windows
     seen: Iterator[tuple[Window, Any]]
-    place: Path
-    """Its files, without their endings."""
+    marker: Marker
 
 
 @final
@@ -113,24 +113,19 @@ class _Runner:
         slide = listed.open()
         grid = grid_of(slide, self.predictor.mpp)
         tissue = find_tissue(slide, listed.mask)
-        places = windows_of_tissue(grid, tissue, self.side, self.overlap)
+        windows = Windows(grid.width, grid.height, self.side, self.overlap)
+        places = windows_of_tissue(windows, grid, tissue)
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
         marker = self.marker(listed)
-        marker.begin()
-        try:
-            seen = self._seen(slide, grid, places, meter)
-            view = _View(slide, grid, tissue, seen, marker.place)
-            results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
-        except TileError:
-            marker.drop()
-            raise
+        view = _View(slide, grid, tissue, windows, self._seen(slide, grid, places, meter), marker)
+        results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
         words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
         meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
         known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": grid.mpp, "origin": slide.origin}
         results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
-        marker.finish(results | {"model": self.predictor.facts, "colocate": version("colocate")})
+        marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
     def _seen(self, slide: Slide, grid: Grid, places: Sequence[Window], meter: Meter) -> Iterator[tuple[Window, Any]]:
         device = self.config.device
@@ -139,37 +134,33 @@ class _Runner:
             meter.advance(len(seen))
 
     def _objects(self, view: _View) -> dict[str, Any]:
-        """Objects, each once, written as they are complete; none on glass, which networks have rarely learned."""
-        stitcher = Stitcher(self.side, self.overlap, view.grid.width, view.grid.height)
+        """Objects, each once; none on glass, which networks have rarely learned."""
+        found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
+        view.marker.write()
 
-        def outlined() -> Iterator[Outlined]:
-            for window, found in view.seen:
-                yield from filter(on_tissue, map(in_level0, stitcher.add(window, found)))
-            yield from filter(on_tissue, map(in_level0, stitcher.finish()))
+        def on_tissue() -> Iterator[Outlined]:
+            for merged in merge(view.windows, found):
+                shape = shapely.transform(merged.shape, lambda points: points * view.grid.scale)
+                if view.tissue.share_of(shape) >= LEAST_TISSUE:
+                    yield Outlined(shape, merged.class_, merged.score)
 
-        def on_tissue(outlined: Outlined) -> bool:
-            return view.tissue.share_of(outlined.shape) >= LEAST_TISSUE
-
-        def in_level0(merged: Any) -> Outlined:
-            shape = shapely.transform(merged.shape, lambda points: points * view.grid.scale)
-            return Outlined(shape, merged.class_, merged.score)
-
-        return {"objects": write_outlines(view.place, view.slide, outlined(), self.predictor.shown, "detection")}
+        counts = write_outlines(view.marker.place, view.slide, on_tissue(), self.predictor.shown, "detection")
+        return {"objects": counts}
 
     def _classes(self, view: _View) -> dict[str, Any]:
         """The map of classes, then its regions."""
-        windows = Windows(view.grid.width, view.grid.height, self.side, self.overlap)
-        with ClassMap(view.place.parent, windows) as classes:
+        place, mpp, shown = view.marker.place, view.grid.mpp, self.predictor.shown
+        with ClassMap(place.parent, view.windows) as class_map:
             for window, found in view.seen:
-                classes.paste(window, found)
-            counts = classes.counts()
-            classes.write(beside(view.place, ".tif"), view.grid.mpp)
-            least = self.config.min_area / view.grid.mpp**2
-            shown = self.predictor.shown
-            found = regions(classes.seen, classes.confidence, shown, least, view.grid.scale)
-            number = write_outlines(view.place, view.slide, found, shown, "annotation")
+                class_map.paste(window, found)
+            view.marker.write()
+            counts = class_map.counts()
+            class_map.write(beside(place, ".tif"), mpp)
+            least = self.config.min_area / mpp**2
+            found = regions(class_map.classes, class_map.confidence, shown, least, view.grid.scale)
+            number = write_outlines(place, view.slide, found, shown, "annotation")
         areas = {
-            name: round(int(counts[class_]) * view.grid.mpp**2 / 1e6, 4)
+            name: round(int(counts[class_]) * mpp**2 / 1e6, 4)
             for class_, name in enumerate(self.predictor.classes)
             if class_ != self.predictor.ignored
         }

@@ -200,11 +200,11 @@ def grid_of(slide: Slide, mpp: float) -> Grid:
     return Grid(width, height, mpp, scale)
 
 
-def windows_of_tissue(grid: Grid, tissue: Tissue, side: int, overlap: int) -> list[Window]:
+def windows_of_tissue(windows: Windows, grid: Grid, tissue: Tissue) -> list[Window]:
     """The windows that hold some tissue, row by row."""
-    every = list(Windows(grid.width, grid.height, side, overlap))
+    every = list(windows)
     x, y = (np.array(places) * grid.scale for places in ([w.left for w in every], [w.top for w in every]))
-    shares = tissue.shares(x, y, side * grid.scale, side * grid.scale)
+    shares = tissue.shares(x, y, windows.side * grid.scale, windows.side * grid.scale)
     return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]
 
 
