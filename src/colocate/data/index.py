@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
+from colocate.base.files import write_atomically
 from colocate.data.decode import decode, slide
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
@@ -79,7 +80,14 @@ class Index:
             "origin": origin,
             "fingerprint": _fingerprint(table),
         }
-        _write(table.replace_schema_metadata({"colocate": json.dumps(facts)}), out)
+        table = table.replace_schema_metadata({"colocate": json.dumps(facts)})
+
+        def write(file: Any) -> None:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                for start in range(0, len(table), ROWS_AT_ONCE):
+                    writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
+
+        write_atomically(out, write)
         return cls.open(out)
 
     @classmethod
@@ -232,24 +240,3 @@ def _ended(texts: pa.StringArray) -> memoryview:
 
 def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (resolve() would follow the user's links)
-
-
-def _write(table: pa.Table, out: Path) -> None:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                with pa.ipc.new_file(file, table.schema) as writer:
-                    for start in range(0, len(table), ROWS_AT_ONCE):
-                        writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"The index {out} cannot be written ({reason}): free some space or choose another place"
-        ) from error

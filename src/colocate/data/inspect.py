@@ -7,10 +7,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -24,6 +25,7 @@ from colocate.base.errors import TileError, UserError
 from colocate.base.files import light_png
 from colocate.data.decode import header, pixels
 from colocate.data.index import Index
+from colocate.data.loader import spaced
 
 THUMB_PX = 96
 GAP_PX = 6
@@ -79,7 +81,7 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont |
 
 SHOWN = 48  # tiles on the contact sheet
 LISTED = 8  # lines of each kind that `show` prints
-TILES_AT_ONCE = 32
+TILES_AT_ONCE = 256
 
 
 @final
@@ -120,123 +122,85 @@ def inspect(
     """
     if sample is not None and sample < 1:
         raise UserError(f"A sample of {sample} tiles shows nothing: give --sample 1 or more")
-    with tempfile.TemporaryDirectory() as folder:
+    formats: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    values = np.zeros((3, 256), np.int64)
+    same: dict[bytes, list[int]] = {}
+    unreadable: dict[str, str] = {}
+    thumbs: list[tuple[Image.Image, str, str]] = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
-        numbers = _evenly(np.arange(len(index)), sample or len(index))
-        seen = _look(index, numbers)
-        sheet = None
-        if seen.thumbs:
-            sheet = Path("contact-sheet.png") if out is None else out
-            contact_sheet(seen.thumbs, sheet)
-        return _summary(str(data), index, numbers, seen, sheet)
-
-
-@dataclass
-class _Seen:
-    """What was seen of some tiles."""
-
-    formats: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    values: Int64[np.ndarray, "3 256"] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
-    same: dict[bytes, list[int]] = field(default_factory=dict)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    thumbs: list[tuple[Image.Image, str, str]] = field(default_factory=list)
-
-    def add(self, other: _Seen) -> None:
-        self.formats += other.formats
-        self.sizes += other.sizes
-        self.values += other.values
-        for digest, numbers in other.same.items():
-            self.same.setdefault(digest, []).extend(numbers)
-        self.unreadable |= other.unreadable
-        self.thumbs += other.thumbs
-
-
-def _evenly(numbers: Int64[np.ndarray, "n"], count: int) -> Int64[np.ndarray, "m"]:
-    """At most `count` of the numbers, evenly spread from the first to the last."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(np.int64)]
-
-
-def _look(index: Index, numbers: Int64[np.ndarray, "n"]) -> _Seen:
-    """Open the tiles in threads (reading, decoding and hashing let go of Python's lock) and add up what they show."""
-    shown = frozenset(_evenly(numbers, SHOWN).tolist())
-    parts = [numbers[start : start + TILES_AT_ONCE].tolist() for start in range(0, len(numbers), TILES_AT_ONCE)]
-    seen = _Seen()
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        found = pool.map(lambda part: _look_at(index, part, shown), parts)
+        numbers = spaced(range(len(index)), sample or len(index))
+        shown = set(spaced(numbers, SHOWN))
         screen = Console(stderr=True)
-        for some in track(found, "Reading tiles", len(parts), console=screen, disable=not screen.is_terminal):
-            seen.add(some)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return seen
+        starts = range(0, len(numbers), TILES_AT_ONCE)
+        for start in track(starts, "Reading tiles", console=screen, disable=not screen.is_terminal):
+            some = numbers[start : start + TILES_AT_ONCE]
+            # Threads help: reading, decoding and hashing let go of Python's lock.
+            for number, seen in zip(some, pool.map(partial(_look, index), some), strict=True):
+                name = index.name(number)
+                if isinstance(seen, TileError):
+                    unreadable[name] = str(seen)
+                    continue
+                formats[seen.format] += 1
+                sizes[seen.size] += 1
+                values += seen.values
+                same.setdefault(seen.digest, []).append(number)
+                if number in shown:
+                    scale = "" if np.isnan(index.mpp[number]) else f", mpp {index.mpp[number]:g}"  # the font has no µ
+                    thumbs.append((seen.thumb, Path(name).name, f"{_size(seen.size)}{scale}"))
+        sheet = (out or Path("contact-sheet.png")) if thumbs else None
+        if sheet:
+            contact_sheet(thumbs, sheet)
+        levels = np.arange(256) / 255
+        with np.errstate(invalid="ignore"):
+            shares = values / values.sum(1, keepdims=True)
+        mean = shares @ levels
+        tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
+        scales, counts = np.unique(index.mpp[numbers].astype(np.float64).round(6), return_counts=True)
+        return Summary(
+            data=str(data),
+            tiles=len(index),
+            opened=len(numbers),
+            sources=dict(zip(index.sources, tiles, strict=True)),
+            formats=dict(formats.most_common()),
+            sizes=dict(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
+            mpp=dict(zip(scales.tolist(), counts.tolist(), strict=True)),
+            mean=mean,
+            std=np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1)),
+            duplicates=[[index.name(number) for number in group] for group in same.values() if len(group) > 1],
+            unreadable=unreadable,
+            contact_sheet=sheet,
+        )
 
 
-def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
-    seen = _Seen()
-    for number in numbers:
-        try:
-            data, kind, tile = _opened(index, number)
-        except TileError as error:
-            seen.unreadable[number] = str(error)
-            continue
-        seen.formats[kind] += 1
-        seen.sizes[tile.height, tile.width] += 1
-        seen.values += np.array(tile.histogram()).reshape(3, 256)
-        seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
-        if number in shown:
-            mpp = index.mpp[number]
-            scale = "" if np.isnan(mpp) else f", mpp {mpp:g}"  # the font has no µ
-            seen.thumbs.append(
-                (thumb(tile), Path(index.name(number)).name, f"{_size((tile.height, tile.width))}{scale}")
-            )
-    return seen
+class _Seen(NamedTuple):
+    """What was seen of a tile."""
+
+    format: str
+    size: tuple[int, int]
+    values: Int64[np.ndarray, "3 256"]
+    """How often each value occurs in each channel."""
+    digest: bytes
+    """Equal for equal tiles."""
+    thumb: Image.Image
 
 
-def _opened(index: Index, number: int) -> tuple[bytes, str, Image.Image]:
-    """A tile's bytes, to be compared with others', what kind they are of, and what it shows."""
-    if index.kind == "slides":
-        region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
-        return region.tobytes(), "slide", Image.fromarray(region)
-    name, data = index.name(number), index.packed(number)
-    packed = header(data, name)
-    return data, packed.format or "unknown", Image.fromarray(pixels(packed, name).permute(1, 2, 0).numpy())
-
-
-def _summary(data: str, index: Index, numbers: Int64[np.ndarray, "n"], seen: _Seen, sheet: Path | None) -> Summary:
-    tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
-    mpp, counts = np.unique(index.mpp[numbers].astype(np.float64).round(6), return_counts=True)
-    mean, std = _moments(seen.values)
-    return Summary(
-        data=data,
-        tiles=len(index),
-        opened=len(numbers),
-        sources=dict(zip(index.sources, tiles, strict=True)),
-        formats=dict(seen.formats.most_common()),
-        sizes=dict(sorted(seen.sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
-        mpp=dict(zip(mpp.tolist(), counts.tolist(), strict=True)),
-        mean=mean,
-        std=std,
-        duplicates=[[index.name(number) for number in group] for group in seen.same.values() if len(group) > 1],
-        unreadable={index.name(number): reason for number, reason in seen.unreadable.items()},
-        contact_sheet=sheet,
-    )
-
-
-def _moments(values: Int64[np.ndarray, "3 256"]) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
-    """Mean and standard deviation of pixels in [0, 1], from the count of each of the 256 values; nan without any.
-
-    >>> values = np.zeros((3, 256), np.int64)
-    >>> values[:, 0] = values[:, 255] = 5
-    >>> _moments(values)
-    (array([0.5, 0.5, 0.5]), array([0.5, 0.5, 0.5]))
-    """
-    levels = np.arange(256) / 255
-    with np.errstate(invalid="ignore"):
-        shares = values / values.sum(1, keepdims=True)
-    mean = shares @ levels
-    return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
+def _look(index: Index, number: int) -> _Seen | TileError:
+    try:
+        if index.kind == "slides":
+            region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
+            data, kind = region.tobytes(), "slide"
+        else:
+            data = index.packed(number)
+            packed = header(data, index.name(number))
+            kind = packed.format or "unknown"
+            region = pixels(packed, index.name(number)).permute(1, 2, 0).numpy()
+    except TileError as error:
+        return error
+    tile = Image.fromarray(region)
+    values = np.array(tile.histogram()).reshape(3, 256)
+    return _Seen(kind, (tile.height, tile.width), values, blake2b(data, digest_size=16).digest(), thumb(tile))
 
 
 def show(summary: Summary) -> None:

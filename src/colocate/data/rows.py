@@ -59,18 +59,17 @@ def file_rows(
     paths: Sequence[str], sources: Sequence[str | None] | None = None, mpp: pa.Array | None = None
 ) -> pa.Table:
     """A row for each plain file; where no source is given, its parent folder is it."""
-    count = len(paths)
     origins = [os.path.dirname(path) or "." for path in paths]  # noqa: PTH120 (a Path for each of a million is slow)
     if sources is not None:
         origins = [source or origin for source, origin in zip(sources, origins, strict=True)]
-    columns = [
-        texts(paths),
-        pa.nulls(count, NAMES),
-        pa.nulls(count, pa.int64()),
-        pa.nulls(count, pa.int64()),
-        texts(origins).dictionary_encode(),
-        pa.nulls(count, pa.float32()) if mpp is None else mpp,
-    ]
+    columns = {
+        "path": texts(paths),
+        "shard": pa.nulls(len(paths), NAMES),
+        "offset": pa.nulls(len(paths), pa.int64()),
+        "size": pa.nulls(len(paths), pa.int64()),
+        "source": texts(origins).dictionary_encode(),
+        "mpp": pa.nulls(len(paths), pa.float32()) if mpp is None else mpp,
+    }
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -119,21 +118,16 @@ def held_out(words: Sequence[str]) -> HeldOut:
     return asked
 
 
-def check_columns(held_out: HeldOut, known: Sequence[str], data: Path) -> None:
-    """Raises UserError for a column that is not among those known of `data`."""
-    for name, values in held_out.items():
-        if name not in known:
-            raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {_meant(name, known)}")
-
-
 def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, " n"]:
     """For each row of a table whether it is not held out.
 
     Raises UserError for a column that is not there, a value that occurs nowhere, or if no row is left.
     """
-    check_columns(held_out, table.column_names, data)
     kept = np.ones(len(table), bool)
     for name, values in held_out.items():
+        if name not in table.column_names:
+            meant = _meant(name, table.column_names)
+            raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {meant}")
         try:
             numbers, words = numbered(table[name])
         except pa.ArrowException:

@@ -6,9 +6,8 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -21,7 +20,6 @@ from colocate.data.rows import (
     TABLES,
     HeldOut,
     Rows,
-    check_columns,
     column,
     file_rows,
     held_out,
@@ -35,8 +33,6 @@ from colocate.slides.listing import MANIFEST, NEEDED, SETTINGS
 from colocate.slides.slide import check_mpp
 
 SHARD = ".tar"
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 def shard_rows(root: Path, shards: list[str], endings: tuple[str, ...]) -> pa.Table:
@@ -48,23 +44,9 @@ def shard_rows(root: Path, shards: list[str], endings: tuple[str, ...]) -> pa.Ta
     return pa.concat_tables([_rows(root, shard, endings) for shard in shards])
 
 
-def compressed(path: Path) -> UserError:
-    """The error for a compressed shard."""
-    return UserError(
-        f"{path} is compressed, so that no single tile can be reached: unpack it to a folder or plain .tar"
-    )
-
-
-class _Note(NamedTuple):
-    """What a sample's JSON says of its tiles."""
-
-    source: str | None = None
-    mpp: float | None = None
-
-
 def _rows(root: Path, shard: str, endings: tuple[str, ...]) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
-    notes: dict[str, _Note] = {}
+    notes: dict[str, tuple[str | None, float | None]] = {}
     for member, tar in _tar_members(root / shard):
         key, ending = _key(member.name)
         if key.endswith("/") or not key:  # hidden
@@ -74,14 +56,14 @@ def _rows(root: Path, shard: str, endings: tuple[str, ...]) -> pa.Table:
         elif ending == ".json":
             file = tar.extractfile(member)
             notes[key] = _note(file.read() if file else b"", f"{root / shard}:{member.name}")
-    said = [notes.get(_key(name)[0], _Note()) for name, _, _ in tiles]
+    said = [notes.get(_key(name)[0], (None, None)) for name, _, _ in tiles]
     columns = [
         texts([name for name, _, _ in tiles]),
         pa.DictionaryArray.from_arrays(pa.array([0] * len(tiles), pa.int32()), texts([shard])),
         pa.array([offset for _, offset, _ in tiles], pa.int64()),
         pa.array([size for _, _, size in tiles], pa.int64()),
-        texts([note.source or shard for note in said]).dictionary_encode(),
-        pa.array([note.mpp for note in said], pa.float32()),
+        texts([source or shard for source, _ in said]).dictionary_encode(),
+        pa.array([mpp for _, mpp in said], pa.float32()),
     ]
     return pa.table(columns, schema=SCHEMA)
 
@@ -97,19 +79,17 @@ def _key(member: str) -> tuple[str, str]:
     return folder + slash + stem, dot + ending
 
 
-def _note(text: bytes, name: str) -> _Note:
+def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
+    """The source and the micrometres per pixel that a sample's JSON gives its tiles."""
     try:
         said = json.loads(text)
-        if not isinstance(said, dict):
-            return _Note()
-        source = said.get("source")
-        mpp = said.get("mpp")
-        note = _Note(None if source is None else str(source), None if mpp is None else float(mpp))
+        source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
+        mpp = None if mpp is None else float(mpp)
     except (ValueError, TypeError) as error:
         raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
-    if note.mpp is not None:
-        check_mpp(note.mpp, name)
-    return note
+    if mpp is not None:
+        check_mpp(mpp, name)
+    return None if source is None else str(source), mpp
 
 
 def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
@@ -117,8 +97,6 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
     whole, ended = 0, False
     try:
         with path.open("rb") as file:
-            if file.read(8).startswith(MAGIC):
-                raise compressed(path)
             length = file.seek(0, 2)
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -136,7 +114,8 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
     except Exception:  # on a damaged header tarfile raises almost anything
         pass
     if not ended and not whole:
-        raise UserError(f"{path} is no tar file, or is cut within its first member: copy it again")
+        message = "unpack it if it is compressed, else copy it again"
+        raise UserError(f"{path} is no plain tar file, or is cut within its first member: {message}")
     if not ended:
         message = f"only its first {whole} members are whole: copy it again, or unpack those and use the folder"
         raise UserError(f"{path} is cut short or damaged, {message}")
@@ -159,87 +138,68 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
     """
-    check_columns(held_out, parquet.read_schema(data).names, data)
-    shards = read(data, ["shard"])["shard"]
-    if not len(shards):
+    table = read(data)
+    if not len(table):
         raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
-    tiles = _Tiles(data, pa.array(left_in(read(data, list(held_out)), held_out, data)) if held_out else None)
-    if not shards.null_count:
-        return Rows("tar", root or data.parent, _members(tiles))
-    above = os.path.commonpath([os.path.dirname(path) for path in numbered(read(data, ["path"])["path"])[1]])  # noqa: PTH120
-    return Rows("slides", root or Path(above), _places(tiles, above))
+    in_shards = not table["shard"].null_count
+    needed = NEEDED - ({"slide_mpp", "path", "size"} if in_shards else {"shard", "offset", "bytes"})
+    if empty := sorted(name for name in needed if table[name].null_count):
+        raise UserError(f"{data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
+    paths = [] if in_shards else numbered(table["path"])[1]
+    table = table.filter(pa.array(left_in(table, held_out, data)))
 
+    def values(name: str, kind: pa.DataType) -> pa.ChunkedArray:
+        return column(table, name, kind, data)
 
-@final
-@dataclass(frozen=True)
-class _Tiles:
-    """The rows of a manifest that are left in, read column by column: ten million fit into little memory."""
+    def mpp(name: str) -> pa.ChunkedArray:
+        found = values(name, pa.float32())
+        for extreme in pc.min_max(found).as_py().values():
+            check_mpp(extreme, f"{data}, column `{name}`")
+        return found
 
-    data: Path
-    kept: pa.BooleanArray | None
-
-    def columns(self, *names: str) -> pa.Table:
-        table = read(self.data, list(names))
-        if empty := [name for name in names if table[name].null_count]:
-            raise UserError(f"{self.data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
-        return table if self.kept is None else table.filter(self.kept)
-
-    def numbers(self, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-        return column(self.columns(name), name, kind, self.data)
-
-    def mpp(self, name: str) -> pa.ChunkedArray:
-        values = self.numbers(name, pa.float32())
-        for mpp in pc.min_max(values).as_py().values():
-            check_mpp(mpp, f"{self.data}, column `{name}`")
-        return values
-
-    def words(self, name: str, above: str = "") -> pa.DictionaryArray:
-        numbers, words = numbered(self.columns(name)[name])
-        known = [os.path.relpath(word, above) for word in words] if above else words
+    def words(name: str, above: str = "") -> pa.DictionaryArray:
+        numbers, known = numbered(table[name])
+        known = [os.path.relpath(word, above) for word in known] if above else known
         return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(known, pa.string()))
 
-
-def _members(tiles: _Tiles) -> pa.Table:
-    places = tiles.columns("slide", "x", "y")
+    if in_shards:
+        columns = {
+            "path": _names(table),
+            "shard": words("shard"),
+            "offset": values("offset", pa.int64()),
+            "size": values("bytes", pa.int64()),
+            "source": words("source"),
+            "mpp": mpp("mpp"),
+        }
+        return Rows("tar", root or data.parent, pa.table(columns, schema=SCHEMA))
+    # Paths start from the folder above all slides, held out or not.
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     columns = {
-        "path": pa.chunked_array([_names(batch) for batch in places.to_batches()]),
-        "shard": tiles.words("shard"),
-        "offset": tiles.numbers("offset", pa.int64()),
-        "size": tiles.numbers("bytes", pa.int64()),
-        "source": tiles.words("source"),
-        "mpp": tiles.mpp("mpp"),
-    }
-    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
-def _names(tiles: pa.RecordBatch) -> pa.Array:
-    """The members' names in their shards, SLIDE/000512_001024.jpg."""
-    slide, x, y = (column.cast(pa.string()) for column in tiles.columns)
-    x, y = (pc.utf8_lpad(number, 6, "0") for number in (x, y))
-    return pc.binary_join_element_wise(slide, "/", x, "_", y, ".jpg", "")
-
-
-def _places(tiles: _Tiles, above: str) -> pa.Table:
-    """Rows of `SLIDES`; paths start from the folder that is above all slides, held out or not."""
-    columns = {
-        "path": tiles.words("path", above),
-        "source": tiles.words("source"),
-        "mpp": tiles.mpp("mpp"),
-        "x": tiles.numbers("x", pa.int32()),
-        "y": tiles.numbers("y", pa.int32()),
-        "px": tiles.numbers("size", pa.int32()),
-        "slide_mpp": tiles.mpp("slide_mpp"),
+        "path": words("path", above),
+        "source": words("source"),
+        "mpp": mpp("mpp"),
+        "x": values("x", pa.int32()),
+        "y": values("y", pa.int32()),
+        "px": values("size", pa.int32()),
+        "slide_mpp": mpp("slide_mpp"),
     }
     if pc.min(columns["px"]).as_py() < 1:
-        raise UserError(f"{tiles.data} has tiles of no size: give it as `colocate tile` wrote it")
-    return pa.table([columns[name] for name in SLIDES.names], schema=SLIDES)
+        raise UserError(f"{data} has tiles of no size: give it as `colocate tile` wrote it")
+    return Rows("slides", root or Path(above), pa.table(columns, schema=SLIDES))
+
+
+def _names(table: pa.Table) -> pa.ChunkedArray:
+    """The tiles' names in their shards, SLIDE/000512_001024.jpg."""
+    slide, x, y = (table[name].cast(pa.string()) for name in ("slide", "x", "y"))
+    x, y = (pc.utf8_lpad(number, 6, "0") for number in (x, y))
+    return pc.binary_join_element_wise(slide, "/", x, "_", y, ".jpg", "")
 
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 LISTS = (".txt", ".lst")
 KINDS = (
-    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), {SHARD} shards, a manifest of "
-    "`colocate tile` or an .arrow index"
+    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
+    "a manifest of `colocate tile` or an .arrow index"
 )
 
 
@@ -272,8 +232,6 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
         return Rows("table", home, table_rows(data, held_out(hold_out)))
     if name.endswith(SHARD):
         return _shards(data.parent, [data.name], data)
-    if name.endswith(COMPRESSED):
-        raise compressed(data)
     raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
 
 
@@ -311,33 +269,28 @@ def _folder(data: Path) -> Rows:
         return _shards(data, shards, data)
     if tiles:
         return Rows("folder", data, file_rows(tiles))
-    if files:
-        raise compressed(data / files[0])
-    raise UserError(f"{data} and its subfolders hold no tiles: files ending in {', '.join(IMAGES)}, or {SHARD} shards")
+    kinds = f"files ending in {', '.join(IMAGES)}, or uncompressed {SHARD} shards"
+    raise UserError(f"{data} and its subfolders hold no tiles: {kinds}")
 
 
 def _walk(top: Path) -> Iterator[str]:
-    """Paths from `top` to all files whose ending matters, in any order; links are followed, but not in circles."""
-    endings = (*IMAGES, SHARD, *COMPRESSED)
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        inside, above = waiting.pop()
-        try:
-            here = top / inside
-            status = here.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                continue
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        waiting.append((f"{inside}{entry.name}/", above | {identity}))
-                    elif entry.name.lower().endswith(endings):
-                        yield inside + entry.name
-        except OSError as error:
-            raise UserError(f"{top / inside} cannot be listed ({error.strerror}): check its permissions") from None
+    """Paths from `top` to all images and shards, in any order; links are followed, but not in circles."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
+        here = Path(folder)
+        inside[:] = [name for name in inside if not name.startswith(".") and not _circle(here, here / name)]
+        above = "" if here == top else f"{here.relative_to(top)}/"
+        for name in files:
+            if name.lower().endswith((*IMAGES, SHARD)) and not name.startswith("."):
+                yield above + name
+
+
+def _circle(folder: Path, inside: Path) -> bool:
+    """Whether a link in a folder leads to one that the folder lies in."""
+    return inside.is_symlink() and folder.resolve().is_relative_to(inside.resolve())
 
 
 def _list(data: Path, root: Path) -> Rows:
