@@ -183,7 +183,7 @@ def test_no_warning_leaks(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     code = """
 import sys, pathlib
-from colocate.data import decode
+from colocate.data.decode import decode
 from colocate.base.errors import TileError
 for name in sys.argv[1:]:
     try:

@@ -158,7 +158,8 @@ def test_a_giant_among_small_tiles(workers: int, tmp_path: Path, build: Build, m
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from colocate.data import Index, tile_loader
+from colocate.data.index import Index
+from colocate.data.loader import tile_loader
 {before}
 tiles = tile_loader(Index.open({index!r}), batch=5, seed=0, start=0, stop=40, workers=2)
 got = [next(tiles)]

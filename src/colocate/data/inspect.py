@@ -102,11 +102,6 @@ class Summary:
     unreadable: dict[str, str]  # name and reason
     contact_sheet: Path | None  # none if no tile could be read
 
-    def size_at(self, share: float) -> tuple[int, int]:
-        """Height and width that this share of the tiles do not exceed in area: 0 the smallest, 1 the largest."""
-        sizes, counts = list(self.sizes), np.cumsum(list(self.sizes.values()))
-        return sizes[int(np.searchsorted(counts, share * (counts[-1] - 1), side="right"))]
-
 
 def inspect(
     data: str | Path,
@@ -217,9 +212,9 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Sources", _counts(summary.sources)
     yield "Formats", _counts(summary.formats)
     if summary.sizes:
-        small, median, large = (_size(summary.size_at(share)) for share in (0, 0.5, 1))
-        yield "Sizes", f"smallest {small}, median {median}, largest {large} (width x height)"
-        yield "", _counts({_size(size): count for size, count in summary.sizes.items()})
+        smallest, *_, largest = map(_size, [*summary.sizes, *summary.sizes])
+        yield "Sizes", _counts({_size(size): count for size, count in summary.sizes.items()})
+        yield "", f"smallest {smallest}, largest {largest} (width x height)"
     yield (
         "µm per px",
         _counts({"unknown" if np.isnan(mpp) else f"{mpp:g}": count for mpp, count in summary.mpp.items()}),

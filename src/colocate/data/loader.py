@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
-AT_ONCE = 1 << 20  # tiles that are shuffled together, or those of one source
 Balance = Literal["tiles", "sources"]
 Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 """From the number of tiles, the seed and the epoch to as many numbers of tiles."""
@@ -61,23 +60,16 @@ def balanced(sources: Int32[np.ndarray, "count"]) -> Order:
     def order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
         # All sources together have `count` places, as the sum over s of floor((n + s) / S) is n.
         first, last = ((turn * count + number) // len(tiles) for turn in (epoch, epoch + 1))
-        rounds = -(-last // tiles) - first // tiles  # that the epoch takes part in
-
-        def taken(some: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "n"]:
-            """The tiles of some sources between their first and last place."""
-            lengths = rounds[some] * tiles[some]
-            source = np.repeat(some, lengths)
-            offset = first[some] // tiles[some] * tiles[some] - (np.cumsum(lengths) - lengths)
-            place = np.arange(len(source)) + np.repeat(offset, lengths)
-            turn, within = np.divmod(place, tiles[source])
-            tile = by_source[starts[source] + within]
-            key = uniforms(torch.from_numpy(tile + turn * count), seed, count=1)[:, 0].numpy()
-            shuffled = tile[np.argsort(np.cumsum(within == 0) + key, kind="stable")]  # each round in itself
-            return shuffled[(place >= first[source]) & (place < last[source])]
-
-        blocks = np.flatnonzero(np.diff(np.cumsum(rounds * tiles) // AT_ONCE, prepend=-1))
-        parts = [taken(some) for some in np.split(number, blocks[1:])]
-        return torch.from_numpy(np.concatenate(parts))[one_order(count, seed, epoch)]
+        lengths = (-(-last // tiles) - first // tiles) * tiles  # of all rounds that the epoch takes part in
+        source = np.repeat(number, lengths)
+        offset = first // tiles * tiles - (np.cumsum(lengths) - lengths)
+        place = np.arange(len(source)) + np.repeat(offset, lengths)
+        turn, within = np.divmod(place, tiles[source])
+        tile = by_source[starts[source] + within]
+        key = uniforms(torch.from_numpy(tile + turn * count), seed, count=1)[:, 0].numpy()
+        shuffled = tile[np.argsort(np.cumsum(within == 0) + key, kind="stable")]  # each round in itself
+        taken = shuffled[(place >= first[source]) & (place < last[source])]
+        return torch.from_numpy(taken)[one_order(count, seed, epoch)]
 
     return order
 
@@ -169,9 +161,9 @@ def read_ahead(
     """
     loader = DataLoader(
         dataset,
-        sampler=_Plans(steps, plan),
+        sampler=map(plan, steps),
         batch_size=None,  # the sampler's items are whole batches
-        collate_fn=_as_it_is,
+        collate_fn=lambda item: item,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
@@ -184,27 +176,10 @@ def read_ahead(
         yield item
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
 @final
 @dataclass(frozen=True)
-class _Plans(Sampler[Any]):
-    steps: range
-    plan: Callable[[int], Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.plan, self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-@final
 class _Batches(Dataset[Tiles | UserError]):
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    index: Index
 
     def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
         try:
