@@ -16,7 +16,7 @@ import torch
 
 from colocate.base.errors import TileError, UserError
 from colocate.data.index import Index
-from tests.data.pictures import nobody, pack, shards
+from tests.data.pictures import pack, shards
 
 Build = Callable[..., Index]
 
@@ -37,11 +37,6 @@ def test_hundred_thousand_rows(tmp_path: Path) -> None:
     assert (index.mpp == 0.5).all()
 
 
-def test_there_is_no_tile_beyond_the_last(tiles: Path, build: Build) -> None:
-    with pytest.raises(IndexError):
-        build(tiles).read(7)
-
-
 def test_pickle_is_small_and_reads_the_same(tiles: Path, build: Build, tmp_path: Path) -> None:
     for data in (tiles, pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar")):
         index = build(data)
@@ -52,35 +47,11 @@ def test_pickle_is_small_and_reads_the_same(tiles: Path, build: Build, tmp_path:
         assert torch.equal(again.read(1), index.read(1))
 
 
-def test_pickle_survives_a_change_of_folder(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    index = Index.build("tiles", Path("index.arrow"))
-    sent = pickle.dumps(index)
-    monkeypatch.chdir(tiles)
-    assert pickle.loads(sent).read(0).shape == index.read(0).shape
-
-
-def test_reading_leaves_no_file_open(tiles: Path, build: Build, tmp_path: Path) -> None:
-    index = build(pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar"))
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(10):
-        index.read(0)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
 def test_fingerprint_is_of_the_data_not_of_the_place(tiles: Path, build: Build, tmp_path: Path) -> None:
     first = build(tiles).fingerprint
     shutil.move(tiles, tmp_path / "elsewhere")
     assert build(tmp_path / "elsewhere").fingerprint == first
     assert build(tmp_path / "elsewhere", mpp=1).fingerprint == first
-
-
-def test_fingerprint_of_a_shard_moves_with_it(tiles: Path, build: Build, tmp_path: Path) -> None:
-    shard = pack(tiles, ["a/0.png", "Top.JPEG"], tmp_path / "t.tar")
-    first = build(shard).fingerprint
-    (tmp_path / "new").mkdir()
-    shard.rename(tmp_path / "new" / "t.tar")
-    assert build(tmp_path / "new" / "t.tar").fingerprint == first
 
 
 @pytest.mark.parametrize("change", ["add", "rename", "remove", "source", "order"])
@@ -140,13 +111,6 @@ def test_unreadable_tiles_are_named(tiles: Path, build: Build) -> None:
         with pytest.raises(TileError, match=rf"^{index.name(number)} {reason}") as caught:
             index.read(number)
         assert "\n" not in str(caught.value)
-
-
-def test_forbidden_tile(tiles: Path, build: Build) -> None:
-    (tiles / "a/0.png").chmod(0)
-    index = build(tiles)
-    with nobody(), pytest.raises(TileError, match=r"a/0\.png cannot be read \(Permission denied\): check"):
-        index.read(1)
 
 
 def test_a_file_of_gigabytes_is_not_read(tiles: Path, build: Build) -> None:

@@ -86,10 +86,6 @@ def test_list_keeps_its_order_and_its_missing_tiles(tiles: Path, build: Build) -
         index.read(1)
 
 
-def test_list_of_absolute_paths(tiles: Path, folder: Index, build: Build, tmp_path: Path) -> None:
-    assert same_pixels(build(write_list(tmp_path, "\n".join(names(folder)))), folder)
-
-
 def test_list_beside_tiles_is_no_tile(tiles: Path, build: Build) -> None:
     write_list(tiles, "a/0.png")
     assert len(build(tiles)) == 7
@@ -189,10 +185,3 @@ def test_forbidden_folder(tiles: Path, build: Build) -> None:
         (Path(folder) / "a").chmod(0)
         with nobody(), pytest.raises(UserError, match=r"/a/? cannot be listed \(Permission denied\): check its perm"):
             build(folder)
-
-
-def test_forbidden_list(tiles: Path, build: Build) -> None:
-    data = write_list(tiles, "a/0.png")
-    data.chmod(0)
-    with nobody(), pytest.raises(UserError, match=r"train\.txt cannot be (read|opened) \(Permission denied\)"):
-        build(data)

@@ -148,7 +148,7 @@ def _paint_nuclei(
             long, short = 4.0 * (1 + 0.35 * grade), 2.2 + 0.8 * grade
             angle = crypts.angle[rows[at], columns[at]] + rng.normal(0, 0.12 + 0.2 * grade)
         radii = np.array([short, long]) * rng.normal(1, 0.12, 2).clip(0.65, 1.4) / mpp
-        pixels = ellipse(y[at] / mpp, x[at] / mpp, *radii.clip(0.6), shape=(size, size), rotation=-angle)
+        pixels = ellipse(y[at] / mpp, x[at] / mpp, *radii.clip(0.6), shape=(size, size), rotation=-float(angle))
         ids[pixels] = number
         stain[pixels] = np.array([1.25 + 0.25 * grade, 0.3]) * rng.normal(1, 0.12)
     stain *= 1 + 0.12 * _noise(rng, size, 0.8 / mpp, 0.8 / mpp)[..., None]  # clumped chromatin

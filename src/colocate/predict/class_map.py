@@ -28,7 +28,7 @@ LARGE_BYTES = 2 << 30  # from here on BigTIFF: classic TIFF ends at 4 GiB
 
 @final
 class ClassMap:
-    """A slide's classes and their confidence, in an unnamed temporary file that ends with the context.
+    """A slide's classes and their confidence, in an unnamed file that is gone when this object is.
 
     Each window's core is kept (see `stitch`). So the map is what one window of the whole slide would give, wherever a
     network sees no further than half of the overlap.
@@ -39,27 +39,19 @@ class ClassMap:
         self.windows = windows
         shape = (2, windows.height, windows.width)
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
-        try:
-            os.posix_fallocate(self.file.fileno(), 0, int(np.prod(shape)))  # a mapped file must not meet a full disk
-        except OSError as error:
-            self.file.close()
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = f"no room for a map of {np.prod(shape) / 2**30:.1f} GiB" if full else error.strerror
-            raise UserError(f"{folder}: {reason}; make room, the same command goes on") from error
-        self.classes: UInt8[np.ndarray, "h w"]
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a mapped file must not meet a full disk
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                reason = f"no room for a map of {np.prod(shape) / 2**30:.1f} GiB" if full else error.strerror
+                raise UserError(f"{folder}: {reason}; make room, the same command goes on") from error
+            both = np.memmap(file, np.uint8, "r+", shape=shape)
+        self.classes: UInt8[np.ndarray, "h w"] = both[0]
         """The class of each pixel; `UNSEEN` where no window looked."""
-        self.confidence: UInt8[np.ndarray, "h w"]
+        self.confidence: UInt8[np.ndarray, "h w"] = both[1]
         """The classes' probability in 255ths."""
-        self.classes, self.confidence = np.memmap(self.file, np.uint8, "r+", shape=shape)
         self.classes[:] = UNSEEN
-
-    def __enter__(self) -> ClassMap:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self.classes, self.confidence
-        self.file.close()
 
     def paste(self, window: Window, found: Classes) -> None:
         """Keep the core of a window."""

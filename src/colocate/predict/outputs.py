@@ -10,14 +10,14 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import shapely
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
-from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
+from skimage.measure import label, regionprops
 
 from colocate.base.errors import UserError
 from colocate.base.files import light_png, write_atomically
@@ -235,12 +235,8 @@ def regions(
         step *= 2
     seen, confidence = np.ascontiguousarray(seen[::step, ::step]), np.ascontiguousarray(confidence[::step, ::step])
     for class_ in classes:
-        labelled, _ = cast(Any, ndimage.label(seen == class_))
-        areas = np.bincount(labelled.ravel())
-        for id, where in enumerate(ndimage.find_objects(labelled), start=1):
-            if where is None or areas[id] * step**2 < least:
-                continue
-            mask = labelled[where] == id
-            shape = bevelled(outline(mask, where[0].start, where[1].start))
-            score = float(confidence[where][mask].mean()) / 255
-            yield Outlined(shapely.transform(shape, lambda points: points * (step * scale)), class_, score)
+        for region in regionprops(label(seen == class_, connectivity=1), confidence):
+            if region.area * step**2 >= least:
+                shape = bevelled(outline(region.image, *region.bbox[:2]))
+                shape = shapely.transform(shape, lambda points: points * (step * scale))
+                yield Outlined(shape, class_, float(region.intensity_mean) / 255)
