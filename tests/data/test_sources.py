@@ -56,6 +56,10 @@ def test_folder_follows_links_but_not_in_circles(tiles: Path, build: Build) -> N
     (tiles / "linked").symlink_to(tiles / "a")
     (tiles / "a" / "back").symlink_to(tiles)
     (tiles / "b c" / "self").symlink_to(".")
+    (tiles / "one").mkdir()
+    (tiles / "one" / "two").symlink_to(tiles / "two")  # which leads back to it
+    (tiles / "two").mkdir()
+    (tiles / "two" / "one").symlink_to(tiles / "one")
     inside = sorted([*NAMES, *(f"linked/{name[2:]}" for name in NAMES if name.startswith("a/"))])
     assert names(build(tiles)) == [str(tiles / name) for name in inside]
 

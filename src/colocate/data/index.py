@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -67,8 +67,11 @@ class Index:
         data = Path(data).expanduser()
         root = None if root is None else Path(root).expanduser()
         origin = origin or (_absolute(data), None if root is None else _absolute(root))
-        is_index = data.suffix == ".arrow" and not hold_out
-        rows = cls.open(data)._rows(root) if is_index else find(data, root, hold_out)
+        if data.suffix == ".arrow" and not hold_out:
+            known = cls.open(data)
+            rows = Rows(known.kind, root or known.root, known.table)
+        else:
+            rows = find(data, root, hold_out)
         table = rows.table.unify_dictionaries()
         if mpp is not None:
             filled = table["mpp"].fill_null(pa.scalar(mpp, pa.float32()))
@@ -209,33 +212,20 @@ class Index:
     def _cell(self, column: str, number: int) -> Any:
         return self.table[column][number].as_py()
 
-    def _rows(self, root: Path | None) -> Rows:
-        return Rows(self.kind, root or self.root, self.table)
-
 
 def _fingerprint(table: pa.Table) -> str:
+    """Hash the texts of all rows, each ended by a zero, and the places in slides."""
     digest = blake2b(str(len(table)).encode(), digest_size=16)
-    for column in ("path", "shard", "source"):
-        if column in table.column_names:
-            for part in _parts(table[column]):
-                digest.update(_ended(part.cast(pa.string())))
-    for column in ("x", "y", "px", "mpp", "slide_mpp"):
-        if table.schema.equals(SLIDES):
-            for part in _parts(table[column]):
-                digest.update(part.to_numpy().tobytes())
+    numbers = ("x", "y", "px", "mpp", "slide_mpp") if table.schema.equals(SLIDES) else ()
+    for name in (*(text for text in ("path", "shard", "source") if text in table.column_names), *numbers):
+        for batch in table.select([name]).to_batches(max_chunksize=ROWS_AT_ONCE):
+            values = batch.column(0)
+            if name in numbers:
+                digest.update(values.to_numpy().tobytes())
+            else:
+                ended = pc.binary_join_element_wise(values.cast(pa.string()).fill_null(""), "", "\0")
+                digest.update(memoryview(ended.buffers()[2]))
     return digest.hexdigest()
-
-
-def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    for chunk in column.chunks:
-        for start in range(0, len(chunk), ROWS_AT_ONCE):
-            yield chunk.slice(start, ROWS_AT_ONCE)
-
-
-def _ended(texts: pa.StringArray) -> memoryview:
-    """All texts as UTF-8 in a row, nothing for null, each ended by a zero."""
-    joined = pc.binary_join_element_wise(texts.fill_null(""), "", "\0")
-    return memoryview(joined.buffers()[2])
 
 
 def _absolute(path: Path) -> str:

@@ -289,8 +289,8 @@ def _walk(top: Path) -> Iterator[str]:
 
 
 def _circle(folder: Path, inside: Path) -> bool:
-    """Whether a link in a folder leads to one that the folder lies in."""
-    return inside.is_symlink() and folder.resolve().is_relative_to(inside.resolve())
+    """Whether a link in a folder leads back to one on the way to it."""
+    return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
 
 
 def _list(data: Path, root: Path) -> Rows:
