@@ -1,4 +1,4 @@
-"""The index: which tiles there are and where, in one memory-mapped Arrow file that a million rows open in no time."""
+"""Index of a data set's tiles: names and places, in one memory-mapped Arrow file."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of count, names and sources; the same wherever the data lie."""
+        """Hash of count, names and sources: does not depend on where the data lie."""
         return self._facts["fingerprint"]
 
     @cached_property
@@ -158,22 +158,22 @@ class Index:
         return self.table["source"].combine_chunks()
 
     def name(self, number: int) -> str:
-        """Full path of the tile; of a shard's member `path/of/shard.tar:member`, of a slide's `path/of/slide@x,y`."""
+        """Return a tile's full path: `path/of/tile`, `path/of/shard.tar:member` or `path/of/slide@x,y`."""
         if self.kind == "slides":
             return f"{self._slide(number)}@{self._cell('x', number)},{self._cell('y', number)}"
         file, member = self._place(number)
         return f"{file}:{member}" if member else file
 
     def read(self, number: int) -> UInt8[Tensor, "3 h w"]:
-        """The tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
+        """Read a tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
         if self.kind == "slides":
             return self._region(number)
         return decode(self.packed(number), self.name(number))
 
     def packed(self, number: int) -> bytes:
-        """The tile's file as it is stored, not decoded; of tiles that have one.
+        """Read a tile's file without decoding it.
 
-        Raises TileError if it is missing, unreadable or a slide; ValueError for a place in a slide, which has none.
+        Raises TileError if it is missing, unreadable or a slide; ValueError for a place in a slide, which has no file.
         """
         if self.kind == "slides":
             raise ValueError(f"{self.name(number)} has no file of its own: read it")

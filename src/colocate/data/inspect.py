@@ -1,4 +1,4 @@
-"""A look at a data set before a GPU spends a week on it: counts, sizes, colours, duplicates, unreadable files."""
+"""Summarise a data set before pretraining: counts, sizes, colours, duplicates, unreadable files, a contact sheet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAGE = (235, 235, 235)  # on which an empty, white tile still shows
 
 
 def thumb(tile: Image.Image) -> Image.Image:
-    """The tile shrunk (never enlarged) to fit a cell of the sheet."""
+    """Shrink (never enlarge) a tile to fit a cell of the sheet."""
     small = tile.copy()
     small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
     return small
@@ -71,7 +71,7 @@ def contact_sheet(
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, px: int) -> str:
-    """The text, or as much of its end as fits under a thumb: file names differ there."""
+    """Cut a text to fit under a thumb, at its start: file names differ at their end."""
     shown = text
     while draw.textlength(shown, font) > px:
         text = text[1:]
@@ -202,7 +202,8 @@ def show(summary: Summary) -> None:
     """Print a summary for people."""
     table = Table.grid(padding=(0, 2))
     for name, text in _lines(summary):
-        table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
+        if text:
+            table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
     Console().print(table)
 
 
@@ -223,9 +224,9 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
     more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
     yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
-    yield from _few([_group(group) for group in summary.duplicates])
+    yield "", _few([f"{first} = {', '.join(others[:2])}" for first, *others in summary.duplicates])
     yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
-    yield from _few(list(summary.unreadable.values()))
+    yield "", _few(list(summary.unreadable.values()))
     yield "Contact sheet", str(summary.contact_sheet or "none: no tile could be read")
 
 
@@ -234,7 +235,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    """The commonest few of many, with their counts.
+    """Join the most common values and their counts.
 
     >>> _counts({"a": 1, "b": 2000})
     'b (2,000), a (1)'
@@ -245,12 +246,6 @@ def _counts(counts: dict[str, int]) -> str:
     return f"{listed} and {rest:,} more" if rest else listed
 
 
-def _group(names: list[str]) -> str:
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{names[0]} = {names[1]}{more}"
-
-
-def _few(lines: list[str]) -> Iterator[tuple[str, str]]:
-    yield from (("", line) for line in lines[:LISTED])
-    if len(lines) > LISTED:
-        yield "", f"and {len(lines) - LISTED:,} more"
+def _few(lines: list[str]) -> str:
+    rest = [f"and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "\n".join([*lines[:LISTED], *rest])

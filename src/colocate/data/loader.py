@@ -1,4 +1,4 @@
-"""Tiles in batches: the same ones in the same order for any number of workers and machines, from any step on."""
+"""Load batches of tiles: the same ones for any number of workers and processes, from any step on."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 
 @lru_cache(maxsize=2)
 def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
-    """The numbers below `count` in the order of an epoch."""
+    """Return the numbers below `count`, shuffled for an epoch."""
     mixed = blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
 
 
 def tile_order(index: Index, balance: Balance) -> Order:
-    """Every tile once an epoch, or every source equally often."""
+    """Choose the order of an epoch: every tile once, or every source equally often."""
     return one_order if balance == "tiles" else balanced(index.source_numbers)
 
 
 def balanced(sources: Int32[np.ndarray, "count"]) -> Order:
-    """Orders in which all sources come equally often, for the number of each tile's source.
+    """Return an order in which all sources come equally often; `sources`: the number of each tile's source.
 
     A source is an endless sequence of its tiles, shuffled anew whenever all have come; each epoch goes on in it where
     the last one stopped. So it has count / S tiles in each epoch, rounded down or up (S: number of sources), and its
@@ -91,7 +91,7 @@ class Tiles(NamedTuple):
 
 
 def spaced(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of them, evenly spaced.
+    """Pick at most `most` items, evenly spaced.
 
     >>> spaced("abcdefgh", 2), spaced("abc", 5)
     (['c', 'g'], ['a', 'b', 'c'])
@@ -103,7 +103,7 @@ def spaced(items: Sequence[Item], most: int) -> list[Item]:
 def batch_indices(
     count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1, order: Order = one_order
 ) -> list[int]:
-    """Numbers of the tiles that process `rank` of `world` reads at a step, out of `count`.
+    """Return the numbers (below `count`) of the tiles that process `rank` of `world` reads at a step.
 
     batch: over all processes. An epoch has count // batch steps and its own order; what is left over is dropped.
     order: gives it, see `tile_order`.
@@ -139,7 +139,7 @@ def tile_loader(
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Tiles]:
-    """This process's tiles of the steps from `start` up to `stop`, read ahead by `workers` (0: when asked for).
+    """Iterate over this process's batches of the steps `start` to `stop`, read ahead by `workers` (0: when asked for).
 
     An unreadable tile is replaced by another that can be read, the same one each time. Neither torch's global
     generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
@@ -154,7 +154,7 @@ def tile_loader(
 def read_ahead(
     dataset: Dataset[Any], steps: range, plan: Callable[[int], Any], workers: int, pin_memory: bool = False
 ) -> Iterator[Any]:
-    """What `dataset` gives for the plan of each step, read ahead by `workers` (0: when asked for).
+    """Iterate over `dataset[plan(step)]` for each step, read ahead by `workers` processes (0: when asked for).
 
     Neither torch's global generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers. An
     item that is a UserError is raised: raised in a worker it would arrive wrapped in a traceback's text.
@@ -197,7 +197,7 @@ class _Tile(NamedTuple):
 
 
 def _read(index: Index, number: int) -> _Tile:
-    """The tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
+    """Read a tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
     skipped: dict[int, str] = {}
     stride = _stride(len(index))
     for turn in range(min(MOST_SKIPPED, len(index))):
@@ -212,7 +212,7 @@ def _read(index: Index, number: int) -> _Tile:
 
 @cache
 def _stride(count: int) -> int:
-    """Steps of it come by every number below `count`, those after one another far apart (by the golden ratio).
+    """Return a stride coprime to `count`, near its golden section: tiles that replace one another lie far apart.
 
     >>> _stride(20), sorted(turn * 13 % 20 for turn in range(20)) == list(range(20))
     (13, True)
@@ -236,7 +236,7 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C and a scheduler's SIGTERM to the main process, which may want one more batch, and ends workers."""
+    """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Whatever the user calls `--data` (folder, list, table, tar shards, manifest), turned into rows."""
+"""Find the tiles of `--data`: a folder, list, table, tar shards or manifest."""
 
 from __future__ import annotations
 
@@ -32,26 +32,152 @@ from colocate.data.rows import (
 from colocate.slides.listing import MANIFEST, NEEDED, SETTINGS
 from colocate.slides.slide import check_mpp
 
+IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 SHARD = ".tar"
+LISTS = (".txt", ".lst")
+KINDS = (
+    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
+    "a manifest of `colocate tile` or an .arrow index"
+)
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 
-def shard_rows(root: Path, shards: list[str], endings: tuple[str, ...]) -> pa.Table:
-    """Rows of `SCHEMA` for the members with one of the `endings`, shard by shard, in the order in which they lie.
+def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
+    """Find the tiles of a folder, list, table, manifest or of tar shards, in the same order on every machine.
+
+    `root` is the folder that a list's or table's paths start from (by default its own folder); `hold_out` names tiles
+    to be left out, as `held_out` reads it.
+    Raises UserError if there is nothing to find, or if a list, table or shard cannot be read.
+    """
+    _check_is_there(data, f"give --data {KINDS}")
+    if data.is_dir():
+        data = _manifest_in(data)
+    name = data.name.lower()
+    if hold_out and not name.endswith(TABLES):
+        raise UserError(
+            f"--hold-out {hold_out[0]} goes by a column of a table or manifest, but {data} is neither: give one"
+        )
+    if root is not None and not name.endswith((*LISTS, *TABLES)):
+        raise UserError(f"--root {root} goes with a list or a table of paths, but {data} is neither: leave it out")
+    if data.is_dir():
+        return _folder(data)
+    if name.endswith((*LISTS, *TABLES)):
+        home = data.parent if root is None else root
+        _check_is_there(home, f"give --root the folder that the paths in {data} start from")
+        if name.endswith(LISTS):
+            return _list(data, home)
+        if is_manifest(data):
+            return manifest_rows(data, root, held_out(hold_out))
+        return Rows("table", home, table_rows(data, held_out(hold_out)))
+    if name.endswith(SHARD):
+        return shard_rows(data.parent, [data.name], data)
+    raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
+
+
+def _check_is_there(path: Path, remedy: str) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror}): {remedy}") from None
+
+
+def _manifest_in(folder: Path) -> Path:
+    """Return the manifest in a folder that `colocate tile` wrote, else the folder itself.
+
+    Raises UserError where pictures lie in the folder that are no tiles.
+    """
+    if is_manifest(folder / MANIFEST):
+        return folder / MANIFEST
+    if (folder / SETTINGS).is_file():
+        raise UserError(f"{folder} has no {MANIFEST} yet: let `colocate tile` cut the slides that are left")
+    if all((folder / name).is_file() for name in ("dataset.json", "items.csv")):
+        tables = sorted(str(path) for path in folder.glob("train-*.csv"))
+        remedy = f"give {' or '.join(tables)}" if tables else "it has no split with training images to give"
+        raise UserError(f"{folder} holds masks too, as `colocate prepare` wrote it: {remedy}")
+    return folder
+
+
+def _folder(data: Path) -> Rows:
+    files = sorted(_walk(data))
+    tiles = [file for file in files if file.lower().endswith(IMAGES)]
+    shards = [file for file in files if file.lower().endswith(SHARD)]
+    if tiles and shards:
+        message = f"both {len(tiles)} image files and {len(shards)} tar shards: point --data at a folder with one kind"
+        raise UserError(f"{data} holds {message}")
+    if shards:
+        return shard_rows(data, shards, data)
+    if tiles:
+        return Rows("folder", data, file_rows(tiles))
+    kinds = f"files ending in {', '.join(IMAGES)}, or uncompressed {SHARD} shards"
+    raise UserError(f"{data} and its subfolders hold no tiles: {kinds}")
+
+
+def _walk(top: Path) -> Iterator[str]:
+    """Iterate over the paths from `top` to all images and shards, unsorted; follow links, but not in circles."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
+        here = Path(folder)
+        inside[:] = [name for name in inside if not name.startswith(".") and not _circle(here, here / name)]
+        above = "" if here == top else f"{here.relative_to(top)}/"
+        for name in files:
+            if name.lower().endswith((*IMAGES, SHARD)) and not name.startswith("."):
+                yield above + name
+
+
+def _circle(folder: Path, inside: Path) -> bool:
+    """Tell whether a link in a folder leads back to a folder on the way to it."""
+    return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
+
+
+def _list(data: Path, root: Path) -> Rows:
+    try:
+        text = data.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError
+    except ValueError:  # of which a UnicodeDecodeError is one
+        raise UserError(f"{data} is not UTF-8 text: save it as UTF-8 with one path on each line") from None
+    except OSError as error:
+        raise UserError(f"{data} cannot be read ({error.strerror}): check its permissions") from None
+    paths = [_without_label(line) for line in map(str.strip, text.split("\n")) if line]
+    if not paths:
+        raise UserError(f"{data} lists no tiles: write one path on each line")
+    return Rows("list", root, file_rows(paths))
+
+
+def _without_label(line: str) -> str:
+    """Remove a class label from the end of a list's line; the path may hold spaces.
+
+    >>> _without_label("ADI/ADI-TCGA.tif 0"), _without_label("case 7/my tile 12.png"), _without_label("scan 3")
+    ('ADI/ADI-TCGA.tif', 'case 7/my tile 12.png', 'scan 3')
+    """
+    path, _, label = line.replace("\t", " ").rpartition(" ")
+    labelled = label.lstrip("+-").isdecimal() and path.rstrip().lower().endswith(IMAGES)
+    return line[: len(path)].rstrip() if labelled else line
+
+
+def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
+    """Make rows of `SCHEMA` for the images in shards, in their order.
 
     A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`; otherwise the shard is the source.
-    Raises UserError for a shard that is compressed, cut short or no tar file.
+    Raises UserError for a shard that is compressed, cut short or no tar file, or if there are no images.
     """
-    return pa.concat_tables([_rows(root, shard, endings) for shard in shards])
+    table = pa.concat_tables([_members(root, shard) for shard in shards])
+    if not len(table):
+        raise UserError(f"{data} holds no tiles: members of a shard ending in {', '.join(IMAGES)}")
+    return Rows("tar", root, table)
 
 
-def _rows(root: Path, shard: str, endings: tuple[str, ...]) -> pa.Table:
+def _members(root: Path, shard: str) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
     notes: dict[str, tuple[str | None, float | None]] = {}
     for member, tar in _tar_members(root / shard):
         key, ending = _key(member.name)
         if key.endswith("/") or not key:  # hidden
             continue
-        if member.name.lower().endswith(endings):
+        if member.name.lower().endswith(IMAGES):
             tiles.append((member.name, member.offset_data, member.size))
         elif ending == ".json":
             file = tar.extractfile(member)
@@ -69,7 +195,7 @@ def _rows(root: Path, shard: str, endings: tuple[str, ...]) -> pa.Table:
 
 
 def _key(member: str) -> tuple[str, str]:
-    """A member's name cut at the first dot of its last part, as WebDataset groups members into samples.
+    """Cut a member's name at the first dot of its last part, as WebDataset groups members into samples.
 
     >>> _key("v1.0/case.7.png"), _key(".hidden.png")
     (('v1.0/case', '.7.png'), ('', '.hidden.png'))
@@ -80,7 +206,7 @@ def _key(member: str) -> tuple[str, str]:
 
 
 def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
-    """The source and the micrometres per pixel that a sample's JSON gives its tiles."""
+    """Read the source and the micrometres per pixel that a sample's JSON gives its tiles."""
     try:
         said = json.loads(text)
         source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
@@ -93,7 +219,7 @@ def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """All plain files in a shard that is whole up to its end mark."""
+    """Iterate over the plain files in a shard; it must be whole up to its end mark."""
     whole, ended = 0, False
     try:
         with path.open("rb") as file:
@@ -121,9 +247,6 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
         raise UserError(f"{path} is cut short or damaged, {message}")
 
 
-pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
-
-
 def is_manifest(data: Path) -> bool:
     """Whether a table is one that `colocate tile` wrote."""
     try:
@@ -133,7 +256,7 @@ def is_manifest(data: Path) -> bool:
 
 
 def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
-    """A manifest's tiles that are not held out: members of its shards, or where it has none places in slides.
+    """Read a manifest's tiles that are not held out: members of its shards or, where it has none, places in slides.
 
     `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
@@ -189,138 +312,7 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:
-    """The tiles' names in their shards, SLIDE/000512_001024.jpg."""
+    """Name the tiles as in their shards: SLIDE/000512_001024.jpg."""
     slide, x, y = (table[name].cast(pa.string()) for name in ("slide", "x", "y"))
     x, y = (pc.utf8_lpad(number, 6, "0") for number in (x, y))
     return pc.binary_join_element_wise(slide, "/", x, "_", y, ".jpg", "")
-
-
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-LISTS = (".txt", ".lst")
-KINDS = (
-    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
-    "a manifest of `colocate tile` or an .arrow index"
-)
-
-
-def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
-    """The tiles of a folder, list, table, manifest or of tar shards, in an order that is the same on every machine.
-
-    `root` is the folder that a list's or table's paths start from (by default its own folder); `hold_out` names tiles
-    to be left out, as `held_out` reads it.
-    Raises UserError if there is nothing to find, or if a list, table or shard cannot be read.
-    """
-    _check_is_there(data, f"give --data {KINDS}")
-    if data.is_dir():
-        data = _manifest_in(data)
-    name = data.name.lower()
-    if hold_out and not name.endswith(TABLES):
-        raise UserError(
-            f"--hold-out {hold_out[0]} goes by a column of a table or manifest, but {data} is neither: give one"
-        )
-    if root is not None and not name.endswith((*LISTS, *TABLES)):
-        raise UserError(f"--root {root} goes with a list or a table of paths, but {data} is neither: leave it out")
-    if data.is_dir():
-        return _folder(data)
-    if name.endswith((*LISTS, *TABLES)):
-        home = data.parent if root is None else root
-        _check_is_there(home, f"give --root the folder that the paths in {data} start from")
-        if name.endswith(LISTS):
-            return _list(data, home)
-        if is_manifest(data):
-            return manifest_rows(data, root, held_out(hold_out))
-        return Rows("table", home, table_rows(data, held_out(hold_out)))
-    if name.endswith(SHARD):
-        return _shards(data.parent, [data.name], data)
-    raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
-
-
-def _check_is_there(path: Path, remedy: str) -> None:
-    try:
-        path.stat()
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened ({error.strerror}): {remedy}") from None
-
-
-def _manifest_in(folder: Path) -> Path:
-    """The manifest in a folder that `colocate tile` wrote, else the folder itself.
-
-    Raises UserError where pictures lie in the folder that are no tiles.
-    """
-    if is_manifest(folder / MANIFEST):
-        return folder / MANIFEST
-    if (folder / SETTINGS).is_file():
-        raise UserError(f"{folder} has no {MANIFEST} yet: let `colocate tile` cut the slides that are left")
-    if all((folder / name).is_file() for name in ("dataset.json", "items.csv")):
-        tables = sorted(str(path) for path in folder.glob("train-*.csv"))
-        remedy = f"give {' or '.join(tables)}" if tables else "it has no split with training images to give"
-        raise UserError(f"{folder} holds masks too, as `colocate prepare` wrote it: {remedy}")
-    return folder
-
-
-def _folder(data: Path) -> Rows:
-    files = sorted(_walk(data))
-    tiles = [file for file in files if file.lower().endswith(IMAGES)]
-    shards = [file for file in files if file.lower().endswith(SHARD)]
-    if tiles and shards:
-        message = f"both {len(tiles)} image files and {len(shards)} tar shards: point --data at a folder with one kind"
-        raise UserError(f"{data} holds {message}")
-    if shards:
-        return _shards(data, shards, data)
-    if tiles:
-        return Rows("folder", data, file_rows(tiles))
-    kinds = f"files ending in {', '.join(IMAGES)}, or uncompressed {SHARD} shards"
-    raise UserError(f"{data} and its subfolders hold no tiles: {kinds}")
-
-
-def _walk(top: Path) -> Iterator[str]:
-    """Paths from `top` to all images and shards, in any order; links are followed, but not in circles."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
-
-    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
-        here = Path(folder)
-        inside[:] = [name for name in inside if not name.startswith(".") and not _circle(here, here / name)]
-        above = "" if here == top else f"{here.relative_to(top)}/"
-        for name in files:
-            if name.lower().endswith((*IMAGES, SHARD)) and not name.startswith("."):
-                yield above + name
-
-
-def _circle(folder: Path, inside: Path) -> bool:
-    """Whether a link in a folder leads back to one on the way to it."""
-    return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
-
-
-def _list(data: Path, root: Path) -> Rows:
-    try:
-        text = data.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise ValueError
-    except ValueError:  # of which a UnicodeDecodeError is one
-        raise UserError(f"{data} is not UTF-8 text: save it as UTF-8 with one path on each line") from None
-    except OSError as error:
-        raise UserError(f"{data} cannot be read ({error.strerror}): check its permissions") from None
-    paths = [_without_label(line) for line in map(str.strip, text.split("\n")) if line]
-    if not paths:
-        raise UserError(f"{data} lists no tiles: write one path on each line")
-    return Rows("list", root, file_rows(paths))
-
-
-def _without_label(line: str) -> str:
-    """The path on a line of a list, which may end in a class label; a path may hold spaces.
-
-    >>> _without_label("ADI/ADI-TCGA.tif 0"), _without_label("case 7/my tile 12.png"), _without_label("scan 3")
-    ('ADI/ADI-TCGA.tif', 'case 7/my tile 12.png', 'scan 3')
-    """
-    path, _, label = line.replace("\t", " ").rpartition(" ")
-    labelled = label.lstrip("+-").isdecimal() and path.rstrip().lower().endswith(IMAGES)
-    return line[: len(path)].rstrip() if labelled else line
-
-
-def _shards(root: Path, shards: list[str], data: Path) -> Rows:
-    table = shard_rows(root, shards, IMAGES)
-    if not len(table):
-        raise UserError(f"{data} holds no tiles: members of a shard ending in {', '.join(IMAGES)}")
-    return Rows("tar", root, table)

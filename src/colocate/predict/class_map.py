@@ -1,4 +1,4 @@
-"""The class of each pixel of a slide: pasted window by window into a file, then written as a pyramidal TIFF."""
+"""Classes of a slide's pixels, pasted window by window into a file and written as a pyramidal TIFF."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ClassMap:
         self.confidence[core.slices()] = found.confidence.numpy()[inside]
 
     def counts(self) -> Int64[np.ndarray, "256"]:
-        """Pixels of each class; the last: not looked at."""
+        """Count the pixels of each class; the last count: not looked at."""
         counts = np.zeros(256, np.int64)
         for top in range(0, self.windows.height, TILE_PX):
             counts += np.bincount(self.classes[top : top + TILE_PX].ravel(), minlength=256)
@@ -101,7 +101,7 @@ class ClassMap:
 
 
 def _tiles(level: UInt8[np.ndarray, "h w"]) -> Iterator[UInt8[np.ndarray, "t t"]]:
-    """Row by row, `UNSEEN` beyond the edge."""
+    """Cut into tiles, row by row; `UNSEEN` beyond the edge."""
     for top in range(0, level.shape[0], TILE_PX):
         for left in range(0, level.shape[1], TILE_PX):
             part = level[top : top + TILE_PX, left : left + TILE_PX]
@@ -111,7 +111,7 @@ def _tiles(level: UInt8[np.ndarray, "h w"]) -> Iterator[UInt8[np.ndarray, "t t"]
 
 
 def _colours() -> UInt16[np.ndarray, "3 256"]:
-    """Of the classes as outlines have them; white where no window looked."""
+    """Return the palette: the classes' colours in outlines; white where no window looked."""
     colours = np.full((256, 3), 255, np.uint16)
     colours[:UNSEEN] = [class_colour(class_) for class_ in range(UNSEEN)]
     return np.ascontiguousarray(colours.T * 257)

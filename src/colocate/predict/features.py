@@ -1,4 +1,4 @@
-"""Features of slides: what a frozen backbone sees in each tile of tissue, or in each of its cells."""
+"""Extract features of slides: a frozen backbone's vector for each tile of tissue, or for each cell of its grid."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SPARE_BYTES = 1 << 20  # of a file, for all that is not features
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """What is taken from slides, and how."""
+    """Settings of feature extraction."""
 
     of: Literal["tiles", "cells"] = "tiles"
     """A vector for each tile (the mean of its cells), or one for each cell of the backbone's grid."""
@@ -102,7 +102,7 @@ class _Extractor:
     """The backbone on its device."""
 
     def settings(self, listed: Listed) -> dict[str, Any]:
-        """What decides a slide's features."""
+        """Return all that decides a slide's features."""
         return {
             "version": VERSION,
             "of": self.config.of,
@@ -118,7 +118,7 @@ class _Extractor:
         } | listed.identity()
 
     def written(self, listed: Listed) -> bool:
-        """Whether a slide's file is there.
+        """Tell whether a slide is done.
 
         Raises:
             UserError: it holds something else, or features of other settings.
@@ -135,7 +135,7 @@ class _Extractor:
         return True
 
     def write(self, listed: Listed, meter: Meter) -> None:
-        """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
+        """Extract a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
         slide = listed.open()
         found = places(slide, find_tissue(slide, listed.mask), self.tiling)
         slide.check_shows(found.mpp)
@@ -191,7 +191,7 @@ class _Extractor:
     def _vectors(
         self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter
     ) -> Iterator[Float[np.ndarray, "_ c"]]:
-        """Batch after batch: no more than what is read ahead is in memory."""
+        """Iterate over batches of vectors; only what is read ahead is in memory."""
         batch, size = self.config.device.batch, self.tiling.size
         ahead = read_regions(slide, tiles, size, mpp, batch, self.config.device.readers)
         for images in ahead:
@@ -201,7 +201,7 @@ class _Extractor:
 
 
 def cell_places(tiles: Int64[np.ndarray, "n 2"], grid: int, pitch: float) -> Int64[np.ndarray, "m 2"]:
-    """The top left corners of tiles' grid x grid cells, row by row in each tile; `pitch`: level0 pixels a cell.
+    """Return the top left corners of tiles' grid x grid cells, row by row; `pitch`: level0 pixels a cell.
 
     >>> cell_places(np.array([[100, 0]]), grid=2, pitch=3.4).tolist()
     [[100, 0], [103, 0], [100, 3], [103, 3]]
@@ -230,7 +230,7 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
 
 
 def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:
-    """A pixel for each feature that the slide has room for, grey where there is none; and level0 pixels a pixel."""
+    """Draw each feature as a pixel, grey where there is none; also return the level0 pixels a pixel."""
     with h5py.File(path) as file:
         features: Any = file["features"]
         coords: Any = file["coords"]

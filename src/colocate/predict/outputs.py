@@ -37,7 +37,7 @@ COLOURS = (GREEN, "#f0e442", "#56b4e9", VERMILION, BLUE, ORANGE, "#999999", "#cc
 
 
 def class_colour(class_: int) -> tuple[int, int, int]:
-    """Red, green and blue of a class (1, 2, ...); after eight classes they start again.
+    """Return red, green and blue of a class (1, 2, ...); colours repeat after eight classes.
 
     >>> class_colour(1)
     (0, 158, 115)
@@ -47,7 +47,7 @@ def class_colour(class_: int) -> tuple[int, int, int]:
 
 
 def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
-    """Size and form of an outline in pixels of `mpp` micrometres.
+    """Measure an outline in pixels of `mpp` micrometres.
 
     Holes count for the area alone. Circularity is 4 pi area / perimeter^2 of the outer outline, 1 for a disc. The
     diameters are the longest and the shortest distance of two parallel lines with the object between them.
@@ -75,7 +75,7 @@ def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
 def feature(
     shape: BaseGeometry, name: str, score: float, colour: tuple[int, int, int], mpp: float, kind: Kind = "detection"
 ) -> dict[str, Any]:
-    """A GeoJSON feature of a Polygon or MultiPolygon in level0 pixels of `mpp` micrometres, of the class `name`.
+    """Make a GeoJSON feature of a (Multi)Polygon in level0 pixels of `mpp` micrometres, of the class `name`.
 
     Its id is a UUID made of all the rest.
     """
@@ -170,7 +170,7 @@ def _small(picture: Image.Image, side: int) -> Image.Image:
 
 
 def beside(place: Path, ending: str) -> Path:
-    """A slide's file; a slide's name may have dots in it.
+    """Return the path of a slide's file; a slide's name may have dots in it.
 
     >>> beside(Path("out/slide 1.2"), ".csv").name
     'slide 1.2.csv'
@@ -194,7 +194,7 @@ class Marker:
         self.settings = settings
 
     def finished(self) -> bool:
-        """Whether the slide is done.
+        """Tell whether the slide is done.
 
         Raises:
             UserError: its files are of other settings, or of someone else.
@@ -225,7 +225,7 @@ def regions(
     least: float,
     scale: float,
 ) -> Iterator[Outlined]:
-    """The regions of some of the classes in a map, those of the first class first.
+    """Outline the regions of some of the classes in a map, those of the first class first.
 
     Pixels that touch at a corner only are not connected. `least`: pixels that a region has at least; `scale`: level0
     pixels a pixel of the map. A region's score is the mean confidence of its pixels (in 255ths there).

@@ -1,4 +1,4 @@
-"""Slides through a fine-tuned network: its objects, or the class of each pixel, as files for people and programs."""
+"""Predict slides with a fine-tuned network: objects, or the class of each pixel, as files for people and programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same c
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How slides are looked at, and what is written of it."""
+    """Settings of prediction."""
 
     window: int | None = None
     """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
@@ -73,7 +73,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
 
 
 class _View(NamedTuple):
-    """A slide and what is seen in its windows."""
+    """A slide with what is found in its windows."""
 
     slide: Slide
     tissue: Tissue
@@ -96,7 +96,7 @@ class _Runner:
     overlap: int
 
     def marker(self, listed: Listed) -> Marker:
-        """What decides a slide's files."""
+        """Return the slide's marker, with all that decides its files."""
         objects = self.predictor.task == "instances"
         settings = {
             "version": VERSION,
@@ -112,7 +112,7 @@ class _Runner:
         return Marker(self.out / listed.name, settings)
 
     def work(self, listed: Listed, meter: Meter) -> None:
-        """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
+        """Predict a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
         began = time.perf_counter()
         slide = listed.open()
         slide.check_shows(self.predictor.mpp)
@@ -135,7 +135,7 @@ class _Runner:
         marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
     def _seen(self, slide: Slide, places: Sequence[Window], mpp: float, meter: Meter) -> Iterator[tuple[Window, Any]]:
-        """What the predictor sees in each window; no more is in memory than is read ahead."""
+        """Iterate over windows and what is found in them; only what is read ahead is in memory."""
         corners = np.array([(window.left, window.top) for window in places]) * (mpp / slide.mpp)
         rest, device = iter(places), self.config.device
         for images in read_regions(slide, corners, self.side, mpp, device.batch, device.readers):
@@ -143,7 +143,7 @@ class _Runner:
             meter.advance(len(images))
 
     def _objects(self, view: _View) -> dict[str, Any]:
-        """Objects, each once; none on glass, which networks have rarely learned."""
+        """Write objects, each once; none on glass, which networks have rarely learned."""
         found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
         view.marker.write()
 
@@ -157,7 +157,7 @@ class _Runner:
         return {"objects": counts}
 
     def _classes(self, view: _View) -> dict[str, Any]:
-        """The map of classes, then its regions."""
+        """Write the map of classes, then its regions."""
         place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
         class_map = ClassMap(place.parent, view.windows)
         for window, found in view.seen:

@@ -1,4 +1,4 @@
-"""A slide as windows with tissue in them, read ahead of the network that looks at them."""
+"""Apply a fine-tuned model to windows of a slide, which other processes read ahead."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class DeviceConfig:
 def read_regions(
     slide: Slide, places: Shaped[np.ndarray, "n 2"], side: int, mpp: float, batch: int, workers: int
 ) -> Iterator[UInt8[Tensor, "b 3 side side"]]:
-    """The regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
+    """Read regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
 
-    No more than what is read ahead is in memory.
+    Only what is read ahead is in memory.
 
     Raises:
         TileError: the slide is damaged.
@@ -138,7 +138,7 @@ class Predictor:
 
 
 def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None = None) -> Predictor:
-    """A kept model on its device; objects whose score is above `least`; `mpp` where it does not say its own.
+    """Put a kept model on its device; objects need a score above `least`; `mpp`: where the model does not say its own.
 
     Raises:
         UserError: the resolution is unknown, or said twice and not alike.
@@ -174,7 +174,7 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
 
 
 def windows_of_tissue(windows: Windows, tissue: Tissue, scale: float) -> list[Window]:
-    """The windows that hold some tissue, row by row; `scale`: level0 pixels a pixel of the windows."""
+    """Return the windows that hold some tissue, row by row; `scale`: level0 pixels a pixel of the windows."""
     every = list(windows)
     x, y = (np.array(places) * scale for places in ([w.left for w in every], [w.top for w in every]))
     shares = tissue.shares(x, y, windows.side * scale, windows.side * scale)
