@@ -48,11 +48,6 @@ def test_seeds_and_epochs_differ() -> None:
     assert len(orders) == 64
 
 
-def test_any_step_can_be_asked_for_in_any_order() -> None:
-    steps = [batch_indices(10, 3, 7, step) for step in range(30)]
-    assert [batch_indices(10, 3, 7, step) for step in reversed(range(30))] == steps[::-1]
-
-
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_ranks_share_the_batch(world: int) -> None:
     for step in range(5):

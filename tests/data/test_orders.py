@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from colocate.data import loader as orders
 from colocate.data.index import Index
 from colocate.data.loader import balanced, batch_indices, one_order, tile_loader, tile_order
 
@@ -25,12 +24,6 @@ def sources_of(tiles: list[int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(sources)
 
 
-@pytest.fixture(params=[1 << 20, 8], ids=["at once", "piece by piece"])
-def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "AT_ONCE", request.param)
-
-
-@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("tiles", SHARES, ids=str)
 def test_every_source_comes_equally_often(tiles: list[int]) -> None:
     sources = sources_of(tiles)

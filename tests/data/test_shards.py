@@ -81,7 +81,7 @@ def test_cut_tar(tiles: Path, build: Build, tmp_path: Path) -> None:
 def test_cut_tar_at_its_start_or_none(build: Build, tmp_path: Path) -> None:
     for data in (b"", b"no tar", b"no tar" * 1000):
         (tmp_path / "t.tar").write_bytes(data)
-        with pytest.raises(UserError, match=r"t\.tar is no tar file, or is cut within its first member: copy it again"):
+        with pytest.raises(UserError, match=r"t\.tar is no plain tar file, or is cut .*: .* else copy it again"):
             build(tmp_path / "t.tar")
 
 
@@ -97,17 +97,11 @@ def test_damaged_tar(tiles: Path, build: Build, tmp_path: Path) -> None:
 
 
 def test_compressed_tar(tiles: Path, build: Build, tmp_path: Path) -> None:
-    shard = pack(tiles, NAMES, tmp_path / "t.tar")
-    packed = gzip.compress(shard.read_bytes())
-    for name in ("t.tar.gz", "t.tgz", "sly.tar"):
+    packed = gzip.compress(pack(tiles, NAMES, tmp_path / "whole.tar").read_bytes())
+    for name, reason in (("t.tar.gz", "is not a kind of data .* uncompressed"), ("sly.tar", "unpack it if it is")):
         (tmp_path / name).write_bytes(packed)
-        with pytest.raises(UserError, match=rf"{name} is compressed, .*: unpack it"):
+        with pytest.raises(UserError, match=f"{name} .*{reason}"):
             build(tmp_path / name)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    (alone / "t.tar.gz").write_bytes(packed)
-    with pytest.raises(UserError, match=r"alone/t\.tar\.gz is compressed"):
-        build(alone)
 
 
 @pytest.mark.parametrize("note", [b"{", b'{"mpp": "fine"}', b'{"mpp": -1}', b'{"mpp": [1]}', b'{"mpp": NaN}', b"\xff"])

@@ -24,10 +24,10 @@ from colocate.evaluate.saved import ModelFacts, SavedModel
 from colocate.models.backbones import Backbone
 from colocate.predict import class_map
 from colocate.predict import outputs as regions
-from colocate.predict.class_map import UNSEEN, ClassMap
+from colocate.predict.class_map import UNSEEN
 from colocate.predict.outputs import class_colour
 from colocate.predict.predict import PredictConfig, predict
-from colocate.predict.predictor import Classes, DeviceConfig, Predictor, grid_of, look, predictor, windows_of_tissue
+from colocate.predict.predictor import DeviceConfig, Predictor, predictor, windows_of_tissue
 from colocate.predict.stitch import Windows
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
@@ -105,7 +105,7 @@ def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(
     ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = classes_of(ids)
-    seen, sure = (truth + 1).astype(np.uint8), np.full(truth.shape, 255, np.uint8)
+    seen, sure = truth.astype(np.uint8), np.full(truth.shape, 255, np.uint8)
     every = list(regions.regions(seen, sure, [1, 2], 0, 2.0))
     some = list(regions.regions(seen, sure, [1, 2], 300, 2.0))
     sizes = [np.bincount(components(truth == class_)[0].ravel())[1:] for class_ in (1, 2)]
@@ -122,7 +122,7 @@ def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(
 
 @pytest.fixture(scope="module")
 def network() -> Segmenter:
-    torch.manual_seed(0)
+    torch.manual_seed(3)  # of which each class is seen often
     segmenter = Segmenter(SemanticsConfig(), Backbone("test_resnet"), 3, None, (0.7, 0.5, 0.6), (0.2, 0.25, 0.3))
     for part in segmenter.modules():
         if isinstance(part, torch.nn.Conv2d):
@@ -167,21 +167,6 @@ def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path, 
     assert (stitched[inside] == wanted[inside]).mean() > 0.9999  # equal but for ties that rounding decides
 
 
-def test_cores_cover_the_map_once(tmp_path: Path) -> None:
-    for width, height, side, overlap in ((200, 130, 64, 32), (64, 64, 64, 0), (65, 190, 96, 32), (10, 300, 64, 32)):
-        every = Windows(width, height, side, overlap)
-        with ClassMap(tmp_path, every) as classes:
-            assert list(tmp_path.iterdir()) == []  # it has no name
-            times = np.zeros((height, width), int)
-            for window in every:
-                before = classes.seen.copy()
-                number = np.full((side, side), 1 + window.row + window.column)
-                classes.paste(window, Classes(*(torch.from_numpy(number.astype(np.uint8)),) * 2))
-                times += classes.seen != before
-            assert (times == 1).all()
-            assert classes.counts().sum() == width * height and classes.counts()[UNSEEN] == 0
-
-
 def test_what_is_not_tissue_stays_unseen(ids: np.ndarray, tmp_path: Path) -> None:
     listed = slide_of(tmp_path, ids)
     slide = Slide.open(listed.path)
@@ -192,9 +177,9 @@ def test_what_is_not_tissue_stays_unseen(ids: np.ndarray, tmp_path: Path) -> Non
     found = tifffile.imread(tmp_path / "out" / "slide.tif")
     assert np.array_equal(found[:112, :112], classes_of(ids)[:112, :112])
     assert (found[112:] == UNSEEN).all() and (found[:, 112:] == UNSEEN).all()
-    places = windows_of_tissue(grid_of(slide, 1.0), find_tissue(slide, tmp_path / "some.png"), 128, 32)
+    tissue = find_tissue(slide, tmp_path / "some.png")
+    places = windows_of_tissue(Windows(470, 390, 128, 32), tissue, 1.0)
     assert [(window.row, window.column) for window in places] == [(0, 0)]
-    assert len(list(look(MAPPER, slide, grid_of(slide, 1.0), places, 4, 0))) == 1
 
 
 def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +189,7 @@ def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monke
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"no room for a map of .* GiB; make room, the same command goes on"):
         predict(MAPPER, [slide_of(tmp_path, ids)], tmp_path / "out", CONFIG)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["slide.json"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_model_of_unknown_resolution_is_refused(network: Segmenter) -> None:

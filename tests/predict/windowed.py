@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import label
 
 from colocate.base.shapes import rasterise
-from colocate.predict.stitch import Found, Merged, Stitcher, Window, Windows
+from colocate.predict.stitch import Found, Merged, Piece, Window, Windows, merge, pieces
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
 """The objects of a window as masks, by the ids that they truly have."""
@@ -37,13 +37,12 @@ def found(masks: dict[int, np.ndarray], side: int, shuffle: int = 0) -> Found:
 def stitched(
     ids: np.ndarray, side: int, overlap: int, detector: Detector = perfect, skipped: Collection[int] = ()
 ) -> list[Merged]:
-    height, width = ids.shape
-    stitcher = Stitcher(side, overlap, width, height)
-    merged = []
-    for number, window in enumerate(Windows(width, height, side, overlap)):
+    windows = Windows(ids.shape[1], ids.shape[0], side, overlap)
+    seen: list[Piece] = []
+    for number, window in enumerate(windows):
         if number not in skipped:
-            merged += stitcher.add(window, found(detector(ids, window), side, number))
-    return merged + stitcher.finish()
+            seen += pieces(windows, window, found(detector(ids, window), side, number))
+    return merge(windows, seen)
 
 
 def drawn(merged: Merged, like: np.ndarray) -> np.ndarray:

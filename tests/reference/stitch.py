@@ -1,4 +1,4 @@
-"""Pieces of objects put together on masks of the whole picture: every pair of pieces, every window, nothing let go."""
+"""Pieces of objects put together on masks of the whole picture: every pair of pieces, every window."""
 
 from __future__ import annotations
 
@@ -21,52 +21,28 @@ def stitched(pieces: list[Piece], views: dict[int, Mask], cores: dict[int, Mask]
 
     pieces: what was seen, as masks of the picture; views, cores: of each window that was looked at.
     """
-    partners = [
-        (one, other)
-        for one, other in combinations(range(len(pieces)), 2)
-        if pieces[one].window != pieces[other].window and _same(pieces[one], pieces[other], views)
-    ]
     group = list(range(len(pieces)))
-    for one, other in partners:
-        group = [group[one] if number == group[other] else number for number in group]
+    for one, other in combinations(range(len(pieces)), 2):
+        if pieces[one].window != pieces[other].window and _same(pieces[one], pieces[other], views):
+            group = [group[one] if number == group[other] else number for number in group]
     objects = []
     for number in sorted(set(group)):
-        members = [member for member in range(len(pieces)) if group[member] == number]
-        seen_by = {pieces[member].window for member in members}
-        strange = sum(
-            int((pieces[member].mask & core).sum())
-            for member in members
-            for window, core in cores.items()
-            if window not in seen_by
-        )
-        if 2 * strange > sum(int(pieces[member].mask.sum()) for member in members):
-            continue
-        kept = []
-        for member in members:
-            mask = pieces[member].mask
-            for other in range(len(pieces)):
-                if (member, other) in partners or (other, member) in partners:
-                    mask = mask & ~(cores[pieces[other].window] & ~pieces[other].mask)
-                elif pieces[other].window != pieces[member].window:
-                    mask = mask & ~(pieces[other].mask & _before(other, member, pieces, cores))
-            kept.append(mask)
-        areas = [int(mask.sum()) for mask in kept]
-        if any(areas):
-            scores = [pieces[member].score for member in members]
-            objects.append((np.logical_or.reduce(kept), float(np.dot(scores, areas)) / sum(areas)))
-    return objects
-
-
-def _before(one: int, other: int, pieces: list[Piece], cores: dict[int, Mask]) -> Mask:
-    """Where a piece is believed rather than another."""
-    core, other_core = cores[pieces[one].window], cores[pieces[other].window]
-    shares = [
-        (pieces[number].mask & cores[pieces[number].window]).sum() / pieces[number].mask.sum()
-        for number in (one, other)
-    ]
-    if (shares[0] >= 0.5) != (shares[1] >= 0.5):
-        return np.full(core.shape, shares[0] >= 0.5)
-    return (core & ~other_core) | ((core == other_core) & (one < other))
+        members = [pieces[member] for member in range(len(pieces)) if group[member] == number]
+        seen_by = {piece.window for piece in members}
+        kept = [
+            np.logical_and.reduce([piece.mask, *(~cores[window] for window in seen_by - {piece.window})])
+            for piece in members
+        ]
+        whole = np.logical_or.reduce(kept)
+        believed = np.logical_or.reduce([cores[window] for window in seen_by])
+        if whole.any() and (share := (whole & believed).sum() / whole.sum()) >= 0.5:
+            areas = [int(mask.sum()) for mask in kept]
+            objects.append((share, whole, float(np.dot([piece.score for piece in members], areas)) / sum(areas)))
+    free = [whole.copy() for _, whole, _ in objects]
+    for one, other in combinations(range(len(objects)), 2):
+        winner, loser = (one, other) if objects[one][0] >= objects[other][0] else (other, one)
+        free[loser] &= ~objects[winner][1]
+    return [(mask, score) for mask, (_, _, score) in zip(free, objects, strict=True) if mask.any()]
 
 
 def _same(one: Piece, other: Piece, views: dict[int, Mask]) -> bool:

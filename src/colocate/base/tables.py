@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import compute
+from pyarrow import compute, parquet
 from pyarrow import csv as arrow
-from pyarrow import parquet
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically

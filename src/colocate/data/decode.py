@@ -1,4 +1,4 @@
-"""The bytes of an image file in, RGB pixels out; whatever cannot be read ends in one sentence."""
+"""Decode the bytes of an image file to RGB pixels; what cannot be read raises TileError with one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
-    """RGB pixels of an image file's bytes; `name` stands in the error.
+    """Decode an image file to RGB pixels; `name` stands in errors.
 
     Grey is repeated over the channels, transparency lies on white (a slide's background), 16-bit grey is scaled to
     8 bits, palettes and CMYK become RGB. EXIF orientation is ignored: tissue has no upright, and masks that belong
@@ -40,7 +40,7 @@ def decode(data: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
 
 
 def header(data: bytes, name: str) -> Image.Image:
-    """The image with format, size and mode known and its pixels still packed. Raises TileError as `decode` does."""
+    """Open an image: format, size and mode are known, pixels still packed. Raises TileError as `decode` does."""
     if not data:
         raise TileError(f"{name} is empty: copy it again or remove it")
     try:
@@ -74,7 +74,7 @@ def pixels(image: Image.Image, name: str) -> UInt8[Tensor, "3 h w"]:
 
 
 def slide(name: str) -> TileError:
-    """The error for a file that is too large to be a tile."""
+    """Return the error for a file that is too large to be a tile."""
     return TileError(f"{name} has over {LARGEST_PX // 10**6} million pixels and looks like a slide: cut it into tiles")
 
 

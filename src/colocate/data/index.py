@@ -1,10 +1,10 @@
-"""The index: which tiles there are and where, in one memory-mapped Arrow file that a million rows open in no time."""
+"""Index of a data set's tiles: names and places, in one memory-mapped Arrow file."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
+from colocate.base.files import write_atomically
 from colocate.data.decode import decode, slide
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
@@ -66,8 +67,11 @@ class Index:
         data = Path(data).expanduser()
         root = None if root is None else Path(root).expanduser()
         origin = origin or (_absolute(data), None if root is None else _absolute(root))
-        is_index = data.suffix == ".arrow" and not hold_out
-        rows = cls.open(data)._rows(root) if is_index else find(data, root, hold_out)
+        if data.suffix == ".arrow" and not hold_out:
+            known = cls.open(data)
+            rows = Rows(known.kind, root or known.root, known.table)
+        else:
+            rows = find(data, root, hold_out)
         table = rows.table.unify_dictionaries()
         if mpp is not None:
             filled = table["mpp"].fill_null(pa.scalar(mpp, pa.float32()))
@@ -79,7 +83,14 @@ class Index:
             "origin": origin,
             "fingerprint": _fingerprint(table),
         }
-        _write(table.replace_schema_metadata({"colocate": json.dumps(facts)}), out)
+        table = table.replace_schema_metadata({"colocate": json.dumps(facts)})
+
+        def write(file: Any) -> None:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                for start in range(0, len(table), ROWS_AT_ONCE):
+                    writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
+
+        write_atomically(out, write)
         return cls.open(out)
 
     @classmethod
@@ -124,7 +135,7 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of count, names and sources; the same wherever the data lie."""
+        """Hash of count, names and sources: does not depend on where the data lie."""
         return self._facts["fingerprint"]
 
     @cached_property
@@ -147,22 +158,22 @@ class Index:
         return self.table["source"].combine_chunks()
 
     def name(self, number: int) -> str:
-        """Full path of the tile; of a shard's member `path/of/shard.tar:member`, of a slide's `path/of/slide@x,y`."""
+        """Return a tile's full path: `path/of/tile`, `path/of/shard.tar:member` or `path/of/slide@x,y`."""
         if self.kind == "slides":
             return f"{self._slide(number)}@{self._cell('x', number)},{self._cell('y', number)}"
         file, member = self._place(number)
         return f"{file}:{member}" if member else file
 
     def read(self, number: int) -> UInt8[Tensor, "3 h w"]:
-        """The tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
+        """Read a tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
         if self.kind == "slides":
             return self._region(number)
         return decode(self.packed(number), self.name(number))
 
     def packed(self, number: int) -> bytes:
-        """The tile's file as it is stored, not decoded; of tiles that have one.
+        """Read a tile's file without decoding it.
 
-        Raises TileError if it is missing, unreadable or a slide; ValueError for a place in a slide, which has none.
+        Raises TileError if it is missing, unreadable or a slide; ValueError for a place in a slide, which has no file.
         """
         if self.kind == "slides":
             raise ValueError(f"{self.name(number)} has no file of its own: read it")
@@ -201,55 +212,21 @@ class Index:
     def _cell(self, column: str, number: int) -> Any:
         return self.table[column][number].as_py()
 
-    def _rows(self, root: Path | None) -> Rows:
-        return Rows(self.kind, root or self.root, self.table)
-
 
 def _fingerprint(table: pa.Table) -> str:
+    """Hash the texts of all rows, each ended by a zero, and the places in slides."""
     digest = blake2b(str(len(table)).encode(), digest_size=16)
-    for column in ("path", "shard", "source"):
-        if column in table.column_names:
-            for part in _parts(table[column]):
-                digest.update(_ended(part.cast(pa.string())))
-    for column in ("x", "y", "px", "mpp", "slide_mpp"):
-        if table.schema.equals(SLIDES):
-            for part in _parts(table[column]):
-                digest.update(part.to_numpy().tobytes())
+    numbers = ("x", "y", "px", "mpp", "slide_mpp") if table.schema.equals(SLIDES) else ()
+    for name in (*(text for text in ("path", "shard", "source") if text in table.column_names), *numbers):
+        for batch in table.select([name]).to_batches(max_chunksize=ROWS_AT_ONCE):
+            values = batch.column(0)
+            if name in numbers:
+                digest.update(values.to_numpy().tobytes())
+            else:
+                ended = pc.binary_join_element_wise(values.cast(pa.string()).fill_null(""), "", "\0")
+                digest.update(memoryview(ended.buffers()[2]))
     return digest.hexdigest()
-
-
-def _parts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    for chunk in column.chunks:
-        for start in range(0, len(chunk), ROWS_AT_ONCE):
-            yield chunk.slice(start, ROWS_AT_ONCE)
-
-
-def _ended(texts: pa.StringArray) -> memoryview:
-    """All texts as UTF-8 in a row, nothing for null, each ended by a zero."""
-    joined = pc.binary_join_element_wise(texts.fill_null(""), "", "\0")
-    return memoryview(joined.buffers()[2])
 
 
 def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (resolve() would follow the user's links)
-
-
-def _write(table: pa.Table, out: Path) -> None:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                with pa.ipc.new_file(file, table.schema) as writer:
-                    for start in range(0, len(table), ROWS_AT_ONCE):
-                        writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"The index {out} cannot be written ({reason}): free some space or choose another place"
-        ) from error

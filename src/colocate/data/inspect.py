@@ -1,4 +1,4 @@
-"""A look at a data set before a GPU spends a week on it: counts, sizes, colours, duplicates, unreadable files."""
+"""Summarise a data set before pretraining: counts, sizes, colours, duplicates, unreadable files, a contact sheet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -24,6 +25,7 @@ from colocate.base.errors import TileError, UserError
 from colocate.base.files import light_png
 from colocate.data.decode import header, pixels
 from colocate.data.index import Index
+from colocate.data.loader import spaced
 
 THUMB_PX = 96
 GAP_PX = 6
@@ -34,7 +36,7 @@ PAGE = (235, 235, 235)  # on which an empty, white tile still shows
 
 
 def thumb(tile: Image.Image) -> Image.Image:
-    """The tile shrunk (never enlarged) to fit a cell of the sheet."""
+    """Shrink (never enlarge) a tile to fit a cell of the sheet."""
     small = tile.copy()
     small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
     return small
@@ -69,7 +71,7 @@ def contact_sheet(
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, px: int) -> str:
-    """The text, or as much of its end as fits under a thumb: file names differ there."""
+    """Cut a text to fit under a thumb, at its start: file names differ at their end."""
     shown = text
     while draw.textlength(shown, font) > px:
         text = text[1:]
@@ -79,7 +81,7 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont |
 
 SHOWN = 48  # tiles on the contact sheet
 LISTED = 8  # lines of each kind that `show` prints
-TILES_AT_ONCE = 32
+TILES_AT_ONCE = 256
 
 
 @final
@@ -100,11 +102,6 @@ class Summary:
     unreadable: dict[str, str]  # name and reason
     contact_sheet: Path | None  # none if no tile could be read
 
-    def size_at(self, share: float) -> tuple[int, int]:
-        """Height and width that this share of the tiles do not exceed in area: 0 the smallest, 1 the largest."""
-        sizes, counts = list(self.sizes), np.cumsum(list(self.sizes.values()))
-        return sizes[int(np.searchsorted(counts, share * (counts[-1] - 1), side="right"))]
-
 
 def inspect(
     data: str | Path,
@@ -120,130 +117,93 @@ def inspect(
     """
     if sample is not None and sample < 1:
         raise UserError(f"A sample of {sample} tiles shows nothing: give --sample 1 or more")
-    with tempfile.TemporaryDirectory() as folder:
+    formats: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    values = np.zeros((3, 256), np.int64)
+    same: dict[bytes, list[int]] = {}
+    unreadable: dict[str, str] = {}
+    thumbs: list[tuple[Image.Image, str, str]] = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
-        numbers = _evenly(np.arange(len(index)), sample or len(index))
-        seen = _look(index, numbers)
-        sheet = None
-        if seen.thumbs:
-            sheet = Path("contact-sheet.png") if out is None else out
-            contact_sheet(seen.thumbs, sheet)
-        return _summary(str(data), index, numbers, seen, sheet)
-
-
-@dataclass
-class _Seen:
-    """What was seen of some tiles."""
-
-    formats: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    values: Int64[np.ndarray, "3 256"] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
-    same: dict[bytes, list[int]] = field(default_factory=dict)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    thumbs: list[tuple[Image.Image, str, str]] = field(default_factory=list)
-
-    def add(self, other: _Seen) -> None:
-        self.formats += other.formats
-        self.sizes += other.sizes
-        self.values += other.values
-        for digest, numbers in other.same.items():
-            self.same.setdefault(digest, []).extend(numbers)
-        self.unreadable |= other.unreadable
-        self.thumbs += other.thumbs
-
-
-def _evenly(numbers: Int64[np.ndarray, "n"], count: int) -> Int64[np.ndarray, "m"]:
-    """At most `count` of the numbers, evenly spread from the first to the last."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(np.int64)]
-
-
-def _look(index: Index, numbers: Int64[np.ndarray, "n"]) -> _Seen:
-    """Open the tiles in threads (reading, decoding and hashing let go of Python's lock) and add up what they show."""
-    shown = frozenset(_evenly(numbers, SHOWN).tolist())
-    parts = [numbers[start : start + TILES_AT_ONCE].tolist() for start in range(0, len(numbers), TILES_AT_ONCE)]
-    seen = _Seen()
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        found = pool.map(lambda part: _look_at(index, part, shown), parts)
+        numbers = spaced(range(len(index)), sample or len(index))
+        shown = set(spaced(numbers, SHOWN))
         screen = Console(stderr=True)
-        for some in track(found, "Reading tiles", len(parts), console=screen, disable=not screen.is_terminal):
-            seen.add(some)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return seen
+        starts = range(0, len(numbers), TILES_AT_ONCE)
+        for start in track(starts, "Reading tiles", console=screen, disable=not screen.is_terminal):
+            some = numbers[start : start + TILES_AT_ONCE]
+            # Threads help: reading, decoding and hashing let go of Python's lock.
+            for number, seen in zip(some, pool.map(partial(_look, index), some), strict=True):
+                name = index.name(number)
+                if isinstance(seen, TileError):
+                    unreadable[name] = str(seen)
+                    continue
+                formats[seen.format] += 1
+                sizes[seen.size] += 1
+                values += seen.values
+                same.setdefault(seen.digest, []).append(number)
+                if number in shown:
+                    scale = "" if np.isnan(index.mpp[number]) else f", mpp {index.mpp[number]:g}"  # the font has no µ
+                    thumbs.append((seen.thumb, Path(name).name, f"{_size(seen.size)}{scale}"))
+        sheet = (out or Path("contact-sheet.png")) if thumbs else None
+        if sheet:
+            contact_sheet(thumbs, sheet)
+        levels = np.arange(256) / 255
+        with np.errstate(invalid="ignore"):
+            shares = values / values.sum(1, keepdims=True)
+        mean = shares @ levels
+        tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
+        scales, counts = np.unique(index.mpp[numbers].astype(np.float64).round(6), return_counts=True)
+        return Summary(
+            data=str(data),
+            tiles=len(index),
+            opened=len(numbers),
+            sources=dict(zip(index.sources, tiles, strict=True)),
+            formats=dict(formats.most_common()),
+            sizes=dict(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
+            mpp=dict(zip(scales.tolist(), counts.tolist(), strict=True)),
+            mean=mean,
+            std=np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1)),
+            duplicates=[[index.name(number) for number in group] for group in same.values() if len(group) > 1],
+            unreadable=unreadable,
+            contact_sheet=sheet,
+        )
 
 
-def _look_at(index: Index, numbers: list[int], shown: frozenset[int]) -> _Seen:
-    seen = _Seen()
-    for number in numbers:
-        try:
-            data, kind, tile = _opened(index, number)
-        except TileError as error:
-            seen.unreadable[number] = str(error)
-            continue
-        seen.formats[kind] += 1
-        seen.sizes[tile.height, tile.width] += 1
-        seen.values += np.array(tile.histogram()).reshape(3, 256)
-        seen.same.setdefault(blake2b(data, digest_size=16).digest(), []).append(number)
-        if number in shown:
-            mpp = index.mpp[number]
-            scale = "" if np.isnan(mpp) else f", mpp {mpp:g}"  # the font has no µ
-            seen.thumbs.append(
-                (thumb(tile), Path(index.name(number)).name, f"{_size((tile.height, tile.width))}{scale}")
-            )
-    return seen
+class _Seen(NamedTuple):
+    """What was seen of a tile."""
+
+    format: str
+    size: tuple[int, int]
+    values: Int64[np.ndarray, "3 256"]
+    """How often each value occurs in each channel."""
+    digest: bytes
+    """Equal for equal tiles."""
+    thumb: Image.Image
 
 
-def _opened(index: Index, number: int) -> tuple[bytes, str, Image.Image]:
-    """A tile's bytes, to be compared with others', what kind they are of, and what it shows."""
-    if index.kind == "slides":
-        region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
-        return region.tobytes(), "slide", Image.fromarray(region)
-    name, data = index.name(number), index.packed(number)
-    packed = header(data, name)
-    return data, packed.format or "unknown", Image.fromarray(pixels(packed, name).permute(1, 2, 0).numpy())
-
-
-def _summary(data: str, index: Index, numbers: Int64[np.ndarray, "n"], seen: _Seen, sheet: Path | None) -> Summary:
-    tiles = np.bincount(index.source_numbers, minlength=len(index.sources)).tolist()
-    mpp, counts = np.unique(index.mpp[numbers].astype(np.float64).round(6), return_counts=True)
-    mean, std = _moments(seen.values)
-    return Summary(
-        data=data,
-        tiles=len(index),
-        opened=len(numbers),
-        sources=dict(zip(index.sources, tiles, strict=True)),
-        formats=dict(seen.formats.most_common()),
-        sizes=dict(sorted(seen.sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
-        mpp=dict(zip(mpp.tolist(), counts.tolist(), strict=True)),
-        mean=mean,
-        std=std,
-        duplicates=[[index.name(number) for number in group] for group in seen.same.values() if len(group) > 1],
-        unreadable={index.name(number): reason for number, reason in seen.unreadable.items()},
-        contact_sheet=sheet,
-    )
-
-
-def _moments(values: Int64[np.ndarray, "3 256"]) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
-    """Mean and standard deviation of pixels in [0, 1], from the count of each of the 256 values; nan without any.
-
-    >>> values = np.zeros((3, 256), np.int64)
-    >>> values[:, 0] = values[:, 255] = 5
-    >>> _moments(values)
-    (array([0.5, 0.5, 0.5]), array([0.5, 0.5, 0.5]))
-    """
-    levels = np.arange(256) / 255
-    with np.errstate(invalid="ignore"):
-        shares = values / values.sum(1, keepdims=True)
-    mean = shares @ levels
-    return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
+def _look(index: Index, number: int) -> _Seen | TileError:
+    try:
+        if index.kind == "slides":
+            region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
+            data, kind = region.tobytes(), "slide"
+        else:
+            data = index.packed(number)
+            packed = header(data, index.name(number))
+            kind = packed.format or "unknown"
+            region = pixels(packed, index.name(number)).permute(1, 2, 0).numpy()
+    except TileError as error:
+        return error
+    tile = Image.fromarray(region)
+    values = np.array(tile.histogram()).reshape(3, 256)
+    return _Seen(kind, (tile.height, tile.width), values, blake2b(data, digest_size=16).digest(), thumb(tile))
 
 
 def show(summary: Summary) -> None:
     """Print a summary for people."""
     table = Table.grid(padding=(0, 2))
     for name, text in _lines(summary):
-        table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
+        if text:
+            table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
     Console().print(table)
 
 
@@ -253,9 +213,9 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Sources", _counts(summary.sources)
     yield "Formats", _counts(summary.formats)
     if summary.sizes:
-        small, median, large = (_size(summary.size_at(share)) for share in (0, 0.5, 1))
-        yield "Sizes", f"smallest {small}, median {median}, largest {large} (width x height)"
-        yield "", _counts({_size(size): count for size, count in summary.sizes.items()})
+        smallest, *_, largest = map(_size, [*summary.sizes, *summary.sizes])
+        yield "Sizes", _counts({_size(size): count for size, count in summary.sizes.items()})
+        yield "", f"smallest {smallest}, largest {largest} (width x height)"
     yield (
         "µm per px",
         _counts({"unknown" if np.isnan(mpp) else f"{mpp:g}": count for mpp, count in summary.mpp.items()}),
@@ -264,9 +224,9 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
     more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
     yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
-    yield from _few([_group(group) for group in summary.duplicates])
+    yield "", _few([f"{first} = {', '.join(others[:2])}" for first, *others in summary.duplicates])
     yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
-    yield from _few(list(summary.unreadable.values()))
+    yield "", _few(list(summary.unreadable.values()))
     yield "Contact sheet", str(summary.contact_sheet or "none: no tile could be read")
 
 
@@ -275,7 +235,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    """The commonest few of many, with their counts.
+    """Join the most common values and their counts.
 
     >>> _counts({"a": 1, "b": 2000})
     'b (2,000), a (1)'
@@ -286,12 +246,6 @@ def _counts(counts: dict[str, int]) -> str:
     return f"{listed} and {rest:,} more" if rest else listed
 
 
-def _group(names: list[str]) -> str:
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{names[0]} = {names[1]}{more}"
-
-
-def _few(lines: list[str]) -> Iterator[tuple[str, str]]:
-    yield from (("", line) for line in lines[:LISTED])
-    if len(lines) > LISTED:
-        yield "", f"and {len(lines) - LISTED:,} more"
+def _few(lines: list[str]) -> str:
+    rest = [f"and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "\n".join([*lines[:LISTED], *rest])

@@ -1,4 +1,4 @@
-"""Tiles in batches: the same ones in the same order for any number of workers and machines, from any step on."""
+"""Load batches of tiles: the same ones for any number of workers and processes, from any step on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
-AT_ONCE = 1 << 20  # tiles that are shuffled together, or those of one source
 Balance = Literal["tiles", "sources"]
 Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 """From the number of tiles, the seed and the epoch to as many numbers of tiles."""
@@ -30,18 +29,18 @@ Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 
 @lru_cache(maxsize=2)
 def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
-    """The numbers below `count` in the order of an epoch."""
+    """Return the numbers below `count`, shuffled for an epoch."""
     mixed = blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
 
 
 def tile_order(index: Index, balance: Balance) -> Order:
-    """Every tile once an epoch, or every source equally often."""
+    """Choose the order of an epoch: every tile once, or every source equally often."""
     return one_order if balance == "tiles" else balanced(index.source_numbers)
 
 
 def balanced(sources: Int32[np.ndarray, "count"]) -> Order:
-    """Orders in which all sources come equally often, for the number of each tile's source.
+    """Return an order in which all sources come equally often; `sources`: the number of each tile's source.
 
     A source is an endless sequence of its tiles, shuffled anew whenever all have come; each epoch goes on in it where
     the last one stopped. So it has count / S tiles in each epoch, rounded down or up (S: number of sources), and its
@@ -61,23 +60,16 @@ def balanced(sources: Int32[np.ndarray, "count"]) -> Order:
     def order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
         # All sources together have `count` places, as the sum over s of floor((n + s) / S) is n.
         first, last = ((turn * count + number) // len(tiles) for turn in (epoch, epoch + 1))
-        rounds = -(-last // tiles) - first // tiles  # that the epoch takes part in
-
-        def taken(some: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "n"]:
-            """The tiles of some sources between their first and last place."""
-            lengths = rounds[some] * tiles[some]
-            source = np.repeat(some, lengths)
-            offset = first[some] // tiles[some] * tiles[some] - (np.cumsum(lengths) - lengths)
-            place = np.arange(len(source)) + np.repeat(offset, lengths)
-            turn, within = np.divmod(place, tiles[source])
-            tile = by_source[starts[source] + within]
-            key = uniforms(torch.from_numpy(tile + turn * count), seed, count=1)[:, 0].numpy()
-            shuffled = tile[np.argsort(np.cumsum(within == 0) + key, kind="stable")]  # each round in itself
-            return shuffled[(place >= first[source]) & (place < last[source])]
-
-        blocks = np.flatnonzero(np.diff(np.cumsum(rounds * tiles) // AT_ONCE, prepend=-1))
-        parts = [taken(some) for some in np.split(number, blocks[1:])]
-        return torch.from_numpy(np.concatenate(parts))[one_order(count, seed, epoch)]
+        lengths = (-(-last // tiles) - first // tiles) * tiles  # of all rounds that the epoch takes part in
+        source = np.repeat(number, lengths)
+        offset = first // tiles * tiles - (np.cumsum(lengths) - lengths)
+        place = np.arange(len(source)) + np.repeat(offset, lengths)
+        turn, within = np.divmod(place, tiles[source])
+        tile = by_source[starts[source] + within]
+        key = uniforms(torch.from_numpy(tile + turn * count), seed, count=1)[:, 0].numpy()
+        shuffled = tile[np.argsort(np.cumsum(within == 0) + key, kind="stable")]  # each round in itself
+        taken = shuffled[(place >= first[source]) & (place < last[source])]
+        return torch.from_numpy(taken)[one_order(count, seed, epoch)]
 
     return order
 
@@ -99,7 +91,7 @@ class Tiles(NamedTuple):
 
 
 def spaced(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of them, evenly spaced.
+    """Pick at most `most` items, evenly spaced.
 
     >>> spaced("abcdefgh", 2), spaced("abc", 5)
     (['c', 'g'], ['a', 'b', 'c'])
@@ -111,7 +103,7 @@ def spaced(items: Sequence[Item], most: int) -> list[Item]:
 def batch_indices(
     count: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1, order: Order = one_order
 ) -> list[int]:
-    """Numbers of the tiles that process `rank` of `world` reads at a step, out of `count`.
+    """Return the numbers (below `count`) of the tiles that process `rank` of `world` reads at a step.
 
     batch: over all processes. An epoch has count // batch steps and its own order; what is left over is dropped.
     order: gives it, see `tile_order`.
@@ -147,7 +139,7 @@ def tile_loader(
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Tiles]:
-    """This process's tiles of the steps from `start` up to `stop`, read ahead by `workers` (0: when asked for).
+    """Iterate over this process's batches of the steps `start` to `stop`, read ahead by `workers` (0: when asked for).
 
     An unreadable tile is replaced by another that can be read, the same one each time. Neither torch's global
     generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
@@ -162,16 +154,16 @@ def tile_loader(
 def read_ahead(
     dataset: Dataset[Any], steps: range, plan: Callable[[int], Any], workers: int, pin_memory: bool = False
 ) -> Iterator[Any]:
-    """What `dataset` gives for the plan of each step, read ahead by `workers` (0: when asked for).
+    """Iterate over `dataset[plan(step)]` for each step, read ahead by `workers` processes (0: when asked for).
 
     Neither torch's global generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers. An
     item that is a UserError is raised: raised in a worker it would arrive wrapped in a traceback's text.
     """
     loader = DataLoader(
         dataset,
-        sampler=_Plans(steps, plan),
+        sampler=map(plan, steps),
         batch_size=None,  # the sampler's items are whole batches
-        collate_fn=_as_it_is,
+        collate_fn=lambda item: item,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
@@ -184,27 +176,10 @@ def read_ahead(
         yield item
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
 @final
 @dataclass(frozen=True)
-class _Plans(Sampler[Any]):
-    steps: range
-    plan: Callable[[int], Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.plan, self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-@final
 class _Batches(Dataset[Tiles | UserError]):
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    index: Index
 
     def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
         try:
@@ -222,7 +197,7 @@ class _Tile(NamedTuple):
 
 
 def _read(index: Index, number: int) -> _Tile:
-    """The tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
+    """Read a tile, or a readable one far from it: those beside it are of the same slide, which may be missing."""
     skipped: dict[int, str] = {}
     stride = _stride(len(index))
     for turn in range(min(MOST_SKIPPED, len(index))):
@@ -237,7 +212,7 @@ def _read(index: Index, number: int) -> _Tile:
 
 @cache
 def _stride(count: int) -> int:
-    """Steps of it come by every number below `count`, those after one another far apart (by the golden ratio).
+    """Return a stride coprime to `count`, near its golden section: tiles that replace one another lie far apart.
 
     >>> _stride(20), sorted(turn * 13 % 20 for turn in range(20)) == list(range(20))
     (13, True)
@@ -261,7 +236,7 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C and a scheduler's SIGTERM to the main process, which may want one more batch, and ends workers."""
+    """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of tiles: a column `path`, and `mpp` and `source` if known."""
+"""Rows of an index: its schemas, plain files and tables of them, and tiles that are held out."""
 
 from __future__ import annotations
 
@@ -58,24 +58,23 @@ class Rows:
 def file_rows(
     paths: Sequence[str], sources: Sequence[str | None] | None = None, mpp: pa.Array | None = None
 ) -> pa.Table:
-    """A row for each plain file; where no source is given, its parent folder is it."""
-    count = len(paths)
+    """Make a row for each plain file; its source is its parent folder where none is given."""
     origins = [os.path.dirname(path) or "." for path in paths]  # noqa: PTH120 (a Path for each of a million is slow)
     if sources is not None:
         origins = [source or origin for source, origin in zip(sources, origins, strict=True)]
-    columns = [
-        texts(paths),
-        pa.nulls(count, NAMES),
-        pa.nulls(count, pa.int64()),
-        pa.nulls(count, pa.int64()),
-        texts(origins).dictionary_encode(),
-        pa.nulls(count, pa.float32()) if mpp is None else mpp,
-    ]
+    columns = {
+        "path": texts(paths),
+        "shard": pa.nulls(len(paths), NAMES),
+        "offset": pa.nulls(len(paths), pa.int64()),
+        "size": pa.nulls(len(paths), pa.int64()),
+        "source": texts(origins).dictionary_encode(),
+        "mpp": pa.nulls(len(paths), pa.float32()) if mpp is None else mpp,
+    }
     return pa.table(columns, schema=SCHEMA)
 
 
 def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
-    """The values as Arrow strings. Raises UserError for a file name that is not UTF-8."""
+    """Convert to Arrow strings. Raises UserError for a file name that is not UTF-8."""
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError as error:
@@ -83,7 +82,7 @@ def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
 
 
 def numbered(column: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " n"], list[str]]:
-    """For each row the number of its word, and the words that occur, in the order of the column's dictionary.
+    """Number the words of a column: for each row its word's number, and the words in the order of their numbers.
 
     >>> numbered(pa.chunked_array([["b", "a"], ["b", None]]))
     (array([0, 1, 0, 2], dtype=int32), ['b', 'a', ''])
@@ -104,7 +103,7 @@ HeldOut = dict[str, list[str]]
 
 
 def held_out(words: Sequence[str]) -> HeldOut:
-    """What `--hold-out COLUMN=VALUE[,VALUE...] ...` says. Raises UserError for a word that says nothing.
+    """Parse `--hold-out COLUMN=VALUE[,VALUE...] ...`. Raises UserError for a word of another form.
 
     >>> held_out(["split=test,val", "patient=P1"])
     {'split': ['test', 'val'], 'patient': ['P1']}
@@ -119,21 +118,16 @@ def held_out(words: Sequence[str]) -> HeldOut:
     return asked
 
 
-def check_columns(held_out: HeldOut, known: Sequence[str], data: Path) -> None:
-    """Raises UserError for a column that is not among those known of `data`."""
-    for name, values in held_out.items():
-        if name not in known:
-            raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {_meant(name, known)}")
-
-
 def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, " n"]:
-    """For each row of a table whether it is not held out.
+    """Mark the rows of a table that are not held out.
 
     Raises UserError for a column that is not there, a value that occurs nowhere, or if no row is left.
     """
-    check_columns(held_out, table.column_names, data)
     kept = np.ones(len(table), bool)
     for name, values in held_out.items():
+        if name not in table.column_names:
+            meant = _meant(name, table.column_names)
+            raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {meant}")
         try:
             numbers, words = numbered(table[name])
         except pa.ArrowException:
@@ -148,7 +142,7 @@ def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, 
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
-    """What may have been meant, or what there is.
+    """Suggest a known word close to an unknown one, or list those known.
 
     >>> _meant("tset", ["train", "test"]), _meant("P9", ["no", "yes"])
     ('did you mean test?', 'there are no, yes')
@@ -162,7 +156,7 @@ TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
 
 
 def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
-    """Rows of `SCHEMA` for a table's lines that are not held out; a source that is not given is the tile's folder.
+    """Make rows of `SCHEMA` from a table's lines that are not held out; the source defaults to the tile's folder.
 
     Raises UserError if the table cannot be read, has no column `path`, or holds an impossible value.
     """

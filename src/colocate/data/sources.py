@@ -1,4 +1,4 @@
-"""Whatever the user calls `--data` (folder, list, table, tar shards, manifest), turned into rows."""
+"""Find the tiles of `--data`: a folder, list, table, tar shards or manifest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -21,7 +20,6 @@ from colocate.data.rows import (
     SLIDES,
     HeldOut,
     Rows,
-    check_columns,
     file_rows,
     held_out,
     left_in,
@@ -32,217 +30,18 @@ from colocate.data.rows import (
 from colocate.slides.listing import MANIFEST, NEEDED, SETTINGS
 from colocate.slides.slide import check_mpp
 
+IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 SHARD = ".tar"
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
-
-
-def shard_rows(root: Path, shards: list[str], endings: tuple[str, ...]) -> pa.Table:
-    """Rows of `SCHEMA` for the members with one of the `endings`, shard by shard, in the order in which they lie.
-
-    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`; otherwise the shard is the source.
-    Raises UserError for a shard that is compressed, cut short or no tar file.
-    """
-    return pa.concat_tables([_rows(root, shard, endings) for shard in shards])
-
-
-def compressed(path: Path) -> UserError:
-    """The error for a compressed shard."""
-    return UserError(
-        f"{path} is compressed, so that no single tile can be reached: unpack it to a folder or plain .tar"
-    )
-
-
-class _Note(NamedTuple):
-    """What a sample's JSON says of its tiles."""
-
-    source: str | None = None
-    mpp: float | None = None
-
-
-def _rows(root: Path, shard: str, endings: tuple[str, ...]) -> pa.Table:
-    tiles: list[tuple[str, int, int]] = []
-    notes: dict[str, _Note] = {}
-    for member, tar in _tar_members(root / shard):
-        key, ending = _key(member.name)
-        if key.endswith("/") or not key:  # hidden
-            continue
-        if member.name.lower().endswith(endings):
-            tiles.append((member.name, member.offset_data, member.size))
-        elif ending == ".json":
-            file = tar.extractfile(member)
-            notes[key] = _note(file.read() if file else b"", f"{root / shard}:{member.name}")
-    said = [notes.get(_key(name)[0], _Note()) for name, _, _ in tiles]
-    columns = [
-        texts([name for name, _, _ in tiles]),
-        pa.DictionaryArray.from_arrays(pa.array([0] * len(tiles), pa.int32()), texts([shard])),
-        pa.array([offset for _, offset, _ in tiles], pa.int64()),
-        pa.array([size for _, _, size in tiles], pa.int64()),
-        texts([note.source or shard for note in said]).dictionary_encode(),
-        pa.array([note.mpp for note in said], pa.float32()),
-    ]
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _key(member: str) -> tuple[str, str]:
-    """A member's name cut at the first dot of its last part, as WebDataset groups members into samples.
-
-    >>> _key("v1.0/case.7.png"), _key(".hidden.png")
-    (('v1.0/case', '.7.png'), ('', '.hidden.png'))
-    """
-    folder, slash, file = member.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return folder + slash + stem, dot + ending
-
-
-def _note(text: bytes, name: str) -> _Note:
-    try:
-        said = json.loads(text)
-        if not isinstance(said, dict):
-            return _Note()
-        source = said.get("source")
-        mpp = said.get("mpp")
-        note = _Note(None if source is None else str(source), None if mpp is None else float(mpp))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
-    if note.mpp is not None:
-        check_mpp(note.mpp, name)
-    return note
-
-
-def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """All plain files in a shard that is whole up to its end mark."""
-    whole, ended = 0, False
-    try:
-        with path.open("rb") as file:
-            if file.read(8).startswith(MAGIC):
-                raise compressed(path)
-            length = file.seek(0, 2)
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (member := tar.next()) is not None and member.offset_data + member.size <= length:
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-                    whole += 1
-                    if member.isreg() and not member.issparse():
-                        yield member, tar
-                file.seek(tar.offset)
-                ended = member is None and file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
-    except UserError:
-        raise
-    except Exception:  # on a damaged header tarfile raises almost anything
-        pass
-    if not ended and not whole:
-        raise UserError(f"{path} is no tar file, or is cut within its first member: copy it again")
-    if not ended:
-        message = f"only its first {whole} members are whole: copy it again, or unpack those and use the folder"
-        raise UserError(f"{path} is cut short or damaged, {message}")
-
-
+LISTS = (".txt", ".lst")
+KINDS = (
+    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
+    "a manifest of `colocate tile` or an .arrow index"
+)
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 
-def is_manifest(data: Path) -> bool:
-    """Whether a table is one that `colocate tile` wrote."""
-    try:
-        return set(parquet.read_schema(data).names) >= NEEDED
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
-    """A manifest's tiles that are not held out: members of its shards, or where it has none places in slides.
-
-    `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
-    Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
-    """
-    check_columns(held_out, parquet.read_schema(data).names, data)
-    shards = read_table(data, ["shard"])["shard"]
-    if not len(shards):
-        raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
-    tiles = _Tiles(data, pa.array(left_in(read_table(data, list(held_out)), held_out, data)) if held_out else None)
-    if not shards.null_count:
-        return Rows("tar", root or data.parent, _members(tiles))
-    above = os.path.commonpath([os.path.dirname(path) for path in numbered(read_table(data, ["path"])["path"])[1]])  # noqa: PTH120
-    return Rows("slides", root or Path(above), _places(tiles, above))
-
-
-@final
-@dataclass(frozen=True)
-class _Tiles:
-    """The rows of a manifest that are left in, read column by column: ten million fit into little memory."""
-
-    data: Path
-    kept: pa.BooleanArray | None
-
-    def columns(self, *names: str) -> pa.Table:
-        table = read_table(self.data, list(names))
-        if empty := [name for name in names if table[name].null_count]:
-            raise UserError(f"{self.data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
-        return table if self.kept is None else table.filter(self.kept)
-
-    def numbers(self, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-        return column(self.columns(name), name, kind, self.data)
-
-    def mpp(self, name: str) -> pa.ChunkedArray:
-        values = self.numbers(name, pa.float32())
-        for mpp in pc.min_max(values).as_py().values():
-            check_mpp(mpp, f"{self.data}, column `{name}`")
-        return values
-
-    def words(self, name: str, above: str = "") -> pa.DictionaryArray:
-        numbers, words = numbered(self.columns(name)[name])
-        known = [os.path.relpath(word, above) for word in words] if above else words
-        return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(known, pa.string()))
-
-
-def _members(tiles: _Tiles) -> pa.Table:
-    places = tiles.columns("slide", "x", "y")
-    columns = {
-        "path": pa.chunked_array([_names(batch) for batch in places.to_batches()]),
-        "shard": tiles.words("shard"),
-        "offset": tiles.numbers("offset", pa.int64()),
-        "size": tiles.numbers("bytes", pa.int64()),
-        "source": tiles.words("source"),
-        "mpp": tiles.mpp("mpp"),
-    }
-    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
-def _names(tiles: pa.RecordBatch) -> pa.Array:
-    """The members' names in their shards, SLIDE/000512_001024.jpg."""
-    slide, x, y = (column.cast(pa.string()) for column in tiles.columns)
-    x, y = (pc.utf8_lpad(number, 6, "0") for number in (x, y))
-    return pc.binary_join_element_wise(slide, "/", x, "_", y, ".jpg", "")
-
-
-def _places(tiles: _Tiles, above: str) -> pa.Table:
-    """Rows of `SLIDES`; paths start from the folder that is above all slides, held out or not."""
-    columns = {
-        "path": tiles.words("path", above),
-        "source": tiles.words("source"),
-        "mpp": tiles.mpp("mpp"),
-        "x": tiles.numbers("x", pa.int32()),
-        "y": tiles.numbers("y", pa.int32()),
-        "px": tiles.numbers("size", pa.int32()),
-        "slide_mpp": tiles.mpp("slide_mpp"),
-    }
-    if pc.min(columns["px"]).as_py() < 1:
-        raise UserError(f"{tiles.data} has tiles of no size: give it as `colocate tile` wrote it")
-    return pa.table([columns[name] for name in SLIDES.names], schema=SLIDES)
-
-
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-LISTS = (".txt", ".lst")
-KINDS = (
-    f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), {SHARD} shards, a manifest of "
-    "`colocate tile` or an .arrow index"
-)
-
-
 def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
-    """The tiles of a folder, list, table, manifest or of tar shards, in an order that is the same on every machine.
+    """Find the tiles of a folder, list, table, manifest or of tar shards, in the same order on every machine.
 
     `root` is the folder that a list's or table's paths start from (by default its own folder); `hold_out` names tiles
     to be left out, as `held_out` reads it.
@@ -269,9 +68,7 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
             return manifest_rows(data, root, held_out(hold_out))
         return Rows("table", home, table_rows(data, held_out(hold_out)))
     if name.endswith(SHARD):
-        return _shards(data.parent, [data.name], data)
-    if name.endswith(COMPRESSED):
-        raise compressed(data)
+        return shard_rows(data.parent, [data.name], data)
     raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
 
 
@@ -283,7 +80,7 @@ def _check_is_there(path: Path, remedy: str) -> None:
 
 
 def _manifest_in(folder: Path) -> Path:
-    """The manifest in a folder that `colocate tile` wrote, else the folder itself.
+    """Return the manifest in a folder that `colocate tile` wrote, else the folder itself.
 
     Raises UserError where pictures lie in the folder that are no tiles.
     """
@@ -306,36 +103,31 @@ def _folder(data: Path) -> Rows:
         message = f"both {len(tiles)} image files and {len(shards)} tar shards: point --data at a folder with one kind"
         raise UserError(f"{data} holds {message}")
     if shards:
-        return _shards(data, shards, data)
+        return shard_rows(data, shards, data)
     if tiles:
         return Rows("folder", data, file_rows(tiles))
-    if files:
-        raise compressed(data / files[0])
-    raise UserError(f"{data} and its subfolders hold no tiles: files ending in {', '.join(IMAGES)}, or {SHARD} shards")
+    kinds = f"files ending in {', '.join(IMAGES)}, or uncompressed {SHARD} shards"
+    raise UserError(f"{data} and its subfolders hold no tiles: {kinds}")
 
 
 def _walk(top: Path) -> Iterator[str]:
-    """Paths from `top` to all files whose ending matters, in any order; links are followed, but not in circles."""
-    endings = (*IMAGES, SHARD, *COMPRESSED)
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        inside, above = waiting.pop()
-        try:
-            here = top / inside
-            status = here.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                continue
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        waiting.append((f"{inside}{entry.name}/", above | {identity}))
-                    elif entry.name.lower().endswith(endings):
-                        yield inside + entry.name
-        except OSError as error:
-            raise UserError(f"{top / inside} cannot be listed ({error.strerror}): check its permissions") from None
+    """Iterate over the paths from `top` to all images and shards, unsorted; follow links, but not in circles."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
+        here = Path(folder)
+        inside[:] = [name for name in inside if not name.startswith(".") and not _circle(here, here / name)]
+        above = "" if here == top else f"{here.relative_to(top)}/"
+        for name in files:
+            if name.lower().endswith((*IMAGES, SHARD)) and not name.startswith("."):
+                yield above + name
+
+
+def _circle(folder: Path, inside: Path) -> bool:
+    """Tell whether a link in a folder leads back to a folder on the way to it."""
+    return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
 
 
 def _list(data: Path, root: Path) -> Rows:
@@ -354,7 +146,7 @@ def _list(data: Path, root: Path) -> Rows:
 
 
 def _without_label(line: str) -> str:
-    """The path on a line of a list, which may end in a class label; a path may hold spaces.
+    """Remove a class label from the end of a list's line; the path may hold spaces.
 
     >>> _without_label("ADI/ADI-TCGA.tif 0"), _without_label("case 7/my tile 12.png"), _without_label("scan 3")
     ('ADI/ADI-TCGA.tif', 'case 7/my tile 12.png', 'scan 3')
@@ -364,8 +156,161 @@ def _without_label(line: str) -> str:
     return line[: len(path)].rstrip() if labelled else line
 
 
-def _shards(root: Path, shards: list[str], data: Path) -> Rows:
-    table = shard_rows(root, shards, IMAGES)
+def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
+    """Make rows of `SCHEMA` for the images in shards, in their order.
+
+    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`; otherwise the shard is the source.
+    Raises UserError for a shard that is compressed, cut short or no tar file, or if there are no images.
+    """
+    table = pa.concat_tables([_members(root, shard) for shard in shards])
     if not len(table):
         raise UserError(f"{data} holds no tiles: members of a shard ending in {', '.join(IMAGES)}")
     return Rows("tar", root, table)
+
+
+def _members(root: Path, shard: str) -> pa.Table:
+    tiles: list[tuple[str, int, int]] = []
+    notes: dict[str, tuple[str | None, float | None]] = {}
+    for member, tar in _tar_members(root / shard):
+        key, ending = _key(member.name)
+        if key.endswith("/") or not key:  # hidden
+            continue
+        if member.name.lower().endswith(IMAGES):
+            tiles.append((member.name, member.offset_data, member.size))
+        elif ending == ".json":
+            file = tar.extractfile(member)
+            notes[key] = _note(file.read() if file else b"", f"{root / shard}:{member.name}")
+    said = [notes.get(_key(name)[0], (None, None)) for name, _, _ in tiles]
+    columns = [
+        texts([name for name, _, _ in tiles]),
+        pa.DictionaryArray.from_arrays(pa.array([0] * len(tiles), pa.int32()), texts([shard])),
+        pa.array([offset for _, offset, _ in tiles], pa.int64()),
+        pa.array([size for _, _, size in tiles], pa.int64()),
+        texts([source or shard for source, _ in said]).dictionary_encode(),
+        pa.array([mpp for _, mpp in said], pa.float32()),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _key(member: str) -> tuple[str, str]:
+    """Cut a member's name at the first dot of its last part, as WebDataset groups members into samples.
+
+    >>> _key("v1.0/case.7.png"), _key(".hidden.png")
+    (('v1.0/case', '.7.png'), ('', '.hidden.png'))
+    """
+    folder, slash, file = member.rpartition("/")
+    stem, dot, ending = file.partition(".")
+    return folder + slash + stem, dot + ending
+
+
+def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
+    """Read the source and the micrometres per pixel that a sample's JSON gives its tiles."""
+    try:
+        said = json.loads(text)
+        source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
+        mpp = None if mpp is None else float(mpp)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
+    if mpp is not None:
+        check_mpp(mpp, name)
+    return None if source is None else str(source), mpp
+
+
+def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """Iterate over the plain files in a shard; it must be whole up to its end mark."""
+    whole, ended = 0, False
+    try:
+        with path.open("rb") as file:
+            length = file.seek(0, 2)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None and member.offset_data + member.size <= length:
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                    whole += 1
+                    if member.isreg() and not member.issparse():
+                        yield member, tar
+                file.seek(tar.offset)
+                ended = member is None and file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
+    except UserError:
+        raise
+    except Exception:  # on a damaged header tarfile raises almost anything
+        pass
+    if not ended and not whole:
+        message = "unpack it if it is compressed, else copy it again"
+        raise UserError(f"{path} is no plain tar file, or is cut within its first member: {message}")
+    if not ended:
+        message = f"only its first {whole} members are whole: copy it again, or unpack those and use the folder"
+        raise UserError(f"{path} is cut short or damaged, {message}")
+
+
+def is_manifest(data: Path) -> bool:
+    """Whether a table is one that `colocate tile` wrote."""
+    try:
+        return set(parquet.read_schema(data).names) >= NEEDED
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
+    """Read a manifest's tiles that are not held out: members of its shards or, where it has none, places in slides.
+
+    `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
+    Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
+    """
+    table = read_table(data)
+    if not len(table):
+        raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
+    in_shards = not table["shard"].null_count
+    needed = NEEDED - ({"slide_mpp", "path", "size"} if in_shards else {"shard", "offset", "bytes"})
+    if empty := sorted(name for name in needed if table[name].null_count):
+        raise UserError(f"{data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
+    paths = [] if in_shards else numbered(table["path"])[1]
+    table = table.filter(pa.array(left_in(table, held_out, data)))
+
+    def values(name: str, kind: pa.DataType) -> pa.ChunkedArray:
+        return column(table, name, kind, data)
+
+    def mpp(name: str) -> pa.ChunkedArray:
+        found = values(name, pa.float32())
+        for extreme in pc.min_max(found).as_py().values():
+            check_mpp(extreme, f"{data}, column `{name}`")
+        return found
+
+    def words(name: str, above: str = "") -> pa.DictionaryArray:
+        numbers, known = numbered(table[name])
+        known = [os.path.relpath(word, above) for word in known] if above else known
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(known, pa.string()))
+
+    if in_shards:
+        columns = {
+            "path": _names(table),
+            "shard": words("shard"),
+            "offset": values("offset", pa.int64()),
+            "size": values("bytes", pa.int64()),
+            "source": words("source"),
+            "mpp": mpp("mpp"),
+        }
+        return Rows("tar", root or data.parent, pa.table(columns, schema=SCHEMA))
+    # Paths start from the folder above all slides, held out or not.
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    columns = {
+        "path": words("path", above),
+        "source": words("source"),
+        "mpp": mpp("mpp"),
+        "x": values("x", pa.int32()),
+        "y": values("y", pa.int32()),
+        "px": values("size", pa.int32()),
+        "slide_mpp": mpp("slide_mpp"),
+    }
+    if pc.min(columns["px"]).as_py() < 1:
+        raise UserError(f"{data} has tiles of no size: give it as `colocate tile` wrote it")
+    return Rows("slides", root or Path(above), pa.table(columns, schema=SLIDES))
+
+
+def _names(table: pa.Table) -> pa.ChunkedArray:
+    """Name the tiles as in their shards: SLIDE/000512_001024.jpg."""
+    slide, x, y = (table[name].cast(pa.string()) for name in ("slide", "x", "y"))
+    x, y = (pc.utf8_lpad(number, 6, "0") for number in (x, y))
+    return pc.binary_join_element_wise(slide, "/", x, "_", y, ".jpg", "")

@@ -1,4 +1,4 @@
-"""A map of classes becomes regions: connected pixels of one class, outlined."""
+"""What was found on a slide as files: GeoJSON for QuPath, a CSV table, a picture, and a marker that all are there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import shapely
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
-from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
+from skimage.measure import label, regionprops
 
 from colocate.base.errors import UserError
 from colocate.base.files import light_png, write_atomically
@@ -26,14 +26,18 @@ from colocate.base.text import changes
 from colocate.report.style import BLUE, GREEN, ORANGE, VERMILION
 from colocate.slides.slide import Slide
 
-DECIMALS = 2
-"""Of coordinates in pixels."""
+Kind = Literal["detection", "annotation"]
+DECIMALS = 2  # of coordinates in pixels
+SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the picture's longer side; the largest whose PNG is light
+LINE_PX = 2
+LONGEST_PX = 8192  # of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel
+ENDINGS = (".geojson", ".csv", ".png", ".tif")
 # Okabe and Ito's palette, those first that show best on pink and purple tissue.
 COLOURS = (GREEN, "#f0e442", "#56b4e9", VERMILION, BLUE, ORANGE, "#999999", "#cc79a7")
 
 
 def class_colour(class_: int) -> tuple[int, int, int]:
-    """Red, green and blue of a class (1, 2, ...); after eight classes they start again.
+    """Return red, green and blue of a class (1, 2, ...); colours repeat after eight classes.
 
     >>> class_colour(1)
     (0, 158, 115)
@@ -43,7 +47,7 @@ def class_colour(class_: int) -> tuple[int, int, int]:
 
 
 def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
-    """Size and form of an outline in pixels of `mpp` micrometres.
+    """Measure an outline in pixels of `mpp` micrometres.
 
     Holes count for the area alone. Circularity is 4 pi area / perimeter^2 of the outer outline, 1 for a disc. The
     diameters are the longest and the shortest distance of two parallel lines with the object between them.
@@ -69,25 +73,21 @@ def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
 
 
 def feature(
-    shape: BaseGeometry,
-    name: str,
-    score: float,
-    colour: tuple[int, int, int],
-    measurements: Mapping[str, float],
-    kind: Literal["detection", "annotation"] = "detection",
+    shape: BaseGeometry, name: str, score: float, colour: tuple[int, int, int], mpp: float, kind: Kind = "detection"
 ) -> dict[str, Any]:
-    """A GeoJSON feature of a Polygon or MultiPolygon in level0 pixels; its id is a UUID made of all the rest.
+    """Make a GeoJSON feature of a (Multi)Polygon in level0 pixels of `mpp` micrometres, of the class `name`.
 
-    name: of its class.
+    Its id is a UUID made of all the rest.
     """
     rounded = shapely.transform(shapely.orient_polygons(shape), lambda points: points.round(DECIMALS))
+    values = measurements(shape, mpp) | {"Score": score}
     content = {
         "type": "Feature",
         "geometry": shapely.geometry.mapping(rounded),
         "properties": {
             "objectType": kind,
             "classification": {"name": name, "color": list(colour)},
-            "measurements": {key: round(value, 4) for key, value in measurements.items()} | {"Score": round(score, 4)},
+            "measurements": {key: round(value, 4) for key, value in values.items()},
         },
     }
     return {"type": "Feature", "id": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content)))} | content
@@ -110,38 +110,6 @@ def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
     write_atomically(path, write)
 
 
-SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the longer side; the largest whose PNG is light
-LINE_PX = 2
-
-
-@final
-class Overview:
-    """Outlines drawn one by one, then written as a PNG of at most 1,500 px and 300 kB."""
-
-    def __init__(self, slide: Slide) -> None:
-        self.picture = Image.fromarray(slide.thumbnail(SIDES_PX[0]))
-        self.scale = self.picture.width / slide.width
-        self.draw = ImageDraw.Draw(self.picture)
-
-    def add(self, shape: BaseGeometry, colour: tuple[int, int, int]) -> None:
-        """An outline in level0 pixels."""
-        for polygon in shapely.get_parts(shape):
-            for ring in (polygon.exterior, *polygon.interiors):
-                points = shapely.get_coordinates(ring) * self.scale
-                self.draw.line(points.ravel().tolist(), colour, LINE_PX)
-
-    def write(self, path: Path) -> None:
-        """Write the picture, smaller where it would be too heavy. Raises UserError where it cannot be written."""
-        packed = light_png(self._versions())
-        write_atomically(path, lambda file: file.write(packed))
-
-    def _versions(self) -> Iterator[Image.Image]:
-        for side in SIDES_PX:
-            smaller = self.picture.copy()
-            smaller.thumbnail((side, side), Image.Resampling.BOX)
-            yield smaller.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-
-
 class Outlined(NamedTuple):
     """Something on a slide."""
 
@@ -152,11 +120,7 @@ class Outlined(NamedTuple):
 
 
 def write_outlines(
-    place: Path,
-    slide: Slide,
-    outlines: Iterable[Outlined],
-    names: Mapping[int, str],
-    kind: Literal["detection", "annotation"],
+    place: Path, slide: Slide, outlines: Iterable[Outlined], names: Mapping[int, str], kind: Kind
 ) -> dict[str, int]:
     """Write PLACE.geojson, PLACE.csv and PLACE.png as the outlines come; returns how many there are of each class.
 
@@ -166,35 +130,47 @@ def write_outlines(
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    overview = Overview(slide)
+    picture = Image.fromarray(slide.thumbnail(SIDES_PX[0]))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "class", "score", *measurements(shapely.box(0, 0, 1, 1), slide.mpp)])
     counts: Counter[int] = Counter()
 
-    def features(table: Any) -> Iterator[dict[str, Any]]:
-        rows = csv.writer(table, lineterminator="\n")
-        sizes = list(measurements(shapely.box(0, 0, 1, 1), slide.mpp))
-        rows.writerow(["id", "class", "score", *sizes])
+    def features() -> Iterator[dict[str, Any]]:
         for shape, class_, score in outlines:
             colour = class_colour(class_)
-            overview.add(shape, colour)
-            counts[class_] += 1
+            _draw(picture, shape, colour, picture.width / slide.width)
             moved = shapely.transform(shape, lambda points: points - slide.origin)
-            its = measurements(moved, slide.mpp)
-            item = feature(moved, names[class_], score, colour, its, kind)
-            rows.writerow([item["id"], names[class_], f"{score:.4f}", *(f"{its[size]:.4f}" for size in sizes)])
+            item = feature(moved, names[class_], score, colour, slide.mpp, kind)
+            *sizes, score = item["properties"]["measurements"].values()
+            table.writerow([item["id"], names[class_], *(f"{value:.4f}" for value in (score, *sizes))])
+            counts[class_] += 1
             yield item
 
-    def write(file: io.BufferedWriter) -> None:
-        table = io.TextIOWrapper(file, "utf-8", newline="")
-        write_features(beside(place, ".geojson"), features(table))
-        table.detach()  # flushes, and leaves the file open
-
-    write_atomically(beside(place, ".csv"), write)
-    overview.write(beside(place, ".png"))
+    write_features(beside(place, ".geojson"), features())
+    write_atomically(beside(place, ".csv"), lambda file: file.write(text.getvalue().encode()))
+    packed = light_png(_small(picture, side) for side in SIDES_PX)
+    write_atomically(beside(place, ".png"), lambda file: file.write(packed))
     return {name: counts[class_] for class_, name in names.items()}
 
 
+def _draw(picture: Image.Image, shape: BaseGeometry, colour: tuple[int, int, int], scale: float) -> None:
+    """Draw an outline in level0 pixels, `scale` of the picture's pixels each."""
+    draw = ImageDraw.Draw(picture)
+    for polygon in shapely.get_parts(shape):
+        for ring in (polygon.exterior, *polygon.interiors):
+            points = shapely.get_coordinates(ring) * scale
+            draw.line(points.ravel().tolist(), colour, LINE_PX)
+
+
+def _small(picture: Image.Image, side: int) -> Image.Image:
+    smaller = picture.copy()
+    smaller.thumbnail((side, side), Image.Resampling.BOX)
+    return smaller.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+
+
 def beside(place: Path, ending: str) -> Path:
-    """A slide's file; a slide's name may have dots in it.
+    """Return the path of a slide's file; a slide's name may have dots in it.
 
     >>> beside(Path("out/slide 1.2"), ".csv").name
     'slide 1.2.csv'
@@ -202,20 +178,23 @@ def beside(place: Path, ending: str) -> Path:
     return place.with_name(place.name + ending)
 
 
-ENDINGS = (".geojson", ".csv", ".png", ".tif")
+def check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError if a file is of other settings than are wanted."""
+    if changed := changes(stored, json.loads(json.dumps(wanted))):
+        raise UserError(f"{path} is of other settings ({changed}): choose another --out")
 
 
 @final
 class Marker:
-    """SLIDE.json: written with the settings before anything else, and with the results after all else."""
+    """SLIDE.json: written with the settings before the other files, and with the results after them."""
 
     def __init__(self, place: Path, settings: Mapping[str, Any]) -> None:
         self.place = place
         self.path = beside(place, ".json")
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = settings
 
     def finished(self) -> bool:
-        """Whether the slide is done.
+        """Tell whether the slide is done.
 
         Raises:
             UserError: its files are of other settings, or of someone else.
@@ -229,30 +208,14 @@ class Marker:
             settings, finished = dict(stored["settings"]), bool(stored["finished"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not by `colocate predict`: choose another --out") from error
-        if changed := changes(settings, self.settings):
-            raise UserError(f"{self.path} is of other settings ({changed}): choose another --out")
+        check_settings(self.path, settings, self.settings)
         return finished
 
-    def begin(self) -> None:
-        """Files of these settings may be there from now on."""
-        self._write({"settings": self.settings, "finished": False})
-
-    def finish(self, results: Mapping[str, Any]) -> None:
-        """All files are there."""
-        self._write({"settings": self.settings, "finished": True, **results})
-
-    def drop(self) -> None:
-        """Remove all of the slide's files."""
-        for ending in (*ENDINGS, ".json"):
-            beside(self.place, ending).unlink(missing_ok=True)
-
-    def _write(self, content: Mapping[str, Any]) -> None:
+    def write(self, results: Mapping[str, Any] | None = None) -> None:
+        """Say that files of these settings may be there from now on; with results, that all are."""
+        content = {"settings": self.settings, "finished": results is not None, **(results or {})}
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))
-
-
-LONGEST_PX = 8192
-"""Of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel is taken."""
 
 
 def regions(
@@ -262,7 +225,7 @@ def regions(
     least: float,
     scale: float,
 ) -> Iterator[Outlined]:
-    """The regions of some classes, those of the first class first; class i stands in `seen` as i + 1.
+    """Outline the regions of some of the classes in a map, those of the first class first.
 
     Pixels that touch at a corner only are not connected. `least`: pixels that a region has at least; `scale`: level0
     pixels a pixel of the map. A region's score is the mean confidence of its pixels (in 255ths there).
@@ -272,12 +235,8 @@ def regions(
         step *= 2
     seen, confidence = np.ascontiguousarray(seen[::step, ::step]), np.ascontiguousarray(confidence[::step, ::step])
     for class_ in classes:
-        labelled, _ = cast(Any, ndimage.label(seen == class_ + 1))
-        areas = np.bincount(labelled.ravel())
-        for id, where in enumerate(ndimage.find_objects(labelled), start=1):
-            if where is None or areas[id] * step**2 < least:
-                continue
-            mask = labelled[where] == id
-            shape = bevelled(outline(mask, where[0].start, where[1].start))
-            score = float(confidence[where][mask].mean()) / 255
-            yield Outlined(shapely.transform(shape, lambda points: points * (step * scale)), class_, score)
+        for region in regionprops(label(seen == class_, connectivity=1), confidence):
+            if region.area * step**2 >= least:
+                shape = bevelled(outline(region.image, *region.bbox[:2]))
+                shape = shapely.transform(shape, lambda points: points * (step * scale))
+                yield Outlined(shape, class_, float(region.intensity_mean) / 255)

@@ -1,28 +1,31 @@
-"""Slides through a fine-tuned network: its objects, or the class of each pixel, as files for people and programs."""
+"""Predict slides with a fine-tuned network: objects, or the class of each pixel, as files for people and programs."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, final
 
+import numpy as np
 import shapely
 import tyro
 
 from colocate.base.errors import TileError, UserError
 from colocate.predict.class_map import ClassMap
 from colocate.predict.outputs import Marker, Outlined, beside, regions, write_outlines
-from colocate.predict.predictor import DeviceConfig, Grid, Predictor, grid_of, look, windows_of_tissue
-from colocate.predict.stitch import Stitcher, Window, Windows
+from colocate.predict.predictor import DeviceConfig, Predictor, read_regions, windows_of_tissue
+from colocate.predict.stitch import Window, Windows, merge, pieces
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
-VERSION = 2  # of predictions; to be raised when the same settings would give others
+VERSION = 3  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
@@ -30,7 +33,7 @@ STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same c
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How slides are looked at, and what is written of it."""
+    """Settings of prediction."""
 
     window: int | None = None
     """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
@@ -70,14 +73,17 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
 
 
 class _View(NamedTuple):
-    """A slide and what is seen in its windows."""
+    """A slide with what is found in its windows."""
 
     slide: Slide
-    grid: Grid
     tissue: Tissue
+    mpp: float
+    """Micrometres per pixel of the windows."""
+    scale: float
+    """Level0 pixels a pixel of the windows."""
+    windows: Windows
     seen: Iterator[tuple[Window, Any]]
-    place: Path
-    """Its files, without their endings."""
+    marker: Marker
 
 
 @final
@@ -90,86 +96,80 @@ class _Runner:
     overlap: int
 
     def marker(self, listed: Listed) -> Marker:
-        """What decides a slide's files."""
-        own = {"score": self.config.score} if self.predictor.task == "instances" else {"min_area": self.config.min_area}
-        settings = (
-            own
-            | {
-                "version": VERSION,
-                "task": self.predictor.task,
-                "model": self.predictor.fingerprint,
-                "mpp": self.predictor.mpp,
-                "window": self.side,
-                "overlap": self.overlap,
-                "precision": self.config.device.precision,
-            }
-            | listed.identity()
-        )
+        """Return the slide's marker, with all that decides its files."""
+        objects = self.predictor.task == "instances"
+        settings = {
+            "version": VERSION,
+            "task": self.predictor.task,
+            "model": self.predictor.fingerprint,
+            "mpp": self.predictor.mpp,
+            "window": self.side,
+            "overlap": self.overlap,
+            "precision": self.config.device.precision,
+            **({"score": self.config.score} if objects else {"min_area": self.config.min_area}),
+            **listed.identity(),
+        }
         return Marker(self.out / listed.name, settings)
 
     def work(self, listed: Listed, meter: Meter) -> None:
-        """One slide. Raises TileError where it is damaged, too coarse or without tissue, UserError on a full disk."""
+        """Predict a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
         began = time.perf_counter()
         slide = listed.open()
-        grid = grid_of(slide, self.predictor.mpp)
+        slide.check_shows(self.predictor.mpp)
+        mpp = slide.nearest_mpp(self.predictor.mpp)
+        scale = mpp / slide.mpp
         tissue = find_tissue(slide, listed.mask)
-        places = windows_of_tissue(grid, tissue, self.side, self.overlap)
+        width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
+        windows = Windows(width, height, self.side, self.overlap)
+        places = windows_of_tissue(windows, tissue, scale)
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
         marker = self.marker(listed)
-        marker.begin()
-        try:
-            seen = self._seen(slide, grid, places, meter)
-            view = _View(slide, grid, tissue, seen, marker.place)
-            results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
-        except TileError:
-            marker.drop()
-            raise
+        view = _View(slide, tissue, mpp, scale, windows, self._seen(slide, places, mpp, meter), marker)
+        results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
         words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
         meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
-        known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": grid.mpp, "origin": slide.origin}
+        known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": mpp, "origin": slide.origin}
         results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
-        marker.finish(results | {"model": self.predictor.facts, "colocate": version("colocate")})
+        marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
-    def _seen(self, slide: Slide, grid: Grid, places: Sequence[Window], meter: Meter) -> Iterator[tuple[Window, Any]]:
-        device = self.config.device
-        for seen in look(self.predictor, slide, grid, places, device.batch, device.readers):
-            yield from seen
-            meter.advance(len(seen))
+    def _seen(self, slide: Slide, places: Sequence[Window], mpp: float, meter: Meter) -> Iterator[tuple[Window, Any]]:
+        """Iterate over windows and what is found in them; only what is read ahead is in memory."""
+        corners = np.array([(window.left, window.top) for window in places]) * (mpp / slide.mpp)
+        rest, device = iter(places), self.config.device
+        for images in read_regions(slide, corners, self.side, mpp, device.batch, device.readers):
+            yield from zip(islice(rest, len(images)), self.predictor.look(images.contiguous()), strict=True)
+            meter.advance(len(images))
 
     def _objects(self, view: _View) -> dict[str, Any]:
-        """Objects, each once, written as they are complete; none on glass, which networks have rarely learned."""
-        stitcher = Stitcher(self.side, self.overlap, view.grid.width, view.grid.height)
+        """Write objects, each once; none on glass, which networks have rarely learned."""
+        found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
+        view.marker.write()
 
-        def outlined() -> Iterator[Outlined]:
-            for window, found in view.seen:
-                yield from filter(on_tissue, map(in_level0, stitcher.add(window, found)))
-            yield from filter(on_tissue, map(in_level0, stitcher.finish()))
+        def on_tissue() -> Iterator[Outlined]:
+            for merged in merge(view.windows, found):
+                shape = shapely.transform(merged.shape, lambda points: points * view.scale)
+                if view.tissue.share_of(shape) >= LEAST_TISSUE:
+                    yield Outlined(shape, merged.class_, merged.score)
 
-        def on_tissue(outlined: Outlined) -> bool:
-            return view.tissue.share_of(outlined.shape) >= LEAST_TISSUE
-
-        def in_level0(merged: Any) -> Outlined:
-            shape = shapely.transform(merged.shape, lambda points: points * view.grid.scale)
-            return Outlined(shape, merged.class_, merged.score)
-
-        return {"objects": write_outlines(view.place, view.slide, outlined(), self.predictor.shown, "detection")}
+        counts = write_outlines(view.marker.place, view.slide, on_tissue(), self.predictor.shown, "detection")
+        return {"objects": counts}
 
     def _classes(self, view: _View) -> dict[str, Any]:
-        """The map of classes, then its regions."""
-        windows = Windows(view.grid.width, view.grid.height, self.side, self.overlap)
-        with ClassMap(view.place.parent, windows) as classes:
-            for window, found in view.seen:
-                classes.paste(window, found)
-            counts = classes.counts()
-            classes.write(beside(view.place, ".tif"), view.grid.mpp)
-            least = self.config.min_area / view.grid.mpp**2
-            shown = self.predictor.shown
-            found = regions(classes.seen, classes.confidence, shown, least, view.grid.scale)
-            number = write_outlines(view.place, view.slide, found, shown, "annotation")
+        """Write the map of classes, then its regions."""
+        place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
+        class_map = ClassMap(place.parent, view.windows)
+        for window, found in view.seen:
+            class_map.paste(window, found)
+        view.marker.write()
+        class_map.write(beside(place, ".tif"), mpp)
+        least = self.config.min_area / mpp**2
+        found = regions(class_map.classes, class_map.confidence, shown, least, view.scale)
+        number = write_outlines(place, view.slide, found, shown, "annotation")
+        counts = class_map.counts()
         areas = {
-            name: round(int(counts[class_]) * view.grid.mpp**2 / 1e6, 4)
+            name: round(int(counts[class_]) * mpp**2 / 1e6, 4)
             for class_, name in enumerate(self.predictor.classes)
             if class_ != self.predictor.ignored
         }

@@ -1,12 +1,10 @@
-"""A slide as windows with tissue in them, read ahead of the network that looks at them."""
+"""Apply a fine-tuned model to windows of a slide, which other processes read ahead."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -67,9 +65,9 @@ class DeviceConfig:
 def read_regions(
     slide: Slide, places: Shaped[np.ndarray, "n 2"], side: int, mpp: float, batch: int, workers: int
 ) -> Iterator[UInt8[Tensor, "b 3 side side"]]:
-    """The regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
+    """Read regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
 
-    No more than what is read ahead is in memory.
+    Only what is read ahead is in memory.
 
     Raises:
         TileError: the slide is damaged.
@@ -95,7 +93,6 @@ class _Regions(Dataset[Any]):
         return torch.from_numpy(np.stack(regions)).permute(0, 3, 1, 2)
 
 
-MOST_CLASSES = 255
 BACKGROUND = "background"
 ALIKE = 1.1  # resolutions that differ by less are taken for one
 
@@ -141,10 +138,10 @@ class Predictor:
 
 
 def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None = None) -> Predictor:
-    """A kept model on its device; objects whose score is above `least`; `mpp` where it does not say its own.
+    """Put a kept model on its device; objects need a score above `least`; `mpp`: where the model does not say its own.
 
     Raises:
-        UserError: the resolution is unknown, or said twice and not alike; too many classes.
+        UserError: the resolution is unknown, or said twice and not alike.
     """
     network, facts = saved.network, saved.facts
     if facts.mpp is None and mpp is None:
@@ -156,8 +153,6 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
         raise UserError(
             f"this model learned at {facts.mpp:g} micrometres per pixel, not at {mpp:g}: leave --model-mpp out"
         )
-    if len(facts.classes) > MOST_CLASSES:
-        raise UserError(f"a map of a slide holds {MOST_CLASSES} classes, and this model has {len(facts.classes)}")
     fabric.to_device(network)
 
     def look(windows: UInt8[Tensor, "b 3 s s"]) -> list[Found] | list[Classes]:
@@ -178,45 +173,9 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
     return Predictor(facts.task, *labels, look, facts.ignored)
 
 
-class Grid(NamedTuple):
-    """A slide at the resolution of a network, seen as one picture: pixels of `mpp`, each `scale` level0 pixels."""
-
-    width: int
-    height: int
-    mpp: float
-    scale: float
-
-
-def grid_of(slide: Slide, mpp: float) -> Grid:
-    """The slide at a resolution, or at a level's own that is within 1 % of it.
-
-    Raises:
-        TileError: the slide's finest pixels are more than a tenth larger than that.
-    """
-    slide.check_shows(mpp)
-    mpp = slide.nearest_mpp(mpp)
-    scale = mpp / slide.mpp
-    width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
-    return Grid(width, height, mpp, scale)
-
-
-def windows_of_tissue(grid: Grid, tissue: Tissue, side: int, overlap: int) -> list[Window]:
-    """The windows that hold some tissue, row by row."""
-    every = list(Windows(grid.width, grid.height, side, overlap))
-    x, y = (np.array(places) * grid.scale for places in ([w.left for w in every], [w.top for w in every]))
-    shares = tissue.shares(x, y, side * grid.scale, side * grid.scale)
+def windows_of_tissue(windows: Windows, tissue: Tissue, scale: float) -> list[Window]:
+    """Return the windows that hold some tissue, row by row; `scale`: level0 pixels a pixel of the windows."""
+    every = list(windows)
+    x, y = (np.array(places) * scale for places in ([w.left for w in every], [w.top for w in every]))
+    shares = tissue.shares(x, y, windows.side * scale, windows.side * scale)
     return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]
-
-
-def look(
-    predictor: Predictor, slide: Slide, grid: Grid, places: Sequence[Window], batch: int, workers: int
-) -> Iterator[list[tuple[Window, Any]]]:
-    """What the predictor sees in each window, batch after batch: no more is in memory than is read ahead.
-
-    Raises:
-        TileError: the slide is damaged.
-    """
-    corners = np.array([(window.left, window.top) for window in places]).reshape(-1, 2) * grid.scale
-    rest = iter(places)
-    for images in read_regions(slide, corners, places[0].side, grid.mpp, batch, workers):
-        yield list(zip(islice(rest, len(images)), predictor.look(images.contiguous()), strict=True))
