@@ -161,6 +161,7 @@ def test_the_file_says_what_it_holds(folder: Path, slide: Listed, run: Candidate
     assert of_features["architecture"] == "test_resnet" and of_features["fingerprint"] == run.fingerprint
     assert of_features["mean"].tolist() == MEAN and of_features["std"].tolist() == STD
     assert of_features["of"] == "tiles" and of_features["tile_size"] == SIZE and of_features["backbone"] == "run"
+    assert (tmp_path / "cohort" / "slide.1.h5").stat().st_size < 20_000
     with Image.open(tmp_path / "cohort" / "slide.1.png") as picture:
         assert picture.size == (2 * SIDE + 10, SIDE)
 

@@ -184,6 +184,9 @@ class _Extractor:
                 for batch in batches:
                     rows[start : start + len(batch)] = batch
                     start += len(batch)
+                stored.flush()
+                size = stored.id.get_filesize()
+            file.truncate(size)  # gives back the room that was not needed
             draw_components(path, slide, beside(place, ".png"))
 
         write_atomically(beside(place, ".h5"), content)
