@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from colocate.evaluate.table import Table, collect
@@ -73,7 +74,7 @@ def test_scores_that_differ_by_rounding_have_a_plain_axis(tmp_path: Path) -> Non
             entry["probe"] = {"dice": dice, "shared": 0, "positives": 10}
         write_result(tmp_path, label=label, records=made["records"])
     page = draw(collect([tmp_path]))
-    page.canvas.draw()
+    FigureCanvasAgg(page.figure).draw()
     axes, _ = charts(page)
     assert axes.get_xlim() == pytest.approx((-1, 1))
     assert axes.xaxis.get_offset_text().get_text() == ""
@@ -87,7 +88,7 @@ def test_one_backbone_alone_has_no_reference(tmp_path: Path) -> None:
 
 def test_no_words_touch_and_none_leave_the_page(tables: Sequence[Table], tmp_path: Path) -> None:
     page = draw(tables)
-    page.canvas.draw()
+    FigureCanvasAgg(page.figure).draw()
     figure = page.figure
     words = [text for axes in figure.axes for text in axes.texts] + figure.texts
     boxes = [(text.get_text(), text.get_window_extent()) for text in words]

@@ -1,18 +1,8 @@
 """Two hashes of every image, computed once: one of its pixels, one of how it looks; and images that look the same.
 
 The second is a perceptual hash (the signs of 64 low frequencies, `imagehash.phash`), which survives another size,
-compression or file format. Distances (bits of 64 that differ, the least over the eight flips and turns of one of the
-two), measured on GlaS (165 images), EBHI-Seg (2,228) and LC25000's colon (1,981):
-
-    a copy at JPEG quality 70        0-4     (of 505 copies 442 at 0)
-    a copy at half size              0-2     (halved without smoothing: 0-8)
-    a copy without 1 % of each side  0-8
-    two images of different cases    10 and more: 6 of 7.5 million pairs at 10, 82 at 12
-    two of LC25000                   0-8 for 350 pairs: it was augmented from few originals
-
-Images at most `NEAR` apart are therefore candidates, and `alike` decides: the correlation of both, shrunk to 32 x 32
-grey pixels. It was over 0.91 for all the copies above, and below 0.51 for all pairs of different cases up to distance
-12.
+compression or file format. Images at most `NEAR` bits apart are candidates, and `alike` decides: the correlation of
+both, shrunk to 32 x 32 grey pixels. docs/evaluation/leakage.md has the measurements behind the thresholds.
 """
 
 from __future__ import annotations
@@ -134,9 +124,7 @@ def _hash_all(read: Callable[[int], Tensor], numbers: list[int], turns: int) -> 
     parts = read_ahead(
         _Hashing(read, turns), steps, lambda step: numbers[step * AT_ONCE : (step + 1) * AT_ONCE], processes
     )
-    screen = Console(stderr=True)
-    hidden = not screen.is_terminal or len(numbers) <= AT_ONCE
-    for part in track(parts, "Hashing images", len(steps), console=screen, disable=hidden, transient=True):
+    for part in track(parts, "Hashing images", len(steps), console=Console(stderr=True), disable=not processes):
         yield from part
 
 

@@ -1,4 +1,4 @@
-"""Two crops of a tile and the cells that they share, as `overlap` has them: the picture of what PLM trains on."""
+"""Draw two crops of a tile and the cells that they share by `overlap`: what PLM trains on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from colocate.core.geometry import Crop, cell_edges
 from colocate.core.matching import SharedArea, overlap
 from colocate.core.views import View, ViewConfig, sample_views
+from colocate.data.loader import spaced
 from colocate.report.style import CELLS, INK, SMALL, halo, picture
 
 Box = tuple[float, float, float, float]  # top, left, bottom, right
@@ -46,9 +47,9 @@ def training_pair(
     mpp: float = float("nan"),
     epochs: int = 1,
 ) -> DrawnPair:
-    """The views that training with this seed saw of tile `number`, in the most instructive of the first `epochs`.
+    """Draw the views of tile `number` as training with this seed did, in one of the first `epochs`.
 
-    That is one in which the views share much but not all, and were turned differently.
+    It is the epoch in which about half of the cells are shared: such a pair shows most.
     """
     pairs = []
     for epoch in range(epochs):
@@ -57,17 +58,7 @@ def training_pair(
         )
         match = overlap(batch.first.crop, batch.second.crop, grid)
         pairs.append(DrawnPair(tile, batch.first, batch.second, match, grid, config, epoch))
-    return max(pairs, key=_instructive)
-
-
-def _instructive(pair: DrawnPair) -> float:
-    enough = (pair.match.weight > LEAST_SHARED).double().mean().item()
-    return min(enough, 1.1 - enough) + 0.25 * (_turning(pair.first.crop) != _turning(pair.second.crop))
-
-
-def _turning(crop: Crop) -> tuple[bool, bool, bool]:
-    upside, sideways = ((ends[0, 0] > ends[0, 1]).item() for ends in (crop.rows, crop.cols))
-    return bool(upside), bool(sideways), bool(crop.transpose[0])
+    return min(pairs, key=lambda pair: abs((pair.match.weight > LEAST_SHARED).double().mean().item() - 0.55))
 
 
 def matched_cells(match: SharedArea, cell: int) -> list[tuple[int, float]]:
@@ -95,21 +86,11 @@ def cell_box(crop: Crop, grid: tuple[int, int], cell: int) -> Box:
     return rows[0], cols[0], rows[1], cols[1]
 
 
-def chosen_cells(match: SharedArea, grid: tuple[int, int], count: int) -> list[int]:
-    """Up to `count` cells of the first pair that the other view saw well, as far from each other as can be."""
+def chosen_cells(match: SharedArea, count: int) -> list[int]:
+    """Up to `count` cells of the first pair that the other view saw well, evenly spaced; else of those that it saw."""
     weight = match.weight[0]
-    open_cells = (weight > LEAST_SHARED).nonzero().squeeze(1)
-    if not len(open_cells):
-        open_cells = weight.nonzero().squeeze(1)
-    place = torch.stack([open_cells // grid[1], open_cells % grid[1]], 1).double()
-    chosen: list[int] = []
-    distance = -(place - place.mean(0)).norm(dim=1) if len(place) else place.sum(1)  # starts in the middle
-    for _ in range(min(count, len(open_cells))):
-        at = int((distance + 1e-3 * weight[open_cells]).argmax())  # of equally far ones the one seen best
-        chosen.append(int(open_cells[at]))
-        new = (place - place[at]).norm(dim=1)
-        distance = new if len(chosen) == 1 else torch.minimum(distance, new)
-    return sorted(chosen)
+    seen = weight > LEAST_SHARED if (weight > LEAST_SHARED).any() else weight > 0
+    return spaced(seen.nonzero().squeeze(1).tolist(), count)
 
 
 def box_in_view(crop: Crop, size: int, box: Box) -> Box:
@@ -134,7 +115,7 @@ def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) ->
     """
     where, own, other = axes
     size = pair.config.size
-    chosen = chosen_cells(pair.match, pair.grid, min(count, len(CELLS)))
+    chosen = chosen_cells(pair.match, min(count, len(CELLS)))
     picture(where, pair.tile.permute(1, 2, 0).numpy())
     for axis, view, grid in ((own, pair.first, pair.grid), (other, pair.second, pair.match.grid)):
         picture(axis, shown(view, pair.config))
@@ -206,9 +187,16 @@ def _outline(axes: Axes, box: Box, colour: str, width: float) -> None:
 
 
 def _label(axes: Axes, box: Box, number: int, colour: str) -> None:
-    """The number in the middle of what of the box is to be seen."""
-    (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
-    x = (max(box[1], left) + min(box[3], right)) / 2
-    y = (max(box[0], low) + min(box[2], high)) / 2
-    axes.text(x, y, str(number), color=colour, fontsize=SMALL, fontweight="bold", ha="center", va="center",
-              path_effects=halo(2.2))  # fmt: skip
+    """The number in the middle of the box."""
+    axes.text(
+        (box[1] + box[3]) / 2,
+        (box[0] + box[2]) / 2,
+        str(number),
+        color=colour,
+        fontsize=SMALL,
+        fontweight="bold",
+        ha="center",
+        va="center",
+        clip_on=True,
+        path_effects=halo(2.2),
+    )

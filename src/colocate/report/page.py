@@ -1,4 +1,4 @@
-"""One picture page of a run: what it trained on, what its features became, how it went, what they are good for."""
+"""Draw a run as one page: matched cells, features before and after, curves, glands found."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.text import counted
 from colocate.data.index import Index
+from colocate.data.loader import spaced
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import build_method
-from colocate.pretrain.probes import ProbeScore, cell_features, dice, nearest_neighbour_probe, settle_batch_norm
+from colocate.pretrain.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from colocate.pretrain.recipe import Recipe
-from colocate.report.compare import counted, data_name, recipe_of
-from colocate.report.curves import Rows, draw_correspondence, draw_losses, draw_spread
+from colocate.report.compare import read_recipe_of
+from colocate.report.curves import Rows, draw_chart
 from colocate.report.matches import draw_pair, training_pair
-from colocate.report.sample import Split, evenly, masks_beside, read_spread, resized, square, view_px
-from colocate.report.style import BLUE, INK, RULE, SMALL, SOFT, TITLE, Page, columns, listed, picture, plot
+from colocate.report.sample import Split, masks_beside, read_spread, resized, square, view_px
+from colocate.report.style import BLUE, GREEN, INK, ORANGE, SOFT, TITLE, Page, columns, picture
 
 
 @final
@@ -73,36 +75,7 @@ def principal_colours(cells: Float[Tensor, "n g f c"]) -> tuple[Float[Tensor, "n
     return components.colours(cells.flatten(0, 2)).view(*cells.shape[:3], 3), components.share
 
 
-def draw_features(axes: list[Axes], colours: Float[Tensor, "n g f 3"]) -> None:
-    """One tile's cells in each axes, every cell a flat square."""
-    for axis, grid in zip(axes, _pixels(colours), strict=True):
-        picture(axis, grid, smooth=False)
-
-
-def _pixels(colours: Float[Tensor, "n g f 3"]) -> UInt8[np.ndarray, "n g f 3"]:
-    return (colours * 255).round().to(torch.uint8).numpy()
-
-
 WASH = np.array([0, 158, 115])  # of cells called gland
-GOLDEN = 0.618034  # spreads dots evenly, without a random generator
-
-
-def draw_scores(axes: Axes, scores: dict[str, ProbeScore]) -> None:
-    """A row a network, from the top: each test image's Dice as a dot, that of all cells pooled as a bar."""
-    plot(axes, "Dice on held-out tiles", "")
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    for row, score in enumerate(scores.values()):
-        colour = SOFT if row == 0 else BLUE
-        each = dice(score.predicted.flatten(1), score.truth.flatten(1)).numpy()
-        height = row + 0.42 * ((np.arange(len(each)) * GOLDEN) % 1 - 0.5)
-        axes.plot(each, height, "o", ms=3.2, mew=0, color=colour, alpha=0.4, clip_on=False)
-        axes.plot([score.dice] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.6, solid_capstyle="butt")
-        axes.text(score.dice, row - 0.36, f"{score.dice:.2f}", fontsize=SMALL, color=colour, fontweight="bold",
-                  ha="center", va="bottom")  # fmt: skip
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_yticks([])
-    axes.set_xlim(0, 1)
 
 
 def draw_segmented(
@@ -126,13 +99,24 @@ WIDTH, MARGIN, GAP, LABEL = 12.0, 0.5, 0.12, 1.25  # inches
 INNER = WIDTH - 2 * MARGIN
 SHOWN = 6  # tiles in a row
 SETTLING = 64  # tiles whose statistics batch norm takes
-SEGMENTED = 4  # test tiles drawn
-CHOICE = 12  # epochs that the most instructive pair of views is taken from
+CHOICE = 12  # epochs that the pair of views is taken from
+CURVES = {
+    "Loss": {
+        "loss": ("total", INK),
+        "whole": ("views", BLUE),
+        "cells": ("cells", ORANGE),
+        "concepts": ("concepts", GREEN),
+    },
+    "Correspondence accuracy": {"correspondence": ("measured", GREEN), "correspondence_chance": ("chance", SOFT)},
+    "Effective rank of whole views": {"effective_rank": ("rank", BLUE)},
+    "Feature standard deviation": {"feature_std": ("std", ORANGE)},
+}
+"""Charts of the journal: label and colour by column."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page's parts are drawn from."""
+    """What the parts of the page are drawn from."""
 
     run: Path
     recipe: Recipe
@@ -175,7 +159,7 @@ def report(run: Path, out: Path | None = None) -> Path:
 
 def read_run(run: Path) -> Shown:
     """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles, or their own."""
-    recipe = recipe_of(run)
+    recipe = read_recipe_of(run)
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
         raise UserError(
@@ -198,8 +182,9 @@ def _title(page: Page, shown: Shown) -> None:
     recipe, index = shown.recipe, shown.index
     written = datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
     steps = shown.rows[-1]["step"]
-    title = f"{recipe.name or 'pretraining'} on {data_name(recipe, index.kind)}"
-    page.text(MARGIN, 0.4, title, TITLE, fontweight="bold")
+    data = Path(recipe.data)
+    name = data.parent.name if index.kind in ("list", "table") else data.name
+    page.text(MARGIN, 0.4, f"{recipe.name or 'pretraining'} on {name}", TITLE, fontweight="bold")
     facts = [
         f"{recipe.encoder.backbone}, {recipe.views.size} px views",
         f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}",
@@ -207,7 +192,7 @@ def _title(page: Page, shown: Shown) -> None:
         f"seed {recipe.seed}",
         f"{written:%d %B %Y}",
     ]
-    page.text(MARGIN, 0.8, listed(facts), color=SOFT)
+    page.text(MARGIN, 0.8, "  ·  ".join(facts), color=SOFT)
 
 
 def _matches(page: Page, top: float, shown: Shown) -> None:
@@ -259,7 +244,8 @@ def _features(page: Page, top: float, shown: Shown) -> None:
     for turn, (name, network) in enumerate(shown.networks.items(), 1):
         colours, share = principal_colours(cell_features(network, tiles, views.mean, views.std))
         row = _row(page, top + turn * ROW, f"{name}\n({share:.0%} of\nvariance)")
-        draw_features(row[: len(tiles)], colours)
+        for axes, cells in zip(row, colours, strict=False):
+            picture(axes, (cells * 255).round().to(torch.uint8).numpy(), smooth=False)
         for spare in row[len(tiles) :]:
             spare.set_axis_off()
 
@@ -269,16 +255,15 @@ def _curves(page: Page, top: float, shown: Shown) -> None:
         MARGIN,
         top,
         "How training went",
-        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it.",
+        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it. "
+        "Numbers: means over the last tenth of the rows.",
     )
-    (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
-    y, height = top + 0.95, 1.4
     recipe = shown.recipe
     filling = recipe.method.filling(recipe.batch) / recipe.accumulate
-    draw_losses(page.axes(a, y, width, height), shown.rows, filling)
-    draw_correspondence(page.axes(b, y, width, height), shown.rows)
-    half = (height - 0.4) / 2
-    draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)
+    places = columns(MARGIN + 0.35, INNER - 0.35, len(CURVES), 0.5)
+    for (left, width), (title, lines) in zip(places, CURVES.items(), strict=True):
+        axes = page.axes(left, top + 0.95, width, 1.7)
+        draw_chart(axes, shown.rows, title, lines, filling if "loss" in lines else 0)
 
 
 def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
@@ -291,24 +276,19 @@ def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
         for name, network in shown.networks.items()
     }
     memory = next(iter(scores.values())).memory
-    unseen = "that pretraining never saw" if split.unseen else "that pretraining saw, without masks"
     page.heading(
         MARGIN,
         top,
         "Does it know glands?",
-        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of other slides, {unseen}, takes the "
-        f"majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
-        "Outlines: the truth.",
+        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of slides that pretraining never saw "
+        f"takes the majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
+        "Outlines: the truth. Dice is that of all cells of these tiles.",
     )
     top += 0.85
-    chosen = evenly(len(test), SEGMENTED)
     for turn, (name, score) in enumerate(scores.items()):
-        row = _row(page, top + turn * ROW, name)
-        for axes, number in zip(row, chosen, strict=False):
+        row = _row(page, top + turn * ROW, f"{name}\nDice {score.dice:.2f}")
+        for axes, number in zip(row, spaced(range(len(test)), SHOWN), strict=False):
             image, mask = test[number].permute(1, 2, 0).numpy(), split.test.masks[number].numpy()
             draw_segmented(axes, image, mask, score.predicted[number].numpy())
-        for spare in row[len(chosen) :]:
-            spare.remove()
-    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
-    left = lefts[SEGMENTED][0] + 0.25
-    draw_scores(page.axes(left, top, MARGIN + INNER - left, 2 * ROW - GAP), scores)
+        for spare in row[len(test) :]:
+            spare.set_axis_off()

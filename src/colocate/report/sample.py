@@ -1,4 +1,4 @@
-"""Which tiles of a run are shown, and at what scale its networks are asked about them."""
+"""Choose the tiles of a run that are shown, and the scale at which its networks see them."""
 
 from __future__ import annotations
 
@@ -27,41 +27,29 @@ class Masked(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What a probe remembers and what it is asked, of different sources (slides)."""
+    """What a probe remembers, and what it is asked: images that pretraining never saw."""
 
     train: Masked
     test: Masked
-    unseen: bool
-    """Whether pretraining never saw the test images either."""
 
 
 def masks_beside(index: Index, most: int = 512) -> Split | None:
-    """The masked tiles of an index, and as test images the masked ones of sources that it leaves out.
+    """Read the masked tiles of an index, and as test images the masked ones of the folders that it leaves out.
 
-    Where it leaves out none, every fourth of its own sources is the test. At most `most` tiles a side, evenly spaced.
-    None where tiles have no masks, or there is nothing to test on, or sizes differ.
+    At most `most` tiles a side, evenly spaced. None where tiles have no masks, none is left out, or sizes differ.
     """
-    own: dict[str, list[Path]] = {}
-    for number in range(len(index)):
-        image = Path(index.name(number))
-        if not _mask(image).is_file():
-            return None
-        own.setdefault(str(image.parent), []).append(image)
-    folder = _above(next(iter(own.values()))[0])
-    others = [
-        image for image in sorted(folder.rglob("*.png")) if str(image.parent) not in own and _mask(image).is_file()
-    ]
-    train = [image for images in own.values() for image in images]
-    test = others
-    if not others:
-        test = [image for images in list(own.values())[3::4] for image in images]
-        train = sorted(set(train) - set(test))
-    if not train or not test:
+    own = [Path(index.name(number)) for number in range(len(index))]
+    if not all(_mask(image).is_file() for image in own):
         return None
-    parts = [_read(spaced(images, most)) for images in (train, test)]
+    seen = {image.parent for image in own}
+    others = [image for image in sorted(_above(own[0]).rglob("*.png")) if image.parent not in seen]
+    test = [image for image in others if _mask(image).is_file()]
+    if not test:
+        return None
+    parts = [_read(spaced(images, most)) for images in (own, test)]
     if parts[0] is None or parts[1] is None or parts[0].images.shape[1:] != parts[1].images.shape[1:]:
         return None
-    return Split(parts[0], parts[1], bool(others))
+    return Split(*parts)
 
 
 def _above(image: Path) -> Path:
@@ -91,22 +79,11 @@ LARGEST_PX = 1024
 
 def spread(index: Index, count: int) -> list[int]:
     """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
-    order = torch.from_numpy(index.source_numbers.copy()).sort(stable=True).indices
-    return [int(order[place]) for place in evenly(len(order), count)]
-
-
-def evenly(length: int, count: int) -> list[int]:
-    """Up to `count` places of a list, evenly spaced.
-
-    >>> evenly(9, 3), evenly(2, 3)
-    ([1, 4, 7], [0, 1])
-    """
-    count = min(count, length)
-    return [(2 * turn + 1) * length // (2 * count) for turn in range(count)]
+    return spaced(np.argsort(index.source_numbers, kind="stable").tolist(), count)
 
 
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
-    """Those tiles with their pixels; in place of an unreadable one, one of the next.
+    """Read these tiles; in place of an unreadable one, one of the next.
 
     Raises:
         UserError: none can be read, as after the data have moved.

@@ -98,7 +98,7 @@ def _chart(axes: Axes, table: Table, name: str) -> None:
         if math.isnan(found.mean):
             continue
         axes.plot([found.low, found.high], [place, place], color=colour, lw=2, solid_capstyle="round", zorder=2)
-        values = scores.seen[row.label][name]
+        values = found.values
         if len(values) > 1:
             axes.plot(values, [place + 0.27] * len(values), ".", color=colour, ms=5, alpha=0.55, mew=0, zorder=3)
         axes.plot([found.mean], [place], "o", color=colour, ms=7, mec="white", mew=1, zorder=4)

@@ -1,8 +1,8 @@
-"""What every panel shares: colours that colour-blind readers can tell apart, type sizes, and a page in inches."""
+"""Colours that colour-blind readers can tell apart, type sizes, and a page placed in inches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,7 +30,6 @@ class Page:
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), facecolor="white")
-        self.canvas = FigureCanvasAgg(self.figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes whose frame fills this rectangle."""
@@ -48,26 +47,27 @@ class Page:
         self.text(left, top + 0.25, explanation, TEXT, color=SOFT)
 
     def png(self) -> bytes:
-        """The page as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
-        return light_png(self._drawn(dpi) for dpi in (120, 110, 100, 90, 80, 65))
+        """The page as `png` packs it."""
+        return png(self.figure)
 
-    def _drawn(self, dpi: int) -> Image.Image:
-        self.figure.set_dpi(dpi)
-        self.canvas.draw()
-        page = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
-        # Dithered: without it tissue in 256 colours breaks up into patches.
-        return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+
+def png(figure: Figure) -> bytes:
+    """Draw a figure as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
+    return light_png(_drawn(FigureCanvasAgg(figure), dpi) for dpi in (120, 110, 100, 90, 80, 65))
+
+
+def _drawn(canvas: FigureCanvasAgg, dpi: int) -> Image.Image:
+    canvas.figure.set_dpi(dpi)
+    canvas.draw()
+    page = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    # Dithered: without it tissue in 256 colours breaks up into patches.
+    return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def picture(axes: Axes, image: UInt8[np.ndarray, "h w 3"], *, smooth: bool = True) -> None:
-    """An image that fills its axes, without ticks; pixels are squares unless `smooth`."""
+    """Fill axes with an image, without ticks; pixels are squares unless `smooth`."""
     height, width = image.shape[:2]
     axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic" if smooth else "nearest")
-    bare(axes)
-
-
-def bare(axes: Axes) -> None:
-    """No ticks, a hairline frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -75,7 +75,7 @@ def bare(axes: Axes) -> None:
 
 
 def plot(axes: Axes, title: str, xlabel: str) -> None:
-    """A plain chart: a title at the left, light horizontal rules, no box."""
+    """Make a plain chart: a title at the left, light horizontal rules, no box."""
     axes.set_title(title, loc="left", fontsize=TEXT, color=INK, pad=7)
     axes.set_xlabel(xlabel, fontsize=SMALL, color=SOFT)
     axes.tick_params(labelsize=SMALL, colors=SOFT, length=2.5, width=0.6)
@@ -95,12 +95,3 @@ def columns(left: float, width: float, count: int, gap: float) -> Iterator[tuple
     """Left edge and width of `count` equal columns."""
     each = (width - gap * (count - 1)) / count
     return ((left + i * (each + gap), each) for i in range(count))
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words with dots between them.
-
-    >>> listed(["a", "", "b"])
-    'a  ·  b'
-    """
-    return "  ·  ".join(word for word in words if word)
