@@ -50,7 +50,7 @@ def changed(**fields: Any) -> Callable[[Path], None]:
         (Path.unlink, r"holds no result\.json: give folders"),
         (changed(version=2), r"it is of version 2, this colocate makes and reads 1\): evaluate again"),
         (changed(seed="first"), r"result\.json is damaged or no result \(seed: "),
-        (changed(dataset={}), r"\(dataset: name: "),
+        (changed(dataset={}), r"\(dataset.name: "),
         (changed(metrics=["beauty"]), r"scores of a kind that is not known, beauty"),
         (changed(records=[]), r"lacks records of images"),
         (changed(records=[{"image": "a", "part": ""}]), r"lacks records of images"),

@@ -163,7 +163,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         paired("probe", [run(three), run(three)], [run(three)])
     with pytest.raises(ValueError, match="2 groups for 3 images"):
         interval("probe", [run(three)], ["a", "b"])
-    one, other = ([{"image": "x", "semantic": dict.fromkeys(classes, {"a": 1})}] for classes in ("ab", "a"))
+    one, other = ([{"image": "x", "semantic": {name: {} for name in classes}}] for classes in ("ab", "a"))
     with pytest.raises(ValueError, match="different classes"):
         paired("semantic", [one], [other])
 

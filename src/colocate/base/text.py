@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic
+
 
 def counted(number: int, noun: str) -> str:
     """A number and what is counted.
@@ -44,3 +46,16 @@ def grid(rows: Sequence[Sequence[str]], left: int) -> str:
     lines = [[f"{t:{side}{w}}" for t, side, w in zip(row, sides, widths, strict=True)] for row in rows]
     lines.insert(1, ["-" * w if side == "<" else "-" * (w - 1) + ":" for side, w in zip(sides, widths, strict=True)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line; of several validation errors the first, after its field.
+
+    >>> reason(ValueError("no number  here"))
+    'no number here'
+    """
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+    return " ".join(str(error).split())[:300]

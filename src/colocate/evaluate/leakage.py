@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import UInt64
@@ -32,15 +32,13 @@ UNREAD = 0.01  # largest share of tiles that may be unreadable: what is in them 
 @final
 @dataclass(frozen=True)
 class Findings:
-    """What was checked, what could not be, and what was found; in sentences."""
+    """Sentences about what was checked, what could not be checked, and what was found."""
 
     checked: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
-
-    def facts(self, forced: bool) -> dict[str, Any]:
-        """What a result stores of it."""
-        return asdict(self) | {"forced": forced and bool(self.found)}
+    forced: bool = False
+    """The evaluation went on in spite of what was found."""
 
 
 def tiles_of(backbone: Path) -> Index | None:

@@ -1,6 +1,6 @@
-"""How sure a score is: several seeds, and images that could have been others.
+"""Read results, and compute the uncertainty of scores over seeds and over images.
 
-Two things vary and are told apart. *Seeds*: the standard deviation over them. *Images*: a percentile bootstrap. The
+Two things vary. *Seeds*: the standard deviation over them. *Images*: a percentile bootstrap. The
 test images are drawn anew with replacement, the same draw for every seed (and for both sides of a comparison), the
 scores of the drawn set are computed from the images' records and averaged over seeds; `low` and `high` are percentiles
 of that mean over many draws. So the interval says what other images of this kind would have given these trained
@@ -24,13 +24,15 @@ import pydantic
 from jaxtyping import Float64, Int64
 
 from colocate.base.errors import UserError
+from colocate.base.text import reason
+from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
 from colocate.evaluate.protocol import VERSION
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """On what a result was computed; as in result.json."""
+    """The data of a result; as in result.json."""
 
     name: str
     fingerprint: str
@@ -45,7 +47,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What was judged."""
+    """The evaluated backbone; as in result.json."""
 
     label: str
     architecture: str
@@ -53,16 +55,6 @@ class BackboneFacts:
     origin: str
     steps: int | None
     recipe: str | None
-
-
-@dataclass(frozen=True)
-class LeakageFacts:
-    """What was sought of the test images in the data that the backbone or the decoder learned from."""
-
-    checked: tuple[str, ...]
-    unchecked: tuple[str, ...]
-    found: tuple[str, ...]
-    forced: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Result:
     settings: dict[str, Any]
     fraction: float
     seed: int
-    leakage: LeakageFacts
+    leakage: Findings
     metrics: tuple[str, ...]
     records: list[dict[str, Any]]
     versions: dict[str, str]
@@ -95,7 +87,7 @@ class Result:
 
     @property
     def table(self) -> tuple[str, ...]:
-        """What two results must have in common to share a table."""
+        """Key of the table that a result belongs to."""
         data = self.dataset
         return self.task, data.name, data.fingerprint, data.split, f"{self.fraction:.6f}", self.how, *self.metrics
 
@@ -150,15 +142,11 @@ def read_result(path: Path) -> Result:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError) as error:
-        reason = str(error)
-        if isinstance(error, pydantic.ValidationError):
-            first = error.errors()[0]
-            reason = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-        raise UserError(f"{path} is damaged or no result ({reason}): evaluate again, or leave it out") from error
+        raise UserError(f"{path} is damaged or no result ({reason(error)}): evaluate again, or leave it out") from error
 
 
 def grouped(results: Sequence[Result]) -> list[list[Row]]:
-    """Results that may share a table, by backbone: in the order of their labels.
+    """Group results by table, and in a table by backbone, in the order of labels.
 
     A label that several backbones of one table have is told apart by the beginning of their fingerprints.
 
@@ -239,7 +227,7 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Every score of a family with its spread over seeds (one run each) and its interval over images.
+    """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
 
     `groups` is the case of each image, in the runs' order; an image whose case is unknown (empty) is one of its own.
 
@@ -263,7 +251,7 @@ def paired(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Every score of a family, of the first less the second: runs of the same seeds, in the same order.
+    """Compare every score of a family, first less second: runs of the same seeds, in the same order.
 
     Raises:
         ValueError: as in `interval`, or one has other images or another number of seeds than the other.
@@ -303,7 +291,7 @@ def _drawn(
 
 
 def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:
-    """How often each image stands in the set as it is and in each draw."""
+    """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words."""
     over = f"{images} images"
     cases = np.arange(images)
     if groups is not None and len(groups) != images:

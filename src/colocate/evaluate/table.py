@@ -1,4 +1,4 @@
-"""Tables of results in Markdown and CSV: what was done, the scores, and how sure their differences are."""
+"""Tables of results in Markdown and CSV: facts, scores with intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scores:
     part: str
     """Empty: all of them."""
     over: str
-    """What the intervals drew anew, such as "16 cases (80 images)"."""
+    """Units of the bootstrap, such as "16 cases (80 images)"."""
     intervals: dict[str, dict[str, Interval]]
     """By backbone and score."""
     differences: dict[str, dict[str, Difference]]
@@ -116,15 +116,15 @@ def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
         }
         for row in rows
     }
-    first = next(iter(runs[reference].values()))
-    cases = [str(entry.get("source") or "") for entry in first]
+    images = next(iter(runs[reference].values()))
+    cases = [str(entry.get("source") or "") for entry in images]
     groups = cases if by == "cases" and len({*cases} - {""}) >= FEWEST else None
 
     @cache  # the two best of one score may be those of another
     def compare(family: str, one: str, other: str) -> dict[str, Difference]:
         seeds = [seed for seed in runs[one] if seed in runs[other]]
-        pair = ([runs[label][seed] for seed in seeds] for label in (one, other))
-        return paired(family, *pair, groups, draws=draws) if seeds else {}
+        first, second = ([runs[label][seed] for seed in seeds] for label in (one, other))
+        return paired(family, first, second, groups, draws=draws) if seeds else {}
 
     intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
     differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
@@ -135,7 +135,7 @@ def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
             intervals[label] |= its
             if label != reference:
                 differences[label] |= compare(family, label, reference)
-        for name in found[reference] if len(first) >= FEWEST else ():
+        for name in found[reference] if len(images) >= FEWEST else ():
             lower = name in LOWER_IS_BETTER
             means = {label: its[name].mean for label, its in found.items() if not math.isnan(its[name].mean)}
             order = sorted(means, key=means.__getitem__, reverse=not lower)
@@ -162,7 +162,7 @@ def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
-    """What is known of each score of each backbone; what is not is nan."""
+    """Yield a line for each backbone, part and score; values that are not known are nan."""
     first, data = table.first, table.first.dataset
     known: dict[str, Any] = {"task": first.task, "dataset": data.name, "split": data.split}
     known |= {"fraction": first.fraction, "settings": first.how}
@@ -199,12 +199,12 @@ AGAINST = (
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """All tables, each under what has to be known of it."""
+    """All tables in Markdown, each below its facts."""
     return "\n\n".join(_section(table) for table in tables)
 
 
 def title(table: Table) -> str:
-    """What a table is of, in a few words."""
+    """Data set, task and split of a table."""
     first = table.first
     share = "" if first.fraction == 1 else f", {first.fraction * 100:g} % of the labels"
     return f"{first.dataset.name}: {first.task}, split {first.dataset.split}{share}"
@@ -226,7 +226,7 @@ def _section(table: Table) -> str:
 
 
 def facts(table: Table) -> list[str]:
-    """What has to be known of a table, a line each."""
+    """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
     results = [result for row in table.rows for result in row.results]
     data, fraction = table.first.dataset, table.first.fraction
     counts = f"{data.train} training images ({data.train_sources} cases), {data.test} test images"
@@ -251,7 +251,7 @@ def facts(table: Table) -> list[str]:
 
 
 def settings(result: Result) -> str:
-    """How a result was made, as far as it differs from the task's own defaults."""
+    """The settings of a result that differ from the defaults of its task."""
     plain = json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"]))
     defaults, own = leaves(plain | {"precision": "32"}), leaves(result.settings)
     other = [
@@ -263,7 +263,7 @@ def settings(result: Result) -> str:
 
 
 def _leakage(rows: Sequence[Row]) -> list[str]:
-    """What was and was not checked and what was found, each with the backbones that it was said of."""
+    """Each sentence of the leakage checks, with the backbones that it is about."""
     lines = []
     for kind, verb in (("checked", "checked"), ("unchecked", "not checked"), ("found", "found")):
         said: dict[str, dict[str, None]] = {}

@@ -49,7 +49,7 @@ NOTE = (
 
 
 class Run(NamedTuple):
-    """What is compared of a run."""
+    """A run as `compare` needs it."""
 
     name: str
     recipe: Recipe

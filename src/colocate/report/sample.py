@@ -27,7 +27,7 @@ class Masked(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What a probe remembers, and what it is asked: images that pretraining never saw."""
+    """Training images of a probe, and test images that pretraining never saw."""
 
     train: Masked
     test: Masked
@@ -46,10 +46,10 @@ def masks_beside(index: Index, most: int = 512) -> Split | None:
     test = [image for image in others if _mask(image).is_file()]
     if not test:
         return None
-    parts = [_read(spaced(images, most)) for images in (own, test)]
-    if parts[0] is None or parts[1] is None or parts[0].images.shape[1:] != parts[1].images.shape[1:]:
+    train, asked = (_read(spaced(images, most)) for images in (own, test))
+    if train is None or asked is None or train.images.shape[1:] != asked.images.shape[1:]:
         return None
-    return Split(*parts)
+    return Split(train, asked)
 
 
 def _above(image: Path) -> Path:
@@ -73,7 +73,6 @@ def _read(paths: list[Path]) -> Masked | None:
     return Masked(torch.stack(images), torch.stack(masks))
 
 
-TRIES = 10
 LARGEST_PX = 1024
 
 
@@ -83,32 +82,28 @@ def spread(index: Index, count: int) -> list[int]:
 
 
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
-    """Read these tiles; in place of an unreadable one, one of the next.
+    """Read up to `count` tiles, spread over the index; unreadable ones are left out.
 
     Raises:
         UserError: none can be read, as after the data have moved.
     """
-    found: dict[int, Tensor] = {}
+    found: list[tuple[int, Tensor]] = []
     reason = ""
-    for wanted in spread(index, count):
-        for number in range(wanted, min(wanted + TRIES, len(index))):
-            if number in found:
-                break
-            try:
-                found[number] = index.read(number)
-                break
-            except TileError as error:
-                reason = reason or str(error)
+    for number in spread(index, count):
+        try:
+            found.append((number, index.read(number)))
+        except TileError as error:
+            reason = str(error)
     if not found:
         raise UserError(
             f"none of the tiles of {run} can be read ({reason}). If they have moved, say where to: "
             f"colocate pretrain --from {run}/recipe.json --data PLACE --resume"
         )
-    return list(found.items())
+    return found
 
 
 def view_px(recipe: Recipe, index: Index, stride: int) -> int:
-    """How many pixels a whole tile is shown to a network with: the finest scale that training drew, in whole cells.
+    """Size in pixels of a whole tile as networks see it: at the finest scale of training, in whole cells.
 
     Training sees a tile through crops of `views.area`, enlarged or reduced to `views.size`. Other scales would ask
     the network about tissue that it never saw so large, or so small.

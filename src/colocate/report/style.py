@@ -1,14 +1,12 @@
-"""Colours that colour-blind readers can tell apart, type sizes, and a page placed in inches."""
+"""Colours that colour-blind readers can tell apart, type sizes, and plain charts and pictures."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
@@ -21,34 +19,12 @@ RULE = "#d9dde5"
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#cc79a7", "#56b4e9", INK, "#999999")  # without yellow: paper is white
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
-TITLE, TEXT, SMALL = 17, 9.5, 8.5
+TEXT, SMALL = 9.5, 8.5
 
 
-class Page:
-    """A white page whose parts are placed in inches from its top left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), facecolor="white")
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes whose frame fills this rectangle."""
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(box)
-
-    def text(self, left: float, top: float, words: str, size: float = TEXT, **style: object) -> None:
-        """Words whose first line's top stands at `top`."""
-        style = {"color": INK, "va": "top", "ha": "left", "linespacing": 1.45} | style
-        self.figure.text(left / self.width, 1 - top / self.height, words, fontsize=size, **style)  # type: ignore[arg-type]
-
-    def heading(self, left: float, top: float, words: str, explanation: str) -> None:
-        """A section's title with what it shows in a line or two below."""
-        self.text(left, top, words, 11.5, fontweight="bold")
-        self.text(left, top + 0.25, explanation, TEXT, color=SOFT)
-
-    def png(self) -> bytes:
-        """The page as `png` packs it."""
-        return png(self.figure)
+def heading(part: FigureBase, words: str, explanation: str = "") -> None:
+    """Write a title, and an explanation in the lines below it, above a figure or a part of one."""
+    part.suptitle(f"{words}\n{explanation}".strip(), x=0.01, ha="left", fontsize=TEXT, color=INK)
 
 
 def png(figure: Figure) -> bytes:
@@ -89,9 +65,3 @@ def plot(axes: Axes, title: str, xlabel: str) -> None:
 def halo(width: float = 2.5, colour: str = INK) -> list[AbstractPathEffect]:
     """A dark edge behind lines and letters, so that light ones show on light tissue too."""
     return [withStroke(linewidth=width, foreground=colour)]
-
-
-def columns(left: float, width: float, count: int, gap: float) -> Iterator[tuple[float, float]]:
-    """Left edge and width of `count` equal columns."""
-    each = (width - gap * (count - 1)) / count
-    return ((left + i * (each + gap), each) for i in range(count))
