@@ -86,7 +86,14 @@ def find_candidate(
     label, found, rest = word.partition("=")
     label, word = (label, rest) if found and label else ("", word)
     if word in ("random", "imagenet"):
-        return _of_a_kind(word, label or word, architecture or ANY)
+        backbone = Backbone(architecture or ANY)
+        if word == "random":
+            return Candidate(label or word, backbone.name, word, f"random {backbone.name}")
+        backbone.load("published")
+        look = backbone.published_look
+        normalisation = _checked(look["mean"], look["std"], f"the published {backbone.name}")
+        weights = backbone.net.state_dict()
+        return Candidate(label or word, backbone.name, word, _fingerprint(weights), *normalisation, weights=weights)
     path = Path(word)
     if not path.exists():
         raise UserError(f"--backbone {word}: no such run or file (or give imagenet, or random)")
@@ -109,15 +116,13 @@ def find_candidate(
         backbone.load_file(path)
     path = path.absolute()
     folder = path if path.is_dir() else path.parent if path.stem == "backbone" else path.with_suffix("")
-    name = f"{folder.parent.name}-best" if folder.name == "best" else folder.name
     weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     return Candidate(
-        label or name,
+        label or (f"{folder.parent.name}-best" if folder.name == "best" else folder.name),
         backbone.name,
         str(path),
         _fingerprint(weights),
-        mean=normalisation[0],
-        std=normalisation[1],
+        *normalisation,
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
         cell_stride=backbone.cell_stride,
@@ -128,18 +133,9 @@ def find_candidate(
     )
 
 
-def _of_a_kind(word: str, label: str, architecture: str) -> Candidate:
-    backbone = Backbone(architecture)
-    if word == "random":
-        return Candidate(label, architecture, "random", f"random {architecture}")
-    backbone.load("published")
-    look = backbone.published_look
-    weights = backbone.net.state_dict()
-    mean, std = _checked(look["mean"], look["std"], f"the published {architecture}")
-    return Candidate(label, architecture, "imagenet", _fingerprint(weights), mean, std, weights=weights)
-
-
-def _checked(mean: tuple[float, ...], std: tuple[float, ...], origin: str) -> tuple[tuple[float, ...], ...]:
+def _checked(
+    mean: tuple[float, ...], std: tuple[float, ...], origin: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of images in [0, 1], three numbers each."""
     if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
         raise UserError(

@@ -72,13 +72,6 @@ def turns(numbers: Sequence[int], batch: int, seed: int, step: int) -> list[Any]
     return [(numbers[int(one_order(len(numbers), seed, epoch)[within])], epoch) for epoch, within in places]
 
 
-def example_loader(
-    examples: Examples, numbers: Sequence[int], batch: int, steps: range, workers: int
-) -> Iterator[list[Example]]:
-    """The examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
-    return read_ahead(examples, steps, partial(turns, numbers, batch, examples.seed), workers)
-
-
 def flipped(
     image: UInt8[Tensor, "3 h w"], mask: Int32[Tensor, "h w"], draws: Float[Tensor, " k"], symmetries: bool
 ) -> tuple[UInt8[Tensor, "3 _ _"], Int32[Tensor, "_ _"]]:
@@ -199,7 +192,8 @@ def fit(
     network, optimizer = fabric.setup(model, build_optimizer(optim, model))
     steps = config.planned(len(numbers))
     step = _restore(folder, identity, model, optimizer)
-    batches = example_loader(examples, numbers, config.batch, range(step, steps), workers(engine.machine()))
+    places = partial(turns, numbers, config.batch, examples.seed)
+    batches: Iterator[list[Example]] = read_ahead(examples, range(step, steps), places, workers(engine.machine()))
 
     journal: Journal | None = None
     pace = Pace("images")

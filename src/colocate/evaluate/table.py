@@ -229,10 +229,11 @@ def facts(table: Table) -> list[str]:
     """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
     results = [result for row in table.rows for result in row.results]
     data, fraction = table.first.dataset, table.first.fraction
-    counts = f"{data.train} training images ({data.train_sources} cases), {data.test} test images"
-    lines = [f"Data: {data.name}, split {data.split}, {counts} ({data.test_sources} cases).", *data.notes]
-    shared = ", ".join(data.shared_sources) or "none"
-    lines.append(f"Cases with images both in training and in test: {shared}.")
+    train = f"{data.train} training images of {data.train_sources} known cases"
+    test = f"{data.test} test images of {data.test_sources}"
+    lines = [f"Data: {data.name}, split {data.split}, {train}, {test}.", *data.notes]
+    shared = sorted({case for result in results for case in result.dataset.shared_sources})
+    lines.append(f"Cases with images both in training and in test: {', '.join(shared) or 'none'}.")
     if fraction < 1:
         lines.append(f"Labels: {fraction * 100:g} % of the training images, another choice for each seed.")
     lines.append(settings(table.first))
