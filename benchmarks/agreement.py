@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,7 +24,7 @@ from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import pretrain
 from colocate.pretrain.recipe import MachineConfig, Recipe
 from colocate.pretrain.recipes import find_recipe
-from colocate.report.style import COLOURS, SOFT, Page, columns, plot
+from colocate.report.style import COLOURS, SOFT, heading, plot, png
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "agreement.png"
 STEPS, EVERY = 200, 2
@@ -64,17 +65,16 @@ def main() -> None:
         journals[way] = read_journal(run)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_model()
     where = f"{device}, torch {torch.__version__}, {datetime.date.today().isoformat()}"
-    page = Page(12.5, 4.1)
-    page.heading(0.4, 0.25, "The same training by other arithmetic", f"Every {EVERY}nd step of {STEPS}. {where}")
-    for (column, title), (left, width) in zip(SHOWN.items(), columns(0.6, 11.5, len(SHOWN), 0.6), strict=True):
-        axes = page.axes(left, 1.25, width, 2.1)
+    figure = Figure(figsize=(12.5, 4.1), layout="constrained")
+    heading(figure, "The same training by other arithmetic", f"Every {EVERY}nd step of {STEPS}. {where}")
+    for axes, (column, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         plot(axes, title, "step")
         for colour, (way, rows) in zip((*COLOURS[:3], SOFT), journals.items(), strict=True):
             steps, values = ([row[name] for row in rows] for name in ("step", column))
             axes.plot(steps, values, color=colour, label=way, linewidth=1, alpha=0.5 if colour == SOFT else 1)
         if column == "loss":
             axes.legend(fontsize=7.5, frameon=False, loc="upper center")
-    write_atomically(args.out, lambda file: file.write(page.png()))
+    write_atomically(args.out, lambda file: file.write(png(figure)))
     print(f"{where}; made by `python benchmarks/agreement.py`\n")
     plain = [row["loss"] for row in journals["float32"]]
     table = [["against float32", "loss off at step 2", "at most in 20 steps", "mean of all"]]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,9 +30,9 @@ from colocate.core.views import (  # noqa: E402
     sample_views,
 )
 from colocate.pretrain.loop import build_method  # noqa: E402
-from colocate.pretrain.recipe import build_optimizer  # noqa: E402
+from colocate.pretrain.optim import build_optimizer  # noqa: E402
 from colocate.pretrain.recipes import plm  # noqa: E402
-from colocate.report.style import BLUE, Page, columns, plot  # noqa: E402
+from colocate.report.style import BLUE, heading, plot, png  # noqa: E402
 
 WIDTH = 128  # of a projected cell
 ROUNDS = 5
@@ -104,20 +105,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / f"growth-{machine_name()}.png")
     args = parser.parse_args()
     rows = [["what grows", "from", "to", "seconds", "times as long", "power fitted", "expected"]]
-    page = Page(12.5, 3.9)
+    figure = Figure(figsize=(12.5, 3.9), layout="constrained")
     where = f"{cpu_model()}, {args.threads} thread, torch {torch.__version__}, {datetime.date.today().isoformat()}"
-    page.heading(
-        0.4, 0.25, "How a step's cost grows", f"Seconds, both axes logarithmic; line: the power fitted. {where}"
-    )
-    for axis, (left, width) in zip(AXES, columns(0.7, 11.4, len(AXES), 0.75), strict=True):
+    heading(figure, "How a step's cost grows", f"Seconds, both axes logarithmic; line: the power fitted. {where}")
+    for axes, axis in zip(figure.subplots(1, len(AXES)), AXES, strict=True):
         times = in_turns([axis.work(value) for value in axis.values], threads=args.threads, rounds=ROUNDS)
         seconds = [statistics.median(column) for column in zip(*times, strict=True)]
         power = slope(axis.values, seconds)
         ends, more = f"{seconds[0]:.3g} to {seconds[-1]:.3g}", f"{seconds[-1] / seconds[0]:.1f}"
         sizes = (f"{axis.values[0]:,}", f"{axis.values[-1]:,}")
         rows.append([f"{axis.name} ({axis.work_is})", *sizes, ends, more, f"{power:.2f}", str(axis.expected)])
-        draw(page.axes(left, 1.35, width, 1.75), axis, seconds, power)
-    write_atomically(args.out, lambda file: file.write(page.png()))
+        draw(axes, axis, seconds, power)
+    write_atomically(args.out, lambda file: file.write(png(figure)))
     print(f"{where}; made by `python benchmarks/growth.py`\n")
     print(grid(rows, left=1))
 

@@ -54,7 +54,7 @@ def test_runs_are_compared_in_whole_rows_on_any_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     capsys.readouterr()
     folders = [str(tmp_path / f"a-long-name-of-a-{recipe}") for recipe in ("moco-v2", "plm")]
-    main(["compare", *folders, "--out", str(tmp_path / "both.png")])
+    main(["report", *folders, "--out", str(tmp_path / "both.png")])
     said = capsys.readouterr().out
     rows = [line for line in said.splitlines() if line.startswith("| a-long-name")]
     assert len(rows) == 2 and all(row.endswith("% |") for row in rows)
@@ -78,7 +78,7 @@ def test_recipes_survive_json(name: str) -> None:
     recipe = find_recipe(name)
     assert recipe.name == name
     assert from_json(to_json(recipe), "there") == recipe
-    assert differences(recipe, recipe) == []
+    assert differences(recipe, recipe) == {}
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,9 +129,9 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
         ),
         (["export", "{empty}", "out.pth"], "backbone.json"),
         (["report", "{empty}"], "empty"),
-        (["compare"], "give two runs or more"),
-        (["compare", "{empty}"], "colocate report"),
-        (["compare", "{empty}", "{tmp}"], "empty is not the folder of a run"),
+        (["report"], "give the folder of a run"),
+        (["report", "{empty}", "{tmp}"], "empty is not the folder of a run"),
+        (["compare", "{empty}"], "colocate compare is now colocate report RUN RUN ..."),
         (["inspect", "{empty}"], "empty"),
     ],
 )

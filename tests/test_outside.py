@@ -199,7 +199,7 @@ def test_a_running_script_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
 def test_a_recipe_of_the_users_own_survives_json(tmp_path: Path) -> None:
     file = written(tmp_path / "mine.py")
     for recipe in (find_recipe(f"{file}:recipe"), replace(tiny_recipe(Path(), Path()), method=Here((3,)))):
-        assert from_json(to_json(recipe), "there", trust=True) == recipe and differences(recipe, recipe) == []
+        assert from_json(to_json(recipe), "there", trust=True) == recipe and differences(recipe, recipe) == {}
     assert find_recipe(f"{file}:recipe").name == "recipe"
 
 

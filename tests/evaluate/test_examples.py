@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from colocate.base.errors import UserError
+from colocate.data.loader import read_ahead
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate.decoders import InstancesConfig
 from colocate.evaluate.decoders import instance_target as objects_of
-from colocate.evaluate.fit import Examples, example_loader, flipped, turns
+from colocate.evaluate.fit import Examples, flipped, turns
 from tests.evaluate.tissue import write_tissue
 
 
@@ -47,9 +49,9 @@ def test_the_mask_moves_with_the_image(data: Labelled) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> None:
     examples = Examples(data, InstancesConfig(symmetries=True).alter, objects_of, seed=5)
-    train = data.train("patients")
-    all_of_them = list(example_loader(examples, train, 4, range(0, 5), 0))
-    later = list(example_loader(examples, train, 4, range(3, 5), workers))
+    places = partial(turns, data.train("patients"), 4, 5)
+    all_of_them = list(read_ahead(examples, range(0, 5), places, 0))
+    later = list(read_ahead(examples, range(3, 5), places, workers))
     for one, other in zip(all_of_them[3:], later, strict=True):
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a.image, b.image) and torch.equal(a.target["masks"], b.target["masks"])
@@ -70,4 +72,4 @@ def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
     (broken.folder / broken.items[2].path).write_bytes(b"nothing")
     examples = Examples(broken, InstancesConfig().alter, objects_of, seed=0)
     with pytest.raises(UserError, match="image02"):
-        list(example_loader(examples, [2], 1, range(1), 1))
+        list(read_ahead(examples, range(1), partial(turns, [2], 1, 0), 1))

@@ -148,7 +148,6 @@ def test_the_command_line(data: Labelled, tmp_path: Path, capsys: pytest.Capture
     ("words", "named"),
     [
         ([], "instances, semantics, probe"),
-        (["bones"], "instances, semantics, probe"),
         (["probe"], "--data"),
         (["probe", "--data", "DATA"], "--backbone"),
         (["probe", "--data", "DATA", "--backbone", "random", "random"], "LABEL=RUN"),

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from colocate.base.errors import UserError
-from colocate.cli.main import main
 from colocate.evaluate.results import Row, grouped, read_results
 from colocate.evaluate.table import collect
 from tests.evaluate.made import write_result
@@ -34,26 +33,6 @@ def test_copies_count_once_and_backbones_of_one_name_are_told_apart(tmp_path: Pa
         rows(tmp_path)
 
 
-def foreign(path: Path) -> None:
-    path.write_text('{"a": 1}')
-
-
-def other_version(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-300])
-
-
-def a_list(path: Path) -> None:
-    path.write_text("[1]")
-
-
-def no_text(path: Path) -> None:
-    path.write_bytes(b"\xff\xfe\x00")
-
-
 def changed(**fields: Any) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -64,32 +43,27 @@ def changed(**fields: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (foreign, r"result\.json is not a result of colocate: give folders"),
-        (a_list, r"result\.json is not a result of colocate"),
-        (other_version, r"result\.json is a result of version 2, this colocate makes and reads 1: evaluate again"),
-        (cut, r"result\.json is damaged or no JSON .*: evaluate again"),
-        (no_text, r"result\.json is damaged or no JSON"),
+        (lambda path: path.write_text('{"a": 1}'), r"result\.json is damaged or no result \(version: "),
+        (lambda path: path.write_text("[1]"), r"result\.json is damaged or no result"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-300]), r"result\.json is damaged .*: evaluate again"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), r"result\.json is damaged"),
         (Path.unlink, r"holds no result\.json: give folders"),
-        (changed(seed="first"), r"result\.json is damaged or was changed \(seed: "),
-        (changed(dataset={}), r"result\.json is damaged or was changed \(dataset\.name: "),
-        (changed(metrics=["beauty"]), r"scores of a kind that is not known \(beauty\)"),
+        (changed(version=2), r"it is of version 2, this colocate makes and reads 1\): evaluate again"),
+        (changed(seed="first"), r"result\.json is damaged or no result \(seed: "),
+        (changed(dataset={}), r"\(dataset.name: "),
+        (changed(metrics=["beauty"]), r"scores of a kind that is not known, beauty"),
         (changed(records=[]), r"lacks records of images"),
         (changed(records=[{"image": "a", "part": ""}]), r"lacks records of images"),
         (changed(records=[{"image": "a", "part": "", "probe": {}}]), r"do not fit together"),
     ],
 )
-def test_bad_results_are_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], says: str
-) -> None:
+def test_bad_results_are_a_sentence(tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
     write_result(tmp_path)
     (file,) = tmp_path.rglob("result.json")
     damage(file)
     with pytest.raises(UserError, match=says) as caught:
         collect([tmp_path])
     assert "\n" not in str(caught.value)
-    with pytest.raises(SystemExit):
-        main(["table", str(tmp_path)])
-    assert capsys.readouterr().err.startswith("colocate: ")
 
 
 def test_results_that_do_not_fit_together_and_places_without_any(tmp_path: Path) -> None:
@@ -97,6 +71,6 @@ def test_results_that_do_not_fit_together_and_places_without_any(tmp_path: Path)
     write_result(tmp_path, label="plm")
     with pytest.raises(UserError, match=r"plm-0.*json and .*random-0.*json should have the same test images"):
         collect([tmp_path])
-    for places, says in (([tmp_path / "nowhere"], "nowhere cannot be read"), ([], "no results: give")):
+    for places, says in (([tmp_path / "nowhere"], "nowhere cannot be read"), ([], "nothing holds no result")):
         with pytest.raises(UserError, match=says):
             collect(places)

@@ -115,12 +115,11 @@ def test_what_does_not_fit_is_refused(kept: Callable[[Task], Path], tmp_path: Pa
         (facts | {"version": VERSION + 1}, tensors, "another version"),
         (facts | {"task": "probe"}, tensors, "does not describe a model"),
         (facts | {"settings": {"depth": 3}}, tensors, "does not describe a model"),
-        (facts | {"more": 1}, tensors, "does not describe a model"),
         ([], tensors, "does not describe a model"),
-        (facts | {"architecture": "test_vit"}, tensors, "missing"),
-        (facts, odd, f"1 missing, such as {name}"),
-        (facts, tensors | {"head": torch.zeros(1)}, "1 unknown, such as head"),
-        (facts, odd | {name: torch.zeros(9)}, f"1 of another shape, such as {name}"),
+        (facts | {"architecture": "test_vit"}, tensors, "Missing key"),
+        (facts, odd, f"Missing key.*{name}"),
+        (facts, tensors | {"head": torch.zeros(1)}, "Unexpected key.*head"),
+        (facts, odd | {name: torch.zeros(9)}, f"size mismatch for {name}"),
     ]
     for number, (its, weights, reason) in enumerate(cases):
         place = tmp_path / str(number)

@@ -53,7 +53,14 @@ def slow(seeds: list[np.ndarray], cases: list[list[int]], draws: int = 4000) -> 
 
 def test_mean_and_standard_deviation_are_over_seeds() -> None:
     found = interval("probe", [run([0.5] * 4), run([0.7] * 4), run([0.9] * 4)])["image Dice"]
-    assert found == (pytest.approx(70), pytest.approx(20), pytest.approx(70), pytest.approx(70), "4 images")
+    assert found == (
+        pytest.approx(70),
+        pytest.approx(20),
+        pytest.approx(70),
+        pytest.approx(70),
+        "4 images",
+        pytest.approx((50, 70, 90)),
+    )
     assert math.isnan(interval("probe", [run([0.5, 0.7])])["image Dice"].std)
 
 
@@ -98,8 +105,6 @@ def test_the_same_seed_draws_the_same() -> None:
     runs = [run(noise(0)), run(noise(1))]
     assert interval("probe", runs) == interval("probe", runs)
     assert interval("probe", runs, seed=1) != interval("probe", runs)
-    single = interval("probe", runs, draws=1)["image Dice"]
-    assert single.low == single.high != single.mean
 
 
 def test_against_itself_there_is_no_difference() -> None:
@@ -151,27 +156,19 @@ def test_draws_in_which_a_score_is_undefined_are_left_out() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     three, names = [0.1, 0.2, 0.3], ["a", "b", "c"]
-    with pytest.raises(ValueError, match="nothing to draw from"):
-        interval("probe", [])
-    with pytest.raises(ValueError, match="nothing to draw from"):
-        interval("probe", [[]])
-    with pytest.raises(ValueError, match="run 2 has image 'c' where run 1 has 'b'"):
-        interval("probe", [run(three, names), run(three, ["a", "c", "b"])])
-    with pytest.raises(ValueError, match="run 2 has 2 images and run 1 has 3"):
-        paired("probe", [run(three)], [run([0.1, 0.2])])
+    for runs in ([], [[]], [run(three, names), run(three, ["a", "c", "b"])], [run(three), run(three[:2])]):
+        with pytest.raises(ValueError, match="no images, or not the same in the same order"):
+            interval("probe", runs)
     with pytest.raises(ValueError, match="2 seeds cannot be paired with 1"):
         paired("probe", [run(three), run(three)], [run(three)])
     with pytest.raises(ValueError, match="2 groups for 3 images"):
         interval("probe", [run(three)], ["a", "b"])
-    with pytest.raises(ValueError, match="not every run has Dice b, Jaccard b"):
-        paired(
-            "semantic",
-            [[{"image": "x", "semantic": {"a": {"a": 1}, "b": {}}}]],
-            [[{"image": "x", "semantic": {"a": {"a": 1}}}]],
-        )
+    one, other = ([{"image": "x", "semantic": {name: {} for name in classes}}] for classes in ("ab", "a"))
+    with pytest.raises(ValueError, match="different classes"):
+        paired("semantic", [one], [other])
 
 
 def test_all_scores_of_a_family_come_at_once() -> None:
     found = interval("glas", [glas_run([1.0, 2.0])] * 2)
     assert list(found) == ["object F1", "object Dice", "object Hausdorff"]
-    assert found["object F1"] == Interval(50, 0, 50, 50, "2 images")
+    assert found["object F1"] == Interval(50, 0, 50, 50, "2 images", (50, 50))

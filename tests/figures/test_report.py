@@ -20,17 +20,18 @@ from colocate.models.backbones import load_backbone
 from colocate.pretrain.loop import build_method, pretrain
 from colocate.pretrain.recipe import EncoderConfig
 from colocate.report.page import read_run, report
-from colocate.report.sample import evenly, masks_beside, spread, square, view_px
+from colocate.report.sample import masks_beside, spread, square, view_px
 from tests.tiny import tiny_recipe, write_tiles
 
 
 @pytest.fixture(scope="module")
 def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few steps on 32 phantom tiles of four slides, which have masks."""
+    """A few steps on the tiles of four of five phantom slides, which have masks."""
     folder = tmp_path_factory.mktemp("phantom")
-    write_phantom(folder / "tissue", 32, size=64, mpp=2.0)
+    write_phantom(folder / "tissue", 40, size=64, mpp=2.0)
     encoder, views = EncoderConfig("resnet18", output_stride=16), ViewConfig(size=32, area=(0.25, 1.0))
-    return pretrain(tiny_recipe(folder / "tissue" / "tiles.csv", folder / "run", encoder=encoder, views=views, steps=3))
+    recipe = tiny_recipe(folder / "tissue" / "tiles.csv", folder / "run", encoder=encoder, views=views, steps=3)
+    return pretrain(replace(recipe, hold_out=("source=slide04",)))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,7 @@ def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
         pixels = np.asarray(page.convert("RGB"))
     assert pixels.shape[1] > 900 and pixels.shape[0] > pixels.shape[1]
     inked = (pixels < 250).any(2)
-    # Something is drawn in every tenth of the page's height, and nothing runs over its edges.
-    assert all(part.any() for part in np.array_split(inked, 10))
-    assert not inked[:, :20].any() and not inked[:, -5:].any() and not inked[-5:].any()
+    assert all(part.any() for part in np.array_split(inked, 10))  # something in every tenth of the height
 
 
 def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
@@ -66,8 +65,7 @@ def test_any_run_has_a_page_and_one_without_masks_no_probe(
     main(["report", str(plain_run), "--out", str(tmp_path / "plain.png")])
     assert str(tmp_path / "plain.png") in capsys.readouterr().out
     with Image.open(tmp_path / "plain.png") as plain, Image.open(report(phantom_run, tmp_path / "p.png")) as phantom:
-        assert plain.width == phantom.width
-        assert plain.height < 0.85 * phantom.height
+        assert plain.height / plain.width < 0.85 * phantom.height / phantom.width
 
 
 def test_before_is_the_seeds_network_and_after_the_trained_one(phantom_run: Path) -> None:
@@ -82,17 +80,15 @@ def test_before_is_the_seeds_network_and_after_the_trained_one(phantom_run: Path
     assert not before.training and not after.training
 
 
-def test_masks_of_sources_in_the_run_are_split_by_source(tmp_path: Path) -> None:
-    write_phantom(tmp_path / "few", 24, size=32, mpp=4.0)
-    few = Index.build(tmp_path / "few" / "tiles.csv", tmp_path / "few.arrow")
-    assert masks_beside(few) is None  # three slides, no fourth to test on
-    write_phantom(tmp_path / "tissue", 40, size=32, mpp=4.0)
-    split = masks_beside(Index.build(tmp_path / "tissue" / "tiles.csv", tmp_path / "index.arrow"))
-    assert split is not None and not split.unseen
+def test_masks_are_those_of_the_run_and_of_slides_left_out(phantom_run: Path) -> None:
+    tissue = phantom_run.parent / "tissue"
+    assert masks_beside(Index.build(tissue / "tiles.csv", phantom_run.parent / "all.arrow")) is None
+    split = masks_beside(Index.open(phantom_run / "tiles.arrow"))
+    assert split is not None
     assert (len(split.train.images), len(split.test.images)) == (32, 8)
-    fourth = Image.open(tmp_path / "tissue" / "images" / "slide03" / "0024.png")
-    assert np.array_equal(split.test.images[0].permute(1, 2, 0).numpy(), np.asarray(fourth))
-    ids = np.asarray(Image.open(tmp_path / "tissue" / "glands" / "slide03" / "0024.png"))
+    first = sorted((tissue / "images" / "slide04").iterdir())[0]
+    assert np.array_equal(split.test.images[0].permute(1, 2, 0).numpy(), np.asarray(Image.open(first)))
+    ids = np.asarray(Image.open(tissue / "glands" / "slide04" / first.name))
     assert np.array_equal(split.test.masks[0].numpy(), ids > 0)
 
 
@@ -101,7 +97,6 @@ def test_shown_tiles_are_spread_over_sources(phantom_run: Path) -> None:
     chosen = spread(index, 8)
     assert sorted(index.source_numbers[chosen].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len(set(chosen)) == 8
-    assert evenly(3, 10) == [0, 1, 2]
 
 
 def test_tiles_are_shown_at_the_finest_scale_of_training(phantom_run: Path) -> None:

@@ -6,14 +6,17 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pyarrow import compute, parquet
+import pyarrow.compute
 from pyarrow import csv as arrow
+from pyarrow import parquet
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 TABLES = (".csv", ".parquet")
 DELIMITERS = ",;\t"
 UNKNOWN = pa.array(["NA", "N/A", "nan", "NaN", "null", "None"])
@@ -68,7 +71,7 @@ def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.Chun
     """
     values = table[name]
     if pa.types.is_floating(kind) and pa.types.is_string(values.type):
-        values = compute.if_else(compute.is_in(values, value_set=UNKNOWN), None, values)
+        values = pc.if_else(pc.is_in(values, value_set=UNKNOWN), None, values)
     try:
         return values.cast(kind)
     except pa.ArrowException as error:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -65,3 +66,16 @@ class Terminal:
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
         self.console.print(sentence, soft_wrap=True, markup=False)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line; of several validation errors the first, after its field.
+
+    >>> reason(ValueError("no number  here"))
+    'no number here'
+    """
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+    return " ".join(str(error).split())[:300]

@@ -67,16 +67,17 @@ COMMANDS = {
     "export": Command("colocate.cli.runs:export", "Write a run's backbone for timm, torchvision or detectron2."),
     "report": Command(
         "colocate.cli.runs:report",
-        "Draw a run as one page of pictures: matched cells, features before and after, curves.",
-    ),
-    "compare": Command(
-        "colocate.cli.runs:compare",
-        "Lay runs of any methods over each other: a table in Markdown, and one page of curves.",
+        "Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.",
     ),
     "demo": Command(
         "colocate.cli.demo:demo",
         "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
     ),
+}
+
+RETIRED = {
+    "bench": "is gone: the progress line and the journal of a run say pairs per second and the share of waiting",
+    "compare": "is now colocate report RUN RUN ...",
 }
 
 
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"colocate {__version__}")
         return
     try:
+        if arguments[0] in RETIRED:
+            raise UserError(f"colocate {arguments[0]} {RETIRED[arguments[0]]}")
         if arguments[0] not in COMMANDS:
             raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from colocate.base.errors import UserError
 from colocate.data.inspect import inspect as look
 from colocate.data.inspect import show
 from colocate.evaluate import table as results_table
@@ -48,25 +49,21 @@ def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -
     print(write_for(run, to, out))
 
 
-def report(run: Positional[Path], out: Path | None = None) -> None:
-    """Draw a run as one page of pictures: matched cells, features before and after, curves.
+def report(runs: Positional[list[Path]], out: Path | None = None) -> None:
+    """Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.
 
     Args:
-        run: The run folder.
-        out: The picture (default: RUN/report.png).
+        runs: The run folder, or several of any methods.
+        out: The picture (default: RUN/report.png; of several compare.png).
     """
-    print(draw(run, out))
-
-
-def compare(runs: Positional[list[Path]], out: Path = Path("compare.png")) -> None:
-    """Lay runs of any methods over each other: a table in Markdown, and one page of curves.
-
-    Args:
-        runs: The run folders, two or more.
-        out: The picture.
-    """
-    print(lay_over(runs, out))
-    print(f"\ncurves: {out}")
+    if not runs:
+        raise UserError("give the folder of a run, or several to compare: colocate report RUN [RUN ...]")
+    if len(runs) == 1:
+        print(draw(runs[0], out))
+        return
+    picture = out or Path("compare.png")
+    print(lay_over(runs, picture))
+    print(f"\ncurves: {picture}")
 
 
 def table(
@@ -81,7 +78,7 @@ def table(
         results: Folders of results, or result.json files.
         against: The backbone that others are compared with (default: random, else the first).
         by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
-        out: Folder for table.md, table.csv, table.json and table.png.
+        out: Folder for table.md, table.csv and table.png.
     """
     tables = results_table.collect(results, against, by)
     text = markdown(tables) + "\n"
@@ -89,4 +86,4 @@ def table(
     if out is not None:
         results_table.write(tables, text, out)
         draw_scores(tables, out / "table.png")
-        print(f"\nwritten: {out}/table.md, .csv, .json and .png")
+        print(f"\nwritten: {out}/table.md, .csv and .png")

@@ -1,4 +1,4 @@
-"""A backbone to be judged: what the user calls `--backbone`, found, checked and built."""
+"""Find, check and build the backbones that `--backbone` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY = "resnet18"  # the architecture where nothing says another
 
 @dataclass(frozen=True)
 class PlainWeights:
-    """What is to be said of weights that no run of colocate wrote."""
+    """Architecture and normalisation of weights that no run of colocate wrote."""
 
     architecture: str | None = None
     """The architecture of a plain weights file, of imagenet and of random (default: resnet18)."""
@@ -31,31 +31,31 @@ class PlainWeights:
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone to be judged, not built yet."""
+    """A backbone with its weights, not built yet."""
 
     label: str
-    """What tables call it."""
+    """Its name in tables."""
     architecture: str
     origin: str
     """A path, or what it is (random, imagenet)."""
     fingerprint: str
-    """Hash of its weights; of random ones, which every seed draws anew, of their kind."""
+    """Hash of its weights; `random ARCHITECTURE` for random ones, which every seed draws anew."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     mpp: float | None = None
     """Micrometres per pixel of the tiles it was pretrained on, where known."""
     output_stride: int = 32
-    """With which it was pretrained."""
+    """Of pretraining."""
     cell_stride: int | None = None
-    """The same."""
+    """Of pretraining."""
     path: Path | None = None
-    """Where its weights are, or the run that made it."""
+    """The weights file, or the folder of the run."""
     steps: int | None = None
     recipe: str | None = None
     weights: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def build(self, seed: int, output_stride: int = 32, cell_stride: int | None = None) -> Backbone:
-        """The backbone with its weights, in evaluation mode; random ones are drawn by the seed."""
+        """Build the backbone with its weights, in evaluation mode; random ones are drawn by the seed."""
         torch.manual_seed(seed)
         backbone = Backbone(self.architecture, output_stride, cell_stride=cell_stride)
         if self.weights:
@@ -63,7 +63,7 @@ class Candidate:
         return backbone.eval()
 
     def facts(self) -> dict[str, Any]:
-        """What results say of it."""
+        """The fields that results store."""
         kept = ("label", "architecture", "fingerprint", "origin", "steps", "recipe")
         return {name: getattr(self, name) for name in kept}
 
@@ -74,7 +74,7 @@ def find_candidate(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> Candidate:
-    """What a word names: a run's folder, its backbone.safetensors, another weights file, `imagenet` or `random`.
+    """Find what a word names: a run's folder, its backbone.safetensors, another weights file, `imagenet` or `random`.
 
     `LABEL=WORD` sets the label. `architecture` is that of a plain weights file, of `imagenet` and of `random` (resnet18
     if not given); mean and std those that a plain file wants of its images (ImageNet's if not given).
@@ -86,7 +86,14 @@ def find_candidate(
     label, found, rest = word.partition("=")
     label, word = (label, rest) if found and label else ("", word)
     if word in ("random", "imagenet"):
-        return _of_a_kind(word, label or word, architecture or ANY)
+        backbone = Backbone(architecture or ANY)
+        if word == "random":
+            return Candidate(label or word, backbone.name, word, f"random {backbone.name}")
+        backbone.load("published")
+        look = backbone.published_look
+        normalisation = _checked(look["mean"], look["std"], f"the published {backbone.name}")
+        weights = backbone.net.state_dict()
+        return Candidate(label or word, backbone.name, word, _fingerprint(weights), *normalisation, weights=weights)
     path = Path(word)
     if not path.exists():
         raise UserError(f"--backbone {word}: no such run or file (or give imagenet, or random)")
@@ -109,15 +116,13 @@ def find_candidate(
         backbone.load_file(path)
     path = path.absolute()
     folder = path if path.is_dir() else path.parent if path.stem == "backbone" else path.with_suffix("")
-    name = f"{folder.parent.name}-best" if folder.name == "best" else folder.name
     weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     return Candidate(
-        label or name,
+        label or (f"{folder.parent.name}-best" if folder.name == "best" else folder.name),
         backbone.name,
         str(path),
         _fingerprint(weights),
-        mean=normalisation[0],
-        std=normalisation[1],
+        *normalisation,
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
         cell_stride=backbone.cell_stride,
@@ -128,18 +133,9 @@ def find_candidate(
     )
 
 
-def _of_a_kind(word: str, label: str, architecture: str) -> Candidate:
-    backbone = Backbone(architecture)
-    if word == "random":
-        return Candidate(label, architecture, "random", f"random {architecture}")
-    backbone.load("published")
-    look = backbone.published_look
-    weights = backbone.net.state_dict()
-    mean, std = _checked(look["mean"], look["std"], f"the published {architecture}")
-    return Candidate(label, architecture, "imagenet", _fingerprint(weights), mean, std, weights=weights)
-
-
-def _checked(mean: tuple[float, ...], std: tuple[float, ...], origin: str) -> tuple[tuple[float, ...], ...]:
+def _checked(
+    mean: tuple[float, ...], std: tuple[float, ...], origin: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of images in [0, 1], three numbers each."""
     if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
         raise UserError(

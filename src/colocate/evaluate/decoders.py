@@ -1,4 +1,4 @@
-"""Semantic segmentation: a U-Net (arXiv:1505.04597) on the backbone, its decoder by segmentation-models-pytorch."""
+"""Decoders on a backbone: Mask R-CNN (torchvision), and a U-Net (arXiv:1505.04597, segmentation-models-pytorch)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -31,7 +32,7 @@ from colocate.pretrain.probes import batch_norms
 
 @final
 class Pyramid(nn.Module):
-    """(b, 3, H, W) to one grid a stride, finest first.
+    """Feature pyramid of a backbone: (b, 3, H, W) to one grid a stride, finest first.
 
     A network of stages gives its own grids. A ViT, which has one, gets the simple feature pyramid of ViTDet
     (arXiv:2203.16527): strides 4, 8, 16 and 32 by transposed convolutions and pooling of the last grid.
@@ -67,23 +68,16 @@ class Pyramid(nn.Module):
 
 
 def _scaled(channels: int, stride: int, wanted: int, width: int) -> nn.Sequential:
-    """ViTDet's path from a grid at one stride to a grid at another."""
+    """Layers that bring a grid from one stride to another, as in ViTDet."""
     parts: list[nn.Module] = []
     while stride > wanted:
-        parts += [nn.ConvTranspose2d(channels, channels // 2, 2, 2), _LayerNorm(channels // 2), nn.GELU()]
+        parts += [nn.ConvTranspose2d(channels, channels // 2, 2, 2), LayerNorm2d(channels // 2, eps=1e-5), nn.GELU()]
         channels, stride = channels // 2, stride // 2
     if stride < wanted:
         parts.append(nn.MaxPool2d(wanted // stride))
-    parts += [nn.Conv2d(channels, width, 1, bias=False), _LayerNorm(width)]
-    parts += [nn.Conv2d(width, width, 3, padding=1, bias=False), _LayerNorm(width)]
+    parts += [nn.Conv2d(channels, width, 1, bias=False), LayerNorm2d(width, eps=1e-5)]
+    parts += [nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width, eps=1e-5)]
     return nn.Sequential(*parts)
-
-
-class _LayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of a grid."""
-
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def freeze_norms(norms: Sequence[nn.Module]) -> None:
@@ -124,7 +118,7 @@ class InstancesConfig:
 
     @property
     def alter(self) -> Alter:
-        """What happens to a training image before the model resizes it."""
+        """Augmentation of a training image, before the model resizes it."""
         return partial(flipped, symmetries=self.symmetries)
 
 
@@ -242,7 +236,7 @@ class _Levels(nn.Module):
 
 
 def instance_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dict[str, Tensor]:
-    """What Mask R-CNN learns from: boxes (x0, y0, x1, y1; edges, not pixels), labels and masks of the objects."""
+    """Training target of Mask R-CNN: boxes (x0, y0, x1, y1; edges, not pixels), labels and masks of the objects."""
     ids = mask.unique()
     ids = ids[ids > 0].long()
     masks: Bool[Tensor, "n h w"] = mask[None] == ids[:, None, None]
@@ -275,7 +269,7 @@ class SemanticsConfig:
 
     @property
     def alter(self) -> Alter:
-        """What makes a training crop of an image."""
+        """Augmentation that makes a training crop of an image."""
         return partial(_cropped, side=self.crop, symmetries=self.symmetries)
 
 
@@ -324,7 +318,7 @@ class Segmenter(nn.Module):
         return {"cross_entropy": each / (classes != OUTSIDE).sum().clamp_min(1)}
 
     def logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """What speaks for each class at each pixel; images in [0, 1], of sides that are multiples of 32."""
+        """Logits of each class at each pixel; images in [0, 1], of sides that are multiples of 32."""
         grids = self.pyramid((images - self.mean) / self.std)
         if self.pyramid.strides[0] == 4:
             grids = [images.new_zeros(len(images), 0, images.shape[2] // 2, images.shape[3] // 2), *grids]
@@ -357,7 +351,7 @@ class Segmenter(nn.Module):
 
 
 def class_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dict[str, Tensor]:
-    """What a U-Net learns from a crop: the class of each pixel (0 is background where objects are labelled)."""
+    """Training target of a U-Net: the class of each pixel (0 is background where objects are labelled)."""
     return {"classes": data.pixel_classes(number, mask)}
 
 

@@ -1,4 +1,4 @@
-"""Teaching a decoder, and the backbone below it: the loop of fine-tuning, on the same engine as pretraining."""
+"""Fine-tune a decoder and the backbone below it, on the same engine as pretraining."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Examples(Dataset[Any]):
             return error
 
     def one(self, number: int, epoch: int) -> Example:
-        """The example that an image gives in an epoch."""
+        """Build the example of an image in an epoch."""
         draws = uniforms(torch.tensor([number]), self.seed, epoch, count=DRAWS)[0]
         image, mask = self.alter(self.data.image(number), self.data.mask(number), draws)
         return Example(image, self.target(self.data, number, mask))
 
 
 def turns(numbers: Sequence[int], batch: int, seed: int, step: int) -> list[Any]:
-    """(number, epoch) of the images of a step, however few images there are.
+    """Number and epoch of each image of a step; a batch may be larger than the data set.
 
     Epochs follow one another without a gap, each in its own order; a batch may reach into the next.
 
@@ -71,13 +71,6 @@ def turns(numbers: Sequence[int], batch: int, seed: int, step: int) -> list[Any]
     """
     places = (divmod(place, len(numbers)) for place in range(step * batch, (step + 1) * batch))
     return [(numbers[int(one_order(len(numbers), seed, epoch)[within])], epoch) for epoch, within in places]
-
-
-def example_loader(
-    examples: Examples, numbers: Sequence[int], batch: int, steps: range, workers: int
-) -> Iterator[list[Example]]:
-    """The examples of each step, read ahead by `workers`. Raises UserError where an image is unreadable."""
-    return read_ahead(examples, steps, partial(turns, numbers, batch, examples.seed), workers)
 
 
 def flipped(
@@ -94,7 +87,7 @@ def flipped(
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how a decoder is taught: on one device, for seeds are what several devices can share."""
+    """Single-device settings of fine-tuning; run one seed on each GPU to use several."""
 
     accelerator: str = "auto"
     """auto, cpu, gpu."""
@@ -116,7 +109,7 @@ class Engine:
         self.machine()  # checks the rest
 
     def machine(self) -> MachineConfig:
-        """The same for pretraining's engine."""
+        """The same settings for pretraining's engine."""
         return MachineConfig(
             self.accelerator, 1, 1, self.workers, log_every=self.log_every, save_every=self.save_every, journals=()
         )
@@ -124,7 +117,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how fast a decoder learns."""
+    """Optimiser and schedule of fine-tuning."""
 
     steps: int | None = None
     """Optimiser steps; None: `epochs`."""
@@ -156,7 +149,7 @@ class FitConfig:
             raise UserError("warmup and drops are shares of the steps, in [0, 1)")
 
     def planned(self, images: int) -> int:
-        """Steps on so many images."""
+        """Number of optimiser steps for a number of training images."""
         return self.steps or -(-self.epochs * images // self.batch)
 
     def rate(self, step: int, steps: int) -> float:
@@ -183,11 +176,11 @@ def fit(
     engine: Engine,
     ready: Callable[[nn.Module], object] = nn.Module.train,
 ) -> nn.Module:
-    """Train `model`, or go on where `folder` says it stopped; returns it, on its device.
+    """Train `model`, resuming from a checkpoint in `folder` if there is one; returns it, on its device.
 
     `model(images, targets)` gives named losses: images a list of (3, h, w) in [0, 1], targets a list of dictionaries.
     Everything random in step t is a function of (seed, t). `ready` puts the model into its training state;
-    `identity` names all that decides the numbers: a checkpoint of another one is not gone on with.
+    `identity` names all that decides the numbers: checkpoints of another one are refused.
 
     Raises:
         UserError: a loss that is not finite, a checkpoint of something else, what `launch` raises.
@@ -200,7 +193,8 @@ def fit(
     network, optimizer = fabric.setup(model, build_optimizer(optim, model))
     steps = config.planned(len(numbers))
     step = _restore(folder, identity, model, optimizer)
-    batches = example_loader(examples, numbers, config.batch, range(step, steps), workers(engine.machine()))
+    places = partial(turns, numbers, config.batch, examples.seed)
+    batches: Iterator[list[Example]] = read_ahead(examples, range(step, steps), places, workers(engine.machine()))
 
     journal: Journal | None = None
     pace = Pace("images")

@@ -1,18 +1,8 @@
 """Two hashes of every image, computed once: one of its pixels, one of how it looks; and images that look the same.
 
 The second is a perceptual hash (the signs of 64 low frequencies, `imagehash.phash`), which survives another size,
-compression or file format. Distances (bits of 64 that differ, the least over the eight flips and turns of one of the
-two), measured on GlaS (165 images), EBHI-Seg (2,228) and LC25000's colon (1,981):
-
-    a copy at JPEG quality 70        0-4     (of 505 copies 442 at 0)
-    a copy at half size              0-2     (halved without smoothing: 0-8)
-    a copy without 1 % of each side  0-8
-    two images of different cases    10 and more: 6 of 7.5 million pairs at 10, 82 at 12
-    two of LC25000                   0-8 for 350 pairs: it was augmented from few originals
-
-Images at most `NEAR` apart are therefore candidates, and `alike` decides: the correlation of both, shrunk to 32 x 32
-grey pixels. It was over 0.91 for all the copies above, and below 0.51 for all pairs of different cases up to distance
-12.
+compression or file format. Images at most `NEAR` bits apart are candidates, and `alike` decides: the correlation of
+both, shrunk to 32 x 32 grey pixels. docs/evaluation/leakage.md has the measurements behind the thresholds.
 """
 
 from __future__ import annotations
@@ -44,7 +34,6 @@ VERSION = 1
 NEAR = 8
 ALIKE = 0.6
 SIDE = 32  # pixels from which the perceptual hash is computed
-TURNS = (None, *Image.Transpose)  # the eight symmetries; the image as it is comes first
 AT_ONCE = 16  # images a worker hashes before it reports
 FEW = 1000  # up to so many are hashed in this process
 CHUNK = 4096
@@ -67,17 +56,21 @@ def hashes(read: Callable[[int], Tensor], count: int, cache: Path, key: str, sym
     read: gives an image's RGB pixels, or raises UserError; it is called in other processes where images are many.
     Images that could not be read when the cache was written are tried again.
     """
-    turns = len(TURNS) if symmetries else 1
+    turns = 8 if symmetries else 1
     exact, near = _cached(cache, key, count, turns) or ([b""] * count, np.zeros((count, turns), np.uint64))
     unreadable: dict[int, str] = {}
     todo = [number for number, digest in enumerate(exact) if not digest]
-    before = len(todo)
-    for number, hashed in zip(todo, _hash_all(read, todo, turns), strict=True):
-        if isinstance(hashed, str):
-            unreadable[number] = hashed
-        else:
-            exact[number], near[number] = hashed
-    if len(unreadable) < before:
+    processes = 0 if len(todo) <= FEW else min(16, len(os.sched_getaffinity(0)))
+    parts = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
+    hashed = read_ahead(_Hashing(read, turns), range(len(parts)), parts.__getitem__, processes)
+    shown = track(hashed, "Hashing images", len(parts), console=Console(stderr=True), disable=not processes)
+    for numbers, part in zip(parts, shown, strict=True):
+        for number, one in zip(numbers, part, strict=True):
+            if isinstance(one, str):
+                unreadable[number] = one
+            else:
+                exact[number], near[number] = one
+    if len(unreadable) < len(todo):
         with suppress(UserError):  # in a folder that may only be read, they are computed each time
             _write(cache, key, exact, near)
     return Hashes(exact, near, unreadable)
@@ -103,13 +96,15 @@ def near_pairs(
 
 def alike(image: UInt8[Tensor, "3 h w"], other: UInt8[Tensor, "3 H W"]) -> float:
     """Correlation of two images shrunk to one size and grey, under the symmetry that suits best; 0 of a flat one."""
-    small, thumb = _vector(_small(other)), _small(image)
-    return max(float(_vector(_turned(thumb, turn)) @ small) for turn in TURNS)
+    small = _vector(_small(other))
+    return max(float(_vector(turned) @ small) for turned in _symmetries(_small(image)))
 
 
 @final
 @dataclass(frozen=True)
 class _Hashing(Dataset[Any]):
+    """Images by number to their hashes, or the reason why one could not be read."""
+
     read: Callable[[int], Tensor]
     turns: int
 
@@ -117,27 +112,14 @@ class _Hashing(Dataset[Any]):
         return [self.one(number) for number in numbers]
 
     def one(self, number: int) -> tuple[bytes, list[int]] | str:
-        """The hashes of an image, or why it could not be read."""
         try:
             pixels = self.read(number)
         except UserError as error:
             return str(error)
         digest = blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
         digest.update(pixels.numpy().tobytes())
-        thumb = _small(pixels)
-        return digest.digest(), [_near(_turned(thumb, turn)) for turn in TURNS[: self.turns]]
-
-
-def _hash_all(read: Callable[[int], Tensor], numbers: list[int], turns: int) -> Any:
-    processes = 0 if len(numbers) <= FEW else min(16, len(os.sched_getaffinity(0)))
-    steps = range(-(-len(numbers) // AT_ONCE))
-    parts = read_ahead(
-        _Hashing(read, turns), steps, lambda step: numbers[step * AT_ONCE : (step + 1) * AT_ONCE], processes
-    )
-    screen = Console(stderr=True)
-    hidden = not screen.is_terminal or len(numbers) <= AT_ONCE
-    for part in track(parts, "Hashing images", len(steps), console=screen, disable=hidden, transient=True):
-        yield from part
+        turned = _symmetries(_small(pixels))[: self.turns]
+        return digest.digest(), [int.from_bytes(np.packbits(imagehash.phash(one).hash).tobytes()) for one in turned]
 
 
 def _small(pixels: UInt8[Tensor, "3 h w"]) -> Image.Image:
@@ -145,12 +127,9 @@ def _small(pixels: UInt8[Tensor, "3 h w"]) -> Image.Image:
     return image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def _turned(thumb: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-    return thumb if turn is None else thumb.transpose(turn)
-
-
-def _near(thumb: Image.Image) -> int:
-    return int.from_bytes(np.packbits(imagehash.phash(thumb).hash).tobytes())
+def _symmetries(thumb: Image.Image) -> list[Image.Image]:
+    """The image as it is, flipped and turned: eight."""
+    return [thumb, *(thumb.transpose(turn) for turn in Image.Transpose)]
 
 
 def _vector(thumb: Image.Image) -> Float32[np.ndarray, "n"]:
@@ -166,11 +145,11 @@ def _signs(near: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "n 64"]:
 def _cached(cache: Path, key: str, count: int, turns: int) -> tuple[list[bytes], UInt64[np.ndarray, "n s"]] | None:
     try:
         table = pq.read_table(cache)
-        if (table.schema.metadata or {}).get(b"key") != _key(key) or len(table) != count:
+        if table.schema.metadata[b"key"] != _key(key) or len(table) != count:
             return None
         near = table["near"].combine_chunks().flatten().to_numpy().reshape(count, turns)
         return table["exact"].to_pylist(), near.copy()
-    except (OSError, ValueError, KeyError, pa.ArrowException):  # none yet, or a damaged one
+    except (OSError, ValueError, KeyError, pa.ArrowException):  # none yet, or a damaged or foreign one
         return None
 
 

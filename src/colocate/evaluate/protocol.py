@@ -1,4 +1,4 @@
-"""The protocol: which backbones on which images with which seeds; a result is written once and not computed twice."""
+"""Evaluate backbones on a data set, seed by seed; a result is written once and not computed twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from colocate.evaluate.tasks import InstancesTask, Outcome, Overlays, ProbeTask,
 
 
 def instances_for(data: Labelled) -> InstancesConfig:
-    """GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
+    """Default settings of instance segmentation on a data set.
+
+    GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
+
 
     Others: GlaS's, at the images' own median short side (training images down to 0.77 of it, as on GlaS).
     """
@@ -47,7 +50,10 @@ def instances_for(data: Labelled) -> InstancesConfig:
 
 
 def semantics_for(data: Labelled) -> SemanticsConfig:
-    """BCSS's: 20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have).
+    """Default settings of semantic segmentation on a data set.
+
+    20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have), as for BCSS.
+
 
     On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
     """
@@ -75,7 +81,7 @@ VERSION = 1  # of results; to be raised when the same settings would give other 
 
 @dataclass(frozen=True)
 class Protocol:
-    """On which images, how often, and where the results go."""
+    """Settings of an evaluation whatever the task: data, seeds, output folder."""
 
     data: str = ""
     """A data set that `colocate prepare` wrote."""
@@ -131,13 +137,13 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
                 console.print(f"{candidate.label}, seed {seed}: {file} is there", soft_wrap=True)
             else:
                 console.print(f"{candidate.label}, seed {seed}: {len(train)} training images", soft_wrap=True)
-                _compute(task, protocol, trial, scheme, findings[candidate.label])
+                _compute(task, protocol, trial, findings[candidate.label])
             files.append(file)
     return files
 
 
 def some_of(data: Labelled, train: Sequence[int], fraction: float, seed: int) -> list[int]:
-    """A share of the training images, at least one, of as few cases as possible; larger shares contain smaller ones.
+    """Choose a share of the training images, of as few cases as possible; larger shares contain smaller ones.
 
     Cases come in an order drawn by the seed, and each one's images too; images without a case are cases of their own.
     """
@@ -173,11 +179,11 @@ def _trial(
     share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
     name = f"{task.name}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
     test = data.test(scheme)
-    where = (Path(protocol.out) / name.replace("/", "_"), text, protocol.engine)
-    return Trial(candidate, data, train, test, seed, *where)
+    folder = Path(protocol.out) / name.replace("/", "_")
+    return Trial(candidate, data, scheme, train, test, seed, folder, text, protocol.engine)
 
 
-def _compute(task: Task, protocol: Protocol, trial: Trial, scheme: str, findings: Findings) -> None:
+def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(trial.seed)
     overlays = Overlays(trial.data, trial.test)
@@ -188,22 +194,20 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, scheme: str, findings
         write_atomically(trial.folder / "predictions.json", lambda file: file.write(text.encode()))
     if protocol.keep_models and isinstance(task, InstancesTask | SemanticsTask) and outcome.model is not None:
         keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
-    result = _result(task, protocol, trial, scheme, findings, outcome)
-    text = json.dumps(result, indent=1)
+    text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
     write_atomically(trial.folder / "result.json", lambda file: file.write(text.encode()))
     shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
 
 
-def _result(
-    task: Task, protocol: Protocol, trial: Trial, scheme: str, findings: Findings, outcome: Outcome
-) -> dict[str, Any]:
+def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, outcome: Outcome) -> dict[str, Any]:
     data, items = trial.data, trial.data.items
-    parts = {number: part for part, numbers in data.parts(scheme).items() for number in numbers}
-    named = [{"image": items[n].name, "part": parts[n], "source": items[n].source} for n in trial.test]
-    records = [name | record for name, record in zip(named, outcome.records, strict=True)]
-    of_part: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        of_part.setdefault(record["part"], []).append(record)
+    part_of = {number: part for part, numbers in data.parts(trial.scheme).items() for number in numbers}
+    records = [
+        {"image": items[number].name, "part": part_of[number], "source": items[number].source} | record
+        for number, record in zip(trial.test, outcome.records, strict=True)
+    ]
+    parts = dict.fromkeys(record["part"] for record in records)
+    scores = {part: scores_of(task.metrics, [record for record in records if record["part"] == part]) for part in parts}
     sources = [{items[n].source for n in numbers} - {""} for numbers in (trial.train, trial.test)]
     settings = asdict(task)  # pyright: ignore[reportArgumentType]
     return {
@@ -213,7 +217,7 @@ def _result(
         "dataset": {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "split": scheme,
+            "split": trial.scheme,
             "train": len(trial.train),
             "test": len(trial.test),
             "train_sources": len(sources[0]),
@@ -225,10 +229,10 @@ def _result(
         "settings": settings["config"] | {"precision": protocol.engine.precision},
         "fraction": protocol.fraction,
         "seed": trial.seed,
-        "leakage": findings.facts(protocol.allow_leakage),
+        "leakage": asdict(findings) | {"forced": protocol.allow_leakage and bool(findings.found)},
         "metrics": list(task.metrics),
         "scores": scores_of(task.metrics, records),
-        "parts": {part: scores_of(task.metrics, some) for part, some in of_part.items()} if len(of_part) > 1 else {},
+        "parts": scores if len(scores) > 1 else {},
         "records": records,
         "seconds": {name: round(seconds, 2) for name, seconds in outcome.seconds.items()},
         "versions": {name: version(name) for name in ("colocate", "torch", "torchvision", "timm")},

@@ -1,6 +1,6 @@
-"""How sure a score is: several seeds, and images that could have been others.
+"""Read results, and compute the uncertainty of scores over seeds and over images.
 
-Two things vary and are told apart. *Seeds*: the standard deviation over them. *Images*: a percentile bootstrap. The
+Two things vary. *Seeds*: the standard deviation over them. *Images*: a percentile bootstrap. The
 test images are drawn anew with replacement, the same draw for every seed (and for both sides of a comparison), the
 scores of the drawn set are computed from the images' records and averaged over seeds; `low` and `high` are percentiles
 of that mean over many draws. So the interval says what other images of this kind would have given these trained
@@ -17,22 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 import numpy as np
 import pydantic
 from jaxtyping import Float64, Int64
 
 from colocate.base.errors import UserError
+from colocate.base.text import reason
+from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
 from colocate.evaluate.protocol import VERSION
-
-REMEDY = "give folders of results, or result.json files, that `colocate evaluate` wrote"
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """On what a result was computed; as in result.json."""
+    """The data of a result; as in result.json."""
 
     name: str
     fingerprint: str
@@ -47,7 +47,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What was judged."""
+    """The evaluated backbone; as in result.json."""
 
     label: str
     architecture: str
@@ -58,36 +58,36 @@ class BackboneFacts:
 
 
 @dataclass(frozen=True)
-class LeakageFacts:
-    """What was sought of the test images in the data that the backbone or the decoder learned from."""
-
-    checked: tuple[str, ...]
-    unchecked: tuple[str, ...]
-    found: tuple[str, ...]
-    forced: bool
-
-
-@dataclass(frozen=True)
 class Result:
-    """One seed of one backbone."""
+    """One seed of one backbone, as in result.json."""
 
-    task: str
+    version: int
+    task: Literal["instances", "semantics", "probe"]
     dataset: DataFacts
     backbone: BackboneFacts
     settings: dict[str, Any]
     fraction: float
     seed: int
-    leakage: LeakageFacts
+    leakage: Findings
     metrics: tuple[str, ...]
     records: list[dict[str, Any]]
     versions: dict[str, str]
     machine: str
     date: str
-    path: str = ""
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"it is of version {self.version}, this colocate makes and reads {VERSION}")
+        if unknown := [name for name in self.metrics if name not in FAMILIES]:
+            raise ValueError(f"scores of a kind that is not known, {unknown[0]}")
+        names = {"image", "part", *self.metrics}
+        if not self.records or not all(names <= record.keys() for record in self.records):
+            raise ValueError("it lacks records of images, from which scores are computed")
 
     @property
     def table(self) -> tuple[str, ...]:
-        """What two results must have in common to share a table."""
+        """Key of the table that a result belongs to."""
         data = self.dataset
         return self.task, data.name, data.fingerprint, data.split, f"{self.fraction:.6f}", self.how, *self.metrics
 
@@ -120,52 +120,33 @@ class Row:
 
 
 def read_results(places: Sequence[Path]) -> list[Result]:
-    """All results in and below these files and folders, each once.
+    """Read all results in and below these files and folders, each once.
 
     Raises:
-        UserError: there is none in one of them, or one is damaged, of another version or not a result.
+        UserError: there is none, or one is damaged, of another version or not a result.
     """
-    if not places:
-        raise UserError(f"no results: {REMEDY}")
     found: dict[Path, Path] = {}
     for place in places:
         files = sorted(place.rglob("result.json")) if place.is_dir() else [place]
-        if not files:
-            raise UserError(f"{place} holds no result.json: {REMEDY}")
         found |= {file.resolve(): file for file in files if file.resolve() not in found}
+    if not found:
+        where = ", ".join(map(str, places)) or "nothing"
+        raise UserError(f"{where} holds no result.json: give folders of results that `colocate evaluate` wrote")
     return [read_result(file) for file in found.values()]
 
 
 def read_result(path: Path) -> Result:
-    """The result in a file. Raises UserError if it is missing, damaged, of another version, or something else."""
+    """Read the result in a file. Raises UserError if it is missing, damaged, of another version or something else."""
     try:
-        plain = json.loads(path.read_text())
-        if not isinstance(plain, dict) or not {"version", "task", "records"} <= plain.keys():
-            raise UserError(f"{path} is not a result of colocate: {REMEDY}")
-        if plain["version"] != VERSION:
-            raise UserError(
-                f"{path} is a result of version {plain['version']}, this colocate makes and reads {VERSION}: "
-                "evaluate again, or leave it out"
-            )
-        result = _RESULT.validate_python(plain | {"path": str(path)})
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is damaged or was changed ({where}: {first['msg']}): evaluate again") from error
+        return _RESULT.validate_python(json.loads(path.read_bytes()) | {"path": str(path)})
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or no JSON ({error}): evaluate again, or leave it out") from error
-    if unknown := [name for name in result.metrics if name not in FAMILIES]:
-        raise UserError(f"{path} has scores of a kind that is not known ({unknown[0]}): evaluate again")
-    names = {"image", "part", *result.metrics}
-    if not result.records or not all(names <= record.keys() for record in result.records):
-        raise UserError(f"{path} lacks records of images, from which scores are computed: evaluate again")
-    return result
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged or no result ({reason(error)}): evaluate again, or leave it out") from error
 
 
 def grouped(results: Sequence[Result]) -> list[list[Row]]:
-    """Results that may share a table, by backbone: in the order of their labels.
+    """Group results by table, and in a table by backbone, in the order of labels.
 
     A label that several backbones of one table have is told apart by the beginning of their fingerprints.
 
@@ -218,6 +199,8 @@ class Interval(NamedTuple):
     high: float
     over: str
     """What was drawn: "80 images" or "16 cases (80 images)"."""
+    values: tuple[float, ...]
+    """The score of each seed."""
 
 
 @final
@@ -244,15 +227,18 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Every score of a family with its spread over seeds (one run each) and its interval over images.
+    """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
 
     `groups` is the case of each image, in the runs' order; an image whose case is unknown (empty) is one of its own.
 
     Raises:
-        ValueError: no run or no image, or the runs' images differ, or there are not as many groups as images.
+        ValueError: no run or no image, runs of different images or classes, or not as many groups as images.
     """
     scores, over = _drawn(family, [runs], groups, draws, seed)
-    return {name: Interval(*_spread(first), *_percentiles(first, level), over) for name, (first,) in scores.items()}
+    return {
+        name: Interval(*_spread(first), *_percentiles(first, level), over, tuple(first[0].tolist()))
+        for name, (first,) in scores.items()
+    }
 
 
 def paired(
@@ -265,7 +251,7 @@ def paired(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Every score of a family, of the first less the second: runs of the same seeds, in the same order.
+    """Compare every score of a family, first less second: runs of the same seeds, in the same order.
 
     Raises:
         ValueError: as in `interval`, or one has other images or another number of seeds than the other.
@@ -292,38 +278,24 @@ def _drawn(
 ) -> tuple[dict[str, list[Table]], str]:
     """Each score's table for each side, and what was drawn in words."""
     runs = [run for side in sides for run in side]
-    images = _same_images(runs)
-    counts, over = _counts(images, groups, draws, seed)
+    images = [[entry["image"] for entry in run] for run in runs]
+    if not runs or not runs[0] or any(names != images[0] for names in images):
+        raise ValueError("runs have no images, or not the same in the same order")
+    counts, over = _counts(len(images[0]), groups, draws, seed)
     each = [FAMILIES[family].pack([entry[family] for entry in run])(counts) for run in runs]
-    names = list(dict.fromkeys(name for scores in each for name in scores))
-    if lacking := {name for name in names for scores in each if name not in scores}:
-        raise ValueError(f"not every run has {', '.join(sorted(lacking))}: compare runs of the same classes")
-    tables = {name: np.stack([scores[name] for scores in each], 1) for name in names}
+    if any(scores.keys() != each[0].keys() for scores in each):
+        raise ValueError("runs have scores of different classes")
+    tables = {name: np.stack([scores[name] for scores in each], 1) for name in each[0]}
     edges = np.cumsum([len(side) for side in sides])[:-1]
     return {name: np.split(table, edges, axis=1) for name, table in tables.items()}, over
 
 
-def _same_images(runs: Sequence[Run]) -> list[str]:
-    if not runs or not runs[0]:
-        raise ValueError("no run, or one without images: there is nothing to draw from")
-    names = [[str(entry["image"]) for entry in run] for run in runs]
-    for number, other in enumerate(names):
-        if len(other) != len(names[0]):
-            raise ValueError(f"run {number + 1} has {len(other)} images and run 1 has {len(names[0])}")
-        for mine, yours in zip(names[0], other, strict=True):
-            if mine != yours:
-                raise ValueError(f"run {number + 1} has image {yours!r} where run 1 has {mine!r}: order both alike")
-    return names[0]
-
-
-def _counts(
-    images: Sequence[str], groups: Sequence[str] | None, draws: int, seed: int
-) -> tuple[Int64[np.ndarray, "d n"], str]:
-    """How often each image stands in the set as it is and in each draw."""
-    over = f"{len(images)} images"
-    cases = np.arange(len(images))
-    if groups is not None and len(groups) != len(images):
-        raise ValueError(f"{len(groups)} groups for {len(images)} images: give each image its case")
+def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:
+    """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words."""
+    over = f"{images} images"
+    cases = np.arange(images)
+    if groups is not None and len(groups) != images:
+        raise ValueError(f"{len(groups)} groups for {images} images: give each image its case")
     if groups is not None and any(groups):
         known = [("case", case) if case else ("image", str(number)) for number, case in enumerate(groups)]
         place = {case: number for number, case in enumerate(dict.fromkeys(known))}
@@ -331,7 +303,7 @@ def _counts(
         over = f"{len(place)} cases ({over})"
     size = int(cases.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws)
-    return np.concatenate([np.ones((1, len(images)), np.int64), drawn[:, cases]]), over
+    return np.concatenate([np.ones((1, images), np.int64), drawn[:, cases]]), over
 
 
 def _spread(table: Table) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A fine-tuned model kept beside its result by `colocate evaluate --keep-models`, and rebuilt exactly."""
+"""Store a fine-tuned model beside its result (`colocate evaluate --keep-models`), and rebuild it exactly."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.text import reason
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import Candidate
 from colocate.evaluate.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
@@ -27,13 +28,12 @@ VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
 AGAIN = "evaluate again with --keep-models"
 ALIKE = 1.05  # images of resolutions that differ by less have one
-CONFIGS = {"instances": InstancesConfig, "semantics": SemanticsConfig}
 
 
 @final
 @dataclass(frozen=True)
 class ModelFacts:
-    """What model.json says: all that is needed to rebuild the model, and to know what it may look at."""
+    """The content of model.json: what rebuilds the model, and at which resolution it sees images."""
 
     version: int
     task: Literal["instances", "semantics"]
@@ -61,11 +61,11 @@ class SavedModel(NamedTuple):
     network: Detector | Segmenter
     facts: ModelFacts
     fingerprint: str
-    """Hash of both files."""
+    """Hash of model.safetensors and model.json."""
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a result's folder holds its model."""
+    """True if the folder of a result holds its model."""
     return all((folder / name).is_file() for name in (WEIGHTS, FACTS))
 
 
@@ -117,7 +117,10 @@ def load_model(place: Path) -> SavedModel:
         network = Detector(facts.settings, backbone, len(facts.classes), facts.mean, facts.std)
     else:
         network = Segmenter(facts.settings, backbone, len(facts.classes), facts.ignored, facts.mean, facts.std)
-    _fill(network, read_tensors(weights), weights)
+    try:
+        network.load_state_dict(read_tensors(weights))
+    except RuntimeError as error:
+        raise UserError(f"{weights} does not fit its {FACTS} ({reason(error)}): {AGAIN}") from error
     digest = blake2b(weights.read_bytes() + (folder / FACTS).read_bytes(), digest_size=16)
     return SavedModel(network.eval(), facts, digest.hexdigest())
 
@@ -131,14 +134,11 @@ def seen_mpp(config: InstancesConfig | SemanticsConfig, data: Labelled, numbers:
     own = [item.mpp for item in items]
     if any(math.isnan(mpp) for mpp in own) or max(own) > ALIKE * min(own):
         return None
-    return round(median(item.mpp / _enlarged(config, item.height, item.width) for item in items), 4)
-
-
-def _enlarged(config: InstancesConfig | SemanticsConfig, height: int, width: int) -> float:
-    """How many times larger a network makes a test image."""
-    if isinstance(config, SemanticsConfig):
-        return 1.0
-    return min(config.test_short_side / min(height, width), config.long_side / max(height, width))
+    if isinstance(config, InstancesConfig):
+        short, long = config.test_short_side, config.long_side
+        sides = [sorted((item.height, item.width)) for item in items]
+        own = [mpp / min(short / low, long / high) for mpp, (low, high) in zip(own, sides, strict=True)]
+    return round(median(own), 4)
 
 
 def _find(place: Path) -> Path:
@@ -155,35 +155,16 @@ def _find(place: Path) -> Path:
     raise UserError(f"{place} holds no model that was kept: {AGAIN}")
 
 
-def _fill(network: Detector | Segmenter, tensors: dict[str, Tensor], origin: Path) -> None:
-    own = network.state_dict()
-    wrong = {
-        "missing": own.keys() - tensors.keys(),
-        "unknown": tensors.keys() - own.keys(),
-        "of another shape": {name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape},
-    }
-    if any(wrong.values()):
-        words = "; ".join(f"{len(names)} {how}, such as {min(names)}" for how, names in wrong.items() if names)
-        raise UserError(f"{origin} does not fit its {FACTS} (tensors: {words}): {AGAIN}")
-    network.load_state_dict(tensors)
-
-
 def _read(path: Path) -> ModelFacts:
     try:
         plain: Any = json.loads(path.read_text())
         if plain["version"] != VERSION:
             raise UserError(f"{path} was written by another version of colocate: {AGAIN}")
-        adapter = pydantic.TypeAdapter(CONFIGS[plain["task"]])
-        settings = adapter.validate_python(plain["settings"], extra="forbid")
-        return _FACTS.validate_python(plain | {"settings": settings}, extra="forbid")
+        return _FACTS.validate_python(plain, extra="forbid")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} does not describe a model ({where}: {first['msg']}): {AGAIN}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a model ({error!r}): {AGAIN}") from error
+        raise UserError(f"{path} does not describe a model ({reason(error)}): {AGAIN}") from error
 
 
 _FACTS = pydantic.TypeAdapter(ModelFacts)

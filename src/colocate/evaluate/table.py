@@ -1,4 +1,4 @@
-"""Tables of results in words: what was done, the scores, and how sure their differences are."""
+"""Tables of results in Markdown and CSV: facts, scores with intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, final
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
-from colocate.base.text import counted, escaped, grid
-from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
-from colocate.evaluate.results import Difference, Interval, Result, Row, Run, grouped, interval, paired, read_results
+from colocate.base.text import escaped, grid
+from colocate.evaluate.metrics import LOWER_IS_BETTER
+from colocate.evaluate.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask
 from colocate.pretrain.recipe import leaves
 
@@ -24,8 +24,6 @@ HEADLINES = ("box AP", "mask AP", "object F1", "object Dice", "object Hausdorff"
 HEADLINES += ("micro Dice", "macro Dice", "micro Jaccard", "macro Jaccard", "image Dice", "pooled Dice")
 FEWEST = 5  # cases or images from which draws tell anything: of a single one every draw is the same
 Drawn = Literal["cases", "images"]
-Runs: TypeAlias = dict[str, dict[int, Run]]
-"""By backbone and seed."""
 
 
 @final
@@ -36,15 +34,13 @@ class Scores:
     part: str
     """Empty: all of them."""
     over: str
-    """What the intervals drew anew, such as "16 cases (80 images)"."""
+    """Units of the bootstrap, such as "16 cases (80 images)"."""
     intervals: dict[str, dict[str, Interval]]
     """By backbone and score."""
     differences: dict[str, dict[str, Difference]]
     """Of each backbone from the reference, over the seeds that both have; without those that have none in common."""
     best: dict[str, str]
     """By score the backbone whose difference from the next best has an interval without zero (five images or more)."""
-    seen: dict[str, dict[str, list[float]]] = field(repr=False)
-    """By backbone and score each seed's value."""
 
 
 @final
@@ -72,16 +68,15 @@ class Table:
     def headlines(self) -> list[str]:
         return [name for name in self.names if name in HEADLINES]
 
-    def common(self, label: str) -> tuple[int, ...]:
+    def common(self, row: Row) -> list[int]:
         """The seeds that a row and the reference both have."""
-        row = next(row for row in self.rows if row.label == label)
-        return tuple(seed for seed in row.seeds if seed in self.rows[0].seeds)
+        return [seed for seed in row.seeds if seed in self.rows[0].seeds]
 
 
 def collect(
     places: Sequence[Path], against: str | None = None, by: Drawn = "cases", *, draws: int = 1000
 ) -> list[Table]:
-    """The tables of all results below these folders and files.
+    """Compute the tables of all results below these folders and files.
 
     Args:
         places: Folders of results, or result.json files.
@@ -109,69 +104,50 @@ def _table(rows: list[Row], against: str | None, by: Drawn, draws: int) -> Table
         return Table(tuple(rows), reference, tuple(_scores(rows, part, by, draws) for part in some))
     except (ValueError, KeyError, TypeError) as error:
         paths = sorted(result.path for row in rows for result in row.results)
-        which = f"{paths[0]} to {paths[-1]}"
-        raise UserError(f"the results {which} do not fit together ({error}): evaluate again") from error
+        raise UserError(f"the results {paths[0]} to {paths[-1]} do not fit together ({error})") from error
 
 
 def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
-    """The first row is the reference."""
+    """The scores of one part; the first row is the reference."""
     reference = rows[0].label
-    runs: Runs = {row.label: {result.seed: _run(result, part) for result in row.results} for row in rows}
-    first = next(iter(runs[reference].values()))
-    cases = [str(entry.get("source") or "") for entry in first]
+    runs = {
+        row.label: {
+            result.seed: [record for record in result.records if part in ("", record["part"])] for result in row.results
+        }
+        for row in rows
+    }
+    images = next(iter(runs[reference].values()))
+    cases = [str(entry.get("source") or "") for entry in images]
     groups = cases if by == "cases" and len({*cases} - {""}) >= FEWEST else None
-    intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
-    differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
-    best: dict[str, str] = {}
-    seen: dict[str, dict[str, list[float]]] = {label: {} for label in runs}
-    for family in rows[0].results[0].metrics:
-        compare = _comparison(family, runs, groups, draws)
-        found = {label: interval(family, list(seeds.values()), groups, draws=draws) for label, seeds in runs.items()}
-        for label, seeds in runs.items():
-            intervals[label] |= found[label]
-            each = [FAMILIES[family].scores([entry[family] for entry in run]) for run in seeds.values()]
-            seen[label] |= {name: [scores[name] for scores in each] for name in found[label]}
-            if label != reference:
-                differences[label] |= compare(label, reference)
-        for name in found[reference] if len(first) >= FEWEST else ():
-            one, other = _two_best(name, intervals)
-            if other and (difference := compare(one, other).get(name)) and _is_better(name, difference):
-                best[name] = one
-    over = next(iter(intervals[reference].values())).over
-    return Scores(part, over, intervals, differences, best, seen)
 
-
-def _run(result: Result, part: str) -> Run:
-    return [record for record in result.records if part in ("", record["part"])]
-
-
-def _comparison(
-    family: str, runs: Runs, groups: Sequence[str] | None, draws: int
-) -> Callable[[str, str], dict[str, Difference]]:
-    """Gives one backbone's scores less another's over the seeds that both have; nothing where there is none."""
-
-    @cache
-    def compare(one: str, other: str) -> dict[str, Difference]:
+    @cache  # the two best of one score may be those of another
+    def compare(family: str, one: str, other: str) -> dict[str, Difference]:
         seeds = [seed for seed in runs[one] if seed in runs[other]]
         first, second = ([runs[label][seed] for seed in seeds] for label in (one, other))
         return paired(family, first, second, groups, draws=draws) if seeds else {}
 
-    return compare
-
-
-def _two_best(name: str, intervals: dict[str, dict[str, Interval]]) -> tuple[str, str]:
-    """The backbones with the best and the second best mean; empty where there are not two."""
-    known = {label: its[name].mean for label, its in intervals.items() if not math.isnan(its[name].mean)}
-    order = sorted(known, key=known.__getitem__, reverse=name not in LOWER_IS_BETTER)
-    return (order[0], order[1]) if len(order) > 1 else ("", "")
-
-
-def _is_better(name: str, difference: Difference) -> bool:
-    return difference.high < 0 if name in LOWER_IS_BETTER else difference.low > 0
+    intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
+    differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
+    best: dict[str, str] = {}
+    for family in rows[0].results[0].metrics:
+        found = {label: interval(family, list(seeds.values()), groups, draws=draws) for label, seeds in runs.items()}
+        for label, its in found.items():
+            intervals[label] |= its
+            if label != reference:
+                differences[label] |= compare(family, label, reference)
+        for name in found[reference] if len(images) >= FEWEST else ():
+            lower = name in LOWER_IS_BETTER
+            means = {label: its[name].mean for label, its in found.items() if not math.isnan(its[name].mean)}
+            order = sorted(means, key=means.__getitem__, reverse=not lower)
+            difference = compare(family, order[0], order[1]).get(name) if len(order) > 1 else None
+            if difference and (difference.high < 0 if lower else difference.low > 0):
+                best[name] = order[0]
+    over = next(iter(intervals[reference].values())).over
+    return Scores(part, over, intervals, differences, best)
 
 
 def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
-    """Write table.md, table.csv (one line a backbone and score) and table.json to the folder `out`.
+    """Write table.md and table.csv (a line for each backbone, part and score) to the folder `out`.
 
     Raises:
         UserError: it cannot be written.
@@ -180,73 +156,34 @@ def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in line.items()} for line in lines)
-    told = json.dumps([_told(table) for table in tables], indent=1)
-    for name, content in (("table.md", markdown), ("table.csv", text.getvalue()), ("table.json", told)):
+    writer.writerows({name: "" if value != value else value for name, value in line.items()} for line in lines)
+    for name, content in (("table.md", markdown), ("table.csv", text.getvalue())):
         write_atomically(out / name, lambda file, content=content: file.write(content.encode()))
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
-    """What is known of each score of each backbone; what is not is None."""
-    for number, row in enumerate(table.rows):
-        data = table.first.dataset
-        facts = {"task": table.first.task, "dataset": data.name, "split": data.split}
-        facts |= {"fraction": table.first.fraction, "settings": table.first.how}
-        facts |= {"backbone": row.label, "architecture": row.backbone.architecture, "seeds": _words(row.seeds)}
+    """Yield a line for each backbone, part and score; values that are not known are nan."""
+    first, data = table.first, table.first.dataset
+    known: dict[str, Any] = {"task": first.task, "dataset": data.name, "split": data.split}
+    known |= {"fraction": first.fraction, "settings": first.how}
+    for row in table.rows:
+        reference = row is table.rows[0]
+        known |= {"backbone": row.label, "architecture": row.backbone.architecture, "seeds": _words(row.seeds)}
         for scores in table.scores:
             for name in table.names:
-                found = _known(scores.intervals[row.label][name]._asdict())
-                line = facts | {"part": scores.part or "all", "score": name} | found
+                found = scores.intervals[row.label][name]
+                line = known | {"part": scores.part or "all", "score": name} | found._asdict()
+                line["values"] = _words(found.values)
                 line["best"] = int(scores.best.get(name) == row.label)
+                line["against"] = "" if reference else table.against
                 difference = scores.differences.get(row.label, {}).get(name)
-                its = dict.fromkeys(Difference._fields) if difference is None else _known(difference._asdict())
-                line |= {"against": table.against if number else None}
-                line |= {f"difference {part}": value for part, value in its.items() if part != "over"}
-                yield line | {"common seeds": _words(table.common(row.label)) if number else None}
+                for part in ("mean", "std", "low", "high", "share"):
+                    line[f"difference {part}"] = math.nan if difference is None else getattr(difference, part)
+                yield line | {"common seeds": "" if reference else _words(table.common(row))}
 
 
-def _told(table: Table) -> dict[str, Any]:
-    """All of a table in plain values."""
-    first = table.first
-    return {
-        "task": first.task,
-        "dataset": asdict(first.dataset),
-        "settings": first.settings,
-        "fraction": first.fraction,
-        "against": table.against,
-        "backbones": [
-            asdict(row.backbone)
-            | {
-                "label": row.label,
-                "seeds": row.seeds,
-                "leakage": asdict(row.results[0].leakage),
-                "files": [result.path for result in row.results],
-                "versions": row.results[0].versions,
-                "dates": sorted({result.date for result in row.results}),
-                "machines": sorted({result.machine for result in row.results}),
-            }
-            for row in table.rows
-        ],
-        "scores": list(_lines(table)),
-        "seed scores": [
-            {"part": scores.part or "all", "backbone": label, "score": name, "values": _plain(values)}
-            for scores in table.scores
-            for label, its in scores.seen.items()
-            for name, values in its.items()
-        ],
-    }
-
-
-def _known(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if value != value else value for name, value in facts.items()}
-
-
-def _plain(values: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values]
-
-
-def _words(seeds: Sequence[int]) -> str:
-    return " ".join(map(str, seeds))
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(map(str, numbers))
 
 
 DEFAULTS = {"instances": InstancesTask, "semantics": SemanticsTask, "probe": ProbeTask}
@@ -255,7 +192,6 @@ NOTE = (
     "than the next best, the interval of their difference being on one side of zero. Intervals hold what other images "
     "of this kind would have given, not what other seeds would."
 )
-PART = "As above, over {over}."
 AGAINST = (
     "Difference from {against}, seed by seed and image by image: mean [95 % interval], and the share of draws in which "
     "the backbone is the better one."
@@ -263,12 +199,12 @@ AGAINST = (
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """All tables, each under what has to be known of it."""
+    """All tables in Markdown, each below its facts."""
     return "\n\n".join(_section(table) for table in tables)
 
 
 def title(table: Table) -> str:
-    """What a table is of, in a few words."""
+    """Data set, task and split of a table."""
     first = table.first
     share = "" if first.fraction == 1 else f", {first.fraction * 100:g} % of the labels"
     return f"{first.dataset.name}: {first.task}, split {first.dataset.split}{share}"
@@ -277,38 +213,35 @@ def title(table: Table) -> str:
 def _section(table: Table) -> str:
     blocks = [f"## {title(table)}", "\n".join(f"- {line}" for line in facts(table))]
     for scores in table.scores:
-        note = PART if scores.part else NOTE
         blocks += [f"### {scores.part}"] if scores.part else []
-        blocks.append(note.format(over=scores.over) + _sharing(table))
-        blocks.append(_grid(table, scores, table.headlines, table.rows, _cell))
+        blocks.append(f"As above, over {scores.over}." if scores.part else NOTE.format(over=scores.over))
+        blocks.append(_grid(table.headlines, table.rows, lambda row: row.seeds, scores, _cell))
         if len(table.rows) > 1:
             blocks.append(AGAINST.format(against=table.against))
-            blocks.append(_grid(table, scores, table.headlines, table.rows[1:], _difference_cell))
+            blocks.append(_grid(table.headlines, table.rows[1:], table.common, scores, _difference_cell))
         others = [name for name in table.names if name not in table.headlines]
         if others and not scores.part:
-            blocks.append("The other scores:")
-            blocks.append(_grid(table, scores, others, table.rows, _cell))
+            blocks += ["The other scores:", _grid(others, table.rows, lambda row: row.seeds, scores, _cell)]
     return "\n\n".join(blocks)
 
 
 def facts(table: Table) -> list[str]:
-    """What has to be known of a table, a line each."""
+    """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
     results = [result for row in table.rows for result in row.results]
-    data = table.first.dataset
-    train = f"{_range(r.dataset.train for r in results)} training images"
-    if any(result.dataset.train_sources for result in results):
-        train += f" ({_range(r.dataset.train_sources for r in results)} cases)"
-    test = f"{data.test} test images" + (f" ({data.test_sources} cases)" if data.test_sources else "")
+    data, fraction = table.first.dataset, table.first.fraction
+    train = f"{data.train} training images of {data.train_sources} known cases"
+    test = f"{data.test} test images of {data.test_sources}"
     lines = [f"Data: {data.name}, split {data.split}, {train}, {test}.", *data.notes]
     shared = sorted({case for result in results for case in result.dataset.shared_sources})
-    if shared:
-        lines.append(f"Cases with images both in training and in test: {', '.join(shared)}.")
-    elif data.test_sources:
-        lines.append("No case has images both in training and in test.")
-    if table.first.fraction < 1:
-        lines.append(f"Labels: {table.first.fraction * 100:g} % of the training images, another choice for each seed.")
+    lines.append(f"Cases with images both in training and in test: {', '.join(shared) or 'none'}.")
+    if fraction < 1:
+        lines.append(f"Labels: {fraction * 100:g} % of the training images, another choice for each seed.")
     lines.append(settings(table.first))
-    lines += _seeds(table)
+    if len({row.seeds for row in table.rows}) == 1:
+        lines.append(f"Seeds: {', '.join(map(str, table.rows[0].seeds))}.")
+    else:
+        told = "; ".join(f"{row.label} {', '.join(map(str, row.seeds))}" for row in table.rows)
+        lines.append(f"Seeds differ: {told}. Differences are over the seeds that both have.")
     lines += _leakage(table.rows)
     versions = {f"{name} {number}" for result in results for name, number in result.versions.items()}
     dates = sorted({result.date for result in results})
@@ -318,75 +251,52 @@ def facts(table: Table) -> list[str]:
     return [line.replace("\n", " ") for line in lines]
 
 
-def _sharing(table: Table) -> str:
-    """What every table must say where the split shares cases."""
-    shared = table.first.dataset.shared_sources
-    return f" The split has {counted(len(shared), 'case')} both in training and in test." if shared else ""
-
-
 def settings(result: Result) -> str:
-    """How a result was made, as far as it differs from the task's own defaults."""
-    defaults: dict[str, Any] = {}
-    if result.task in DEFAULTS:
-        defaults = leaves(json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"])) | {"precision": "32"})
-    own = leaves(result.settings)
+    """The settings of a result that differ from the defaults of its task."""
+    plain = json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"]))
+    defaults, own = leaves(plain | {"precision": "32"}), leaves(result.settings)
     other = [
-        f"{name} {_word(own.get(name))}" + (f" (default {_word(defaults[name])})" if name in defaults else "")
+        f"{name} {own.get(name)} (default {defaults.get(name)})"
         for name in {**defaults, **own}
-        if name not in defaults or own.get(name) != defaults[name]
+        if own.get(name) != defaults.get(name)
     ]
     return f"Settings: {', '.join(other) if other else 'the defaults'}."
 
 
-def _word(value: Any) -> str:
-    return "none" if value is None else json.dumps(value).replace('"', "")
-
-
-def _seeds(table: Table) -> list[str]:
-    seeds = {row.label: row.seeds for row in table.rows}
-    if len(set(seeds.values())) == 1:
-        return [f"Seeds: {', '.join(map(str, table.rows[0].seeds))}."]
-    told = "; ".join(f"{label} {', '.join(map(str, its))}" for label, its in seeds.items())
-    return [f"Seeds differ: {told}. Differences are over the seeds that both have."]
-
-
 def _leakage(rows: Sequence[Row]) -> list[str]:
-    """What was and was not checked: of all backbones once, of single ones by their labels."""
+    """Each sentence of the leakage checks, with the backbones that it is about."""
     lines = []
     for kind, verb in (("checked", "checked"), ("unchecked", "not checked"), ("found", "found")):
-        said = {row.label: [s for r in row.results for s in getattr(r.leakage, kind)] for row in rows}
-        every = list(dict.fromkeys(sentence for its in said.values() for sentence in its))
-        having: dict[tuple[str, ...], list[str]] = {}
-        for sentence in every:
-            having.setdefault(tuple(label for label in said if sentence in said[label]), []).append(sentence)
-        for labels, sentences in having.items():
-            whose = "" if len(labels) == len(rows) else f" ({', '.join(labels)})"
-            lines.append(f"Leakage {verb}{whose}: {'; '.join(sentences)}.")
+        said: dict[str, dict[str, None]] = {}
+        for row in rows:
+            for sentence in (sentence for result in row.results for sentence in getattr(result.leakage, kind)):
+                said.setdefault(sentence, {})[row.label] = None
+        for sentence, labels in said.items():
+            whose = "all" if len(labels) == len(rows) else ", ".join(labels)
+            lines.append(f"Leakage {verb} ({whose}): {sentence}.")
     if forced := [row.label for row in rows if any(result.leakage.forced for result in row.results)]:
         lines.append(f"Evaluated in spite of leakage (--allow-leakage): {', '.join(forced)}.")
     return lines
 
 
 def _grid(
-    table: Table,
-    scores: Scores,
     names: Sequence[str],
     rows: Sequence[Row],
+    seeds: Callable[[Row], Sequence[int]],
+    scores: Scores,
     cell: Callable[[Scores, str, str], str],
 ) -> str:
     """A Markdown table with a row a backbone and a column a score."""
-    several = len({row.backbone.architecture for row in table.rows}) > 1
-    heads = ["backbone", *(["architecture"] if several else []), "seeds"]
-    texts = [[*heads, *(f"{name} (px, lower is better)" if name in LOWER_IS_BETTER else name for name in names)]]
+    heads = (f"{name} (px, lower is better)" if name in LOWER_IS_BETTER else name for name in names)
+    texts = [["backbone", "architecture", "seeds", *heads]]
     for row in rows:
-        seeds = table.common(row.label) if cell is _difference_cell else row.seeds
-        start = [escaped(row.label), *([row.backbone.architecture] if several else []), str(len(seeds))]
+        start = [escaped(row.label), row.backbone.architecture, str(len(seeds(row)))]
         texts.append([*start, *(cell(scores, row.label, name) for name in names)])
-    return grid(texts, left=len(heads) - 1)
+    return grid(texts, left=2)
 
 
 def _cell(scores: Scores, label: str, name: str) -> str:
-    found: Interval = scores.intervals[label][name]
+    found = scores.intervals[label][name]
     if math.isnan(found.mean):
         return "undefined"
     spread = "" if math.isnan(found.std) else f" ± {found.std:.1f}"
@@ -395,13 +305,7 @@ def _cell(scores: Scores, label: str, name: str) -> str:
 
 
 def _difference_cell(scores: Scores, label: str, name: str) -> str:
-    found: Difference | None = scores.differences[label].get(name)
+    found = scores.differences[label].get(name)
     if found is None or math.isnan(found.mean):
         return "undefined" if found else "no seed in common"
     return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}], {found.share * 100:.0f} %"
-
-
-def _range(numbers: Iterable[int]) -> str:
-    """One number, or the smallest and largest."""
-    ordered = sorted(set(numbers))
-    return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]}-{ordered[-1]}"

@@ -1,19 +1,18 @@
-"""The ways to judge a backbone: each takes one to training and test images, and gives a record of every test image."""
+"""Tasks that judge a backbone: each learns from training images, and gives a record of every test image."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 import tyro
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64
 from PIL import Image
 from torch import Tensor
 
@@ -52,47 +51,39 @@ class Overlays:
         self.pictures: list[tuple[Image.Image, str, str]] = []
 
     def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:
-        """Outlines of objects: found ones green where they share half of themselves and a true one, else vermilion;
-        true ones that no found one matches yellow."""
-        if number not in self.wanted:
-            return
+        """Tint objects: found ones green where they share half of themselves and a true one, else vermilion; true ones
+        that no found one matches yellow."""
         shared = shared_pixels(truth, found)
         union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
         good = shared > 0.5 * union
         good[0], good[:, 0] = False, False
-        hit, met = torch.from_numpy(good.any(0)), torch.from_numpy(good.any(1))
-        right = torch.where(hit[found.long()], found, 0)
-        lines = [
-            (_edges(torch.where(met[truth.long()], 0, truth)), MISSED),
-            (_edges(torch.where(hit[found.long()], 0, found)), FOUND),
-            (_edges(right), TRUE),
-        ]
-        picture = self.data.image(number).permute(1, 2, 0).clone()
-        for edges, colour in lines:
-            picture[edges] = torch.tensor(colour, dtype=torch.uint8)
-        matched = int(good.any(0).sum())
-        self._add(number, picture, f"{matched} of {_count(truth)}, {_count(found) - matched} false")
+        hit, met = good.any(0)[found.numpy()], good.any(1)[truth.numpy()]
+        true, false = ((shared[1:].sum(1) > 0).sum(), (shared[:, 1:].sum(0) > 0).sum() - good.sum())
+        wrong = (found.numpy() > 0) & ~hit
+        missed = (truth.numpy() > 0) & ~met & (found.numpy() == 0)
+        self._add(number, hit, wrong, missed, f"{good.sum()} of {true}, {false} false")
 
     def classes(self, number: int, truth: Int64[Tensor, "h w"], found: Int64[Tensor, "h w"]) -> None:
-        """Pixels of other classes than background (0): tinted by whether they were called right."""
+        """Tint pixels of other classes than background (0) by whether they were called right."""
+        counted = np.ones(truth.shape, bool) if self.data.ignored is None else (truth != self.data.ignored).numpy()
+        right, true, called = (truth == found).numpy(), (truth > 0).numpy(), (found > 0).numpy()
+        words = f"{right[counted].mean() if counted.any() else 1:.0%} of pixels right"
+        self._add(number, right & true, ~right & called & counted, ~right & true & ~called & counted, words)
+
+    def _add(
+        self,
+        number: int,
+        right: Bool[np.ndarray, "h w"],
+        wrong: Bool[np.ndarray, "h w"],
+        missed: Bool[np.ndarray, "h w"],
+        words: str,
+    ) -> None:
         if number not in self.wanted:
             return
-        counted = torch.ones_like(truth, dtype=torch.bool)
-        if self.data.ignored is not None:
-            counted = truth != self.data.ignored
-        picture = self.data.image(number).permute(1, 2, 0).clone()
-        for where, colour in (
-            ((truth == found) & (truth > 0), TRUE),
-            ((truth != found) & (found > 0) & counted, FOUND),
-            ((truth != found) & (truth > 0) & (found == 0) & counted, MISSED),
-        ):
-            tint = torch.tensor(colour, dtype=torch.float32)
-            picture[where] = (0.55 * picture[where].float() + 0.45 * tint).to(torch.uint8)
-        right = float((truth == found)[counted].float().mean()) if counted.any() else 1.0
-        self._add(number, picture, f"{right:.0%} of pixels right")
-
-    def _add(self, number: int, picture: UInt8[Tensor, "h w 3"], words: str) -> None:
-        image = Image.fromarray(np.ascontiguousarray(picture.numpy()))
+        picture = self.data.image(number).permute(1, 2, 0).numpy().astype(np.float32)
+        for where, colour in ((right, TRUE), (wrong, FOUND), (missed, MISSED)):
+            picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour, np.float32)
+        image = Image.fromarray(picture.astype(np.uint8))
         image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
         self.pictures.append((image, self.data.items[number].name, words))
 
@@ -102,21 +93,10 @@ class Overlays:
             contact_sheet(self.pictures, path, SIDE_PX, columns=4)
 
 
-def _edges(ids: Int32[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
-    """Pixels of objects within two pixels of another id."""
-    near = F.pad(ids[None].float(), (2, 2, 2, 2), mode="replicate")
-    largest, smallest = F.max_pool2d(near, 5, 1)[0], -F.max_pool2d(-near, 5, 1)[0]
-    return (largest != smallest) & (ids > 0)
-
-
-def _count(ids: Int32[Tensor, "h w"]) -> int:
-    return int((ids.unique() > 0).sum())
-
-
 @final
 @dataclass
 class Outcome:
-    """What one seed gave."""
+    """Results of one seed."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -132,6 +112,8 @@ class Trial:
 
     candidate: Candidate
     data: Labelled
+    scheme: str
+    """The way of splitting."""
     train: Sequence[int]
     test: Sequence[int]
     seed: int
@@ -248,15 +230,9 @@ def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcom
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
 
 
-class _clock:
-    """Adds the time spent in it to an outcome's seconds."""
-
-    def __init__(self, outcome: Outcome, name: str) -> None:
-        self.outcome, self.name = outcome, name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.perf_counter() - self.began
-        self.outcome.seconds[self.name] = self.outcome.seconds.get(self.name, 0.0) + spent
+@contextmanager
+def _clock(outcome: Outcome, name: str) -> Iterator[None]:
+    """Add the time spent to the outcome's seconds."""
+    began = time.perf_counter()
+    yield
+    outcome.seconds[name] = outcome.seconds.get(name, 0.0) + time.perf_counter() - began

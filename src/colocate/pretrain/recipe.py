@@ -287,11 +287,13 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}
 
 
-def differences(recipe: Recipe, other: Recipe) -> list[str]:
-    """What of two recipes differs and changes what is computed, one line each; data are compared elsewhere."""
+def differences(recipe: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ and change what is computed: both values by field. Data are compared elsewhere."""
     mine, yours = (leaves({k: v for k, v in _plain(one).items() if k not in FREE}) for one in (recipe, other))
-    names = dict.fromkeys([*mine, *yours])
-    return [f"{name} is {mine.get(name)}, was {yours.get(name)}" for name in names if mine.get(name) != yours.get(name)]
+    both = {name: (mine.get(name), yours.get(name)) for name in dict.fromkeys([*mine, *yours])}
+    if None in both.get("method.sha256", ()):  # of a recipe that was stored before hashes were
+        del both["method.sha256"]
+    return {name: (value, before) for name, (value, before) in both.items() if value != before}
 
 
 def leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -94,7 +94,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
     if begun:
         before = read_recipe(stored)
-        if changed := differences(recipe, before):
+        if changed := _changes(recipe, before):
             raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
         old = Index.open(run / "tiles.arrow")
         if (recipe.data, recipe.root) == (before.data, before.root) and old.origin == _origin(recipe):
@@ -107,6 +107,10 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     else:
         _index(run / "tiles.arrow", recipe)
     write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
+
+
+def _changes(recipe: Recipe, before: Recipe) -> list[str]:
+    return [f"{name} is {now}, was {then}" for name, (now, then) in differences(recipe, before).items()]
 
 
 def _origin(recipe: Recipe) -> tuple[str, str | None]:
@@ -166,7 +170,7 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
     if not paths:
         return 0
     stored = checkpoint.load_checkpoint(paths[-1])
-    changed = differences(recipe, from_json(stored["recipe"], str(paths[-1])))
+    changed = _changes(recipe, from_json(stored["recipe"], str(paths[-1])))
     if stored["data"] != index.fingerprint:
         changed.append("the tiles are not the same")
     if changed:

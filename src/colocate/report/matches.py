@@ -1,12 +1,12 @@
-"""Two crops of a tile and the cells that they share, as `overlap` has them: the picture of what PLM trains on."""
+"""Draw two crops of a tile and the cells that they share by `overlap`: what PLM trains on."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Polygon, Rectangle
@@ -15,6 +15,7 @@ from torch import Tensor
 from colocate.core.geometry import Crop, cell_edges
 from colocate.core.matching import SharedArea, overlap
 from colocate.core.views import View, ViewConfig, sample_views
+from colocate.data.loader import spaced
 from colocate.report.style import CELLS, INK, SMALL, halo, picture
 
 Box = tuple[float, float, float, float]  # top, left, bottom, right
@@ -46,9 +47,9 @@ def training_pair(
     mpp: float = float("nan"),
     epochs: int = 1,
 ) -> DrawnPair:
-    """The views that training with this seed saw of tile `number`, in the most instructive of the first `epochs`.
+    """Draw the views of tile `number` as training with this seed did, in one of the first `epochs`.
 
-    That is one in which the views share much but not all, and were turned differently.
+    It is the epoch in which about half of the cells are shared: such a pair shows most.
     """
     pairs = []
     for epoch in range(epochs):
@@ -57,17 +58,7 @@ def training_pair(
         )
         match = overlap(batch.first.crop, batch.second.crop, grid)
         pairs.append(DrawnPair(tile, batch.first, batch.second, match, grid, config, epoch))
-    return max(pairs, key=_instructive)
-
-
-def _instructive(pair: DrawnPair) -> float:
-    enough = (pair.match.weight > LEAST_SHARED).double().mean().item()
-    return min(enough, 1.1 - enough) + 0.25 * (_turning(pair.first.crop) != _turning(pair.second.crop))
-
-
-def _turning(crop: Crop) -> tuple[bool, bool, bool]:
-    upside, sideways = ((ends[0, 0] > ends[0, 1]).item() for ends in (crop.rows, crop.cols))
-    return bool(upside), bool(sideways), bool(crop.transpose[0])
+    return min(pairs, key=lambda pair: abs((pair.match.weight > LEAST_SHARED).double().mean().item() - 0.55))
 
 
 def matched_cells(match: SharedArea, cell: int) -> list[tuple[int, float]]:
@@ -95,25 +86,15 @@ def cell_box(crop: Crop, grid: tuple[int, int], cell: int) -> Box:
     return rows[0], cols[0], rows[1], cols[1]
 
 
-def chosen_cells(match: SharedArea, grid: tuple[int, int], count: int) -> list[int]:
-    """Up to `count` cells of the first pair that the other view saw well, as far from each other as can be."""
+def chosen_cells(match: SharedArea, count: int) -> list[int]:
+    """Up to `count` cells of the first pair that the other view saw well, evenly spaced; else of those that it saw."""
     weight = match.weight[0]
-    open_cells = (weight > LEAST_SHARED).nonzero().squeeze(1)
-    if not len(open_cells):
-        open_cells = weight.nonzero().squeeze(1)
-    place = torch.stack([open_cells // grid[1], open_cells % grid[1]], 1).double()
-    chosen: list[int] = []
-    distance = -(place - place.mean(0)).norm(dim=1) if len(place) else place.sum(1)  # starts in the middle
-    for _ in range(min(count, len(open_cells))):
-        at = int((distance + 1e-3 * weight[open_cells]).argmax())  # of equally far ones the one seen best
-        chosen.append(int(open_cells[at]))
-        new = (place - place[at]).norm(dim=1)
-        distance = new if len(chosen) == 1 else torch.minimum(distance, new)
-    return sorted(chosen)
+    seen = weight > LEAST_SHARED if (weight > LEAST_SHARED).any() else weight > 0
+    return spaced(seen.nonzero().squeeze(1).tolist(), count)
 
 
 def box_in_view(crop: Crop, size: int, box: Box) -> Box:
-    """Where a box of the tile (top, left, bottom, right) lies in the first view of `crop`, in view pixels.
+    """Place of a box of the tile (top, left, bottom, right) in the first view of `crop`, in view pixels.
 
     >>> box_in_view(Crop.of([[0, 8, 8, 0]]), 16, (0.0, 2.0, 4.0, 6.0))      # mirrored
     (0.0, 4.0, 8.0, 12.0)
@@ -134,7 +115,7 @@ def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) ->
     """
     where, own, other = axes
     size = pair.config.size
-    chosen = chosen_cells(pair.match, pair.grid, min(count, len(CELLS)))
+    chosen = chosen_cells(pair.match, min(count, len(CELLS)))
     picture(where, pair.tile.permute(1, 2, 0).numpy())
     for axis, view, grid in ((own, pair.first, pair.grid), (other, pair.second, pair.match.grid)):
         picture(axis, shown(view, pair.config))
@@ -143,21 +124,16 @@ def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) ->
         _draw_crop(where, view.crop, name, dashes)
     for number, (cell, colour) in enumerate(zip(chosen, CELLS, strict=False), 1):
         tissue = cell_box(pair.first.crop, pair.grid, cell)
-        _fill(where, tissue, colour, 0.25)
-        _outline(where, tissue, colour, 0.9)
-        own_box = box_in_view(pair.first.crop, size, tissue)
-        _fill(own, own_box, colour, 0.25)
-        _outline(own, own_box, colour, 1.5)
-        _label(own, own_box, number, colour)
+        _draw_cell(where, tissue, colour, fill=0.25, edge=0.9)
+        _draw_cell(own, box_in_view(pair.first.crop, size, tissue), colour, fill=0.25, edge=1.5, number=number)
         matched = matched_cells(pair.match, cell)
         most = max(share for _, share in matched)
         for found, share in matched:
             box = cell_box(pair.second.crop, pair.match.grid, found)
-            _fill(other, box_in_view(pair.second.crop, size, box), colour, 0.5 * share / most)
+            _draw_cell(other, box_in_view(pair.second.crop, size, box), colour, fill=0.5 * share / most)
     for number, (cell, colour) in enumerate(zip(chosen, CELLS, strict=False), 1):  # above every filled cell
         truth = box_in_view(pair.second.crop, size, cell_box(pair.first.crop, pair.grid, cell))
-        _outline(other, truth, colour, 1.5)
-        _label(other, truth, number, colour)
+        _draw_cell(other, truth, colour, edge=1.5, number=number)
 
 
 def shown(view: View, config: ViewConfig) -> UInt8[np.ndarray, "s s 3"]:
@@ -167,22 +143,16 @@ def shown(view: View, config: ViewConfig) -> UInt8[np.ndarray, "s s 3"]:
     return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _corners(crop: Crop) -> Float[np.ndarray, "4 2"]:
-    """(x, y) of the view's top left, top right, bottom right and bottom left corner on its tile."""
+def _draw_crop(axes: Axes, crop: Crop, name: str, dashes: object) -> None:
+    """The crop's outline on its tile; its name stands where the view has its top left."""
     (down, across), turned = crop.view_axes(), bool(crop.transpose[0])
     corners = [(down[0, v].item(), across[0, h].item()) for v, h in ((0, 0), (0, 1), (1, 1), (1, 0))]
-    return np.array([(v, h) if turned else (h, v) for v, h in corners], dtype=np.float64)
-
-
-def _draw_crop(axes: Axes, crop: Crop, name: str, dashes: object) -> None:
-    """The crop's outline; its corner mark and name stand where the view has its top left."""
-    corners = _corners(crop)
+    outline = np.array([(v, h) if turned else (h, v) for v, h in corners])
     style = {"fill": False, "joinstyle": "miter", "clip_on": False}
-    axes.add_patch(Polygon(corners, ec=INK, lw=2.6, ls="-", **style))
-    axes.add_patch(Polygon(corners, ec="white", lw=1.2, ls=dashes, **style))
-    inward = corners[0] + 0.1 * (corners[2] - corners[0])
-    axes.text(inward[0], inward[1], name, color="white", fontsize=SMALL, fontweight="bold", ha="center", va="center",
-              path_effects=halo(2.5))  # fmt: skip
+    axes.add_patch(Polygon(outline, ec=INK, lw=2.6, ls="-", **style))
+    axes.add_patch(Polygon(outline, ec="white", lw=1.2, ls=dashes, **style))
+    x, y = (outline[0] + 0.1 * (outline[2] - outline[0])).tolist()
+    _write(axes, x, y, name, "white")
 
 
 def _draw_grid(axes: Axes, grid: tuple[int, int], size: int) -> None:
@@ -191,24 +161,31 @@ def _draw_grid(axes: Axes, grid: tuple[int, int], size: int) -> None:
             draw(size * line / count, color="white", lw=0.5, alpha=0.45)
 
 
-def _rectangle(box: Box, **style: Any) -> Rectangle:
-    return Rectangle((box[1], box[0]), box[3] - box[1], box[2] - box[0], **style)
+def _draw_cell(
+    axes: Axes, box: Box, colour: str, *, fill: float = 0, edge: float = 0, number: int | None = None
+) -> None:
+    """Fill a box with so opaque a colour, outline it, write a number in its middle: each where it is given."""
+    top, left, bottom, right = box
+    if fill:
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fc=to_rgba(colour, fill), ec="none"))
+    if edge:
+        line = Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=edge, joinstyle="miter")
+        line.set_path_effects(halo(edge + 1.2))
+        axes.add_patch(line)
+    if number is not None:
+        _write(axes, (left + right) / 2, (top + bottom) / 2, str(number), colour)
 
 
-def _fill(axes: Axes, box: Box, colour: str, opacity: float) -> None:
-    axes.add_patch(_rectangle(box, fc=to_rgba(colour, opacity), ec="none"))
-
-
-def _outline(axes: Axes, box: Box, colour: str, width: float) -> None:
-    edge = _rectangle(box, fill=False, ec=colour, lw=width, joinstyle="miter")
-    edge.set_path_effects(halo(width + 1.2))
-    axes.add_patch(edge)
-
-
-def _label(axes: Axes, box: Box, number: int, colour: str) -> None:
-    """The number in the middle of what of the box is to be seen."""
-    (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
-    x = (max(box[1], left) + min(box[3], right)) / 2
-    y = (max(box[0], low) + min(box[2], high)) / 2
-    axes.text(x, y, str(number), color=colour, fontsize=SMALL, fontweight="bold", ha="center", va="center",
-              path_effects=halo(2.2))  # fmt: skip
+def _write(axes: Axes, x: float, y: float, words: str, colour: str) -> None:
+    axes.text(
+        x,
+        y,
+        words,
+        color=colour,
+        fontsize=SMALL,
+        fontweight="bold",
+        ha="center",
+        va="center",
+        clip_on=True,
+        path_effects=halo(),
+    )

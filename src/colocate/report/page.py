@@ -1,4 +1,4 @@
-"""One picture page of a run: what it trained on, what its features became, how it went, what they are good for."""
+"""Draw a run as one page: matched cells, features before and after, curves, glands found."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.text import counted
 from colocate.data.index import Index
+from colocate.data.loader import spaced
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import build_backbone
-from colocate.pretrain.probes import ProbeScore, cell_features, dice, nearest_neighbour_probe, settle_batch_norm
+from colocate.pretrain.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from colocate.pretrain.recipe import Recipe
-from colocate.report.compare import counted, data_name, recipe_of
-from colocate.report.curves import Rows, draw_correspondence, draw_losses, draw_spread
+from colocate.report.compare import read_recipe_of
+from colocate.report.curves import Rows, draw_chart
 from colocate.report.matches import draw_pair, training_pair
-from colocate.report.sample import Split, evenly, masks_beside, read_spread, resized, square, view_px
-from colocate.report.style import BLUE, INK, RULE, SMALL, SOFT, TITLE, Page, columns, listed, picture, plot
+from colocate.report.sample import Split, masks_beside, read_spread, resized, square, view_px
+from colocate.report.style import BLUE, GREEN, INK, ORANGE, SMALL, SOFT, TEXT, heading, picture, png
 
 
 @final
@@ -73,36 +76,7 @@ def principal_colours(cells: Float[Tensor, "n g f c"]) -> tuple[Float[Tensor, "n
     return components.colours(cells.flatten(0, 2)).view(*cells.shape[:3], 3), components.share
 
 
-def draw_features(axes: list[Axes], colours: Float[Tensor, "n g f 3"]) -> None:
-    """One tile's cells in each axes, every cell a flat square."""
-    for axis, grid in zip(axes, _pixels(colours), strict=True):
-        picture(axis, grid, smooth=False)
-
-
-def _pixels(colours: Float[Tensor, "n g f 3"]) -> UInt8[np.ndarray, "n g f 3"]:
-    return (colours * 255).round().to(torch.uint8).numpy()
-
-
 WASH = np.array([0, 158, 115])  # of cells called gland
-GOLDEN = 0.618034  # spreads dots evenly, without a random generator
-
-
-def draw_scores(axes: Axes, scores: dict[str, ProbeScore]) -> None:
-    """A row a network, from the top: each test image's Dice as a dot, that of all cells pooled as a bar."""
-    plot(axes, "Dice on held-out tiles", "")
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    for row, score in enumerate(scores.values()):
-        colour = SOFT if row == 0 else BLUE
-        each = dice(score.predicted.flatten(1), score.truth.flatten(1)).numpy()
-        height = row + 0.42 * ((np.arange(len(each)) * GOLDEN) % 1 - 0.5)
-        axes.plot(each, height, "o", ms=3.2, mew=0, color=colour, alpha=0.4, clip_on=False)
-        axes.plot([score.dice] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.6, solid_capstyle="butt")
-        axes.text(score.dice, row - 0.36, f"{score.dice:.2f}", fontsize=SMALL, color=colour, fontweight="bold",
-                  ha="center", va="bottom")  # fmt: skip
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_yticks([])
-    axes.set_xlim(0, 1)
 
 
 def draw_segmented(
@@ -122,17 +96,27 @@ def draw_segmented(
         axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[INK], linewidths=1.1)
 
 
-WIDTH, MARGIN, GAP, LABEL = 12.0, 0.5, 0.12, 1.25  # inches
-INNER = WIDTH - 2 * MARGIN
+WIDTH = 12  # inches
 SHOWN = 6  # tiles in a row
 SETTLING = 64  # tiles whose statistics batch norm takes
-SEGMENTED = 4  # test tiles drawn
-CHOICE = 12  # epochs that the most instructive pair of views is taken from
+CHOICE = 12  # epochs that the pair of views is taken from
+CURVES = {
+    "Loss": {
+        "loss": ("total", INK),
+        "whole": ("views", BLUE),
+        "cells": ("cells", ORANGE),
+        "concepts": ("concepts", GREEN),
+    },
+    "Correspondence accuracy": {"correspondence": ("measured", GREEN), "correspondence_chance": ("chance", SOFT)},
+    "Effective rank of whole views": {"effective_rank": ("rank", BLUE)},
+    "Feature standard deviation": {"feature_std": ("std", ORANGE)},
+}
+"""Charts of the journal: label and colour by column."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page's parts are drawn from."""
+    """A run as the parts of the page need it."""
 
     run: Path
     recipe: Recipe
@@ -161,21 +145,21 @@ def report(run: Path, out: Path | None = None) -> Path:
     out = run / "report.png" if out is None else Path(out)
     shown = read_run(run)
     split = masks_beside(shown.index)
-    parts = [(_matches, 3.1), (_features, 1.25 + 3 * ROW), (_curves, 3.3)]
-    parts += [(partial(_probe, split=split), 1.55 + 2 * ROW)] if split else []
-    page, top = Page(WIDTH, 1.25 + sum(height for _, height in parts)), 1.25
-    _title(page, shown)
-    for draw, height in parts:
-        draw(page, top, shown)
-        top += height
-    packed = page.png()
+    sections = [(_title, 0.6), (_matches, 3.1), (_features, 6.3), (_curves, 2.9)]
+    sections += [(partial(_probe, split=split), 4.5)] if split else []
+    heights = [height for _, height in sections]
+    figure = Figure(figsize=(WIDTH, sum(heights)), facecolor="white")
+    parts: Any = figure.subfigures(len(sections), 1, height_ratios=heights)
+    for part, (draw, _) in zip(parts, sections, strict=True):
+        draw(part, shown)
+    packed = png(figure)
     write_atomically(out, lambda file: file.write(packed))
     return out
 
 
 def read_run(run: Path) -> Shown:
-    """What is to be shown of a run; both networks with batch-norm statistics of the same plain tiles, or their own."""
-    recipe = recipe_of(run)
+    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
+    recipe = read_recipe_of(run)
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
         raise UserError(
@@ -194,26 +178,32 @@ def read_run(run: Path) -> Shown:
     return shown
 
 
-def _title(page: Page, shown: Shown) -> None:
+def _title(part: SubFigure, shown: Shown) -> None:
     recipe, index = shown.recipe, shown.index
     written = datetime.fromtimestamp((shown.run / "backbone.json").stat().st_mtime, UTC)
-    steps = shown.rows[-1]["step"]
-    title = f"{recipe.name or 'pretraining'} on {data_name(recipe, index.kind)}"
-    page.text(MARGIN, 0.4, title, TITLE, fontweight="bold")
+    data = Path(recipe.data)
+    name = data.parent.name if index.kind in ("list", "table") else data.name
     facts = [
         f"{recipe.encoder.backbone}, {recipe.views.size} px views",
         f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}",
-        f"{counted(int(steps), 'step')} of {counted(recipe.batch * recipe.accumulate, 'pair')}",
+        f"{counted(int(shown.rows[-1]['step']), 'step')} of {counted(recipe.batch * recipe.accumulate, 'pair')}",
         f"seed {recipe.seed}",
         f"{written:%d %B %Y}",
     ]
-    page.text(MARGIN, 0.8, listed(facts), color=SOFT)
+    heading(part, f"{recipe.name or 'pretraining'} on {name}", "  ·  ".join(facts))
 
 
-def _matches(page: Page, top: float, shown: Shown) -> None:
-    page.heading(
-        MARGIN,
-        top,
+def _axes(part: SubFigure, rows: int, columns: int, *, left: float = 1.2, below: float = 0.1, gap: float = 0.06) -> Any:
+    """Axes in a grid under the heading of a part: an array of `rows` and `columns`. Margins in inches."""
+    height = part.bbox.height / part.dpi
+    # A constrained layout differs from one drawing to the next by rounding.
+    margins = {"left": left / WIDTH, "right": 0.99, "top": 1 - 0.95 / height, "bottom": below / height}
+    return part.subplots(rows, columns, squeeze=False, gridspec_kw=margins | {"wspace": gap, "hspace": gap})
+
+
+def _matches(part: SubFigure, shown: Shown) -> None:
+    heading(
+        part,
         "Which cells show the same tissue",
         "Two crops of a tile, and the views of them that the network was given. A cell of view 1 is matched with the "
         "cells of view 2 that share its tissue:\nthe larger the share, the stronger the colour.",
@@ -223,67 +213,55 @@ def _matches(page: Page, top: float, shown: Shown) -> None:
     with torch.no_grad():
         high, wide = network(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
     epochs = min(CHOICE, max(1, int(shown.rows[-1]["epoch"])))
-    tiles = read_spread(index, 2, shown.run)
-    for (left, width), (number, tile) in zip(columns(MARGIN, INNER, 2, 0.4), tiles, strict=False):
+    boxes = _axes(part, 1, 6, left=0.1).reshape(2, 3)
+    for row, (number, tile) in zip(boxes, read_spread(index, 2, shown.run), strict=False):
         mpp = float(index.mpp[number])
         pair = training_pair(tile, number, recipe.views, recipe.seed, (high, wide), mpp=mpp, epochs=epochs)
-        boxes = [page.axes(x, top + 1.0, w, w) for x, w in columns(left, width, 3, GAP)]
-        for axes, name in zip(boxes, ("tile with both crops", "view 1", "view 2"), strict=True):
-            axes.set_title(name, fontsize=8.5, color=SOFT, loc="left", pad=4)
-        draw_pair((boxes[0], boxes[1], boxes[2]), pair)
+        for axes, name in zip(row, ("tile with both crops", "view 1", "view 2"), strict=True):
+            axes.set_title(name, fontsize=SMALL, color=SOFT, loc="left", pad=4)
+        draw_pair(tuple(row), pair)
 
 
-def _row(page: Page, top: float, label: str) -> list[Axes]:
-    """Square axes side by side, with a label at their left."""
-    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
-    size = lefts[0][1]
-    page.text(MARGIN, top + size / 2, label, va="center")
-    return [page.axes(left, top, size, size) for left, _ in lefts]
+def _label(axes: Axes, words: str) -> None:
+    axes.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=TEXT, color=INK)
 
 
-ROW = (INNER - LABEL - GAP * (SHOWN - 1)) / SHOWN + GAP  # height of such a row and the gap below
-
-
-def _features(page: Page, top: float, shown: Shown) -> None:
-    page.heading(
-        MARGIN,
-        top,
+def _features(part: SubFigure, shown: Shown) -> None:
+    heading(
+        part,
         "What the backbone tells apart",
         "The first three principal components of its cells as red, green and blue: cells of like colour have like "
         "features. Fitted for each row on its own,\nso that colours compare along a row, not between rows.",
     )
     tiles, views = shown.tiles(SHOWN), shown.recipe.views
-    top += 0.85
-    for axes, tile in zip(_row(page, top, "tile"), tiles, strict=False):
+    first, *rows = _axes(part, 1 + len(shown.networks), len(tiles))
+    for axes, tile in zip(first, tiles, strict=True):
         picture(axes, tile.permute(1, 2, 0).numpy())
-    for turn, (name, network) in enumerate(shown.networks.items(), 1):
+    _label(first[0], "tile")
+    for row, (name, network) in zip(rows, shown.networks.items(), strict=True):
         colours, share = principal_colours(cell_features(network, tiles, views.mean, views.std))
-        row = _row(page, top + turn * ROW, f"{name}\n({share:.0%} of\nvariance)")
-        draw_features(row[: len(tiles)], colours)
-        for spare in row[len(tiles) :]:
-            spare.set_axis_off()
+        for axes, cells in zip(row, colours, strict=True):
+            picture(axes, (cells * 255).round().to(torch.uint8).numpy(), smooth=False)
+        _label(row[0], f"{name}\n({share:.0%} of\nvariance)")
 
 
-def _curves(page: Page, top: float, shown: Shown) -> None:
-    page.heading(
-        MARGIN,
-        top,
+def _curves(part: SubFigure, shown: Shown) -> None:
+    heading(
+        part,
         "How training went",
-        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it.",
+        "Correspondence: how often a cell's most similar cell of the other view truly shares tissue with it. "
+        "Numbers: means over the last tenth of the rows.",
     )
-    (a, width), (b, _), (c, _) = columns(MARGIN + 0.35, INNER - 0.35 - 0.95, 3, 1.3)
-    y, height = top + 0.95, 1.4
     recipe = shown.recipe
     filling = recipe.method.filling(recipe.batch) / recipe.accumulate
-    draw_losses(page.axes(a, y, width, height), shown.rows, filling)
-    draw_correspondence(page.axes(b, y, width, height), shown.rows)
-    half = (height - 0.4) / 2
-    draw_spread(page.axes(c, y, width, half), page.axes(c, y + half + 0.4, width, half), shown.rows)
+    boxes = _axes(part, 1, len(CURVES), left=0.5, below=0.5, gap=0.25)[0]
+    for axes, (title, lines) in zip(boxes, CURVES.items(), strict=True):
+        draw_chart(axes, shown.rows, title, lines, filling if "loss" in lines else 0)
 
 
-def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
+def _probe(part: SubFigure, shown: Shown, split: Split) -> None:
     views = shown.recipe.views
-    train, test = (resized(part.images, shown.px) for part in (split.train, split.test))
+    train, test = (resized(side.images, shown.px) for side in (split.train, split.test))
     scores = {
         name: nearest_neighbour_probe(
             network, train, split.train.masks, test, split.test.masks, mean=views.mean, std=views.std
@@ -291,24 +269,16 @@ def _probe(page: Page, top: float, shown: Shown, split: Split) -> None:
         for name, network in shown.networks.items()
     }
     memory = next(iter(scores.values())).memory
-    unseen = "that pretraining never saw" if split.unseen else "that pretraining saw, without masks"
-    page.heading(
-        MARGIN,
-        top,
+    heading(
+        part,
         "Does it know glands?",
-        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of other slides, {unseen}, takes the "
-        f"majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
-        "Outlines: the truth.",
+        f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of slides that pretraining never saw "
+        f"takes the majority of its 20 nearest among {memory:,} cells\nwhose glands are known. Green: called gland. "
+        "Outlines: the truth. Dice is that of all cells of these tiles.",
     )
-    top += 0.85
-    chosen = evenly(len(test), SEGMENTED)
-    for turn, (name, score) in enumerate(scores.items()):
-        row = _row(page, top + turn * ROW, name)
-        for axes, number in zip(row, chosen, strict=False):
+    chosen = spaced(range(len(test)), SHOWN)
+    for row, (name, score) in zip(_axes(part, len(scores), len(chosen)), scores.items(), strict=True):
+        for axes, number in zip(row, chosen, strict=True):
             image, mask = test[number].permute(1, 2, 0).numpy(), split.test.masks[number].numpy()
             draw_segmented(axes, image, mask, score.predicted[number].numpy())
-        for spare in row[len(chosen) :]:
-            spare.remove()
-    lefts = list(columns(MARGIN + LABEL, INNER - LABEL, SHOWN, GAP))
-    left = lefts[SEGMENTED][0] + 0.25
-    draw_scores(page.axes(left, top, MARGIN + INNER - left, 2 * ROW - GAP), scores)
+        _label(row[0], f"{name}\nDice {score.dice:.2f}")

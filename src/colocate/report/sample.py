@@ -1,4 +1,4 @@
-"""Which tiles of a run are shown, and at what scale its networks are asked about them."""
+"""Choose the tiles of a run that are shown, and the scale at which its networks see them."""
 
 from __future__ import annotations
 
@@ -27,41 +27,29 @@ class Masked(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What a probe remembers and what it is asked, of different sources (slides)."""
+    """Training images of a probe, and test images that pretraining never saw."""
 
     train: Masked
     test: Masked
-    unseen: bool
-    """Whether pretraining never saw the test images either."""
 
 
 def masks_beside(index: Index, most: int = 512) -> Split | None:
-    """The masked tiles of an index, and as test images the masked ones of sources that it leaves out.
+    """Read the masked tiles of an index, and as test images the masked ones of the folders that it leaves out.
 
-    Where it leaves out none, every fourth of its own sources is the test. At most `most` tiles a side, evenly spaced.
-    None where tiles have no masks, or there is nothing to test on, or sizes differ.
+    At most `most` tiles a side, evenly spaced. None where tiles have no masks, none is left out, or sizes differ.
     """
-    own: dict[str, list[Path]] = {}
-    for number in range(len(index)):
-        image = Path(index.name(number))
-        if not _mask(image).is_file():
-            return None
-        own.setdefault(str(image.parent), []).append(image)
-    folder = _above(next(iter(own.values()))[0])
-    others = [
-        image for image in sorted(folder.rglob("*.png")) if str(image.parent) not in own and _mask(image).is_file()
-    ]
-    train = [image for images in own.values() for image in images]
-    test = others
-    if not others:
-        test = [image for images in list(own.values())[3::4] for image in images]
-        train = sorted(set(train) - set(test))
-    if not train or not test:
+    own = [Path(index.name(number)) for number in range(len(index))]
+    if not all(_mask(image).is_file() for image in own):
         return None
-    parts = [_read(spaced(images, most)) for images in (train, test)]
-    if parts[0] is None or parts[1] is None or parts[0].images.shape[1:] != parts[1].images.shape[1:]:
+    seen = {image.parent for image in own}
+    others = [image for image in sorted(_above(own[0]).rglob("*.png")) if image.parent not in seen]
+    test = [image for image in others if _mask(image).is_file()]
+    if not test:
         return None
-    return Split(parts[0], parts[1], bool(others))
+    train, asked = (_read(spaced(images, most)) for images in (own, test))
+    if train is None or asked is None or train.images.shape[1:] != asked.images.shape[1:]:
+        return None
+    return Split(train, asked)
 
 
 def _above(image: Path) -> Path:
@@ -85,53 +73,37 @@ def _read(paths: list[Path]) -> Masked | None:
     return Masked(torch.stack(images), torch.stack(masks))
 
 
-TRIES = 10
 LARGEST_PX = 1024
 
 
 def spread(index: Index, count: int) -> list[int]:
     """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
-    order = torch.from_numpy(index.source_numbers.copy()).sort(stable=True).indices
-    return [int(order[place]) for place in evenly(len(order), count)]
-
-
-def evenly(length: int, count: int) -> list[int]:
-    """Up to `count` places of a list, evenly spaced.
-
-    >>> evenly(9, 3), evenly(2, 3)
-    ([1, 4, 7], [0, 1])
-    """
-    count = min(count, length)
-    return [(2 * turn + 1) * length // (2 * count) for turn in range(count)]
+    return spaced(np.argsort(index.source_numbers, kind="stable").tolist(), count)
 
 
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
-    """Those tiles with their pixels; in place of an unreadable one, one of the next.
+    """Read up to `count` tiles, spread over the index; unreadable ones are left out.
 
     Raises:
         UserError: none can be read, as after the data have moved.
     """
-    found: dict[int, Tensor] = {}
+    found: list[tuple[int, Tensor]] = []
     reason = ""
-    for wanted in spread(index, count):
-        for number in range(wanted, min(wanted + TRIES, len(index))):
-            if number in found:
-                break
-            try:
-                found[number] = index.read(number)
-                break
-            except TileError as error:
-                reason = reason or str(error)
+    for number in spread(index, count):
+        try:
+            found.append((number, index.read(number)))
+        except TileError as error:
+            reason = str(error)
     if not found:
         raise UserError(
             f"none of the tiles of {run} can be read ({reason}). If they have moved, say where to: "
             f"colocate pretrain --from {run}/recipe.json --data PLACE --resume"
         )
-    return list(found.items())
+    return found
 
 
 def view_px(recipe: Recipe, index: Index, stride: int) -> int:
-    """How many pixels a whole tile is shown to a network with: the finest scale that training drew, in whole cells.
+    """Size in pixels of a whole tile as networks see it: at the finest scale of training, in whole cells.
 
     Training sees a tile through crops of `views.area`, enlarged or reduced to `views.size`. Other scales would ask
     the network about tissue that it never saw so large, or so small.

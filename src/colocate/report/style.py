@@ -1,14 +1,12 @@
-"""What every panel shares: colours that colour-blind readers can tell apart, type sizes, and a page in inches."""
+"""Colours that colour-blind readers can tell apart, type sizes, and plain charts and pictures."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
@@ -21,53 +19,31 @@ RULE = "#d9dde5"
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#cc79a7", "#56b4e9", INK, "#999999")  # without yellow: paper is white
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
-TITLE, TEXT, SMALL = 17, 9.5, 8.5
+TEXT, SMALL = 9.5, 8.5
 
 
-class Page:
-    """A white page whose parts are placed in inches from its top left corner."""
+def heading(part: FigureBase, words: str, explanation: str = "") -> None:
+    """Write a title, and an explanation in the lines below it, above a figure or a part of one."""
+    part.suptitle(f"{words}\n{explanation}".strip(), x=0.01, ha="left", fontsize=TEXT, color=INK)
 
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), facecolor="white")
-        self.canvas = FigureCanvasAgg(self.figure)
 
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes whose frame fills this rectangle."""
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(box)
+def png(figure: Figure) -> bytes:
+    """Draw a figure as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
+    return light_png(_drawn(FigureCanvasAgg(figure), dpi) for dpi in (120, 110, 100, 90, 80, 65))
 
-    def text(self, left: float, top: float, words: str, size: float = TEXT, **style: object) -> None:
-        """Words whose first line's top stands at `top`."""
-        style = {"color": INK, "va": "top", "ha": "left", "linespacing": 1.45} | style
-        self.figure.text(left / self.width, 1 - top / self.height, words, fontsize=size, **style)  # type: ignore[arg-type]
 
-    def heading(self, left: float, top: float, words: str, explanation: str) -> None:
-        """A section's title with what it shows in a line or two below."""
-        self.text(left, top, words, 11.5, fontweight="bold")
-        self.text(left, top + 0.25, explanation, TEXT, color=SOFT)
-
-    def png(self) -> bytes:
-        """The page as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
-        return light_png(self._drawn(dpi) for dpi in (120, 110, 100, 90, 80, 65))
-
-    def _drawn(self, dpi: int) -> Image.Image:
-        self.figure.set_dpi(dpi)
-        self.canvas.draw()
-        page = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3].copy())
-        # Dithered: without it tissue in 256 colours breaks up into patches.
-        return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+def _drawn(canvas: FigureCanvasAgg, dpi: int) -> Image.Image:
+    canvas.figure.set_dpi(dpi)
+    canvas.draw()
+    page = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    # Dithered: without it tissue in 256 colours breaks up into patches.
+    return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def picture(axes: Axes, image: UInt8[np.ndarray, "h w 3"], *, smooth: bool = True) -> None:
-    """An image that fills its axes, without ticks; pixels are squares unless `smooth`."""
+    """Fill axes with an image, without ticks; pixels are squares unless `smooth`."""
     height, width = image.shape[:2]
     axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic" if smooth else "nearest")
-    bare(axes)
-
-
-def bare(axes: Axes) -> None:
-    """No ticks, a hairline frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -75,7 +51,7 @@ def bare(axes: Axes) -> None:
 
 
 def plot(axes: Axes, title: str, xlabel: str) -> None:
-    """A plain chart: a title at the left, light horizontal rules, no box."""
+    """Make a plain chart: a title at the left, light horizontal rules, no box."""
     axes.set_title(title, loc="left", fontsize=TEXT, color=INK, pad=7)
     axes.set_xlabel(xlabel, fontsize=SMALL, color=SOFT)
     axes.tick_params(labelsize=SMALL, colors=SOFT, length=2.5, width=0.6)
@@ -89,18 +65,3 @@ def plot(axes: Axes, title: str, xlabel: str) -> None:
 def halo(width: float = 2.5, colour: str = INK) -> list[AbstractPathEffect]:
     """A dark edge behind lines and letters, so that light ones show on light tissue too."""
     return [withStroke(linewidth=width, foreground=colour)]
-
-
-def columns(left: float, width: float, count: int, gap: float) -> Iterator[tuple[float, float]]:
-    """Left edge and width of `count` equal columns."""
-    each = (width - gap * (count - 1)) / count
-    return ((left + i * (each + gap), each) for i in range(count))
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words with dots between them.
-
-    >>> listed(["a", "", "b"])
-    'a  ·  b'
-    """
-    return "  ·  ".join(word for word in words if word)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from pycocotools import mask as coco_mask
 from colocate.evaluate.metrics import FAMILIES
 from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 
-from .scenes import blobs, judged
+from .scenes import blobs
 
 SEEDS = range(10)
 
@@ -32,17 +30,6 @@ def test_codes_are_the_masks(seed: int) -> None:
         assert area == mask.sum()
     masks = torch.stack([ids == number for number in present]) if len(present) else torch.zeros(0, 9, 11).bool()
     assert Objects.of_masks(masks, found.classes, found.scores) == found
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("boxed", [False, True])
-def test_to_coco_and_back_through_json(seed: int, boxed: bool) -> None:
-    rng = np.random.default_rng(seed)
-    found = judged(rng, blobs(rng), 3, boxed)
-    results = json.loads(json.dumps(found.to_coco(7)))
-    assert all(result["image_id"] == 7 for result in results)
-    again = Objects.of_coco(results, found.size)
-    assert again == (found if found.rles else found._replace(boxes=None))
 
 
 def test_more_objects_than_a_byte_counts() -> None:
@@ -69,13 +56,6 @@ def test_the_surer_lies_on_top_and_the_unsure_nowhere() -> None:
     assert label_map(found).tolist() == [[1, 2, 2, 3, 0]]
     assert label_map(found, 0.4).tolist() == [[1, 2, 2, 3, 4]]
     assert label_map(found, 0.95).tolist() == [[0, 0, 0, 0, 0]]
-
-
-def test_as_many_classes_as_objects() -> None:
-    with pytest.raises(ValueError, match="1 classes for 2 objects"):
-        Objects.of_ids(torch.tensor([[1, 2]], dtype=torch.int32), [1])
-    with pytest.raises(ValueError, match="1 scores for 2 objects"):
-        Objects.of_masks(torch.ones(2, 3, 3).bool(), [1, 1], [0.5])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

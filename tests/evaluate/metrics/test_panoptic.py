@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from colocate.evaluate.metrics import FAMILIES
 from colocate.evaluate.metrics.objects import Objects, label_map
 from colocate.evaluate.metrics.panoptic import record
 
-from .scenes import classed, glas_truth, moved_and_merged, pair
+from .scenes import classed, pair
 
 PANOPTIC = FAMILIES["panoptic"]
 
@@ -48,20 +47,3 @@ def test_hidden_and_unsure_objects_do_not_count() -> None:
     truth = Objects.of_ids(torch.tensor([[1, 1, 0, 0]], dtype=torch.int32))
     assert record(truth, found) == {"1": {"tp": 1, "fp": 0, "fn": 0, "iou": 1.0}}
     assert record(truth, found, 0.1) == {"1": {"tp": 1, "fp": 1, "fn": 0, "iou": 1.0}}
-
-
-def test_a_class_counts_only_where_it_is() -> None:
-    one, two, three = (Objects.of_ids(torch.tensor([[1, 1, 0]], dtype=torch.int32), [number]) for number in (1, 2, 3))
-    records = [record(one, one), record(two, three)]
-    assert PANOPTIC.scores(records[:1]) == {"PQ": 100, "SQ": 100, "RQ": 100}
-    assert PANOPTIC.scores(records) == pytest.approx(dict.fromkeys(("PQ", "SQ", "RQ"), 100 / 3))
-
-
-def test_real_glands_against_themselves_and_disturbed(shared_data: Path) -> None:
-    truth = glas_truth(shared_data)
-    objects = {name: Objects.of_ids(ids) for name, ids in truth.items()}
-    assert PANOPTIC.scores([record(one, one) for one in objects.values()]) == {"PQ": 100, "SQ": 100, "RQ": 100}
-    moved = [Objects.of_ids(moved_and_merged(ids)) for ids in truth.values()]
-    scores = PANOPTIC.scores([record(*scene) for scene in zip(objects.values(), moved, strict=True)])
-    assert 60 < scores["PQ"] < scores["SQ"] < scores["RQ"] < 100
-    assert scores["PQ"] == pytest.approx(scores["SQ"] * scores["RQ"] / 100)  # of a single class

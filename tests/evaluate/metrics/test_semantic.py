@@ -11,8 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.probe import record as probe_record
-from colocate.evaluate.metrics.semantic import record
+from colocate.evaluate.metrics.semantic import record, record_probe
 from colocate.pretrain.probes import dice
 
 SEMANTIC = FAMILIES["semantic"]
@@ -85,7 +84,7 @@ def test_nothing_that_counts_is_nan() -> None:
 def test_the_probe_scores_cells(seed: int) -> None:
     truth, found = (part > 1 for part in maps(seed, [0, 1, 2]))
     truth[0] = found[0] = False
-    records = json.loads(json.dumps([probe_record(t.int(), f.int()) for t, f in zip(truth, found, strict=True)]))
+    records = json.loads(json.dumps([record_probe(t.int(), f.int()) for t, f in zip(truth, found, strict=True)]))
     ours = FAMILIES["probe"].scores(records)
     assert ours["image Dice"] == pytest.approx(100 * dice(found.flatten(1), truth.flatten(1)).mean().item(), rel=1e-6)
     assert ours["pooled Dice"] == pytest.approx(
@@ -98,6 +97,6 @@ def test_the_probe_scores_cells(seed: int) -> None:
 def test_the_probe_averages_classes_of_an_image() -> None:
     truth = torch.tensor([[0, 1, 1, 2, 2, 3]])
     found = torch.tensor([[1, 1, 1, 2, 0, 1]])
-    kept = probe_record(truth, found, ignored=3)
+    kept = record_probe(truth, found, ignored=3)
     assert kept["dice"] == pytest.approx((4 / 5 + 2 / 3) / 2)
     assert (kept["shared"], kept["positives"]) == (3, 8)

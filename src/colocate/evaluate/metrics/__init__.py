@@ -14,7 +14,7 @@ undefined.
 
 from __future__ import annotations
 
-from colocate.evaluate.metrics import coco, glas, panoptic, probe, semantic
+from colocate.evaluate.metrics import coco, glas, panoptic, semantic
 from colocate.evaluate.metrics.family import Family, Packed, Record
 from colocate.evaluate.metrics.objects import Objects, label_map
 
@@ -23,7 +23,7 @@ FAMILIES = {
     "glas": Family(glas.record, glas.pack),
     "panoptic": Family(panoptic.record, panoptic.pack),
     "semantic": Family(semantic.record, semantic.pack),
-    "probe": Family(probe.record, probe.pack),
+    "probe": Family(semantic.record_probe, semantic.pack_probe),
 }
 
 LOWER_IS_BETTER = {"object Hausdorff"}

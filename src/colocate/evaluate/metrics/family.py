@@ -1,4 +1,4 @@
-"""A family of scores: what is kept of one image, and how scores come from what was kept."""
+"""Families of scores: a record of each image, and scores from the records of a set of images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 Record: TypeAlias = dict[str, Any]
-"""All that scores need to know of one image, in plain JSON values."""
+"""Counts and sums of one image that scores are computed from, in plain JSON values."""
 
 Packed: TypeAlias = Callable[[Int64[np.ndarray, "d n"]], dict[str, Float64[np.ndarray, " d"]]]
-"""How often each of n images stands in each of d sets -> every score of each set; nan where it is undefined."""
+"""Counts of each of n images in each of d sets -> every score of each set; nan where it is undefined."""
 
 
 @final

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
@@ -36,28 +37,16 @@ from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 Slices = tuple[slice, slice]
 
 
-class _Side(NamedTuple):
-    """One side's objects, numbered from 0."""
-
-    ids: Int32[np.ndarray, "h w"]
-    """1 + the object's number, 0 where there is none."""
-    boxes: list[Slices]
-
-    def mask(self, number: int, window: Slices) -> Bool[np.ndarray, "y x"]:
-        return self.ids[window] == number + 1
-
-
 def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
     """Compare the objects of one image; found ones whose score is below `threshold` do not count.
 
     A record has the numbers of objects (`true`, `found`, `hits`) and for each side its objects' `area` in pixels and
     the sums of area x Dice and area x Hausdorff distance.
     """
-    maps = label_map(truth), label_map(found, threshold)
-    orders = [_reading_order(ids) for ids in maps]
-    shared = shared_pixels(*maps)[1:, 1:][np.ix_(*orders)]
-    areas = [np.bincount(ids.numpy().ravel(), minlength=1)[1:][order] for ids, order in zip(maps, orders, strict=True)]
-    distances = _hausdorff(_side(maps[0], orders[0]), _side(maps[1], orders[1]), shared)
+    maps = [_in_reading_order(ids) for ids in (label_map(truth), label_map(found, threshold))]
+    shared = shared_pixels(*maps)[1:, 1:]
+    areas = [np.bincount(ids.numpy().ravel())[1:] for ids in maps]
+    distances = _hausdorff(maps[0].numpy(), maps[1].numpy(), shared)
     sides = {}
     for name, table, own, other, far in zip(
         ("true", "found"), (shared, shared.T), areas, areas[::-1], distances, strict=True
@@ -104,39 +93,33 @@ def pack(records: Sequence[Record]) -> Packed:
     return scores
 
 
-def _reading_order(ids: Int32[Tensor, "h w"]) -> Int64[np.ndarray, " n"]:
-    """The objects on a map, each id less 1, by their first pixels."""
-    flat = ids.numpy().ravel()
-    first = np.full(flat.max() + 1, -1)
-    first[flat[::-1]] = np.arange(flat.size)[::-1]  # of an id's many pixels the last one written stays
-    order = first[1:].argsort()
-    return order[first[1:][order] >= 0]
-
-
-def _side(ids: Int32[Tensor, "h w"], order: Int64[np.ndarray, " n"]) -> _Side:
-    number = np.zeros(int(ids.max()) + 1, np.int32)
-    number[order + 1] = np.arange(1, len(order) + 1)
-    ordered = number[ids.numpy()]
-    return _Side(ordered, find_objects(ordered))
+def _in_reading_order(ids: Int32[Tensor, "h w"]) -> Int32[Tensor, "h w"]:
+    """Number the objects on a map 1, 2, ... by their first pixels; 0 stays 0."""
+    present, first = np.unique(ids.numpy(), return_index=True)
+    ordered = present[first.argsort()]
+    number = np.zeros(int(present[-1]) + 1, np.int32)
+    number[ordered[ordered > 0]] = np.arange(1, (present > 0).sum() + 1)
+    return torch.from_numpy(number[ids.numpy()])
 
 
 def _hausdorff(
-    truth: _Side, found: _Side, shared: Int64[np.ndarray, "t f"]
+    truth: Int32[np.ndarray, "h w"], found: Int32[np.ndarray, "h w"], shared: Int64[np.ndarray, "t f"]
 ) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " f"]]:
     """The distance of every object of each side to its match, or else to the nearest object of the other side."""
     if not shared.size:
-        diagonal = float(np.hypot(*(length - 1 for length in truth.ids.shape)))
-        return np.full(len(truth.boxes), diagonal), np.full(len(found.boxes), diagonal)
+        diagonal = float(np.hypot(*(length - 1 for length in truth.shape)))
+        return np.full(shared.shape[0], diagonal), np.full(shared.shape[1], diagonal)
+    true_boxes, found_boxes = find_objects(truth), find_objects(found)
 
     @cache  # most pairs are each other's match
     def distance(true: int, other: int) -> float:
-        window = _hull(truth.boxes[true], found.boxes[other])
-        masks = truth.mask(true, window), found.mask(other, window)
-        return max(_farthest(*masks), _farthest(*masks[::-1]))
+        window = _hull(true_boxes[true], found_boxes[other])
+        here, there = truth[window] == true + 1, found[window] == other + 1
+        return max(_farthest(here, there), _farthest(there, here))
 
     def nearest(true: Sequence[int], others: Sequence[int]) -> float:
         """The smallest distance among pairs; those that cannot be nearer, going by their boxes, are not measured."""
-        bounds = [_apart(truth.boxes[a], found.boxes[b]) for a, b in zip(true, others, strict=True)]
+        bounds = [_apart(true_boxes[a], found_boxes[b]) for a, b in zip(true, others, strict=True)]
         best = np.inf
         for pair in np.argsort(bounds):
             if bounds[pair] >= best:

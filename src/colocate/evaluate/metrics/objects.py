@@ -1,4 +1,4 @@
-"""Objects of one image as run-length codes of the COCO library: small, exact, and plain JSON."""
+"""Objects of one image as run-length codes of the COCO library, in plain JSON values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ coco_mask: Any = _mask  # whose stubs want bytes where the library takes a str a
 
 @final
 class Objects(NamedTuple):
-    """What is in one image, in truth or by a detector; masks may overlap."""
+    """The objects of one image, true or found by a detector; masks may overlap."""
 
     size: tuple[int, int]
     """Height and width of the image in pixels."""
@@ -25,24 +25,21 @@ class Objects(NamedTuple):
     classes: list[int]
     """1, 2, ..."""
     scores: list[float]
-    """How sure the detector is; 1 for the truth."""
+    """The detector's confidence; 1 for true objects."""
     boxes: list[list[float]] | None = None
     """The detector's own boxes in pixels (left, top, width, height); None: the masks' tight ones."""
 
     @classmethod
     def of_ids(cls, ids: Int32[Tensor, "h w"], classes: Sequence[int] | None = None) -> Objects:
-        """The objects of a map of ids (0 = none), in ascending order of their ids.
+        """Take the objects of a map of ids (0 = none), in ascending order of their ids.
 
         `classes` are those of the objects in that order; all 1 if None.
-
-        Raises:
-            ValueError: not as many classes as objects.
         """
         columns = np.asfortranarray(ids.numpy())
         present = np.unique(columns)
         rles = [_code(columns == number) for number in present[present > 0]]
         classes = [1] * len(rles) if classes is None else [int(value) for value in classes]
-        return cls(_size(ids), rles, _as_many(classes, rles, "classes"), [1.0] * len(rles))
+        return cls((ids.shape[0], ids.shape[1]), rles, classes, [1.0] * len(rles))
 
     @classmethod
     def of_masks(
@@ -52,30 +49,14 @@ class Objects(NamedTuple):
         scores: Sequence[float],
         boxes: Float[Tensor, "n 4"] | None = None,
     ) -> Objects:
-        """Objects from a detector's masks; `boxes` in pixels as left, top, width, height.
-
-        Raises:
-            ValueError: not as many classes or scores as masks.
-        """
+        """Take a detector's masks; `boxes` in pixels as left, top, width, height."""
         rles = [_code(np.asfortranarray(mask.numpy())) for mask in masks]
         return cls(
-            _size(masks),
+            (masks.shape[1], masks.shape[2]),
             rles,
-            _as_many([int(value) for value in classes], rles, "classes"),
-            _as_many([float(value) for value in scores], rles, "scores"),
+            [int(value) for value in classes],
+            [float(value) for value in scores],
             None if boxes is None else boxes.tolist(),
-        )
-
-    @classmethod
-    def of_coco(cls, results: Sequence[dict[str, Any]], size: tuple[int, int]) -> Objects:
-        """Objects from the results of one image in COCO's form, which does not say how large an empty image is."""
-        boxed = bool(results) and all("bbox" in result for result in results)
-        return cls(
-            size,
-            [result["segmentation"] for result in results],
-            [result["category_id"] for result in results],
-            [result["score"] for result in results],
-            [result["bbox"] for result in results] if boxed else None,
         )
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
@@ -116,7 +97,7 @@ def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:
 
 
 def shared_pixels(truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> Int64[np.ndarray, "t f"]:
-    """How many pixels each id of one map shares with each id of the other, from 0 up to the largest.
+    """Count the pixels that each id of one map shares with each id of the other, from 0 up to the largest.
 
     >>> shared_pixels(torch.tensor([[0, 1, 1]], dtype=torch.int32), torch.tensor([[2, 2, 0]], dtype=torch.int32))
     array([[0, 0, 1],
@@ -131,13 +112,3 @@ def _code(mask: np.ndarray) -> dict[str, Any]:
     """The run-length code of a mask whose columns lie together in memory."""
     rle = coco_mask.encode(mask.astype(np.uint8, order="K", copy=False))
     return {"size": list(mask.shape), "counts": rle["counts"].decode()}
-
-
-def _size(maps: Tensor) -> tuple[int, int]:
-    return int(maps.shape[-2]), int(maps.shape[-1])
-
-
-def _as_many(values: list[Any], rles: list[dict[str, Any]], what: str) -> list[Any]:
-    if len(values) != len(rles):
-        raise ValueError(f"{len(values)} {what} for {len(rles)} objects")
-    return values
