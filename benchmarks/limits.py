@@ -38,7 +38,7 @@ began = time.perf_counter()
 cut(Listed("slide", Path(sys.argv[1])), TilingConfig(), Path(sys.argv[2]), manifest_only=False)
 """
 OPEN = """
-from colocate.data import Index
+from colocate.data.index import Index
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
 index = Index.build(Path(sys.argv[1]), Path(sys.argv[2]))
