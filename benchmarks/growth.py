@@ -26,7 +26,7 @@ from colocate.core.matching import overlap  # noqa: E402
 from colocate.core.objectives import info_nce  # noqa: E402
 from colocate.core.views import (  # noqa: E402
     ViewConfig,
-    draw_looks,
+    sample_params,
     sample_views,
 )
 from colocate.pretrain.loop import build_method  # noqa: E402
@@ -70,7 +70,7 @@ def step(batch: int, size: int) -> Callable[[], object]:
 def dense(tiles: int, cells: int, queue: int) -> Callable[[], object]:
     """Matching, pooling and contrast of all cells, both ways, forward and backward, on ready features."""
     sizes, index = torch.tensor([224, 224]).expand(tiles, 2), torch.arange(tiles)
-    first, second = (draw_looks(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
+    first, second = (sample_params(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
     query, key = (torch.randn(tiles, cells**2, WIDTH, requires_grad=grad) for grad in (True, False))
     negatives = torch.randn(queue, WIDTH)
 

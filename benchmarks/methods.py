@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.timing import Row, compare, in_turns, peak_bytes, ratio
 from colocate.core.geometry import Crop, bounding_box
 from colocate.core.matching import overlap
-from colocate.core.views import ViewConfig, draw_looks, sample_views
+from colocate.core.views import ViewConfig, sample_params, sample_views
 from colocate.methods.concl import ConCLConfig, k_means, prototypes
 from colocate.pretrain.loop import build_method
 from colocate.pretrain.optim import build_optimizer
@@ -74,7 +74,7 @@ def concepts(threads: int) -> Row:
     """k-means of reference views, their clusters carried into both views, the prototypes and the gradient to cells."""
     generator = torch.Generator().manual_seed(0)
     sizes, index = torch.tensor([SIZE, SIZE]).expand(CLUSTERED_TILES, 2), torch.arange(CLUSTERED_TILES)
-    views = [draw_looks(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1)]
+    views = [sample_params(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1)]
     reference = bounding_box(views[0], views[1])
     points = torch.randn(CLUSTERED_TILES, GRID**2, CHANNELS, generator=generator).relu().to(DEVICE)
     cells = [torch.randn(CLUSTERED_TILES, CELLS**2, WIDTH, generator=generator).to(DEVICE) for _ in views]

@@ -11,7 +11,7 @@ from benchmarks.timing import Row, compare
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
 from colocate.core.objectives import info_nce
-from colocate.core.views import ViewConfig, draw_looks, sample_views
+from colocate.core.views import ViewConfig, sample_params, sample_views
 from tests.reference import overlap as plain_overlap
 from tests.reference.info_nce import info_nce as plain_info_nce
 from tests.reference.views import batch_of, moco_v2_chain
@@ -65,7 +65,7 @@ def views(threads: int, pillow_blur: bool) -> Row:
 def _crops(tiles: int) -> tuple[Crop, Crop]:
     """Pairs of crops as the paper's recipe draws them."""
     sizes, index = torch.tensor([224, 224]).expand(tiles, 2), torch.arange(tiles)
-    first, second = (draw_looks(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
+    first, second = (sample_params(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
     return first, second
 
 

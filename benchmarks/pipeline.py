@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.timing import cpu_model
 from colocate.base.text import grid
-from colocate.core.views import ViewConfig, draw_looks
+from colocate.core.views import ViewConfig, sample_params
 from colocate.data.index import Index
 from colocate.data.phantom import phantom_tile
 from colocate.methods.moco import MoCo
@@ -67,7 +67,7 @@ def plain_rate(recipe: Recipe, files: list[Path], steps: int, device: torch.devi
     assert isinstance(method, MoCo)
     step = PlainStep(method, recipe.optim.lr)
     sizes, index = torch.tensor([PX, PX]).expand(recipe.batch, 2), torch.arange(recipe.batch)
-    own, other = (draw_looks(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
+    own, other = (sample_params(ViewConfig(), sizes, index, 0, 0, view).crop for view in (0, 1))
     views: Any = DataLoader(
         PilViews(files, steps * recipe.batch), recipe.batch, num_workers=cores, pin_memory=device.type == "cuda"
     )

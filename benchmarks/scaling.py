@@ -38,7 +38,7 @@ class Setting:
     parameters: int = 11_900_000
 
 
-def sent(setting: Setting, gpus: int) -> dict[str, float]:
+def to_device(setting: Setting, gpus: int) -> dict[str, float]:
     """Bytes that each GPU sends in a step, by what for."""
     mixed = math.gcd(setting.batch, gpus)  # GPUs that keys are shuffled among
     others = (mixed - 1) / mixed
@@ -55,7 +55,7 @@ def sent(setting: Setting, gpus: int) -> dict[str, float]:
 def pairs_per_second(setting: Setting, gpus: int) -> float:
     """Gradients travel beside the backward pass (two thirds of a step); all else is waited for."""
     step = setting.batch / setting.rate
-    parts = sent(setting, gpus)
+    parts = to_device(setting, gpus)
     hops = 8 * math.log2(gpus) * setting.latency  # collectives a step: gradients, views, 3 features, 2 queues, rest
     exposed = max(0.0, parts["gradients"] / setting.network - 2 / 3 * step)
     waited = sum(parts[name] for name in ("views", "features", "queues")) / setting.network
@@ -72,7 +72,7 @@ def main() -> None:
     setting = Setting(args.rate, args.network * 1e9, args.latency * 1e-6, args.batch)
     rows = [["GPUs", "sent a step", "of it views", "pairs/s", "of linear", "20 million pairs in"]]
     for gpus in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
-        parts, rate = sent(setting, gpus), pairs_per_second(setting, gpus)
+        parts, rate = to_device(setting, gpus), pairs_per_second(setting, gpus)
         minutes = 20e6 / rate / 60
         share = rate / gpus / args.rate
         sizes = (f"{sum(parts.values()) / 1e6:,.0f} MB", f"{parts['views'] / 1e6:,.0f} MB")

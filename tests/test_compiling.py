@@ -13,7 +13,7 @@ from colocate.core.views import Batch, View, sample_views
 from colocate.data.loader import Tiles
 from colocate.models.encoder import Encoder
 from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import build_method, pretrain, views_ahead
+from colocate.pretrain.loop import build_method, prefetch_views, pretrain
 from colocate.pretrain.optim import OptimConfig, build_optimizer
 from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
 
@@ -79,7 +79,7 @@ def same(one: View, other: View) -> bool:
 def test_views_come_in_order_and_no_earlier_than_asked_for() -> None:
     taken: list[int] = []
     source = numbered(4)
-    made = views_ahead((taken.append(turn) or (turn, tiles) for turn, tiles in source), views, torch.device("cpu"))
+    made = prefetch_views((taken.append(turn) or (turn, tiles) for turn, tiles in source), views, torch.device("cpu"))
     for turn, tiles, batch in made:
         assert tiles is source[turn][1] and taken == list(range(turn + 1))
         assert same(batch.first, views(turn, tiles, tiles.images).first)
@@ -92,7 +92,7 @@ def test_views_made_beside_a_step_are_the_same() -> None:
     """The step overwrites freed memory meanwhile; views of a later batch must not land in one that is still read."""
     device = torch.device("cuda")
     method = build_method(tiny_recipe(Path(), Path(), method=MOCO)).to(device)
-    for turn, tiles, batch in views_ahead(iter(numbered(20)), views, device):
+    for turn, tiles, batch in prefetch_views(iter(numbered(20)), views, device):
         wanted = views(turn, tiles, tiles.images.to(device))
         for _ in range(3):
             method(batch).total().backward()
@@ -108,7 +108,7 @@ def test_the_host_waits_for_no_step(name: str) -> None:
     method = build_method(tiny_recipe(Path(), Path(), method=METHODS[name])).to(device)
     optimizer = build_optimizer(OptimConfig(), method)
     batches = ((turn, tiles._replace(images=tiles.images.pin_memory())) for turn, tiles in numbered(6))
-    for turn, _, batch in views_ahead(batches, views, device):
+    for turn, _, batch in prefetch_views(batches, views, device):
         torch.cuda.set_sync_debug_mode("error" if turn > 2 else "default")
         try:
             method(batch).total().backward()

@@ -226,7 +226,7 @@ def test_a_step_sends_what_the_estimate_for_many_devices_says(tmp_path: Path) ->
     for rank in range(4):
         found = torch.load(tmp_path / f"{rank}.pt")
         sizes = {name: found[name] for name in ("cells", "channels", "width")}
-        said = scaling.sent(scaling.Setting(1, 1, 0, batch=6, size=64, **sizes), 4)
+        said = scaling.to_device(scaling.Setting(1, 1, 0, batch=6, size=64, **sizes), 4)
         assert found["exchanged"] == said["views"] + said["features"]
         assert found["gathered"] == said["queues"]
 

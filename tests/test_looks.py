@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.core.geometry import Crop
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks, sample_views
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, AugmentParams, ViewConfig, sample_params, sample_views
 
 STEP = 1 / 255
 RAW = ViewConfig(size=48, mean=(0, 0, 0), std=(1, 1, 1), symmetries="all")
@@ -30,8 +30,8 @@ def _sizes(tiles: Tensor) -> Tensor:
     return torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
 
 
-def _draw(config: ViewConfig, tiles: Tensor, *key: int) -> Looks:
-    return draw_looks(config, _sizes(tiles), torch.arange(len(tiles)), *(key or (0, 0, 0)))
+def _draw(config: ViewConfig, tiles: Tensor, *key: int) -> AugmentParams:
+    return sample_params(config, _sizes(tiles), torch.arange(len(tiles)), *(key or (0, 0, 0)))
 
 
 # Pixels against torchvision --------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def _draw(config: ViewConfig, tiles: Tensor, *key: int) -> Looks:
 
 
 def _crop_table(config: ViewConfig, height: int, width: int, count: int = 20_000) -> tuple[Crop, Tensor, Tensor]:
-    crop = draw_looks(config, torch.tensor([height, width]).expand(count, 2), torch.arange(count), 0, 0, 0).crop
+    crop = sample_params(config, torch.tensor([height, width]).expand(count, 2), torch.arange(count), 0, 0, 0).crop
     return crop, (crop.rows[:, 1] - crop.rows[:, 0]).abs(), (crop.cols[:, 1] - crop.cols[:, 0]).abs()
 
 
@@ -119,7 +119,7 @@ def test_symmetries_restrict_what_is_drawn(symmetries: str, count: int) -> None:
 def test_looks_follow_their_probabilities() -> None:
     config = ViewConfig(stain=0.3, stain_p=0.7)
     count = 20_000
-    looks = draw_looks(config, torch.tensor([64, 64]).expand(count, 2), torch.arange(count), 0, 0, 0)
+    looks = sample_params(config, torch.tensor([64, 64]).expand(count, 2), torch.arange(count), 0, 0, 0)
     jittered, blurred = (looks.factors != torch.tensor([1, 1, 1, 0])).any(1), looks.sigma_px > 0
     stained = (looks.stain_scale != 1).any(1)
     for part, p in ((jittered, 0.8), (blurred, 0.5), (looks.grey, 0.2), (stained, 0.7)):
@@ -145,7 +145,7 @@ def test_looks_follow_their_probabilities() -> None:
 
 def test_strong_jitter_never_makes_a_negative_factor() -> None:
     config = ViewConfig(jitter=(1.5, 2.0, 3.0, 0.5), jitter_p=1.0)
-    looks = draw_looks(config, torch.tensor([64, 64]).expand(2000, 2), torch.arange(2000), 0)
+    looks = sample_params(config, torch.tensor([64, 64]).expand(2000, 2), torch.arange(2000), 0)
     assert float(looks.factors[:, :3].min()) >= 0 and float(looks.factors[:, 3].min()) < -0.4
 
 
@@ -155,7 +155,7 @@ def test_strong_jitter_never_makes_a_negative_factor() -> None:
 def test_crops_have_one_physical_scale() -> None:
     config = ViewConfig(size=64, mpp=0.5, area=(1.0, 1.0), ratio=(1.0, 1.0))
     mpp = torch.tensor([0.25, 0.5, 1.0])
-    crop = draw_looks(config, torch.tensor([512, 512]).expand(3, 2), torch.arange(3), 0, mpp=mpp).crop
+    crop = sample_params(config, torch.tensor([512, 512]).expand(3, 2), torch.arange(3), 0, mpp=mpp).crop
     assert (crop.rows[:, 1] - crop.rows[:, 0]).tolist() == [128, 64, 32]
     assert (crop.area().sqrt() * mpp / config.size).tolist() == [0.5, 0.5, 0.5]
 
@@ -164,14 +164,14 @@ def test_areas_with_mpp_are_fractions_of_a_view() -> None:
     config = ViewConfig(size=64, mpp=0.5)
     count = 4000
     sizes, mpp = torch.tensor([512, 512]).expand(count, 2), torch.full((count,), 0.25, dtype=torch.float64)
-    area = draw_looks(config, sizes, torch.arange(count), 0, mpp=mpp).crop.area() / 128**2
+    area = sample_params(config, sizes, torch.arange(count), 0, mpp=mpp).crop.area() / 128**2
     even = 0.2 + 0.8 * torch.rand(count, generator=torch.Generator().manual_seed(0))
     assert _distance(area, even) < 1.95
 
 
 def test_a_tile_too_small_for_its_scale_is_shown_whole() -> None:
     config = ViewConfig(size=64, mpp=1.0, area=(1.0, 1.0), ratio=(1.0, 1.0))
-    crop = draw_looks(config, torch.tensor([[60, 60]]), torch.arange(1), 0, mpp=torch.tensor([0.25])).crop
+    crop = sample_params(config, torch.tensor([[60, 60]]), torch.arange(1), 0, mpp=torch.tensor([0.25])).crop
     assert crop.area().tolist() == [3600]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from colocate.core.geometry import Crop, bounding_box, cell_centres, coarser
 from colocate.core.matching import attend, most_similar, nearest_centre, nearest_feature, overlap
-from colocate.core.views import ViewConfig, draw_looks
+from colocate.core.views import ViewConfig, sample_params
 from tests.reference import vicreg as slow
 from tests.strategies import crop_pairs, grids, intersection
 
@@ -89,7 +89,7 @@ def test_the_best_of_many_seen_whole_are_not_those_at_the_top() -> None:
     """Crops as they are drawn: of cells seen whole, those that lie most within one other cell, wherever they are."""
     config = ViewConfig(size=56)
     sizes = torch.full((500, 2), 224)
-    own, other = (draw_looks(config, sizes, torch.arange(500), 0, 0, view).crop for view in (0, 1))
+    own, other = (sample_params(config, sizes, torch.arange(500), 0, 0, view).crop for view in (0, 1))
     match = overlap(own, other, 7)
     rows = torch.bincount(match.best(20).flatten() // 7, minlength=7) / (500 * 20)
     assert float((rows - rows.flip(0)).abs().max()) < 0.02

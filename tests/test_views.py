@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks, ViewConfig, draw_looks, render, sample_views
+from colocate.core.views import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AugmentParams,
+    ViewConfig,
+    render,
+    sample_params,
+    sample_views,
+)
 from tests.reference.views import view_of
 from tests.strategies import SYMMETRIES, crops, placed
 
@@ -30,8 +38,8 @@ def _sizes(tiles: Tensor) -> Tensor:
     return torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
 
 
-def _draw(config: ViewConfig, tiles: Tensor, *key: int) -> Looks:
-    return draw_looks(config, _sizes(tiles), torch.arange(len(tiles)), *(key or (0, 0, 0)))
+def _draw(config: ViewConfig, tiles: Tensor, *key: int) -> AugmentParams:
+    return sample_params(config, _sizes(tiles), torch.arange(len(tiles)), *(key or (0, 0, 0)))
 
 
 # Pixels against torchvision --------------------------------------------------------------------------------------

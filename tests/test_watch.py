@@ -53,9 +53,9 @@ def test_it_asks_every_epoch_and_keeps_the_best(
         return torch.tensor([score])
 
     kept = []
-    look = its.Watch.look
+    look = its.OnlineProbe.look
 
-    def looks(watch: its.Watch, step: int, *rest: object) -> str:
+    def looks(watch: its.OnlineProbe, step: int, *rest: object) -> str:
         nonlocal score
         score = next(scores)
         kept.append(step)
@@ -63,7 +63,7 @@ def test_it_asks_every_epoch_and_keeps_the_best(
 
     score = 0.0
     monkeypatch.setattr(its, "dice", dice)
-    monkeypatch.setattr(its.Watch, "look", looks)
+    monkeypatch.setattr(its.OnlineProbe, "look", looks)
     run = pretrain(recipe(data, tmp_path, "run"))  # 20 tiles in batches of 8: two steps an epoch, six in all
     assert rows(run) == [(2, pytest.approx(0.3)), (4, pytest.approx(0.8)), (6, pytest.approx(0.5))]
     best = find_candidate(str(run / "best"))
@@ -82,23 +82,23 @@ def test_probing_changes_nothing_of_the_run(data: Labelled, tmp_path: Path) -> N
 
 def test_a_resumed_run_has_the_same_probes(data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pretrain(recipe(data, tmp_path, "whole"))
-    look = its.Watch.look
+    look = its.OnlineProbe.look
 
-    def stops(watch: its.Watch, step: int, *rest: object) -> str:
+    def stops(watch: its.OnlineProbe, step: int, *rest: object) -> str:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return look(watch, step, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(its.Watch, "look", stops)
+    monkeypatch.setattr(its.OnlineProbe, "look", stops)
     parts = recipe(data, tmp_path, "parts")
     with pytest.raises(Interrupted):
         pretrain(parts)
-    monkeypatch.setattr(its.Watch, "look", look)
+    monkeypatch.setattr(its.OnlineProbe, "look", look)
     assert rows(pretrain(parts, resume=True)) == rows(whole)
 
 
 def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled, tmp_path: Path) -> None:
-    watch = its.Watch(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    watch = its.OnlineProbe(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
     assert set(watch.train) | set(watch.judged) == set(data.train("patients"))
     sides = [{data.items[n].source for n in side} for side in (watch.train, watch.judged)]
     assert not sides[0] & sides[1] and [len(side) for side in sides] == [3, 2]
@@ -109,7 +109,7 @@ def test_images_that_another_split_tests_on_are_not_asked(data: Labelled, tmp_pa
     lines = (two.folder / "items.csv").read_text().splitlines()
     others = ["split:other", *("test" if 2 <= n < 6 else "train" for n in range(16))]
     (two.folder / "items.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, others, strict=True)))
-    watch = its.Watch(tmp_path, str(two.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    watch = its.OnlineProbe(tmp_path, str(two.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
     assert set(watch.train) | set(watch.judged) == {0, 1, 6, 7, 8, 9}
 
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import Looks, ViewConfig, render, sample_views
+from colocate.core.views import AugmentParams, ViewConfig, render, sample_views
 from colocate.report.matches import (
     LEAST_SHARED,
     box_in_view,
@@ -25,18 +25,18 @@ from tests.strategies import SYMMETRIES, TILE, crop_pairs, crops, grids, placed
 PLAIN = ViewConfig(size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))
 
 
-def plain_looks(crop: Crop) -> Looks:
+def identity_params(crop: Crop) -> AugmentParams:
     """Crop and resize alone."""
     unchanged = torch.tensor([[1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
     zeros = torch.zeros(1, 3, dtype=torch.float64)
-    return Looks(crop, zeros[:, 0], unchanged, torch.zeros(1, dtype=torch.bool), zeros + 1, zeros)
+    return AugmentParams(crop, zeros[:, 0], unchanged, torch.zeros(1, dtype=torch.bool), zeros + 1, zeros)
 
 
 def painted_centre(crop: Crop, grid: tuple[int, int], cell: int) -> tuple[float, float]:
     """Where the middle of a cell lies on the tile (y, x), read from the colours of the rendered view."""
     ramp = torch.arange(TILE)
     tile = torch.stack([ramp[:, None].expand(TILE, TILE), ramp.expand(TILE, TILE), torch.zeros(TILE, TILE)])
-    view = render(tile.to(torch.uint8)[None], plain_looks(crop), PLAIN).images[0]
+    view = render(tile.to(torch.uint8)[None], identity_params(crop), PLAIN).images[0]
     high, wide = PLAIN.size // grid[0], PLAIN.size // grid[1]
     row, col = divmod(cell, grid[1])
     patch = view[:2, row * high : (row + 1) * high, col * wide : (col + 1) * wide].mean((1, 2)) * 255 + 0.5

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import Looks, ViewConfig, draw_looks, render
+from colocate.core.views import AugmentParams, ViewConfig, render, sample_params
 from tests.strategies import TILE, crop_pairs, intersection, same_crops
 
 SIZE = 60  # view pixels: whole pixels a cell for grids of 3, 4, 5, 6 and 10
@@ -29,11 +29,11 @@ def _painted() -> Tensor:
     return torch.stack([x, x.T, torch.full_like(x, 128)]).to(torch.uint8)
 
 
-def _plain_looks(crop: Crop) -> Looks:
+def _plain_looks(crop: Crop) -> AugmentParams:
     b = len(crop.rows)
     ones = torch.ones(b, 3)
     unchanged = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).expand(b, 4)
-    return Looks(crop, torch.zeros(b), unchanged, torch.zeros(b, dtype=torch.bool), ones, 0 * ones)
+    return AugmentParams(crop, torch.zeros(b), unchanged, torch.zeros(b, dtype=torch.bool), ones, 0 * ones)
 
 
 def _places(crop: Crop, cells: int) -> Tensor:
@@ -102,7 +102,7 @@ def test_matched_paint_is_exact_for_crops_equal_up_to_symmetry(pair: tuple[Crop,
 def test_paint_holds_for_the_crops_that_are_drawn(cells: int) -> None:
     index = torch.arange(64)
     sizes = torch.tensor([TILE, TILE]).expand(64, 2)
-    own, other = (draw_looks(PLAIN, sizes, index, 0, 0, view).crop for view in (0, 1))
+    own, other = (sample_params(PLAIN, sizes, index, 0, 0, view).crop for view in (0, 1))
     assert len({(bool(r[0] > r[1]), bool(c[0] > c[1]), bool(t)) for r, c, t in zip(*own, strict=True)}) == 8
     _check(own, other, cells, cells)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Looks
+from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, AugmentParams
 
 
 class PillowBlur:
@@ -41,7 +41,7 @@ def moco_v2_chain(size: int = 224, *, pillow_blur: bool = False) -> T.Compose:
     )
 
 
-def view_of(tile: Tensor, looks: Looks, view: int, size: int) -> Tensor:
+def view_of(tile: Tensor, looks: AugmentParams, view: int, size: int) -> Tensor:
     """One view of one tile (3 x H x W, uint8) in [0, 1], with the given crop, flips, blur and colours, in float64.
 
     torchvision's own functions, one after another in our order, nothing rounded; each colour step clamps, and the hue

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from colocate.base.errors import UserError
 
 
-def sent(small: Tensor, to: Tensor | torch.device) -> Tensor:
+def to_device(small: Tensor, to: Tensor | torch.device) -> Tensor:
     """`small` on the device `to`; given a tensor, on its device and of its dtype.
 
     A copy from ordinary memory waits until the GPU has done all that it was asked before; from pinned memory, which
@@ -128,7 +128,7 @@ class Shuffle:
                 "needs: give a --batch that is a multiple of the number of devices squared"
             )
         turns = 1 if self.size == 1 else 2  # before they are exchanged, and after
-        self.orders = [sent(torch.randperm(count), device) for _ in range(turns)]
+        self.orders = [to_device(torch.randperm(count), device) for _ in range(turns)]
 
     def mixed(self, x: Float[Tensor, "b *some"]) -> Float[Tensor, "b *some"]:
         """`x` of this and other processes."""

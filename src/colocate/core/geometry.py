@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from colocate.base.distributed import sent
+from colocate.base.distributed import to_device
 
 
 class Crop(NamedTuple):
@@ -130,7 +130,7 @@ def resampling(
     taps = min(math.ceil(2 * support) + 1, length)
 
     device = device or ends.device
-    ends, sigma_px = sent(ends, device), sent(sigma_px, device)
+    ends, sigma_px = to_device(ends, device), to_device(sigma_px, device)
     low, high = ends.amin(1)[:, None, None], ends.amax(1)[:, None, None]
     step = ((ends[:, 1] - ends[:, 0]) / size)[:, None, None]  # source pixels a view pixel, signed
     reach = step.abs().clamp_min(1)  # half the triangle's foot: no narrower than one source pixel when enlarging
@@ -167,7 +167,7 @@ def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f
     if max(grid.shape[2:]) <= most:
         return grid
     unit = torch.tensor([[0.0, 1.0]])
-    rows, cols = (sent(shared_fraction(unit, min(n, most), unit, n)[0], grid) for n in grid.shape[2:])
+    rows, cols = (to_device(shared_fraction(unit, min(n, most), unit, n)[0], grid) for n in grid.shape[2:])
     return rows @ grid @ cols.T
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from colocate.base.distributed import sent
+from colocate.base.distributed import to_device
 from colocate.core.geometry import Crop, cell_centres, exact, grid_size, shared_fraction
 
 
@@ -70,8 +70,8 @@ class SharedArea(Match):
         b, _, d = cells.shape
         field = cells.reshape(b, *self.grid, d)
         field = self._swapped(field, 1)
-        rows = sent(self.rows, cells)
-        cols = sent(self.cols, cells)
+        rows = to_device(self.rows, cells)
+        cols = to_device(self.cols, cells)
         field = (rows @ field.flatten(2)).unflatten(2, (-1, d))  # b h f d
         return (cols[:, None] @ field).flatten(1, 2)
 
@@ -89,7 +89,7 @@ class SharedArea(Match):
         turned = field.transpose(axis, axis + 1)
         if self.swap.all():
             return turned
-        swap = sent(self.swap, field.device)
+        swap = to_device(self.swap, field.device)
         return torch.where(swap.view(-1, *[1] * (field.ndim - 1)), turned, field)
 
 
@@ -127,7 +127,7 @@ class Nearest(Match):
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The partners."""
-        partner = sent(self.partner, cells.device)
+        partner = to_device(self.partner, cells.device)
         return cells.gather(1, partner[:, :, None].expand(-1, -1, cells.shape[2]))
 
 
@@ -179,7 +179,7 @@ def attend(
     Cells that share nothing stay out. An ablation of plain area; no gradient passes through the shares.
     """
     similar = _cosine(own.detach(), other.detach()) / temperature
-    area = sent(match.fractions(), similar)
+    area = to_device(match.fractions(), similar)
     shares = area * (similar - similar.amax(2, keepdim=True)).exp()
     return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight)
 

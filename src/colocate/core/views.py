@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from colocate.base.distributed import sent
+from colocate.base.distributed import to_device
 from colocate.base.errors import UserError
 from colocate.base.rng import uniforms
 from colocate.core.geometry import Crop, bounding_box, resampling
@@ -91,7 +91,7 @@ class ViewConfig:
             raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
 
 
-class Looks(NamedTuple):
+class AugmentParams(NamedTuple):
     """Everything that decides b views of b tiles, drawn on the host."""
 
     crop: Crop
@@ -101,27 +101,27 @@ class Looks(NamedTuple):
     stain_scale: Float[Tensor, "b 3"]
     stain_shift: Float[Tensor, "b 3"]
 
-    def select(self, item: slice | Tensor) -> Looks:
+    def select(self, item: slice | Tensor) -> AugmentParams:
         """Those of some of the views, as `Crop.select`."""
         crop, *rest = self
-        return Looks(crop.select(item), *(values[item] for values in rest))
+        return AugmentParams(crop.select(item), *(values[item] for values in rest))
 
 
-def plain_looks(crop: Crop) -> Looks:
+def identity_params(crop: Crop) -> AugmentParams:
     """Views of these crops as they are: no blur, no change of colour."""
     b = len(crop.transpose)
     ones, zeros = crop.rows.new_ones(b, 3), crop.rows.new_zeros(b, 3)
     unchanged = torch.cat([ones, zeros[:, :1]], 1)
-    return Looks(crop, zeros[:, 0], unchanged, torch.zeros(b, dtype=torch.bool), ones, zeros)
+    return AugmentParams(crop, zeros[:, 0], unchanged, torch.zeros(b, dtype=torch.bool), ones, zeros)
 
 
-def draw_looks(
+def sample_params(
     config: ViewConfig,
     sizes: Int[Tensor, "b 2"],
     index: Int[Tensor, " b"],
     *key: int,
     mpp: Float[Tensor, " b"] | None = None,
-) -> Looks:
+) -> AugmentParams:
     """Draw one view of each of b tiles of (height, width) `sizes` pixels, a pure function of (config, key, index).
 
     Raises:
@@ -137,7 +137,7 @@ def draw_looks(
     blurred = u[:, 6] < config.blur_p
     sigma_px = config.blur_px[0] + (config.blur_px[1] - config.blur_px[0]) * u[:, 7]
     stained = (u[:, 8] < config.stain_p)[:, None] * config.stain
-    return Looks(
+    return AugmentParams(
         crop=_draw_crop(config, sizes, u[:, 32:], mpp),
         sigma_px=sigma_px * blurred,
         factors=factors,
@@ -275,8 +275,8 @@ class Batch(NamedTuple):
     """How often these tiles were seen before."""
 
 
-def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> View:
-    """The views that `looks` describes, float32 on the tiles' device; tiles may be padded at the bottom and right."""
+def render(tiles: UInt8[Tensor, "b 3 H W"], params: AugmentParams, config: ViewConfig) -> View:
+    """The views that `params` describes, float32 on the tiles' device; tiles may be padded at the bottom and right."""
     shape = (len(tiles), 3, config.size, config.size)
     images = torch.empty(shape, device=tiles.device, memory_format=torch.channels_last)
     # On a CPU a few tiles at a time: what lies between pixels in and pixels out then stays in cache.
@@ -284,29 +284,29 @@ def render(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) ->
     with torch.autocast(tiles.device.type, enabled=False):
         for start in range(0, len(tiles), step):
             some = slice(start, start + step)
-            images[some] = _pixels(tiles[some], looks.select(some), config)
-    return View(images, looks.crop)
+            images[some] = _pixels(tiles[some], params.select(some), config)
+    return View(images, params.crop)
 
 
-def _pixels(tiles: UInt8[Tensor, "b 3 H W"], looks: Looks, config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
-    device, crop = tiles.device, looks.crop
+def _pixels(tiles: UInt8[Tensor, "b 3 H W"], params: AugmentParams, config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
+    device, crop = tiles.device, params.crop
     height, width = tiles.shape[2:]
-    rows = resampling(crop.rows.float(), config.size, height, looks.sigma_px.float(), device) / 255
-    cols = resampling(crop.cols.float(), config.size, width, looks.sigma_px.float(), device)
+    rows = resampling(crop.rows.float(), config.size, height, params.sigma_px.float(), device) / 255
+    cols = resampling(crop.cols.float(), config.size, width, params.sigma_px.float(), device)
     # The channels lie side by side while the rows are resampled: no copy of a matrix for each of them.
     low = rows @ tiles.transpose(1, 2).flatten(2).float()  # b s (3 W)
     view = (low.view(len(tiles), -1, width) @ cols.mT).unflatten(1, (-1, 3)).transpose(1, 2)  # b 3 s s
     if crop.transpose.any():
-        view = torch.where(sent(crop.transpose, device)[:, None, None, None], view.mT, view)
+        view = torch.where(to_device(crop.transpose, device)[:, None, None, None], view.mT, view)
     if config.stain > 0:
-        matrix, offset = stain_matrix(looks.stain_scale.float(), looks.stain_shift.float())
-        view = jitter_stain(view, sent(matrix, device), sent(offset, device))
+        matrix, offset = stain_matrix(params.stain_scale.float(), params.stain_shift.float())
+        view = jitter_stain(view, to_device(matrix, device), to_device(offset, device))
 
-    matrix, grey_row = colour_matrix(looks.factors.float(), looks.grey)
+    matrix, grey_row = colour_matrix(params.factors.float(), params.grey)
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-    grey = (sent(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
-    offset = (grey - sent(mean, device)) / sent(std, device)
-    view = affine(view, sent(matrix / std[:, None], device), offset)
+    grey = (to_device(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
+    offset = (grey - to_device(mean, device)) / to_device(std, device)
+    view = affine(view, to_device(matrix / std[:, None], device), offset)
     # Normalising comes after the clamp; folded into the map, it moves the clamp's bounds instead.
     for channel, darkest, brightest in zip(view.unbind(1), -mean / std, (1 - mean) / std, strict=True):
         channel.clamp_(float(darkest), float(brightest))
@@ -341,11 +341,13 @@ def sample_views(
         sizes = torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
 
     def drawn(number: int, config: ViewConfig, size: int) -> View:
-        looks = draw_looks(config, sizes, index, seed, epoch, number, mpp=mpp)
-        return render(tiles, looks, replace(config, size=size))
+        params = sample_params(config, sizes, index, seed, epoch, number, mpp=mpp)
+        return render(tiles, params, replace(config, size=size))
 
     first, second = (drawn(number, config, config.size) for number in (0, 1))
     small = replace(config, area=config.local_area)
     local = tuple(drawn(2 + number, small, config.local_size) for number in range(config.local_views))
-    reference = render(tiles, plain_looks(bounding_box(first.crop, second.crop)), config) if config.reference else None
+    reference = (
+        render(tiles, identity_params(bounding_box(first.crop, second.crop)), config) if config.reference else None
+    )
     return Batch(first, second, index, local, reference, epoch)

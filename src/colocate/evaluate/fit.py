@@ -19,7 +19,7 @@ from colocate.base.rng import seed_torch, uniforms
 from colocate.data.loader import one_order, read_ahead
 from colocate.datasets.labelled import Labelled
 from colocate.pretrain import checkpoint
-from colocate.pretrain.journal import Journal, Pace, Screen
+from colocate.pretrain.journal import Journal, ProgressBar, Throughput
 from colocate.pretrain.optim import OptimConfig, build_optimizer, learning_rate
 from colocate.pretrain.recipe import MachineConfig, Precision
 from colocate.pretrain.run import launch, stop_signals, workers
@@ -197,8 +197,8 @@ def fit(
     batches: Iterator[list[Example]] = read_ahead(examples, range(step, steps), places, workers(engine.machine()))
 
     journal: Journal | None = None
-    pace = Pace("images")
-    with stop_signals() as asked, Screen(steps, step, shown=True, doing="fit") as screen:
+    pace = Throughput("images")
+    with stop_signals() as asked, ProgressBar(steps, step, shown=True, doing="fit") as screen:
         for batch in batches:
             seed_torch(step, examples.seed)
             for group in optimizer.param_groups:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from colocate.base.distributed import gather, sent
+from colocate.base.distributed import gather, to_device
 from colocate.base.errors import UserError
 from colocate.core.geometry import exact
 from colocate.core.matching import SharedArea, overlap
@@ -141,7 +141,7 @@ class Distil(Method):
     def distance(self, student: Features, target: Float[Tensor, "b m t"], match: SharedArea) -> Float[Tensor, ""]:
         """Of one view: the mean over all cells, and over all pairs of a tile's cells, of weight x loss."""
         assert student.cells is not None
-        weight = sent(match.weight.to(target.dtype), target.device)
+        weight = to_device(match.weight.to(target.dtype), target.device)
         pooled = F.normalize(match.pool(target), dim=2)
         loss = (weight * (1 - (F.normalize(exact(student.cells), dim=2) * pooled).sum(2))).mean()
         if not self.relations:

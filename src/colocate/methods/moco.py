@@ -10,7 +10,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from colocate.base.distributed import gather, sent
+from colocate.base.distributed import gather, to_device
 from colocate.base.errors import UserError
 from colocate.core.objectives import info_nce
 from colocate.core.views import Batch, View
@@ -213,9 +213,9 @@ class MoCo(Method):
         # Cells that the other view never saw need no row. Crops, so weights too, are on the host: no synchronisation.
         if weight.device.type == "cpu":
             seen = weight.nonzero().squeeze(1)
-            rows = sent(seen, queries.device)
+            rows = to_device(seen, queries.device)
             queries, keys, weight = queries[rows], keys[rows], weight[seen]
-        weight = sent(weight, queries.device)
+        weight = to_device(weight, queries.device)
         return info_nce(queries, keys, negatives, weight, temperature=self.temperature, count=count)
 
 

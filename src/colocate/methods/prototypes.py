@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from colocate.base.distributed import gather, own_part, sent
+from colocate.base.distributed import gather, own_part, to_device
 from colocate.base.errors import UserError
 from colocate.core.geometry import exact
 from colocate.core.matching import overlap
@@ -140,4 +140,6 @@ class Prototypes(Method):
         pooled = back.pool(log_p.exp()).clamp_min(1e-8)  # zero where the student saw nothing, and there weighs nothing
         backward = -(assigned * pooled.log()).sum(2)
         sides = ((there.weight, forward), (back.weight, backward))
-        return torch.stack([(sent(weight.to(each.dtype), each.device) * each).mean() for weight, each in sides]).mean()
+        return torch.stack(
+            [(to_device(weight.to(each.dtype), each.device) * each).mean() for weight, each in sides]
+        ).mean()

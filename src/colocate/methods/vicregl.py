@@ -10,7 +10,7 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from colocate.base.distributed import gather_with_gradient, sent
+from colocate.base.distributed import gather_with_gradient, to_device
 from colocate.base.errors import UserError
 from colocate.core.objectives import vicreg_covariance, vicreg_invariance, vicreg_variance
 from colocate.core.views import Batch, View
@@ -114,9 +114,9 @@ class VICRegL(Method):
         if best is not None:
             chosen = match.best(best)
             weight = weight.gather(1, chosen)
-            chosen = sent(chosen, cells.device)
+            chosen = to_device(chosen, cells.device)
             cells, partners = _chosen(cells, chosen), _chosen(partners, chosen)
-        weight = sent(weight, cells.device)
+        weight = to_device(weight, cells.device)
         # A cell that the other view never saw has no partner: its own twin keeps variance and covariance what they are.
         partners = torch.where(weight[:, :, None] > 0, partners, cells)
         return (

@@ -122,7 +122,7 @@ MOST_IMAGES = 48  # on either side: a probe should cost seconds
 
 
 @final
-class Watch:
+class OnlineProbe:
     """RUN/probes.csv, and RUN/best: the backbone of the highest Dice so far.
 
     Only images that every split of the labelled data trains on are asked about, half of their cases to learn from and

@@ -51,7 +51,7 @@ class Journal:
 
 
 @final
-class Skipped:
+class UnreadableTiles:
     """RUN/skipped.csv: the tiles that could not be read, each once, with the reason."""
 
     def __init__(self, run: Path, index: Index, most: float) -> None:
@@ -167,7 +167,7 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
 
 
 @final
-class Pace:
+class Throughput:
     """What is counted (pairs) per second, and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self, counted: str = "pairs") -> None:
@@ -196,7 +196,7 @@ class Pace:
 
 
 @final
-class Screen(Terminal):
+class ProgressBar(Terminal):
     """A progress bar on a terminal; elsewhere (a file, a cluster's log) a plain line every row of the journal."""
 
     def __init__(self, steps: int, done: int, shown: bool, doing: str = "pretrain") -> None:
@@ -206,7 +206,7 @@ class Screen(Terminal):
         self.began, self.first = time.perf_counter(), done
         self.warned: set[str] = set()
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> ProgressBar:
         self.bar.start()
         return self
 

@@ -30,8 +30,8 @@ from colocate.models.backbones import Backbone
 from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.pretrain import checkpoint, diagnostics
 from colocate.pretrain.checkpoint import backbone_facts, write_backbone
-from colocate.pretrain.diagnostics import Watch
-from colocate.pretrain.journal import Journal, Pace, Screen, Skipped, check_trackers, trackers
+from colocate.pretrain.diagnostics import OnlineProbe
+from colocate.pretrain.journal import Journal, ProgressBar, Throughput, UnreadableTiles, check_trackers, trackers
 from colocate.pretrain.optim import build_optimizer, learning_rate, peak_lr
 from colocate.pretrain.recipe import Recipe
 from colocate.pretrain.run import (
@@ -88,7 +88,7 @@ def compile_encoders(
     return None
 
 
-def views_ahead(
+def prefetch_views(
     batches: Iterator[tuple[int, Tiles]], views: Callable[[int, Tiles, Tensor], Batch], device: torch.device
 ) -> Iterator[tuple[int, Tiles, Batch]]:
     """Each numbered batch of tiles with its `views`, made from the number, the tiles and their images on the device.
@@ -167,15 +167,15 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
-    skipped = Skipped(run, index, recipe.max_skipped / world)
+    skipped = UnreadableTiles(run, index, recipe.max_skipped / world)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
-    pace = Pace()
+    pace = Throughput()
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
     make = partial(views_of, recipe, batches_per_epoch)
-    with stop_signals() as asked, Screen(steps, step, shown=rank == 0) as screen:
+    with stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
         if recipe.compile:
             screen.warn_once(_compile(bare, recipe, fabric))
-        for turn, tiles, batch in views_ahead(turns, make, fabric.device):
+        for turn, tiles, batch in prefetch_views(turns, make, fabric.device):
             step, part = divmod(turn, recipe.accumulate)
             if part == 0:
                 seed_torch(rank, recipe.seed, step)
@@ -268,9 +268,9 @@ def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
     return failure and f"compiling failed, so networks run as they are ({failure})"
 
 
-def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> Watch:
+def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> OnlineProbe:
     every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
-    return Watch(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
+    return OnlineProbe(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
 
 
 def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:
