@@ -174,12 +174,16 @@ def _compare_cases(
 
 
 def _plain(case: str) -> str:
-    """A case as it is compared.
+    """A case as it is compared; of what holds a TCGA barcode, a slide's name say, the patient.
 
     >>> _plain("glas:9"), _plain("GlaS_9")
     ('glas-9', 'glas-9')
+    >>> _plain("tcga:TCGA-A2-A0T2"), _plain("TCGA-A2-A0T2-01Z-00-DX1")
+    ('tcga-a2-a0t2', 'tcga-a2-a0t2')
     """
-    return re.sub(r"[\W_]+", "-", case.lower())
+    plain = re.sub(r"[\W_]+", "-", case.lower())
+    patient = re.search(r"tcga-[0-9a-z]{2}-[0-9a-z]{4}(?![0-9a-z])", plain)
+    return patient[0] if patient else plain
 
 
 def _note_start(findings: Findings, index: Index) -> None:

@@ -94,6 +94,7 @@ class _Regions(Dataset[Any]):
 
 
 BACKGROUND = "background"
+MOST_CLASSES = 255
 ALIKE = 1.1  # resolutions that differ by less are taken for one
 
 
@@ -141,7 +142,7 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
     """Put a kept model on its device; objects need a score above `least`; `mpp`: where the model does not say its own.
 
     Raises:
-        UserError: the resolution is unknown, or said twice and not alike.
+        UserError: the resolution is unknown, or said twice and not alike; too many classes for a byte.
     """
     network, facts = saved.network, saved.facts
     if facts.mpp is None and mpp is None:
@@ -153,6 +154,8 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
         raise UserError(
             f"this model learned at {facts.mpp:g} micrometres per pixel, not at {mpp:g}: leave --model-mpp out"
         )
+    if len(facts.classes) > MOST_CLASSES:
+        raise UserError(f"a map of a slide holds {MOST_CLASSES} classes, and this model has {len(facts.classes)}")
     fabric.to_device(network)
 
     def look(windows: UInt8[Tensor, "b 3 s s"]) -> list[Found] | list[Classes]:
