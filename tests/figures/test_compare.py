@@ -57,8 +57,8 @@ def test_the_table_says_what_the_journals_say(runs: tuple[Path, Path]) -> None:
         with (run / "journal.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert (found[run.name]["recipe"], found[run.name]["steps"]) == (recipe, rows[-1]["step"])
-        for column in COLUMNS:
-            values = [float(row[column]) for row in rows[-late:] if row[column]]
+        for column in ("loss", "whole", "cells", *COLUMNS):
+            values = [float(row[column]) for row in rows[-late:] if row.get(column)]
             told = found[run.name][column.replace("_", " ")]
             if values:
                 scale = 100 if told.endswith("%") else 1

@@ -123,6 +123,14 @@ def _is_row(cells: list[str], columns: list[str]) -> bool:
         return False
 
 
+def loss_terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Names of the loss terms in a journal: its columns between `loss` and `grad_norm`."""
+    names = list(rows[0]) if rows else []
+    if not {"loss", "grad_norm"} <= set(names):
+        return []
+    return [name for name in names[names.index("loss") + 1 : names.index("grad_norm")] if name != "overlap"]
+
+
 def has_rows(run: Path) -> bool:
     """Whether a run has logged anything yet."""
     path = run / "journal.csv"

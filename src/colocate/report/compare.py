@@ -14,16 +14,12 @@ from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 from colocate.base.text import counted, escaped, grid
 from colocate.data.index import Index
-from colocate.pretrain.journal import read_journal
+from colocate.pretrain.journal import loss_terms, read_journal
 from colocate.pretrain.recipe import Recipe, differences, read_recipe
 from colocate.report.curves import Rows, draw_line, late_mean
 from colocate.report.style import COLOURS, SMALL, plot, png
 
 COLUMNS = {
-    "loss": "#.3g",
-    "whole": "#.3g",
-    "cells": "#.3g",
-    "concepts": "#.3g",
     "correspondence": ".3f",
     "correspondence_chance": ".3f",
     "displaced": ".3f",
@@ -34,7 +30,7 @@ COLUMNS = {
     "pairs_per_s": ".1f",
     "waiting": ".1%",
 }
-"""Columns of the journal in the table, and their number formats."""
+"""Columns of the journal in the table after those of the loss, and their number formats."""
 CHARTS = {
     "correspondence": "Correspondence accuracy: how often a cell's most similar cell shows the same tissue",
     "effective_rank": "Effective rank: in how many directions tiles differ (1: collapsed)",
@@ -115,10 +111,11 @@ def different_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def markdown(runs: Sequence[Run]) -> str:
     """A row a run, then a row a setting that differs; a cell is empty where a method has no such term."""
-    rows = [["run", "recipe", "steps", *(column.replace("_", " ") for column in COLUMNS)]]
+    columns = dict.fromkeys(["loss", *(term for run in runs for term in loss_terms(run.rows))], "#.3g") | COLUMNS
+    rows = [["run", "recipe", "steps", *(column.replace("_", " ") for column in columns)]]
     for run in runs:
-        late = {column: late_mean(run.rows, column) for column in COLUMNS}
-        values = [f"{late[name]:{form}}" if math.isfinite(late[name]) else "" for name, form in COLUMNS.items()]
+        late = {column: late_mean(run.rows, column) for column in columns}
+        values = [f"{late[name]:{form}}" if math.isfinite(late[name]) else "" for name, form in columns.items()]
         rows.append([escaped(run.name), escaped(run.recipe.name), f"{run.rows[-1]['step']:,.0f}", *values])
     parts = [grid(rows, left=2), NOTE]
     if different := different_settings(runs):

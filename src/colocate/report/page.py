@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -22,7 +23,7 @@ from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.pretrain.journal import read_journal
+from colocate.pretrain.journal import loss_terms, read_journal
 from colocate.pretrain.loop import build_backbone
 from colocate.pretrain.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from colocate.pretrain.recipe import Recipe
@@ -101,17 +102,11 @@ SHOWN = 6  # tiles in a row
 SETTLING = 64  # tiles whose statistics batch norm takes
 CHOICE = 12  # epochs that the pair of views is taken from
 CURVES = {
-    "Loss": {
-        "loss": ("total", INK),
-        "whole": ("views", BLUE),
-        "cells": ("cells", ORANGE),
-        "concepts": ("concepts", GREEN),
-    },
     "Correspondence accuracy": {"correspondence": ("measured", GREEN), "correspondence_chance": ("chance", SOFT)},
     "Effective rank of whole views": {"effective_rank": ("rank", BLUE)},
     "Feature standard deviation": {"feature_std": ("std", ORANGE)},
 }
-"""Charts of the journal: label and colour by column."""
+"""Charts of the journal beside the loss: label and colour by column."""
 
 
 @dataclass(frozen=True)
@@ -254,8 +249,10 @@ def _curves(part: SubFigure, shown: Shown) -> None:
     )
     recipe = shown.recipe
     filling = recipe.method.filling(recipe.batch) / recipe.accumulate
-    boxes = _axes(part, 1, len(CURVES), left=0.5, below=0.5, gap=0.25)[0]
-    for axes, (title, lines) in zip(boxes, CURVES.items(), strict=True):
+    terms = zip(loss_terms(shown.rows), cycle((BLUE, ORANGE, GREEN)), strict=False)
+    charts = {"Loss": {"loss": ("total", INK)} | {name: (name, colour) for name, colour in terms}} | CURVES
+    boxes = _axes(part, 1, len(charts), left=0.5, below=0.5, gap=0.25)[0]
+    for axes, (title, lines) in zip(boxes, charts.items(), strict=True):
         draw_chart(axes, shown.rows, title, lines, filling if "loss" in lines else 0)
 
 
