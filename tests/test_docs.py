@@ -1,7 +1,8 @@
-"""Commands that the documents show exist, with the options that they are shown with."""
+"""Commands, names and files that the documents show exist; commands with the options that they are shown with."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,15 @@ def test_documented_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
             options = [option for option in options if not option.startswith("--method.")]
         wrong += [f"{command}: {option}" for option in options if option not in known[words]]
     assert wrong == []
+
+
+def test_documented_names_and_files_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    for name in sorted(set(re.findall(r"\bcolocate(?:\.\w+)+", text))):
+        assert pkgutil.resolve_name(name) is not None, name
+    source = ROOT / "src" / "colocate"
+    for path in sorted(set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)) - {"methods/NAME.py"}):
+        assert any((folder / path).is_file() for folder in (ROOT, source)), path
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    shown = set(re.findall(r"\b(\w+\.py)\b", tree))
+    assert shown <= {path.name for path in source.rglob("*.py")}
