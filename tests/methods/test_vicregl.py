@@ -50,7 +50,7 @@ def whole_loss(method: VICRegL, x: Tensor, y: Tensor) -> Tensor:
     """The whole term, of projected features that are given."""
     method.query.forward = lambda images: Features(images, images[:, None], images[:, None], (1, 1))  # type: ignore
     crop = Crop.of([[0, 0, 8, 8]]).select(torch.zeros(len(x), dtype=torch.long))
-    return method(Batch(View(x, crop), View(y, crop), torch.arange(len(x)))).whole / method.config.alpha
+    return method(Batch(View(x, crop), View(y, crop), torch.arange(len(x)))).terms["whole"] / method.config.alpha
 
 
 @pytest.mark.parametrize("term", ["invariance", "variance", "covariance"])
