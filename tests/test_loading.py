@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,15 @@ def loaded(code: str, *words: object) -> set[str]:
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["pretrian", "plm"], []], ids=" ".join)
 def test_what_needs_no_command_loads_none(words: list[str]) -> None:
     assert not loaded(TYPED, *words) & LIGHT_TOO
+
+
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(own: str | None) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = "import os\nfrom colocate.cli.main import main\nmain(['--version'])\nprint(os.environ['OMP_WAIT_POLICY'])"
+    told = {"OMP_WAIT_POLICY": own} if own else {}
+    said = subprocess.run([sys.executable, "-c", code], env=env | told, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[-1] == (own or "PASSIVE")
 
 
 def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
