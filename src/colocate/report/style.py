@@ -24,7 +24,10 @@ TEXT, SMALL = 9.5, 8.5
 
 def heading(part: FigureBase, words: str, explanation: str = "") -> None:
     """Write a title, and an explanation in the lines below it, above a figure or a part of one."""
-    part.suptitle(f"{words}\n{explanation}".strip(), x=0.01, ha="left", fontsize=TEXT, color=INK)
+    look = {"ha": "left", "va": "top", "fontsize": TEXT, "color": INK}
+    room = "\n" * (explanation.count("\n") + 1) if explanation else ""  # a title is of one weight
+    part.suptitle(words + room, x=0.01, y=0.98, fontweight="bold", **look)
+    part.text(0.01, 0.98, f"\n{explanation}", **look)
 
 
 def png(figure: Figure) -> bytes:
