@@ -116,6 +116,8 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
         (["pretrain", "plm", "--out", "y"], "give --data TILES"),
         (["pretrain", "plm", "--data", "x"], "give --out RUN"),
         (["pretrain", "plm", "--from", "r.json"], "not both"),
+        (["pretrain", "plm", "--cache=memory"], "--cache and --cache-gb are gone"),
+        (["bench", "plm"], "colocate bench is gone"),
         (["pretrain", "--from", "nowhere.json"], "nowhere.json cannot be read"),
         (["pretrain", "nowhere.py:recipe"], "nowhere.py is not a Python file"),
         (["pretrain", "plm", "--data", "nowhere", "--out", "{tmp}/run"], "nowhere"),

@@ -61,6 +61,8 @@ def test_documented_names_and_files_exist() -> None:
     source = ROOT / "src" / "colocate"
     for path in sorted(set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)) - {"methods/NAME.py"}):
         assert any((folder / path).is_file() for folder in (ROOT, source)), path
+    for path in sorted(set(re.findall(r"\btests/[\w/]+\.py\b", text))):
+        assert (ROOT / path).is_file(), path
     tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
     shown = set(re.findall(r"\b(\w+\.py)\b", tree))
     assert shown <= {path.name for path in source.rglob("*.py")}

@@ -14,11 +14,12 @@ from colocate.base.tables import as_text, column, read_table, write_csv
 ROWS = [{"path": "a b.svs", "source": "007", "mpp": "0.5"}, {"path": "é.svs", "source": "", "mpp": ""}]
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_csv_in_the_ways_that_programs_save_it(tmp_path: Path, delimiter: str, encoding: str) -> None:
+def test_csv_in_the_ways_that_programs_save_it(tmp_path: Path, delimiter: str, encoding: str, end: str) -> None:
     lines = [delimiter.join(line) for line in (ROWS[0], *(row.values() for row in ROWS))]
-    (tmp_path / "t.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    (tmp_path / "t.csv").write_bytes(end.join(lines).encode(encoding))
     table = read_table(tmp_path / "t.csv")
     assert as_text(table) == ROWS
     assert column(table, "mpp", pa.float32(), tmp_path / "t.csv").to_pylist() == [0.5, None]

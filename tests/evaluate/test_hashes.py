@@ -6,6 +6,8 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -96,6 +98,8 @@ def test_hashes_are_computed_once(pictures: Pictures, tmp_path: Path) -> None:
     cache.write_bytes(cache.read_bytes()[:-9])
     assert same(pictures.hashes(cache), first) and pictures.seen == list(range(8))
     assert pictures.hashes(cache, symmetries=True).near.shape == (8, 8)
+    pq.write_table(pa.table({"near": [1]}), cache)  # another program's
+    assert same(pictures.hashes(cache), first)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hashes.parquet", "pictures"]
 
 

@@ -71,6 +71,11 @@ def test_results_that_do_not_fit_together_and_places_without_any(tmp_path: Path)
     write_result(tmp_path, label="plm")
     with pytest.raises(UserError, match=r"plm-0.*json and .*random-0.*json should have the same test images"):
         collect([tmp_path])
-    for places, says in (([tmp_path / "nowhere"], "nowhere cannot be read"), ([], "nothing holds no result")):
+    (tmp_path / "empty").mkdir()
+    for places, says in (
+        ([tmp_path / "nowhere"], "nowhere cannot be read"),
+        ([], "nothing holds no result"),
+        ([tmp_path / "random-0", tmp_path / "empty"], "empty holds no result"),
+    ):
         with pytest.raises(UserError, match=says):
             collect(places)

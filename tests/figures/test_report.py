@@ -20,7 +20,7 @@ from colocate.models.backbones import load_backbone
 from colocate.pretrain.loop import build_method, pretrain
 from colocate.pretrain.recipe import EncoderConfig
 from colocate.report.page import read_run, report
-from colocate.report.sample import masks_beside, spread, square, view_px
+from colocate.report.sample import masks_beside, read_spread, spread, square, view_px
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -97,6 +97,15 @@ def test_shown_tiles_are_spread_over_sources(phantom_run: Path) -> None:
     chosen = spread(index, 8)
     assert sorted(index.source_numbers[chosen].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len(set(chosen)) == 8
+
+
+def test_the_next_tile_stands_in_for_an_unreadable_one(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 10, size=64)
+    index = Index.build(tiles, tmp_path / "tiles.arrow")
+    middle = Path(index.name(spread(index, 1)[0]))
+    middle.write_bytes(b"")
+    ((number, _),) = read_spread(index, 1, tmp_path)
+    assert Path(index.name(number)).name == f"{int(middle.stem) + 1:02}.png"
 
 
 def test_tiles_are_shown_at_the_finest_scale_of_training(phantom_run: Path) -> None:

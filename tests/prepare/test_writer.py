@@ -157,12 +157,14 @@ def test_counts_other_than_expected(tmp_path: Path) -> None:
     assert data.notes == ("Not the complete data set: 24 objects instead of 25, 6 images instead of 7.",)
 
 
+TWO = Facts("made", "instances", ("gland", "vessel"), "none")
 BAD = [
     (FACTS, Draft("a", pixels(0), ids(0, height=7)), r"a is 10 x 8 px and its mask 10 x 7: .* get it again"),
     (FACTS, Draft("a", pixels(0), -ids(0)), r"a: its mask holds the object -4: number objects from 1"),
     (FACTS, Draft("i0", pixels(0), ids(0)), r"i0: a second image is named 'i0': rename"),
     (FACTS, Draft("a", pixels(0), ids(0), mpp=-1), r"a: -1 micrometres per pixel is no resolution"),
     (FACTS, Draft("a", Path("nowhere.png"), ids(0)), r"was not written \(nowhere.png: No such file"),
+    (TWO, Draft("a", pixels(0), ids(0)), r"a: object 1 has no class of 1 to 2 \(gland, vessel\): add it"),
     (CLASSES, Draft("a", pixels(0), ids(0)), r"a: its mask holds class 3, but classes are 0 to 2: name them all"),
     (FACTS, Draft("a", pixels(0), ids(0), splits={"mine": "training"}), r"split mine has the parts training: it needs"),
 ]

@@ -193,6 +193,18 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
     assert files(tmp_path) == files(whole)
 
 
+def test_a_slide_whose_overlay_fails_leaves_no_shards(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(one_slide, "write_overlay", broken)
+    with pytest.raises(UserError, match="could be cut"):
+        tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
+    assert not list((tmp_path / "shards").iterdir())
+
+
 def test_a_manifest_alone_names_the_same_tiles(slides: Path, whole: Path, tmp_path: Path) -> None:
     tile(find_slides([slides]), tmp_path / "looked", CONFIG, manifest_only=True)
     tile(find_slides([slides]), tmp_path / "unread", replace(CONFIG, min_sharpness=0), manifest_only=True)

@@ -35,7 +35,7 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
         if file.suffix.lower() != ".csv":
             return parquet.read_table(file, columns=columns)
         with file.open("rb") as opened:
-            head = opened.readline().decode("utf-8-sig")
+            head = next(iter(opened.readline().decode("utf-8-sig").splitlines()), "")  # lines may end with CR alone
         delimiter = max(DELIMITERS, key=head.count)
         names = next(csv.reader([head], delimiter=delimiter), [])
         return arrow.read_csv(
@@ -45,7 +45,7 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         reason = _not_utf8(file) or " ".join(str(error).split())
         raise UserError(f"{file} cannot be read as a table ({reason}): mend it or save it again") from error
 

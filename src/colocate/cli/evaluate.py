@@ -1,19 +1,22 @@
-"""`colocate evaluate`."""
+"""`colocate evaluate` and `table`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
+from colocate.evaluate import table as results_table
 from colocate.evaluate.candidates import PlainWeights, find_candidate
 from colocate.evaluate.protocol import Protocol, instances_for, semantics_for, smoke_instances, smoke_semantics
 from colocate.evaluate.protocol import evaluate as judge
+from colocate.evaluate.table import markdown
 from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
 from colocate.pretrain.probes import ProbeConfig
 
@@ -96,3 +99,28 @@ def _default_task(name: str, data: str, smoke: bool) -> InstancesTask | Semantic
     return InstancesTask(
         smoke_instances() if smoke else instances_for(Labelled.open(data)) if data else InstancesTask().config
     )
+
+
+def table(
+    results: tyro.conf.Positional[list[Path]],
+    against: str | None = None,
+    by: results_table.Drawn = "cases",
+    out: Path | None = None,
+) -> None:
+    """Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.
+
+    Args:
+        results: Folders of results, or result.json files.
+        against: The backbone that others are compared with (default: random, else the first).
+        by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
+        out: Folder for table.md, table.csv and table.png.
+    """
+    tables = results_table.collect(results, against, by)
+    text = markdown(tables) + "\n"
+    print(text, end="")
+    if out is not None:
+        from colocate.report.scores import scores as draw_scores
+
+        results_table.write(tables, text, out)
+        draw_scores(tables, out / "table.png")
+        print(f"\nwritten: {out}/table.md, .csv and .png")

@@ -37,7 +37,7 @@ COMMANDS = {
         "Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...",
     ),
     "table": Command(
-        "colocate.cli.runs:table",
+        "colocate.cli.evaluate:table",
         "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
     ),
     "tile": Command(
@@ -57,7 +57,7 @@ COMMANDS = {
         "List the recipes that come with colocate: what their losses are made of, and what each is for.",
     ),
     "inspect": Command(
-        "colocate.cli.runs:inspect",
+        "colocate.cli.tile:inspect",
         "Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.",
     ),
     "prepare": Command(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -17,38 +16,6 @@ from colocate.base.errors import UserError
 from colocate.pretrain import loop
 from colocate.pretrain.recipe import Recipe, StoredMethod, read_recipe
 from colocate.pretrain.recipes import RECIPES, find_recipe, summary
-
-Asked = TypeVar("Asked")
-
-
-def with_recipe(
-    asks: Callable[[Recipe], Asked], usage: str, explanation: str, arguments: list[str]
-) -> tuple[Asked, bool]:
-    """What is asked of a command, and whether a recipe was named (else it is plm).
-
-    `asks` makes the dataclass of its options from the named recipe; `usage` is its name and what stands for a recipe,
-    `explanation` says what the recipe does in it.
-
-    Raises:
-        UserError: no such recipe, one and --from as well, or a file that names code without --trust.
-    """
-    name, origin, rest = _split(arguments)
-    trust = "--trust" in rest
-    rest = [word for word in rest if word != "--trust"]
-    stored = read_recipe(origin, trust) if origin else None
-    if stored is not None and isinstance(stored.method, StoredMethod):
-        raise UserError(f"{origin} names code, which would be run: {stored.method.kind}. Look at it, then add --trust")
-    default = asks(stored or find_recipe(name or "plm"))
-    choices = f"{', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json [--trust]"
-    asked = tyro.cli(
-        type(default),
-        prog=f"colocate {usage if name is None else f'{usage.split()[0]} {name}'}",
-        description=f"RECIPE ({choices}) {explanation}",
-        default=default,
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    return asked, bool(name or origin)
 
 
 def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
@@ -79,9 +46,35 @@ class Pretrain:
 
 
 def pretrain(arguments: list[str]) -> None:
-    """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN."""
-    asked, named = with_recipe(Pretrain, "pretrain RECIPE", "sets the defaults shown here.", arguments)
-    if not named:
+    """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.
+
+    The recipe, named or stored, gives the options and their defaults; without one --help shows those of plm.
+
+    Raises:
+        UserError: no such recipe, one and --from as well, a file that names code without --trust, an option that is
+            gone, or as `loop.pretrain`.
+    """
+    name, origin, rest = _split(arguments)
+    if any(word.startswith("--cache") for word in rest):
+        raise UserError("--cache and --cache-gb are gone, as a run gained 1 to 3 % by them: leave them out")
+    if origin is None:
+        recipe = find_recipe(name or "plm")
+    else:
+        recipe = read_recipe(origin, trust="--trust" in rest)
+        rest = [word for word in rest if word != "--trust"]
+        if isinstance(recipe.method, StoredMethod):
+            kind = recipe.method.kind
+            raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")
+    choices = f"{', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json [--trust]"
+    asked = tyro.cli(
+        Pretrain,
+        prog=f"colocate pretrain {name or 'RECIPE'}",
+        description=f"RECIPE ({choices}) sets the defaults shown here.",
+        default=Pretrain(recipe),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if not (name or origin):
         raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")
     for field, example in (("data", "TILES"), ("out", "RUN")):
         if not getattr(asked.recipe, field):

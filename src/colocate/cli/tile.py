@@ -1,4 +1,4 @@
-"""`colocate tile`."""
+"""`colocate inspect` and `tile`: what comes before a pretraining, without what trains."""
 
 from __future__ import annotations
 
@@ -43,3 +43,25 @@ def tile(
         scheduler=scheduler,
     )
     print(work.sentence(done, out))
+
+
+def inspect(
+    data: Annotated[str, tyro.conf.Positional],
+    root: Path | None = None,
+    mpp: float | None = None,
+    sample: int | None = None,
+    out: Path = Path("contact-sheet.png"),
+) -> None:
+    """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.
+
+    Args:
+        data: A folder, list, table, tar shard, folder of shards, or index of tiles.
+        root: Folder that listed paths are relative to.
+        mpp: Micrometres per pixel of tiles that do not say.
+        sample: Open only so many tiles, evenly spaced (default: all).
+        out: The contact sheet.
+    """
+    from colocate.data import inspect as tiles
+
+    tiles.show(tiles.inspect(data, root=root, mpp=mpp, sample=sample, out=out))
+    print(f"contact sheet: {out}")

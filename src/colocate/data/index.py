@@ -13,19 +13,18 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
+from colocate.base.tables import pc
 from colocate.data.decode import decode, slide
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
 from colocate.slides.slide import Slide, check_mpp
 
-pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 VERSION = 1
 LARGEST_BYTES = 1 << 30
 ROWS_AT_ONCE = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -132,7 +132,7 @@ def inspect(
         for start in track(starts, "Reading tiles", console=screen, disable=not screen.is_terminal):
             some = numbers[start : start + TILES_AT_ONCE]
             # Threads help: reading, decoding and hashing let go of Python's lock.
-            for number, seen in zip(some, pool.map(partial(_look, index), some), strict=True):
+            for number, seen in zip(some, pool.map(partial(_look, index, shown), some), strict=True):
                 name = index.name(number)
                 if isinstance(seen, TileError):
                     unreadable[name] = str(seen)
@@ -141,7 +141,7 @@ def inspect(
                 sizes[seen.size] += 1
                 values += seen.values
                 same.setdefault(seen.digest, []).append(number)
-                if number in shown:
+                if seen.thumb is not None:
                     scale = "" if np.isnan(index.mpp[number]) else f", mpp {index.mpp[number]:g}"  # the font has no µ
                     thumbs.append((seen.thumb, Path(name).name, f"{_size(seen.size)}{scale}"))
         sheet = (out or Path("contact-sheet.png")) if thumbs else None
@@ -178,10 +178,11 @@ class _Seen(NamedTuple):
     """How often each value occurs in each channel."""
     digest: bytes
     """Equal for equal tiles."""
-    thumb: Image.Image
+    thumb: Image.Image | None
+    """Of the tiles on the contact sheet."""
 
 
-def _look(index: Index, number: int) -> _Seen | TileError:
+def _look(index: Index, shown: Set[int], number: int) -> _Seen | TileError:
     try:
         if index.kind == "slides":
             region = np.ascontiguousarray(index.read(number).permute(1, 2, 0).numpy())
@@ -195,7 +196,8 @@ def _look(index: Index, number: int) -> _Seen | TileError:
         return error
     tile = Image.fromarray(region)
     values = np.array(tile.histogram()).reshape(3, 256)
-    return _Seen(kind, (tile.height, tile.width), values, blake2b(data, digest_size=16).digest(), thumb(tile))
+    small = thumb(tile) if number in shown else None
+    return _Seen(kind, (tile.height, tile.width), values, blake2b(data, digest_size=16).digest(), small)
 
 
 def show(summary: Summary) -> None:
@@ -224,10 +226,20 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
     more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
     yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
-    yield "", _few([f"{first} = {', '.join(others[:2])}" for first, *others in summary.duplicates])
+    yield "", _few([_same(group) for group in summary.duplicates])
     yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
     yield "", _few(list(summary.unreadable.values()))
     yield "Contact sheet", str(summary.contact_sheet or "none: no tile could be read")
+
+
+def _same(names: Sequence[str]) -> str:
+    """Say that files are equal: three by name, then how many more.
+
+    >>> _same(["a", "b"]), _same(["a", "b", "c", "d"])
+    ('a = b', 'a = b, c and 1 more')
+    """
+    first, *others = names
+    return f"{first} = {', '.join(others[:2])}" + (f" and {len(others) - 2:,} more" if len(others) > 2 else "")
 
 
 def _size(size: tuple[int, int]) -> str:

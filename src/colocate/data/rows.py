@@ -15,9 +15,9 @@ from jaxtyping import Bool, Int32
 
 from colocate.base.errors import UserError
 from colocate.base.tables import column, read_table
+from colocate.slides.listing import NAMES
 from colocate.slides.slide import check_mpp
 
-NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the root, or the member's name in its shard

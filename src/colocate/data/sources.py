@@ -7,14 +7,12 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 from pyarrow import parquet
 
 from colocate.base.errors import UserError
-from colocate.base.tables import TABLES, column, read_table
+from colocate.base.tables import TABLES, column, pc, read_table
 from colocate.data.rows import (
     SCHEMA,
     SLIDES,
@@ -37,7 +35,6 @@ KINDS = (
     f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
     "a manifest of `colocate tile` or an .arrow index"
 )
-pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 
 def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
@@ -259,7 +256,7 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
     """
-    table = read_table(data)
+    table = read_table(data, None if held_out else sorted(NEEDED))  # ten million rows: no more columns than needed
     if not len(table):
         raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
     in_shards = not table["shard"].null_count
@@ -267,7 +264,8 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     if empty := sorted(name for name in needed if table[name].null_count):
         raise UserError(f"{data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
     paths = [] if in_shards else numbered(table["path"])[1]
-    table = table.filter(pa.array(left_in(table, held_out, data)))
+    if held_out:
+        table = table.filter(pa.array(left_in(table, held_out, data)))
 
     def values(name: str, kind: pa.DataType) -> pa.ChunkedArray:
         return column(table, name, kind, data)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.data.decode import FORMATS
+from colocate.data.sources import IMAGES
 
 
 def read_json(path: Path) -> Any:
@@ -37,9 +38,6 @@ def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another, or mend this") from error
     except (ValueError, RecursionError, ElementTree.ParseError) as error:
         raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
-
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def folder_in(src: Path, *names: str) -> Path:

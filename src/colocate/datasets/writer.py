@@ -161,8 +161,13 @@ class _Written:
         mask = draft.mask.numpy()
         if self.facts.kind == "instances":
             ids, mask = _numbered(mask, where)
-            given = draft.object_classes or dict.fromkeys(ids, 1)
-            classes = [given[id] for id in ids]
+            names = self.facts.classes
+            given = dict.fromkeys(ids, 1) if len(names) == 1 else draft.object_classes or {}
+            classes = [given.get(id, 0) for id in ids]
+            for id, class_ in zip(ids, classes, strict=True):
+                if not 1 <= class_ <= len(names):
+                    told = f"{len(names)} ({', '.join(names)})"
+                    raise UserError(f"{where}: object {id} has no class of 1 to {told}: add it")
             self.object_rows += [(path, number, class_) for number, class_ in enumerate(classes, start=1)]
             of_pixels = np.array([0, *classes])[mask]
         else:

@@ -196,10 +196,10 @@ def fit(
     places = partial(turns, numbers, config.batch, examples.seed)
     batches: Iterator[list[Example]] = read_ahead(examples, range(step, steps), places, workers(engine.machine()))
 
-    journal: Journal | None = None
+    journal = Journal(folder / "journal.csv", step)
     pace = Throughput("images")
     with stop_signals() as asked, ProgressBar(steps, step, shown=True, doing="fit") as screen:
-        for batch in batches:
+        for batch in pace.timed(batches):
             seed_torch(step, examples.seed)
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, steps)
@@ -221,7 +221,6 @@ def fit(
                     raise UserError(f"{folder}: the loss was not finite at step {step}: try a lower lr or more warmup")
                 row |= {"lr": config.rate(step - 1, steps)} | pace.read()
                 screen.show(step, row)
-                journal = journal or Journal(folder / "journal.csv", step - 1)
                 journal.write(step, row)
             if asked or step % engine.save_every == 0 or step == steps:
                 state = {"step": step, "recipe": identity, "model": model.state_dict()}

@@ -145,7 +145,7 @@ def _signs(near: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "n 64"]:
 def _cached(cache: Path, key: str, count: int, turns: int) -> tuple[list[bytes], UInt64[np.ndarray, "n s"]] | None:
     try:
         table = pq.read_table(cache)
-        if table.schema.metadata[b"key"] != _key(key) or len(table) != count:
+        if (table.schema.metadata or {}).get(b"key") != _key(key) or len(table) != count:
             return None
         near = table["near"].combine_chunks().flatten().to_numpy().reshape(count, turns)
         return table["exact"].to_pylist(), near.copy()

@@ -156,9 +156,9 @@ def _compare_cases(
     if not cases:
         return
     sources, firsts = np.unique(index.source_numbers, return_index=True)
-    tiles = {_plain(index.sources[source]): int(tile) for source, tile in zip(sources, firsts, strict=True)}
     every = sorted({item.source for item in data.items} - {""})
-    known = {case: tiles[_plain(case)] for case in every if _plain(case) in tiles}
+    naming = _naming(every, [index.sources[source] for source in sources])
+    known = {case: int(firsts[place]) for case, place in naming.items()}
     named = [f"{case} ({index.name(known[case])})" for case in known if case in cases and case not in shared]
     if named:
         findings.found.append(f"{counted(len(named), 'test case')} among the tiles' cases: {_examples(named)}")
@@ -173,17 +173,42 @@ def _compare_cases(
         )
 
 
-def _plain(case: str) -> str:
-    """A case as it is compared; of what holds a TCGA barcode, a slide's name say, the patient.
+WORDS, RUNS = r"[^\W_]+", r"[^\W\d_]+|\d+"  # a run is of letters or of digits alone
 
-    >>> _plain("glas:9"), _plain("GlaS_9")
-    ('glas-9', 'glas-9')
-    >>> _plain("tcga:TCGA-A2-A0T2"), _plain("TCGA-A2-A0T2-01Z-00-DX1")
-    ('tcga-a2-a0t2', 'tcga-a2-a0t2')
+
+def _bounded(text: str, parts: str) -> str:
+    """The parts of a text in small letters, each between hyphens.
+
+    >>> _bounded("GlaS_9", WORDS), _bounded("GT2001837", RUNS)
+    ('-glas-9-', '-gt-2001837-')
     """
-    plain = re.sub(r"[\W_]+", "-", case.lower())
-    patient = re.search(r"tcga-[0-9a-z]{2}-[0-9a-z]{4}(?![0-9a-z])", plain)
-    return patient[0] if patient else plain
+    return "".join(f"-{part}" for part in re.findall(parts, text.lower())) + "-"
+
+
+def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
+    """The first of the sources that names each case, where one does.
+
+    It holds the case's words or, within longer words too, its own part where that is telling: six signs or more, a
+    digit among them.
+
+    >>> [len(_naming(["glas:9"], [source])) for source in ("GlaS_9", "train/glas-9", "glas:91", "bioglas-9")]
+    [1, 1, 0, 0]
+    >>> [len(_naming(["ebhi-seg:2001837"], [source])) for source in ("GT2001837", "12001837")]
+    [1, 0]
+    >>> [len(_naming(["tcga:TCGA-A2-A0T2"], [source])) for source in ("TCGA-A2-A0T2-01Z-00-DX1", "TCGA-A2-A0T21")]
+    [1, 0]
+    """
+    every = {parts: "\n".join(_bounded(source, parts) for source in sources) for parts in (WORDS, RUNS)}
+    found = {}
+    for case in cases:
+        own = case.partition(":")[2]
+        telling = len(own) >= 6 and any(sign.isdigit() for sign in own)
+        for parts, sought in ((WORDS, case), *([(RUNS, own)] if telling else [])):
+            place = every[parts].find(_bounded(sought, parts))
+            if place >= 0:
+                found[case] = every[parts].count("\n", 0, place)
+                break
+    return found
 
 
 def _note_start(findings: Findings, index: Index) -> None:

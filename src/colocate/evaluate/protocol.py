@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from rich.console import Console
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 from colocate.base.rng import uniforms
+from colocate.base.text import Terminal
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import Candidate
 from colocate.evaluate.decoders import InstancesConfig, SemanticsConfig
@@ -124,7 +124,7 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
         index = None if candidate.path is None else tiles_of(candidate.path)
         findings[candidate.label] = check(data, scheme, index, candidate.origin)
         refuse(findings[candidate.label], protocol.allow_leakage)
-    console = Console(stderr=True, highlight=False)
+    terminal = Terminal()
     files = []
     for seed in range(protocol.first_seed, protocol.first_seed + protocol.seeds):
         for candidate in candidates:
@@ -134,9 +134,9 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             there = file.exists() and json.loads(file.read_text()).get("identity") == trial.identity
             wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
             if there and not wanting:
-                console.print(f"{candidate.label}, seed {seed}: {file} is there", soft_wrap=True)
+                terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
             else:
-                console.print(f"{candidate.label}, seed {seed}: {len(train)} training images", soft_wrap=True)
+                terminal.say(f"{candidate.label}, seed {seed}: {len(train)} training images")
                 _compute(task, protocol, trial, findings[candidate.label])
             files.append(file)
     return files

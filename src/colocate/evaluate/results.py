@@ -123,15 +123,17 @@ def read_results(places: Sequence[Path]) -> list[Result]:
     """Read all results in and below these files and folders, each once.
 
     Raises:
-        UserError: there is none, or one is damaged, of another version or not a result.
+        UserError: there is none in one of them, or one is damaged, of another version or not a result.
     """
+    remedy = "give folders of results that `colocate evaluate` wrote"
+    if not places:
+        raise UserError(f"nothing holds no result.json: {remedy}")
     found: dict[Path, Path] = {}
     for place in places:
         files = sorted(place.rglob("result.json")) if place.is_dir() else [place]
+        if not files:
+            raise UserError(f"{place} holds no result.json: {remedy}")
         found |= {file.resolve(): file for file in files if file.resolve() not in found}
-    if not found:
-        where = ", ".join(map(str, places)) or "nothing"
-        raise UserError(f"{where} holds no result.json: give folders of results that `colocate evaluate` wrote")
     return [read_result(file) for file in found.values()]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +12,7 @@ from typing import Any, Literal, final
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.tables import write_csv
 from colocate.base.text import escaped, grid
 from colocate.evaluate.metrics import LOWER_IS_BETTER
 from colocate.evaluate.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
@@ -153,12 +152,12 @@ def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
         UserError: it cannot be written.
     """
     lines = [line for table in tables for line in _lines(table)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in line.items()} for line in lines)
-    for name, content in (("table.md", markdown), ("table.csv", text.getvalue())):
-        write_atomically(out / name, lambda file, content=content: file.write(content.encode()))
+    write_atomically(out / "table.md", lambda file: file.write(markdown.encode()))
+    write_csv(
+        out / "table.csv",
+        list(lines[0]),
+        [["" if value != value else value for value in line.values()] for line in lines],
+    )
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
@@ -229,11 +228,14 @@ def facts(table: Table) -> list[str]:
     """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
     results = [result for row in table.rows for result in row.results]
     data, fraction = table.first.dataset, table.first.fraction
-    train = f"{data.train} training images of {data.train_sources} known cases"
+    cases = sorted({result.dataset.train_sources for result in results})  # each seed may choose others
+    known = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
+    train = f"{data.train} training images of {known} known cases"
     test = f"{data.test} test images of {data.test_sources}"
     lines = [f"Data: {data.name}, split {data.split}, {train}, {test}.", *data.notes]
     shared = sorted({case for result in results for case in result.dataset.shared_sources})
-    lines.append(f"Cases with images both in training and in test: {', '.join(shared) or 'none'}.")
+    none = "none" if data.test_sources else "not known"
+    lines.append(f"Cases with images both in training and in test: {', '.join(shared) or none}.")
     if fraction < 1:
         lines.append(f"Labels: {fraction * 100:g} % of the training images, another choice for each seed.")
     lines.append(settings(table.first))

@@ -53,6 +53,8 @@ class Overlays:
     def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:
         """Tint objects: found ones green where they share half of themselves and a true one, else vermilion; true ones
         that no found one matches yellow."""
+        if number not in self.wanted:
+            return
         shared = shared_pixels(truth, found)
         union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
         good = shared > 0.5 * union
@@ -65,6 +67,8 @@ class Overlays:
 
     def classes(self, number: int, truth: Int64[Tensor, "h w"], found: Int64[Tensor, "h w"]) -> None:
         """Tint pixels of other classes than background (0) by whether they were called right."""
+        if number not in self.wanted:
+            return
         counted = np.ones(truth.shape, bool) if self.data.ignored is None else (truth != self.data.ignored).numpy()
         right, true, called = (truth == found).numpy(), (truth > 0).numpy(), (found > 0).numpy()
         words = f"{right[counted].mean() if counted.any() else 1:.0%} of pixels right"
@@ -78,8 +82,6 @@ class Overlays:
         missed: Bool[np.ndarray, "h w"],
         words: str,
     ) -> None:
-        if number not in self.wanted:
-            return
         picture = self.data.image(number).permute(1, 2, 0).numpy().astype(np.float32)
         for where, colour in ((right, TRUE), (wrong, FOUND), (missed, MISSED)):
             picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour, np.float32)

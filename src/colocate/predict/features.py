@@ -17,11 +17,11 @@ import torch
 import tyro
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import light_png, write_atomically
+from colocate.base.text import Terminal
 from colocate.evaluate.candidates import Candidate
 from colocate.models.backbones import Backbone
 from colocate.predict.outputs import beside, check_settings
@@ -78,7 +78,7 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
     tiling = TilingConfig(mpp, config.size, min_tissue=config.min_tissue)
     if candidate.mpp and not 1 / NEAR <= mpp / candidate.mpp <= NEAR:
         told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"
-        Console(stderr=True, highlight=False).print(f"note: {told}", soft_wrap=True, markup=False)
+        Terminal().say(f"note: {told}")
     asked = config.output_stride
     backbone = candidate.build(0, asked or candidate.output_stride, None if asked else candidate.cell_stride)
     if config.size % backbone.stride:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import uuid
@@ -22,6 +20,7 @@ from skimage.measure import label, regionprops
 from colocate.base.errors import UserError
 from colocate.base.files import light_png, write_atomically
 from colocate.base.shapes import bevelled, outline
+from colocate.base.tables import write_csv
 from colocate.base.text import changes
 from colocate.report.style import BLUE, GREEN, ORANGE, VERMILION
 from colocate.slides.slide import Slide
@@ -131,9 +130,7 @@ def write_outlines(
         UserError: the disk is full or the folder cannot be written.
     """
     picture = Image.fromarray(slide.thumbnail(SIDES_PX[0]))
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "class", "score", *measurements(shapely.box(0, 0, 1, 1), slide.mpp)])
+    rows: list[tuple[object, ...]] = []
     counts: Counter[int] = Counter()
 
     def features() -> Iterator[dict[str, Any]]:
@@ -143,12 +140,13 @@ def write_outlines(
             moved = shapely.transform(shape, lambda points: points - slide.origin)
             item = feature(moved, names[class_], score, colour, slide.mpp, kind)
             *sizes, score = item["properties"]["measurements"].values()
-            table.writerow([item["id"], names[class_], *(f"{value:.4f}" for value in (score, *sizes))])
+            rows.append((item["id"], names[class_], *(f"{value:.4f}" for value in (score, *sizes))))
             counts[class_] += 1
             yield item
 
     write_features(beside(place, ".geojson"), features())
-    write_atomically(beside(place, ".csv"), lambda file: file.write(text.getvalue().encode()))
+    columns = ["id", "class", "score", *measurements(shapely.box(0, 0, 1, 1), slide.mpp)]
+    write_csv(beside(place, ".csv"), columns, rows)
     packed = light_png(_small(picture, side) for side in SIDES_PX)
     write_atomically(beside(place, ".png"), lambda file: file.write(packed))
     return {name: counts[class_] for class_, name in names.items()}

@@ -118,9 +118,10 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _is_row(cells: list[str], columns: list[str]) -> bool:
     try:
-        return len(cells) == len(columns) and int(cells[0]) >= 0 and all(float(cell or "nan") or True for cell in cells)
+        numbers = [float(cell or "nan") for cell in cells]
     except ValueError:
         return False
+    return len(numbers) == len(columns) and cells[0].isdecimal()
 
 
 def loss_terms(rows: Sequence[Mapping[str, float]]) -> list[str]:

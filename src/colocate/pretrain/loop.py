@@ -1,4 +1,4 @@
-"""The training loop. It knows `Method` and nothing of any method; one optimiser step stands whole in `pretrain`."""
+"""The training loop. It knows `Method` and nothing of any method; one optimiser step stands whole in `train`."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
                 facts = backbone_facts(recipe, step, index)
                 screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if stops:
-                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run, recipe)}")
+                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
 
 
 def build_method(recipe: Recipe) -> Method:

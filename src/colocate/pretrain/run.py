@@ -25,10 +25,10 @@ from colocate.methods.method import Method
 from colocate.pretrain import checkpoint
 from colocate.pretrain.journal import has_rows
 from colocate.pretrain.recipe import (
-    METHODS,
     MachineConfig,
     Precision,
     Recipe,
+    StoredMethod,
     differences,
     from_json,
     read_recipe,
@@ -127,15 +127,6 @@ def _index(path: Path, recipe: Recipe) -> Index:
                 f"--root {recipe.root} goes with lists and tables of tiles, and {data} holds slides: leave it out"
             )
         data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
-    return index_of_tiles(data, path, recipe)
-
-
-def index_of_tiles(data: Path, path: Path, recipe: Recipe) -> Index:
-    """The index of a recipe's tiles, which lie in `data`, written to `path`.
-
-    Raises:
-        UserError: data that cannot be read, or fewer tiles than a batch.
-    """
     root = None if recipe.root is None else Path(recipe.root)
     index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
     if len(index) < recipe.batch:
@@ -181,10 +172,14 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
     return int(stored["step"])
 
 
-def resume_command(run: Path, recipe: Recipe | None = None) -> str:
-    """What to type to go on with a run; with its recipe, whether code from outside is part of it."""
-    trust = "" if recipe is None or type(recipe.method) in METHODS.values() else " --trust"
-    return f"colocate pretrain --from {shlex.quote(str(run / 'recipe.json'))} --resume{trust}"
+def resume_command(run: Path, *options: str) -> str:
+    """What to type to go on with a run, with further options."""
+    stored = run / "recipe.json"
+    try:
+        trust = ["--trust"] if isinstance(read_recipe(stored).method, StoredMethod) else []
+    except UserError:  # the command will say what is wrong with it
+        trust = []
+    return " ".join(["colocate pretrain --from", shlex.quote(str(stored)), *options, "--resume", *trust])
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from colocate.pretrain.journal import loss_terms, read_journal
 from colocate.pretrain.loop import build_backbone
 from colocate.pretrain.probes import cell_features, nearest_neighbour_probe, settle_batch_norm
 from colocate.pretrain.recipe import Recipe
+from colocate.pretrain.run import resume_command
 from colocate.report.compare import read_recipe_of
 from colocate.report.curves import Rows, draw_chart
 from colocate.report.matches import draw_pair, training_pair
@@ -158,8 +159,7 @@ def read_run(run: Path) -> Shown:
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
         raise UserError(
-            f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: "
-            f"colocate pretrain --from {run}/recipe.json --resume"
+            f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: {resume_command(run)}"
         )
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
     config = recipe.encoder

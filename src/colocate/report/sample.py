@@ -17,6 +17,7 @@ from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.pretrain.recipe import Recipe
+from colocate.pretrain.run import resume_command
 
 
 class Masked(NamedTuple):
@@ -74,6 +75,7 @@ def _read(paths: list[Path]) -> Masked | None:
 
 
 LARGEST_PX = 1024
+TRIES = 10
 
 
 def spread(index: Index, count: int) -> list[int]:
@@ -82,24 +84,28 @@ def spread(index: Index, count: int) -> list[int]:
 
 
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
-    """Read up to `count` tiles, spread over the index; unreadable ones are left out.
+    """Read up to `count` tiles, spread over the index; in place of an unreadable one comes the next that can be read.
 
     Raises:
         UserError: none can be read, as after the data have moved.
     """
-    found: list[tuple[int, Tensor]] = []
+    found: dict[int, Tensor] = {}
     reason = ""
-    for number in spread(index, count):
-        try:
-            found.append((number, index.read(number)))
-        except TileError as error:
-            reason = str(error)
+    for wanted in spread(index, count):
+        for number in range(wanted, min(wanted + TRIES, len(index))):
+            if number in found:
+                break
+            try:
+                found[number] = index.read(number)
+                break
+            except TileError as error:
+                reason = reason or str(error)
     if not found:
         raise UserError(
             f"none of the tiles of {run} can be read ({reason}). If they have moved, say where to: "
-            f"colocate pretrain --from {run}/recipe.json --data PLACE --resume"
+            + resume_command(run, "--data PLACE")
         )
-    return found
+    return list(found.items())
 
 
 def view_px(recipe: Recipe, index: Index, stride: int) -> int:

@@ -104,9 +104,13 @@ class Shards:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._end()
-            for path in self.paths:
-                _hidden(path).replace(path)
+            try:
+                self._end()
+                for path in self.paths:
+                    _hidden(path).replace(path)
+            except OSError:
+                self._remove()
+                raise
             return
         if self.file is not None:
             with suppress(OSError):  # of a full disk

@@ -116,8 +116,8 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
         part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
         with nullcontext() if manifest_only else Shards(out, listed.name) as shards:
             rows = _tiles(listed, slide, found, config, shards)
-        corners = [(row["x"], row["y"]) for row in rows]
-        write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
+            corners = [(row["x"], row["y"]) for row in rows]
+            write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
         write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)))
     except UserError:
         raise
