@@ -13,12 +13,12 @@ import torch
 
 from colocate import load_backbone
 from colocate.base.errors import UserError
+from colocate.base.plugins import load, name_of
 from colocate.cli.main import main
 from colocate.evaluate.candidates import find_candidate
 from colocate.methods.method import Method, MethodConfig, Terms
 from colocate.models.backbones import Backbone
 from colocate.pretrain.loop import pretrain
-from colocate.pretrain.plugins import load, name_of
 from colocate.pretrain.recipe import differences, from_json, read_recipe, to_json
 from colocate.pretrain.recipes import find_recipe
 from tests.test_cli import sentence

@@ -21,6 +21,7 @@ def tile(
     part: str = "1/1",
     workers: int | None = None,
     scheduler: str | None = None,
+    tissue: str | None = None,
 ) -> None:
     """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
 
@@ -32,6 +33,7 @@ def tile(
         part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
         workers: Processes (default: one a core).
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
+        tissue: A function of your own that finds tissue, as my_module.py:function (docs/slides.md); it is run.
     """
     done = work.tile(
         find_slides([slides], slide_mpp),
@@ -41,6 +43,7 @@ def tile(
         part=work.read_part(part),
         workers=workers,
         scheduler=scheduler,
+        tissue=tissue,
     )
     print(work.sentence(done, out))
 

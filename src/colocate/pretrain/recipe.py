@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +11,7 @@ import pydantic
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.plugins import load, name_of, sha256_of
 from colocate.core.views import ViewConfig
 from colocate.data.loader import Balance
 from colocate.methods.concl import ConCLConfig
@@ -23,7 +22,6 @@ from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.models.backbones import Backbone
 from colocate.pretrain.optim import OptimConfig
-from colocate.pretrain.plugins import load, name_of
 from colocate.slides.one_slide import TilingConfig
 
 Flat = tyro.conf.arg(name="")
@@ -202,13 +200,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     elif kinds:
         stored = {"kind": kinds[0], **plain["method"]}
     else:
-        stored = {"kind": name_of(type(method)), "sha256": _sha256(type(method)), **plain["method"]}
+        stored = {"kind": name_of(type(method)), "sha256": sha256_of(type(method)), **plain["method"]}
     return plain | {"method": stored}
-
-
-def _sha256(thing: type) -> str:
-    """The hash of the file that a class of the user's own stands in."""
-    return sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
 
 
 def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
@@ -264,7 +257,7 @@ def _config_outside(kind: str, known: str | None, origin: str) -> type[MethodCon
         ) from error
     if not (isinstance(config, type) and issubclass(config, MethodConfig)):
         raise UserError(f"{origin}: {kind}, its method.kind, is not a MethodConfig")
-    if known is not None and _sha256(config) != known:
+    if known is not None and sha256_of(config) != known:
         raise UserError(
             f"{origin}: {kind} has changed since the recipe was stored: put back what it was, or take method.sha256 "
             "out of the recipe to run what it is now"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from colocate.base.errors import UserError
+from colocate.base.plugins import call
 from colocate.core.views import ViewConfig
 from colocate.methods.concl import ConCLConfig
 from colocate.methods.distil import DistilConfig
@@ -16,7 +17,6 @@ from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.vicregl import VICRegLConfig
 from colocate.pretrain.optim import OptimConfig
-from colocate.pretrain.plugins import call
 from colocate.pretrain.recipe import EncoderConfig, Recipe
 
 

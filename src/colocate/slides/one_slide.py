@@ -21,7 +21,7 @@ from colocate.base.files import write_atomically
 from colocate.slides.listing import Listed
 from colocate.slides.manifest import Shards, part_path, write_part
 from colocate.slides.slide import Slide, check_mpp
-from colocate.slides.tissue import Tissue, find_tissue
+from colocate.slides.tissue import Finder, Tissue, find_tissue
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
     return Places(x[kept], y[kept], share[kept], side, mpp)
 
 
-def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int:
+def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool, find: Finder | None = None) -> int:
     """Cut a slide: write its shards, its overlay and last its part of the manifest; return the number of tiles.
 
     Raises:
@@ -111,7 +111,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool) ->
     """
     try:
         slide = listed.open()
-        tissue = find_tissue(slide, listed.mask)
+        tissue = find_tissue(slide, listed.mask, find)
         found = places(slide, tissue, config)
         part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
         with nullcontext() if manifest_only else Shards(out, listed.name) as shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, write_atomically
+from colocate.base.plugins import load, name_of, sha256_of
 from colocate.base.tables import TABLES, read_table
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
@@ -57,26 +59,31 @@ def tile(
     part: tuple[int, int] = (1, 1),
     workers: int | None = None,
     scheduler: str | None = None,
+    tissue: str | None = None,
 ) -> Tiled:
     """Cut slides into OUT/shards (unless `manifest_only`) and write OUT/manifest.parquet when all are done.
 
     The files do not depend on `workers` (processes; None: one a core), on `part` (the k-th of n shares of the slides,
     from 1) or on `scheduler` (the address of a Dask scheduler whose workers see the same folders). The same call goes
-    on where another stopped, and tries again what failed.
+    on where another stopped, and tries again what failed. `tissue` names a function of the user's own, as
+    `my_module.py:function`, that finds tissue in place of `tissue_mask`.
 
     Raises:
-        UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut.
+        UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut,
+            `tissue` is no function or gives no mask.
     """
     config = config or TilingConfig()
     out = out.absolute()
     check_writable(out)
-    _check_settings(out, config, manifest_only)
+    own_tissue = {} if tissue is None else _named(tissue)
+    tissue = own_tissue.get("tissue")
+    _check_settings(out, {"manifest_only": manifest_only} | asdict(config) | own_tissue)
     own = slides[part[0] - 1 :: part[1]]
     before = {slide.name for slide in own if is_done(out, slide)}
     if waiting := [slide for slide in own if slide.name not in before]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
         with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
-            _cut_all(executor, waiting, out, config, manifest_only)
+            _cut_all(executor, waiting, (config, out, manifest_only, tissue))
     return _conclude(slides, out, before)
 
 
@@ -106,8 +113,8 @@ def sentence(done: Tiled, out: Path) -> str:
     return "; ".join(parts)
 
 
-def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: TilingConfig, manifest_only: bool) -> None:
-    futures = {executor.submit(_task, slide, config, out, manifest_only): slide for slide in slides}
+def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, Path, bool, str | None]) -> None:
+    futures = {executor.submit(_task, slide, *how): slide for slide in slides}
     meter = Meter(len(slides), "tile")
     try:
         with meter.bar:  # after the processes have started: no thread should be about when they fork
@@ -127,11 +134,11 @@ def _cut_all(executor: Executor, slides: list[Listed], out: Path, config: Tiling
             future.cancel()
 
 
-def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
+def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, tissue: str | None) -> int | str:
     """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk."""
     failed = _failed_path(out, slide.name)
     try:
-        tiles = cut(slide, config, out, manifest_only)
+        tiles = cut(slide, config, out, manifest_only, None if tissue is None else load(tissue))
     except TileError as error:
         reason = str(error)
         write_atomically(failed, lambda file: file.write(reason.encode()))
@@ -172,9 +179,17 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         yield executor
 
 
-def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> None:
+def _named(tissue: str) -> dict[str, str]:
+    """What the settings say of a function of the user's own."""
+    found = load(tissue)
+    if not inspect.isfunction(found):
+        raise UserError(f"--tissue {tissue} is not a function")
+    return {"tissue": name_of(found), "tissue_sha256": sha256_of(found)}
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
-    settings = {"version": 2, "manifest_only": manifest_only} | asdict(config)
+    settings = {"version": 3} | settings
     if path.is_file():
         if changed := changes(json.loads(path.read_text()), settings):
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")

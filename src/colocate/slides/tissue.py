@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,24 +10,34 @@ from typing import final
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
-from scipy.ndimage import map_coordinates
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image, ImageFilter
+from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
-from skimage.filters import threshold_otsu
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
-from colocate.base.errors import TileError
+from colocate.base.errors import TileError, UserError
 from colocate.base.shapes import rasterise
 from colocate.slides.slide import Slide
 
 MPP = 8.0  # of the mask
 LONGEST_PX = 3000  # of the mask: larger slides get a coarser one
-DENSITY = (0.03, 0.05)  # bounds of the threshold of optical density: Otsu's alone would part dense tissue from pale
-SATURATION = (0.05, 0.08)
+SMOOTH_UM = 4.0
+ABSORBED = -np.log10(np.arange(256).clip(1) / 255).astype(np.float32)  # optical density; the following are such, too
+PALE, STRONG = 0.014, 0.06  # colour (largest density less smallest) of tissue, and of tissue that need no outline
+DARK, COLOURLESS = 0.4, 0.2  # density of black, and its share that is colour
+INK = 0.4  # share of ink's colour by which it absorbs more red than green
+STEEP = 0.3  # share of a pale region's colour by which it steps, within 6 px, at its border
+FLAT, DIMMEST = 0.012, 0.26  # glass: change a pixel, density
+BIN, REACH = 0.005, 24  # of glass's hue: a bin, and how many to each side of none
+PINK, ALIKE = 0.012, 0.006
+LEAST = 0.01  # share of the picture that is glass, where any is
+VIGNETTE = 0.15  # what the lamp's light may lose on the way to each side
+SIDE_PX = 500  # of the picture that votes for glass
 CLOSING_UM = 16.0
 SKEWED = 0.02  # how much longer or shorter than the slide's a side of the user's mask may be
 SMALLEST_UM2 = 10_000.0  # debris below, and holes
+Finder = Callable[[UInt8[np.ndarray, "h w 3"], float], Bool[np.ndarray, "h w"]]  # picture, micrometres per pixel
 
 
 @final
@@ -65,52 +76,113 @@ class Tissue:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
         high, wide = self.mask.shape
         u, v = (x * wide / self.width).clip(0, wide), (y * high / self.height).clip(0, high)
-        return map_coordinates(self._sums, np.stack([v, u]), order=1)
+        return ndimage.map_coordinates(self._sums, np.stack([v, u]), order=1)
 
 
-def find_tissue(slide: Slide, mask: Path | None = None) -> Tissue:
-    """Find the tissue of a slide.
+def find_tissue(slide: Slide, mask: Path | None = None, find: Finder | None = None) -> Tissue:
+    """Find the tissue of a slide, by `find` or else `tissue_mask`.
 
     `mask` replaces what would be found: GeoJSON in level0 pixels (of a slide with bounds relative to them, as in
     QuPath), or a small image of the whole slide that is not black where tissue is.
 
     Raises:
         TileError: the slide is damaged, or the mask is none.
+        UserError: `find` gives no mask of the picture.
     """
     longest = min(LONGEST_PX, max(slide.width, slide.height) * slide.mpp / MPP)
     thumbnail = slide.thumbnail(max(1, round(longest)))
-    found = tissue_mask(thumbnail, max(slide.width, slide.height) * slide.mpp / max(thumbnail.shape[:2]))
-    return Tissue(found if mask is None else _users(mask, slide, found.shape), slide.width, slide.height)
+    shape = thumbnail.shape[:2]
+    if mask is not None:
+        return Tissue(_users(mask, slide, shape), slide.width, slide.height)
+    found = (find or tissue_mask)(thumbnail, max(slide.width, slide.height) * slide.mpp / max(shape))
+    if not isinstance(found, np.ndarray) or found.dtype != bool or found.shape != shape:
+        said = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+        name = getattr(find, "__qualname__", find)
+        raise UserError(f"{name} gave {said} for the tissue of {slide.path}: return a NumPy array of bool {shape}")
+    return Tissue(found, slide.width, slide.height)
 
 
 def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, "h w"]:
     """Find the tissue in a picture of `mpp` (about 4 to 32) micrometres per pixel.
 
-    Tissue absorbs light (optical density) and has colour (saturation); both thresholds are Otsu's, within bounds.
-    Strongly coloured pixels whose red is weaker than their green are ink (blue, green), dark ones without colour are
-    black ink or the scanner's edge. Red ink is taken for tissue: it looks like blood.
+    Tissue is what has another colour than the empty glass; how bright either is does not count. What absorbs red most
+    is ink (blue, green), what is dark without colour is black ink or the scanner's edge. Red ink is taken for tissue:
+    it looks like blood. A pale region that fades into the glass, without an outline, is stain beside the tissue.
     """
-    red, green, blue = (image[:, :, channel].astype(np.float32) for channel in range(3))
-    bright, dark = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    saturation = (bright - dark) / bright.clip(1)
-    white = max(float(np.percentile(dark, 98)), 200.0)
-    density = -np.log10(((red + green + blue) / 3).clip(1) / white).clip(None, 1)
-    ink = (saturation > 0.2) & (green - red > 15)
-    black = (bright < 80) & (bright - dark < 30)
-    usable = ~(ink | black)
-    if not usable.any():
-        return usable
-    tissue = usable & (density > _threshold(density[usable], DENSITY))
-    tissue &= saturation > _threshold(saturation[usable], SATURATION)
+    smooth = np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(SMOOTH_UM / mpp)))
+    density = ABSORBED[smooth]
+    tint = _glass(density)
+    red, green, blue = density[..., 0] - tint[0], density[..., 1], density[..., 2] - tint[1]
+    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    mean = (red + green + blue) / 3
+    ink = red - green > INK * colour
+    marked = ink & (colour > STRONG) | (mean > DARK) & (colour < COLOURLESS * mean)
+    usable = ~ndimage.maximum_filter(marked, 5)  # where a mark mixes with what it lies on its colour is another
+    white = density[..., 0] + density[..., 1] + density[..., 2] == 0  # was not scanned, and may differ from the glass
+    tissue = usable & ~ink & ~white & (colour > PALE)
     radius = round(CLOSING_UM / mpp / 2)
     if radius:
         tissue = np.asarray(closing(np.pad(tissue, radius), disk(radius)))[radius:-radius, radius:-radius]
     smallest = round(SMALLEST_UM2 / mpp**2)
-    return remove_small_holes(remove_small_objects(tissue, max_size=smallest), max_size=smallest) & usable
+    tissue = remove_small_holes(tissue, max_size=smallest) & usable
+    return remove_small_objects(tissue & ~_faded(tissue, usable & (colour <= PALE), colour), max_size=smallest)
 
 
-def _threshold(values: Float[np.ndarray, " n"], bounds: tuple[float, float]) -> float:
-    return float(np.clip(threshold_otsu(values), *bounds))
+def _glass(density: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
+    """How much more density the empty glass has in red and in blue than in green; 0 where no glass is to be seen.
+
+    Flat, bright pixels vote in bins of this hue; of those with enough votes the brightest wins. A lamp's light may
+    fall off to the corners, so a bin's brightness is that of a line through it at the picture's centre.
+    """
+    step = max(1, max(density.shape[:2]) // SIDE_PX)
+    some = density[::step, ::step].astype(np.float64)
+    mean = some.mean(-1)
+    y, x = (np.linspace(-1, 1, side) for side in mean.shape)
+    hue = some[..., ::2] - some[..., 1:2]
+    flat = np.hypot(ndimage.sobel(mean, 0), ndimage.sobel(mean, 1)) < 8 * FLAT
+    votes = flat & (some.max(-1) < DIMMEST) & (mean > 0)  # white is mostly what was not scanned
+    hues, far, dark = hue[votes], (y[:, None] ** 2 + x**2)[votes], mean[votes]
+    edges = np.arange(-REACH, REACH + 1) * BIN
+
+    def sums(weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, "bins bins"]:
+        bins = np.histogram2d(*hues.T, (edges, edges), weights=weights)[0]
+        return ndimage.uniform_filter(bins, 3, mode="constant") * 9
+
+    count = sums(np.ones_like(far))
+    n, f, d = count.clip(1), sums(far), sums(dark)
+    slope = (sums(far * dark) - f * d / n) / (sums(far**2) - f**2 / n + 0.02 * n)
+    middle = (edges[1:] + edges[:-1]) / 2
+    pink = -(middle[:, None] + middle).clip(None, 0) / 2  # of two alike the pinker is tissue
+    rank = np.where(count < LEAST * mean.size, np.inf, (d - slope.clip(0, VIGNETTE) * f) / n + pink)
+    if np.isinf(rank).all():
+        return np.zeros(2, np.float32)
+    best = np.where(rank < rank.min() + ALIKE, count, 0).argmax()
+    first, second = np.unravel_index(best, rank.shape)
+    found = np.array([middle[first], middle[second]])
+    for _ in range(3):  # to the top of its peak
+        weights = np.exp(-2 * ((hues - found) ** 2).sum(1) / BIN**2)
+        found = weights @ hues / weights.sum()
+    white = -found.mean() > PINK and (mean == 0).mean() > LEAST  # pale tissue on white, not tinted glass beside holes
+    return (0 * found if white else found).astype(np.float32)
+
+
+def _faded(
+    tissue: Bool[np.ndarray, "h w"], glass: Bool[np.ndarray, "h w"], colour: Float32[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """Pale regions of `tissue` whose colour does not step at their border with the glass."""
+    parts, count = ndimage.label(tissue & (ndimage.maximum_filter(colour, 5) < STRONG))
+    y, x = np.nonzero((parts > 0) & ndimage.maximum_filter(glass & ~tissue, 3))
+    colour = ndimage.uniform_filter(colour, 5)
+
+    def at(dy: int, dx: int) -> Float32[np.ndarray, " n"]:
+        return colour[(y + dy).clip(0, len(colour) - 1), (x + dx).clip(0, colour.shape[1] - 1)]
+
+    rim, pale = parts[y, x], np.nonzero(parts)
+    steps = np.bincount(rim, np.hypot(at(3, 0) - at(-3, 0), at(0, 3) - at(0, -3)), count + 1)
+    rims, sizes = (np.bincount(some, minlength=count + 1) for some in (rim, parts[pale]))
+    colours = np.bincount(parts[pale], colour[pale], count + 1)
+    faded = (rims > 0) & (steps / rims.clip(1) < STEEP * colours / sizes.clip(1))
+    return faded[parts]
 
 
 def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

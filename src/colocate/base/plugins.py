@@ -7,8 +7,9 @@ import inspect
 import sys
 import traceback
 from difflib import get_close_matches
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from colocate.base.errors import UserError
@@ -47,8 +48,8 @@ def call(name: str) -> Any:
         raise _broken(name, error) from error
 
 
-def name_of(thing: type) -> str:
-    """The name that `load` finds a class under.
+def name_of(thing: type | FunctionType) -> str:
+    """The name that `load` finds a class or function under.
 
     Raises:
         UserError: nothing could find it, for it stands in no file (a notebook), or within a function or class.
@@ -62,6 +63,11 @@ def name_of(thing: type) -> str:
     if "." in name or not place:
         raise UserError(f"{name} could not be found again: define it in a file, and not within a function or class")
     return f"{place}:{name}"
+
+
+def sha256_of(thing: type | FunctionType) -> str:
+    """The hash of the file that a class or function of the user's own stands in."""
+    return sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
 
 
 def _from_file(path: Path) -> Any:

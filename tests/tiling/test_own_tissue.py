@@ -1,0 +1,101 @@
+"""A function of the user's own that finds tissue: used, recorded, and refused where it gives no mask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+
+from colocate.base.errors import UserError
+from colocate.slides.listing import find_slides
+from colocate.slides.one_slide import TilingConfig
+from colocate.slides.slide import Slide
+from colocate.slides.tile import tile
+from colocate.slides.tissue import find_tissue
+from tests.phantom_slide import painted, tissue_slide, write_pyramid
+
+CODE = "import numpy as np\n\ndef {name}(image, mpp):\n    {body}\n"
+LEFT = "mask = np.zeros(image.shape[:2], bool)\n    mask[:, : round(400 / mpp)] = True\n    return mask"
+
+
+def write(path: Path, body: str = LEFT, name: str = "left") -> str:
+    path.write_text(CODE.format(name=name, body=body))
+    return f"{path}:{name}"
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    return write_pyramid(tmp_path / "slide.tif", tissue_slide(640)[0], mpp=1.0)
+
+
+CONFIG = TilingConfig(mpp=2.0, size=50, min_sharpness=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tiles_lie_where_it_says(slide: Path, tmp_path: Path, workers: int) -> None:
+    """It is told the picture's resolution: the left 400 micrometres, of 640."""
+    tile(find_slides([slide]), tmp_path / "out", CONFIG, workers=workers, tissue=write(tmp_path / "own.py"))
+    rows = parquet.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert {row["x"] for row in rows} == {0, 100, 200, 300} and len(rows) == 4 * 6
+
+
+def test_another_function_needs_another_out(slide: Path, tmp_path: Path) -> None:
+    """Named otherwise, changed since, or none: the tiles would be of two kinds."""
+    name, out = write(tmp_path / "own.py"), tmp_path / "out"
+    tile(find_slides([slide]), out, CONFIG, tissue=name)
+    stored = json.loads((out / "tiling.json").read_text())
+    assert stored["tissue"] == name and len(stored["tissue_sha256"]) == 64
+    tile(find_slides([slide]), out, CONFIG, tissue=name)
+    for other in (write(tmp_path / "other.py"), None):
+        with pytest.raises(UserError, match="holds tiles of other settings .*tissue .*choose another OUT"):
+            tile(find_slides([slide]), out, CONFIG, tissue=other)
+    write(tmp_path / "own.py", LEFT.replace("400", "300"))
+    with pytest.raises(UserError, match="other settings .*tissue_sha256"):
+        tile(find_slides([slide]), out, CONFIG, tissue=name)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return image", r"uint8 \(\d+, \d+, 3\)"),
+        ("return np.ones(image.shape[:2], np.uint8)", "uint8"),
+        ("return np.ones((5, 5), bool)", r"bool \(5, 5\)"),
+        ("return image[:, :, 0].T > 0", "bool"),
+        ("return None", "NoneType"),
+        ("return (image[:, :, 0] > 0).tolist()", "list"),
+    ],
+)
+def test_what_is_no_mask_is_refused(tmp_path: Path, body: str, said: str) -> None:
+    path = write_pyramid(tmp_path / "slide.tif", painted(400, 200), mpp=4.0)
+    name = write(tmp_path / "own.py", body)
+    with pytest.raises(
+        UserError, match=f"left gave {said}.* for the tissue of .*slide.tif: return a NumPy array of bool"
+    ):
+        tile(find_slides([path]), tmp_path / "out", tissue=name)
+
+
+def test_an_error_of_its_own_sets_the_slide_aside(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of 1 slide could be cut"):
+        tile(find_slides([slide]), tmp_path / "out", tissue=write(tmp_path / "own.py", "return image[0, 0, 7]"))
+    assert "IndexError" in (tmp_path / "out" / "failed.csv").read_text()
+
+
+def test_a_name_that_is_no_function(slide: Path, tmp_path: Path) -> None:
+    write(tmp_path / "own.py")
+    for name, said in (("gone", "holds no 'gone'"), ("np", "own.py:np is not a function")):
+        with pytest.raises(UserError, match=said):
+            tile(find_slides([slide]), tmp_path / "out", tissue=f"{tmp_path}/own.py:{name}")
+
+
+def test_in_python_and_behind_a_mask(slide: Path, tmp_path: Path) -> None:
+    """The mask that a table names counts before it."""
+    nothing = find_tissue(Slide.open(slide), find=lambda image, mpp: np.zeros(image.shape[:2], bool))
+    assert not nothing.mask.any()
+    (tmp_path / "own.geojson").write_text(
+        '{"type": "Polygon", "coordinates": [[[0, 0], [640, 0], [640, 640], [0, 640], [0, 0]]]}'
+    )
+    masked = find_tissue(Slide.open(slide), tmp_path / "own.geojson", lambda image, mpp: image)
+    assert masked.mask.all()
