@@ -50,10 +50,10 @@ def test_another_function_needs_another_out(slide: Path, tmp_path: Path) -> None
     assert stored["tissue"] == name and len(stored["tissue_sha256"]) == 64
     tile(find_slides([slide]), out, CONFIG, tissue=name)
     for other in (write(tmp_path / "other.py"), None):
-        with pytest.raises(UserError, match="holds tiles of other settings .*tissue .*choose another OUT"):
+        with pytest.raises(UserError, match=r"holds tiles of other settings .*tissue .*choose another OUT"):
             tile(find_slides([slide]), out, CONFIG, tissue=other)
     write(tmp_path / "own.py", LEFT.replace("400", "300"))
-    with pytest.raises(UserError, match="other settings .*tissue_sha256"):
+    with pytest.raises(UserError, match=r"other settings .*tissue_sha256"):
         tile(find_slides([slide]), out, CONFIG, tissue=name)
 
 

@@ -13,7 +13,20 @@ from PIL import Image
 from colocate.data.decode import decode
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
+from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
+from colocate.slides.tissue import find_tissue
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("name", "least"), [("cmu-1-small-region.svs", 0.93), ("her2st_C2_pyramid.tif", 0.96)])
+def test_tissue_is_where_it_was_drawn_by_hand(shared_data: Path, name: str, least: float) -> None:
+    """The overlap with an outline that was drawn by hand on the picture of 1,000 px (docs/results/slides.md)."""
+    slide = Slide.open(shared_data / "slides" / name)
+    drawn = find_tissue(slide, (ROOT / "benchmarks" / "tissue" / name).with_suffix(".geojson")).mask
+    found = find_tissue(slide).mask
+    assert (drawn & found).sum() > least * (drawn | found).sum()
 
 
 @pytest.mark.slow

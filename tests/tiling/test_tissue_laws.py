@@ -42,6 +42,10 @@ def blob(row: float, column: float, high: float, wide: float, seed: int = 0) -> 
     return ((ROWS - row) / high) ** 2 + ((COLUMNS - column) / wide) ** 2 < (1 + waves) ** 2
 
 
+def grown(mask: Mask, px: int) -> Mask:
+    return np.asarray(binary_dilation(mask, iterations=px), bool)
+
+
 def box(top: int, bottom: int, left: int, right: int) -> Mask:
     mask = np.zeros((H, W), bool)
     mask[top:bottom, left:right] = True
@@ -143,13 +147,13 @@ def test_any_glass_is_background(glass: str, vignetting: float) -> None:
 def test_what_is_added_takes_nothing_away_elsewhere(over: str, glass: str) -> None:
     """Monotone, and local: but for 3 px around what was added the mask is what it was (to 1 % of it)."""
     place = (DARK | UNWANTED)[over][0]
-    away = ~binary_dilation(place, iterations=3)
+    away = ~grown(place, 3)
     for kind in ("eosin", "pale IHC", "fat"):
         before, after = alone(glass, kind), found(glass, kind, over=[over])
         assert (before & ~after & away).sum() <= 0.01 * before.sum(), kind
         assert (after & ~before & away).sum() <= 0.01 * before.sum(), kind
         assert iou(after & away, PIECE & away) >= 0.9, kind
-        inside = place & ~binary_dilation(~place, iterations=2, border_value=0)
+        inside = place & ~grown(~place, 2)
         assert after[inside].mean() > 0.99 if over in DARK else not after[inside].any()
 
 
@@ -172,7 +176,7 @@ def test_a_slide_that_is_almost_all_glass(glass: str) -> None:
     where = blob(120, 160, 12, 12)
     for kind in ("H&E", "eosin", "pale IHC", "fat"):
         mask = found(glass, kind, where)
-        assert mask[where].mean() > 0.85 and not mask[~binary_dilation(where, iterations=3)].any(), kind
+        assert mask[where].mean() > 0.85 and not mask[~grown(where, 3)].any(), kind
     assert not found(glass, "H&E", np.zeros((H, W), bool)).any()
 
 
@@ -189,7 +193,7 @@ def test_stain_that_fades_into_the_glass_is_none() -> None:
     for kind in ("H&E", "eosin"):
         there = scene("white", kind) * 10**-haze if kind == "H&E" else np.array(GLASS["white"]) * 10**-haze
         mask = tissue_mask(there.round().clip(0, 255).astype(np.uint8), 8.0)
-        assert not mask[~binary_dilation(PIECE, iterations=5)].any()
+        assert not mask[~grown(PIECE, 5)].any()
         assert iou(mask, PIECE) > 0.9 if kind == "H&E" else not mask.any()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, cast, final
 
 import numpy as np
 import shapely
@@ -20,24 +20,21 @@ from colocate.base.errors import TileError, UserError
 from colocate.base.shapes import rasterise
 from colocate.slides.slide import Slide
 
-MPP = 8.0  # of the mask
-LONGEST_PX = 3000  # of the mask: larger slides get a coarser one
-SMOOTH_UM = 4.0
+MPP, LONGEST_PX = 8.0, 3000  # of the mask: larger slides get a coarser one
+SMOOTH_UM, CLOSING_UM = 4.0, 16.0
 ABSORBED = -np.log10(np.arange(256).clip(1) / 255).astype(np.float32)  # optical density; the following are such, too
 PALE, STRONG = 0.014, 0.06  # colour (largest density less smallest) of tissue, and of tissue that need no outline
-DARK, COLOURLESS = 0.4, 0.2  # density of black, and its share that is colour
-INK = 0.4  # share of ink's colour by which it absorbs more red than green
+DARK, COLOURLESS = 0.4, 0.27  # density of black, and its share that is colour
+INK = 0.33  # share of ink's colour by which it absorbs more red than green
+EDGE = 0.3  # share of its neighbours' strongest colour that a pixel must have: less is glass that they spill on
 STEEP = 0.3  # share of a pale region's colour by which it steps, within 6 px, at its border
-FLAT, DIMMEST = 0.012, 0.26  # glass: change a pixel, density
-BIN, REACH = 0.005, 24  # of glass's hue: a bin, and how many to each side of none
-PINK, ALIKE = 0.012, 0.006
+FLAT, DIMMEST, VIGNETTE = 0.012, 0.26, 0.15  # of glass: change a pixel, density, and more of it along each side
 LEAST = 0.01  # share of the picture that is glass, where any is
-VIGNETTE = 0.15  # what the lamp's light may lose on the way to each side
-SIDE_PX = 500  # of the picture that votes for glass
-CLOSING_UM = 16.0
+BIN, REACH, ALIKE, PINK = 0.005, 24, 0.006, 0.012  # of glass's hue; bins to each side of none
 SKEWED = 0.02  # how much longer or shorter than the slide's a side of the user's mask may be
 SMALLEST_UM2 = 10_000.0  # debris below, and holes
-Finder = Callable[[UInt8[np.ndarray, "h w 3"], float], Bool[np.ndarray, "h w"]]  # picture, micrometres per pixel
+Mask = Bool[np.ndarray, "h w"]
+Finder = Callable[[UInt8[np.ndarray, "h w 3"], float], Mask]  # picture, micrometres per pixel
 
 
 @final
@@ -45,7 +42,7 @@ Finder = Callable[[UInt8[np.ndarray, "h w 3"], float], Bool[np.ndarray, "h w"]] 
 class Tissue:
     """The tissue of a slide of `width` x `height` level0 pixels."""
 
-    mask: Bool[np.ndarray, "h w"]
+    mask: Mask
     """The whole slide, scaled down."""
     width: int
     height: int
@@ -85,9 +82,7 @@ def find_tissue(slide: Slide, mask: Path | None = None, find: Finder | None = No
     `mask` replaces what would be found: GeoJSON in level0 pixels (of a slide with bounds relative to them, as in
     QuPath), or a small image of the whole slide that is not black where tissue is.
 
-    Raises:
-        TileError: the slide is damaged, or the mask is none.
-        UserError: `find` gives no mask of the picture.
+    Raises TileError if the slide is damaged or the mask is none, UserError if `find` gives no mask of the picture.
     """
     longest = min(LONGEST_PX, max(slide.width, slide.height) * slide.mpp / MPP)
     thumbnail = slide.thumbnail(max(1, round(longest)))
@@ -102,12 +97,12 @@ def find_tissue(slide: Slide, mask: Path | None = None, find: Finder | None = No
     return Tissue(found, slide.width, slide.height)
 
 
-def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, "h w"]:
+def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Mask:
     """Find the tissue in a picture of `mpp` (about 4 to 32) micrometres per pixel.
 
-    Tissue is what has another colour than the empty glass; how bright either is does not count. What absorbs red most
-    is ink (blue, green), what is dark without colour is black ink or the scanner's edge. Red ink is taken for tissue:
-    it looks like blood. A pale region that fades into the glass, without an outline, is stain beside the tissue.
+    Tissue has another colour than the empty glass; how bright either is does not count. What absorbs red most is ink
+    (not red ink, which looks like blood), what is dark without colour is black ink or the scanner's edge, and what is
+    pale and fades into the glass is stain beside the tissue.
     """
     smooth = np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(SMOOTH_UM / mpp)))
     density = ABSORBED[smooth]
@@ -116,13 +111,11 @@ def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarra
     colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     mean = (red + green + blue) / 3
     ink = red - green > INK * colour
-    marked = ink & (colour > STRONG) | (mean > DARK) & (colour < COLOURLESS * mean)
-    usable = ~ndimage.maximum_filter(marked, 5)  # where a mark mixes with what it lies on its colour is another
+    usable = ~(ink & (colour > STRONG) | (mean > DARK) & (colour < COLOURLESS * mean))
     white = density[..., 0] + density[..., 1] + density[..., 2] == 0  # was not scanned, and may differ from the glass
-    tissue = usable & ~ink & ~white & (colour > PALE)
-    radius = round(CLOSING_UM / mpp / 2)
-    if radius:
-        tissue = np.asarray(closing(np.pad(tissue, radius), disk(radius)))[radius:-radius, radius:-radius]
+    tissue = usable & ~ink & ~white & (colour > np.maximum(EDGE * ndimage.maximum_filter(colour, 3), PALE))
+    pad = round(CLOSING_UM / mpp / 2) + 1
+    tissue = np.asarray(closing(np.pad(tissue, pad), disk(pad - 1)))[pad:-pad, pad:-pad]
     smallest = round(SMALLEST_UM2 / mpp**2)
     tissue = remove_small_holes(tissue, max_size=smallest) & usable
     return remove_small_objects(tissue & ~_faded(tissue, usable & (colour <= PALE), colour), max_size=smallest)
@@ -134,7 +127,7 @@ def _glass(density: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
     Flat, bright pixels vote in bins of this hue; of those with enough votes the brightest wins. A lamp's light may
     fall off to the corners, so a bin's brightness is that of a line through it at the picture's centre.
     """
-    step = max(1, max(density.shape[:2]) // SIDE_PX)
+    step = max(1, max(density.shape[:2]) // 500)
     some = density[::step, ::step].astype(np.float64)
     mean = some.mean(-1)
     y, x = (np.linspace(-1, 1, side) for side in mean.shape)
@@ -145,7 +138,7 @@ def _glass(density: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
     edges = np.arange(-REACH, REACH + 1) * BIN
 
     def sums(weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, "bins bins"]:
-        bins = np.histogram2d(*hues.T, (edges, edges), weights=weights)[0]
+        bins = np.histogram2d(hues[:, 0], hues[:, 1], (edges, edges), weights=weights)[0]
         return ndimage.uniform_filter(bins, 3, mode="constant") * 9
 
     count = sums(np.ones_like(far))
@@ -154,25 +147,21 @@ def _glass(density: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
     middle = (edges[1:] + edges[:-1]) / 2
     pink = -(middle[:, None] + middle).clip(None, 0) / 2  # of two alike the pinker is tissue
     rank = np.where(count < LEAST * mean.size, np.inf, (d - slope.clip(0, VIGNETTE) * f) / n + pink)
-    if np.isinf(rank).all():
+    if np.isinf(rank).all():  # none is to be seen
         return np.zeros(2, np.float32)
-    best = np.where(rank < rank.min() + ALIKE, count, 0).argmax()
-    first, second = np.unravel_index(best, rank.shape)
-    found = np.array([middle[first], middle[second]])
+    best = np.where(rank < rank.min() + ALIKE, count, 0).argmax()  # of neighbours the fullest
+    found = middle[np.array(np.unravel_index(best, rank.shape))]
     for _ in range(3):  # to the top of its peak
-        weights = np.exp(-2 * ((hues - found) ** 2).sum(1) / BIN**2)
-        found = weights @ hues / weights.sum()
+        found = np.average(hues, 0, np.exp(-2 * ((hues - found) ** 2).sum(1) / BIN**2))
     white = -found.mean() > PINK and (mean == 0).mean() > LEAST  # pale tissue on white, not tinted glass beside holes
     return (0 * found if white else found).astype(np.float32)
 
 
-def _faded(
-    tissue: Bool[np.ndarray, "h w"], glass: Bool[np.ndarray, "h w"], colour: Float32[np.ndarray, "h w"]
-) -> Bool[np.ndarray, "h w"]:
+def _faded(tissue: Mask, glass: Mask, colour: Float32[np.ndarray, "h w"]) -> Mask:
     """Pale regions of `tissue` whose colour does not step at their border with the glass."""
-    parts, count = ndimage.label(tissue & (ndimage.maximum_filter(colour, 5) < STRONG))
-    y, x = np.nonzero((parts > 0) & ndimage.maximum_filter(glass & ~tissue, 3))
-    colour = ndimage.uniform_filter(colour, 5)
+    parts, count = cast(Any, ndimage.label(tissue & (ndimage.maximum_filter(colour, 5) < STRONG)))
+    y, x = np.nonzero((parts > 0) & np.asarray(ndimage.maximum_filter(glass & ~tissue, 3)))
+    colour = np.asarray(ndimage.uniform_filter(colour, 5))
 
     def at(dy: int, dx: int) -> Float32[np.ndarray, " n"]:
         return colour[(y + dy).clip(0, len(colour) - 1), (x + dx).clip(0, colour.shape[1] - 1)]
@@ -181,11 +170,10 @@ def _faded(
     steps = np.bincount(rim, np.hypot(at(3, 0) - at(-3, 0), at(0, 3) - at(0, -3)), count + 1)
     rims, sizes = (np.bincount(some, minlength=count + 1) for some in (rim, parts[pale]))
     colours = np.bincount(parts[pale], colour[pale], count + 1)
-    faded = (rims > 0) & (steps / rims.clip(1) < STEEP * colours / sizes.clip(1))
-    return faded[parts]
+    return ((rims > 0) & (steps / rims.clip(1) < STEEP * colours / sizes.clip(1)))[parts]
 
 
-def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
     try:
         if file.suffix.lower() in (".geojson", ".json"):
             drawn = shapely.make_valid(shapely.from_geojson(file.read_text()))
