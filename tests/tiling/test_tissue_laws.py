@@ -136,10 +136,8 @@ def iou(one: Mask, other: Mask) -> float:
 @pytest.mark.parametrize("vignetting", [0, 0.25])
 @pytest.mark.parametrize("glass", GLASS)
 def test_any_glass_is_background(glass: str, vignetting: float) -> None:
-    kinds = ("eosin", "pale IHC", "mucin") if vignetting else KINDS
-    assert {
-        kind: score for kind in kinds if (score := iou(found(glass, kind, vignetting=vignetting), PIECE)) < 0.95
-    } == {}
+    for kind in ("eosin", "pale IHC", "mucin") if vignetting else KINDS:
+        assert iou(found(glass, kind, vignetting=vignetting), PIECE) > (0.93 if kind == "fat" else 0.95), kind
 
 
 @pytest.mark.parametrize("glass", ["white", "dim yellow"])
