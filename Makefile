@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check bench gpu-pack lock clean
+.PHONY: setup help demo test check fuzz bench gpu-pack lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -28,6 +28,9 @@ check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
+
+fuzz: setup            ## 2,000 mutations of each kind of file that is read (an hour)
+	$(BIN)/python -m tests.fuzz --count 2000
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -44,6 +46,26 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """What a JSON file holds; `kind` says in errors what it should be.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON, or nested so deep that it was made to do harm.
+    """
+    try:
+        return parse_json(path.read_bytes(), str(path), kind)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): it should be {kind}") from error
+
+
+def parse_json(text: str | bytes, name: str, kind: str) -> Any:
+    """What JSON says; `name` and `kind` stand in errors. Raises UserError as `read_json` does."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is no JSON, or is cut short ({error}): it should be {kind}") from error
 
 
 @contextmanager

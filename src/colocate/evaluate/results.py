@@ -24,6 +24,7 @@ import pydantic
 from jaxtyping import Float64, Int64
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
 from colocate.base.text import reason
 from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
@@ -139,10 +140,9 @@ def read_results(places: Sequence[Path]) -> list[Result]:
 
 def read_result(path: Path) -> Result:
     """Read the result in a file. Raises UserError if it is missing, damaged, of another version or something else."""
+    plain = read_json(path, "a result of `colocate evaluate`")
     try:
-        return _RESULT.validate_python(json.loads(path.read_bytes()) | {"path": str(path)})
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        return _RESULT.validate_python(plain | {"path": str(path)})
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged or no result ({reason(error)}): evaluate again, or leave it out") from error
 

@@ -13,6 +13,7 @@ import pydantic
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.files import parse_json
 from colocate.core.views import ViewConfig
 from colocate.data.loader import Balance
 from colocate.methods.concl import ConCLConfig
@@ -152,6 +153,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "prototypes": PrototypesConfig,
     "distil": DistilConfig,
 }
+STORED = "the recipe.json of a run"
 RETIRED = ("cache", "cache_gb")
 """Fields of `machine` until 0.1; stored recipes that have them are read without."""
 _RECIPE = pydantic.TypeAdapter(Recipe)
@@ -211,7 +213,7 @@ def _sha256(thing: type) -> str:
     return sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
 
 
-def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
+def from_json(text: str | bytes, origin: str, trust: bool = False) -> Recipe:
     """A recipe from `to_json`'s text; `origin` names it in errors.
 
     A method from outside colocate comes back as a `StoredMethod`: its code is loaded only with `trust`, and only if it
@@ -221,13 +223,13 @@ def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
         UserError: not JSON, an unknown field, a value of the wrong kind, or a method of the user's own that has gone
             or changed.
     """
+    plain = parse_json(text, origin, STORED)
     try:
-        plain = json.loads(text)
         kind = str(plain["method"].pop("kind"))
         for field in RETIRED:
             plain.get("machine", {}).pop(field, None)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{origin} is not {STORED}") from error
     if kind not in METHODS and not trust:
         return _recipe_with(plain, StoredMethod(kind, plain["method"]), origin)
     known = plain["method"].pop("sha256", None) if kind not in METHODS else None
@@ -279,9 +281,9 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
         UserError: no such file, or see `from_json`.
     """
     try:
-        return from_json(path.read_text(), str(path), trust)
+        return from_json(path.read_bytes(), str(path), trust)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a recipe.json of a run") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): it should be {STORED}") from error
 
 
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}
