@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments[0] in RETIRED:
             raise UserError(f"colocate {arguments[0]} {RETIRED[arguments[0]]}")
         if arguments[0] not in COMMANDS:
-            raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+            close = get_close_matches(arguments[0], COMMANDS, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"no command {arguments[0]!r}: {hint}There are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])
     except Interrupted as stop:
         print(f"colocate: {stop}", file=sys.stderr)
