@@ -20,9 +20,10 @@ from torch import Tensor
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
 from colocate.base.tables import pc
-from colocate.data.decode import decode, slide
+from colocate.data.decode import decode
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
+from colocate.slides.pictures import too_large
 from colocate.slides.slide import Slide, check_mpp
 
 VERSION = 1
@@ -181,7 +182,7 @@ class Index:
             with Path(file).open("rb") as stored:
                 size = self._cell("size", number) if member else os.fstat(stored.fileno()).st_size
                 if size > LARGEST_BYTES:
-                    raise slide(self.name(number))
+                    raise too_large(self.name(number))
                 stored.seek(self._cell("offset", number) if member else 0)
                 data = stored.read(size)
         except FileNotFoundError:

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.data.decode import FORMATS
 from colocate.data.sources import IMAGES
+from colocate.slides.pictures import FORMATS
 
 
 def read_json(path: Path) -> Any:
@@ -105,7 +105,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         UserError: it is missing, no image, cut short or damaged, if that shows while it is open.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
             yield image
     except UserError:
         raise

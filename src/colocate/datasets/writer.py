@@ -267,7 +267,7 @@ def _packed(draft: Draft) -> tuple[bytes, str, tuple[int, int]]:
     else:
         data = draft.image.read_bytes()
         stored = header(data, str(draft.image))
-        colours = pixels(stored, str(draft.image))  # unpacked even if it is copied, to find damage now
+        colours = pixels(stored)  # unpacked even if it is copied, to find damage now
         if stored.format in AS_IT_IS:
             return data, AS_IT_IS[stored.format], (colours.shape[1], colours.shape[2])
     return _png(colours.permute(1, 2, 0).numpy()), ".png", (colours.shape[1], colours.shape[2])
