@@ -17,6 +17,7 @@ from typing import Any, final
 
 import numpy as np
 import tifffile
+from PIL import Image
 from tifffile.tifffile import jpeg_shape
 
 from colocate.base.errors import TileError
@@ -25,8 +26,9 @@ from colocate.slides.pictures import JPEGS, LARGEST_PX, RGB, Reader, Samples, re
 CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PAGES = 100  # of a slide there are a dozen
+PICTURES = (33003, 33004, 33005, 34712, 34927, 34933, 50001)  # compressions: JPEG 2000, WebP, PNG
 REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType
-UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in TIFF's units of resolution
+UNITS = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}  # micrometres in units of resolution: inch, cm, mm, µm
 OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is raised, in one sentence
@@ -155,11 +157,15 @@ class _Level:
         if not size:
             return None
         packed, tables = stored(page.dataoffsets[place], size), {}
+        wide, high = self.chunk
         if page.compression in JPEGS:
             tables = {"jpegtables": page.jpegtables}
             _, high, wide, _ = jpeg_shape(packed)
-            if high * wide > 2 * prod(self.chunk) + 4096:
-                raise ValueError(f"a tile of {wide} x {high} px where {self.chunk[0]} x {self.chunk[1]} are said")
+        elif page.compression in PICTURES:
+            with Image.open(io.BytesIO(packed), formats=("JPEG2000", "PNG", "WEBP")) as image:
+                wide, high = image.size
+        if wide * high > 2 * prod(self.chunk):  # some gigabytes would be made of it
+            raise ValueError(f"a tile of {wide} x {high} px where {self.chunk[0]} x {self.chunk[1]} are said")
         samples = page.decode(packed, place, **tables)[0]
         if samples.dtype.itemsize != page.dtype.itemsize:
             raise ValueError(f"a tile of {samples.dtype} where {page.dtype} is said")
