@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import final
@@ -14,8 +16,8 @@ from colocate.base.errors import TileError
 from colocate.slides.pictures import RGB, Plain, Reader, reading
 from colocate.slides.tiff import CACHE_BYTES, MAGIC, Tiff
 
-ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
-PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # and .dcm: slides only where they are named one by one
+ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi", ".dcm")
+PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # slides only where they are named one by one
 LARGEST_CHUNK_PX = 1 << 25  # of a TIFF: a piece is unpacked whole for each read from it
 
 
@@ -45,17 +47,39 @@ def open_reader(path: Path) -> Reader:
             return tiff
         try:
             return _OpenSlide(path)
-        except openslide.OpenSlideError:
+        except TileError:
             if tiff is None:
                 raise
             return tiff
+
+
+SERIES = re.compile(rb"\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)  # DICOM's SeriesInstanceUID, as slides store it
+
+
+def one_a_series(paths: Iterable[Path]) -> list[Path]:
+    """Sort files, and of the .dcm of a series in a folder keep the first: they are one slide, which OpenSlide finds."""
+    kept: dict[object, Path] = {}
+    for path in sorted(paths):
+        series = None
+        if path.suffix.lower() == ".dcm" and path.is_file():
+            with path.open("rb") as file:
+                series = SERIES.search(file.read(1 << 20))
+        kept.setdefault((path.parent, series[1]) if series else path, path)
+    return list(kept.values())
 
 
 @final
 class _OpenSlide(Reader):
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.slide = openslide.OpenSlide(path)
+        try:
+            self.slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            if "nsupported" not in str(error):
+                raise
+            raise TileError(
+                f"{path} is packed in a way that is not read ({error}): convert it to a tiled TIFF"
+            ) from None
         self.slide.set_cache(_shared_cache())
         self.sizes, self.downsamples = self.slide.level_dimensions, self.slide.level_downsamples
         properties = self.slide.properties
