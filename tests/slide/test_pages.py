@@ -63,6 +63,12 @@ def test_how_to_print_is_no_resolution(tmp_path: Path, dpi: int, layout: str) ->
     assert Slide.open(path, unsaid_mpp=0.25).mpp == 0.25 == Slide.open(path, 0.25).mpp
 
 
+def test_tags_that_are_not_there_say_nothing(tmp_path: Path) -> None:
+    Image.fromarray(MAIN).save(tmp_path / "plain.tif")
+    with pytest.raises(TileError, match="does not say its micrometres per pixel: say it with"):
+        Slide.open(tmp_path / "plain.tif")
+
+
 Tags = dict[int, tuple[int, list[int]]]  # by code: 3 (16 bits) or 4 (32 bits), and values
 JPEG, JPEG_2000, WEBP, JPEG_XL, DEFLATE = 7, 34712, 50001, 50002, 8
 

@@ -154,7 +154,7 @@ def test_what_is_no_slide_says_so(tmp_path: Path) -> None:
     (tmp_path / "words.svs").write_text("not a slide at all\n" * 50)
     (tmp_path / "empty.svs").touch()
     for name in ("words.svs", "empty.svs"):
-        with pytest.raises(TileError, match=f"{name} is no JPEG, .* and no slide"):
+        with pytest.raises(TileError, match=f"{name} is no JPEG, .* and is no slide"):
             Slide.open(tmp_path / name, 0.5)
     with pytest.raises(TileError, match="cannot be opened"):
         Slide.open(tmp_path / "gone.svs")

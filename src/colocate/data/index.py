@@ -179,7 +179,7 @@ class Index:
             raise ValueError(f"{self.name(number)} has no file of its own: read it")
         file, member = self._place(number)
         try:
-            with Path(file).open("rb") as stored:
+            with open(file, "rb", opener=_at_once) as stored:
                 size = self._cell("size", number) if member else os.fstat(stored.fileno()).st_size
                 if size > LARGEST_BYTES:
                     raise too_large(self.name(number))
@@ -188,7 +188,7 @@ class Index:
         except FileNotFoundError:
             raise TileError(f"{file} does not exist: check the data's list or root, or build the index again") from None
         except OSError as error:
-            raise TileError(f"{file} cannot be read ({error.strerror}): check it and its permissions") from error
+            raise TileError(f"{file} cannot be read ({error.strerror or error}): check it and its permissions") from error
         if len(data) < size:
             raise TileError(
                 f"{self.name(number)} ends early, the file has shrunk: copy it again and build the index again"
@@ -211,6 +211,11 @@ class Index:
 
     def _cell(self, column: str, number: int) -> Any:
         return self.table[column][number].as_py()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for one who writes into a pipe, which is then as empty as it looks."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _fingerprint(table: pa.Table) -> str:

@@ -67,7 +67,7 @@ def reading(path: Path) -> Iterator[None]:
     except TileError:
         raise
     except UnidentifiedImageError:
-        kinds = "JPEG, PNG, TIFF, BMP or WebP image and no slide"
+        kinds = "JPEG, PNG, TIFF, BMP or WebP image and is no slide"
         raise TileError(f"{path} is no {kinds}, or is cut off in its first bytes: replace or remove it") from None
     except Image.DecompressionBombError:
         raise too_large(path) from None

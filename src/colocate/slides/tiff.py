@@ -215,9 +215,9 @@ def _levels(main: Any, pages: list[Any]) -> list[Any]:
 
 
 def _tags_mpp(page: Any) -> tuple[float, float] | None:
-    x, y = page.resolution
-    unit = UNITS.get(int(page.resolutionunit or 0))
-    return None if unit is None or not min(x, y) > 0 else (unit / x, unit / y)
+    unit, (x, y) = UNITS.get(int(page.resolutionunit)), page.resolution
+    said = unit is not None and min(x, y) > 0 and 282 in page.tags and 283 in page.tags  # XResolution, YResolution
+    return (unit / x, unit / y) if said else None
 
 
 def _aperio_mpp(page: Any) -> tuple[float, float] | None:

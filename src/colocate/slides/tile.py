@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from PIL import Image
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
@@ -26,7 +25,7 @@ from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, is_done, part_path, write_manifest
 from colocate.slides.one_slide import TilingConfig, cut
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, open_reader
 from colocate.slides.runner import Meter, Quarantine
 
 FAILED = "failed.csv"
@@ -174,7 +173,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 
 def _check_settings(out: Path, config: TilingConfig, manifest_only: bool) -> None:
     path = out / SETTINGS
-    settings = {"version": 2, "manifest_only": manifest_only} | asdict(config)
+    settings = {"version": 3, "manifest_only": manifest_only} | asdict(config)
     if path.is_file():
         if changed := changes(json.loads(path.read_text()), settings):
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
@@ -216,11 +215,8 @@ def are_slides(data: Path) -> bool:
     if not first.name.lower().endswith(AMBIGUOUS):
         return True
     try:
-        with Image.open(first) as image:
-            return max(image.size) > LONGEST_TILE_PX
-    except Image.DecompressionBombError:
-        return True
-    except (OSError, ValueError, SyntaxError):
+        return max(open_reader(first).size) > LONGEST_TILE_PX
+    except TileError:
         return False
 
 
