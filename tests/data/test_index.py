@@ -108,7 +108,9 @@ def test_unreadable_tiles_are_named(tiles: Path, build: Build) -> None:
     table = tiles / "t.lst"
     table.write_text("a/0.png\na/1.jpg\na/10.jpg\npipe.png\n")
     index = build(table)
-    for number, reason in enumerate(["is no JPEG", "does not exist", "cannot be read .*directory", "cannot be read .*seekable"]):
+    for number, reason in enumerate(
+        ["is no JPEG", "does not exist", "cannot be read .*directory", "cannot be read .*seekable"]
+    ):
         with pytest.raises(TileError, match=rf"^{index.name(number)} {reason}") as caught:
             index.read(number)
         assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ from tests.phantom_slide import painted
 Pixels = UInt8[np.ndarray, "h w 3"]
 TILE = 64
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-PACKED: dict[str, tuple[str, Callable[[Pixels], bytes]]] = {  # transfer syntax: colours, codec
+PACKED: dict[str, tuple[str, Callable[[Pixels], bytes | bytearray]]] = {  # transfer syntax: colours, codec
     "1": ("RGB", lambda frame: frame.tobytes()),
     "4.50": ("YBR_FULL_422", lambda frame: imagecodecs.jpeg_encode(frame, level=98, subsampling="422")),
     "4.90": ("YBR_RCT", lambda frame: imagecodecs.jpeg2k_encode(frame, codecformat="j2k")),

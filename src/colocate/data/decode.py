@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -47,4 +46,4 @@ def header(data: bytes, name: str) -> Plain | Tiff:
 def pixels(image: Plain | Tiff) -> UInt8[Tensor, "3 h w"]:
     """Unpack an image that `header` returned. Raises TileError as `decode` does."""
     colours = image.read(0, 0, 0, *image.size)
-    return torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))
+    return torch.from_numpy(colours.transpose(2, 0, 1).copy())

@@ -188,7 +188,9 @@ class Index:
         except FileNotFoundError:
             raise TileError(f"{file} does not exist: check the data's list or root, or build the index again") from None
         except OSError as error:
-            raise TileError(f"{file} cannot be read ({error.strerror or error}): check it and its permissions") from error
+            raise TileError(
+                f"{file} cannot be read ({error.strerror or error}): check it and its permissions"
+            ) from error
         if len(data) < size:
             raise TileError(
                 f"{self.name(number)} ends early, the file has shrunk: copy it again and build the index again"

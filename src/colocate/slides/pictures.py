@@ -98,7 +98,9 @@ class Plain(Reader):
         self.image.close()
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        return self._pixels[y : y + height, x : x + width]
+        region = self._pixels[y : y + height, x : x + width]
+        region.flags.writeable = False  # whoever is given it shares it
+        return region
 
     @cached_property
     def _pixels(self) -> RGB:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import final
@@ -39,18 +40,17 @@ def open_reader(path: Path) -> Reader:
         vendor = openslide.OpenSlide.detect_format(path)
         if start not in MAGIC:
             return _OpenSlide(path) if vendor else Plain(path)
-        if vendor in (None, "generic-tiff"):
-            return Tiff(path, most_px=LARGEST_CHUNK_PX)
-        # Of Aperio's, OpenSlide fills holes and reads JPEG 2000; Tiff reads JPEG faster, and what libtiff cannot
-        tiff = Tiff(path, most_px=LARGEST_CHUNK_PX) if vendor == "aperio" else None
-        if tiff and tiff.is_plain_jpeg:
-            return tiff
-        try:
+        if vendor == "aperio":  # OpenSlide fills its holes and reads its JPEG 2000, Tiff what libtiff cannot unpack
+            with suppress(TileError):
+                tiff = Tiff(path, most_px=LARGEST_CHUNK_PX)
+                if tiff.is_plain_jpeg:
+                    return tiff
+                tiff.close()
+            with suppress(TileError):
+                return _OpenSlide(path)
+        elif vendor not in (None, "generic-tiff"):
             return _OpenSlide(path)
-        except TileError:
-            if tiff is None:
-                raise
-            return tiff
+        return Tiff(path, most_px=LARGEST_CHUNK_PX)
 
 
 SERIES = re.compile(rb"\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)  # DICOM's SeriesInstanceUID, as slides store it
