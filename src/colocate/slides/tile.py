@@ -215,9 +215,11 @@ def are_slides(data: Path) -> bool:
     if not first.name.lower().endswith(AMBIGUOUS):
         return True
     try:
-        return max(open_reader(first).size) > LONGEST_TILE_PX
+        reader = open_reader(first)
     except TileError:
         return False
+    reader.close()
+    return max(reader.size) > LONGEST_TILE_PX
 
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
