@@ -63,6 +63,14 @@ def test_how_to_print_is_no_resolution(tmp_path: Path, dpi: int, layout: str) ->
     assert Slide.open(path, unsaid_mpp=0.25).mpp == 0.25 == Slide.open(path, 0.25).mpp
 
 
+def test_a_stack_of_many_pages_says_so(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "many.tif") as file:
+        for _ in range(120):
+            file.write(THUMB, photometric="rgb", metadata=None)
+    with pytest.raises(TileError, match=r"many\.tif holds over 100 pages.*: save the one that is meant"):
+        Slide.open(tmp_path / "many.tif")
+
+
 def test_tags_that_are_not_there_say_nothing(tmp_path: Path) -> None:
     Image.fromarray(MAIN).save(tmp_path / "plain.tif")
     with pytest.raises(TileError, match="does not say its micrometres per pixel: say it with"):

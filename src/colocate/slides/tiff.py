@@ -76,7 +76,7 @@ class Tiff(Reader):
         with reading(path):
             self.file = tifffile.TiffFile(path if data is None else io.BytesIO(data), is_ndpi=False)
             try:
-                pages = _chain(self.file)
+                pages = _chain(self.file, path)
                 main = _largest(pages, path)
                 self.levels = [_Level(page, path, most_px) for page in _levels(main, pages)]
                 self.mpp = _ome_mpp(self.file, main.treeindex[0]) or _aperio_mpp(pages[0]) or _tags_mpp(main)
@@ -172,15 +172,13 @@ class _Level:
         return samples[0].view(np.uint8) if samples.dtype == bool else samples[0]
 
 
-def _chain(file: tifffile.TiffFile) -> list[Any]:
-    """All pages; tifffile would go round in circles, and take a file that is cut short for one with fewer pages."""
+def _chain(file: tifffile.TiffFile, path: Path) -> list[Any]:
+    """All pages; tifffile takes a file that is cut short for one with fewer."""
     pages: list[Any] = []
     for page in iter(file.pages):
-        if any(page.offset == other.offset for other in pages):
-            raise ValueError("its list of pages runs in a circle")
         pages.append(page)
         if len(pages) > MOST_PAGES:
-            raise ValueError(f"over {MOST_PAGES} pages")
+            raise TileError(f"{path} holds over {MOST_PAGES} pages, or some in a circle: save the one that is meant")
     handle, tiff = file.filehandle, file.tiff
     handle.seek(file.pages.next_page_offset or 0)
     if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
