@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, entries, pairs, read_mask
+from colocate.datasets.files import by_stem, entries, pairs, read_objects
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.62  # the challenge's page: 0.62005 µm/px
@@ -25,6 +25,7 @@ FACTS = Facts(
     name="glas",
     kind="instances",
     classes=("gland",),
+    numbered=True,
     licence="For research only; no commercial use (challenge page). Cite Sirinukunwattana et al. 2017.",
     notes=(
         "The official split of GlaS has patients on both sides, so that its scores may flatter; "
@@ -49,7 +50,7 @@ def drafts(src: Path) -> Converted:
     if unlisted := [name for name in images if name not in patients]:
         raise UserError(f"{grades} does not list {unlisted[0]}, whose patient is unknown so: get the file as released")
     return FACTS, (
-        Draft(name, image, read_mask(mask), f"glas:{patients[name]}", MPP, _splits(name, patients[name]))
+        Draft(name, image, read_objects(mask), f"glas:{patients[name]}", MPP, _splits(name, patients[name]))
         for name, image, mask in found
     )
 

@@ -50,6 +50,7 @@ def prepare(
     test_share: float | None = None,
     images: str | None = None,
     masks: str | None = None,
+    parts: folder.Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
 ) -> None:
@@ -68,11 +69,13 @@ def prepare(
         images: Name of the folder of images (default: images; folder), or where the images lie, seen from the
             outlines (default: beside them; coco, geojson).
         masks: Name of the folder of masks (default: masks; folder).
+        parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
+            together one (folder).
         piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss).
         skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson).
     """
     given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
-    given |= {"test_share": test_share, "images": images, "masks": masks, "piece": piece}
+    given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
     given |= {"skip_broken": skip_broken}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     check_free(out)
@@ -96,6 +99,12 @@ def _say(data: Labelled) -> None:
     cases = f", {counts['sources']:,} cases" if counts["sources"] else ", cases unknown"
     objects = f", {counts['objects']:,} objects" if data.kind == "instances" else ""
     print(f"{data.name}: {counts['images']:,} images{cases}{objects}")
+    if each := counts.get("objects an image"):
+        none = f", {each['none']:,} without any" if each["none"] else ""
+        print(f"objects an image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
+    if doubtful := counts.get("doubtful"):
+        some = ", ".join(doubtful[:5])
+        print(f"look at {some} ({len(doubtful):,} in all): one object covers most of the image, others have dozens")
     for scheme, parts in counts["parts"].items():
         shared = len(data.shared_sources(scheme))
         said = f" ({shared} cases on both sides)" if shared else ""
