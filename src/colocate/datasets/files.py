@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +16,7 @@ from scipy.ndimage import generate_binary_structure, maximum_filter, minimum_fil
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.tables import parsed
 from colocate.data.decode import FORMATS
 from colocate.data.sources import IMAGES
 
@@ -27,23 +26,9 @@ WHITE_IS_ZERO = (262, 0)  # TIFF's PhotometricInterpretation
 FEWEST_SOFT, SOFT = 32, 0.5  # pixels between background and a larger number: how many, of all beside background
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises UserError if it cannot be read or is no JSON."""
-    return _parsed(path, "JSON", json.loads)
-
-
 def read_xml(path: Path) -> ElementTree.Element:
     """Parse an XML file and return its root. Raises UserError if it cannot be read or is no XML."""
-    return _parsed(path, "XML", ElementTree.fromstring)
-
-
-def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
-    try:
-        return parse(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give another, or mend this") from error
-    except (ValueError, RecursionError, ElementTree.ParseError) as error:
-        raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
+    return parsed(path, "XML", ElementTree.fromstring)
 
 
 def folder_in(src: Path, *names: str) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import IMAGES, by_stem, pairs, read_json
+from colocate.base.tables import read_json
+from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
 from colocate.datasets.own import read_items
 from colocate.datasets.writer import Converted, Facts

@@ -10,11 +10,11 @@ this one of them comes nearest to the official sizes.
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from colocate.base.errors import UserError
+from colocate.base.tables import as_text, read_table
 from colocate.datasets.files import by_stem, entries, pairs, read_objects
 from colocate.datasets.writer import Converted, Draft, Facts
 
@@ -68,15 +68,18 @@ def _grades(src: Path) -> Path:
 
 
 def _patients(grades: Path) -> dict[str, str]:
-    """Read the patient of each image. The release's lines end in CR, its header in blanks."""
-    lines = grades.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = list(csv.reader(lines, skipinitialspace=True))
-    if not rows or [word.strip().lower() for word in rows[0][:2]] != ["name", "patient id"]:
+    """Read the patient of each image."""
+    rows = as_text(read_table(grades))
+    names = [name for name in rows[0] if name.lower() in ("name", "patient id")] if rows else []
+    if len(names) != 2:
         raise UserError(f"{grades} does not begin with name, patient ID: get the file as released")
     patients = {}
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) > 1 and row[1].strip().isdigit():
-            patients[row[0].strip()] = row[1].strip()
-        elif any(word.strip() for word in row):
-            raise UserError(f"{grades}, line {line}: no image and patient in {','.join(row)!r}: get the file again")
+    for line, row in enumerate(rows, start=2):
+        name, patient = (row[column] for column in names)
+        if name and patient.isdigit():
+            patients[name] = patient
+        elif any(row.values()):
+            raise UserError(
+                f"{grades}, line {line}: no image and patient in {','.join(row.values())!r}: get the file again"
+            )
     return patients

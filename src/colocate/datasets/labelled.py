@@ -11,7 +11,6 @@ each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.tables import as_text, read_table
 from colocate.data.decode import decode
 
 VERSION = 1
@@ -85,8 +85,7 @@ class Labelled:
         remedy = "give a folder that `colocate prepare` wrote"
         try:
             facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-            with (folder / "items.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            rows = as_text(read_table(folder / "items.csv"))
             if not rows:
                 raise ValueError("items.csv lists no image")
             if facts["version"] != VERSION:
@@ -216,8 +215,8 @@ class Labelled:
 
     @cached_property
     def _objects(self) -> dict[tuple[str, int], int]:
-        with (self.folder / "objects.csv").open(newline="") as file:
-            return {(row["path"], int(row["object"])): int(row["class"]) for row in csv.DictReader(file)}
+        rows = as_text(read_table(self.folder / "objects.csv"))
+        return {(row["path"], int(row["object"])): int(row["class"]) for row in rows}
 
     @staticmethod
     def _bytes(path: Path) -> bytes:

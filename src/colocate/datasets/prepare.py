@@ -108,6 +108,8 @@ def _say(data: Labelled) -> None:
     for scheme, parts in counts["parts"].items():
         shared = len(data.shared_sources(scheme))
         said = f" ({shared} cases on both sides)" if shared else ""
+        if rest := counts["images"] - sum(parts.values()):
+            said += f", {rest:,} in no part"
         print(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
     total = sum(counts["pixels of class"].values())
     print("pixels:", ", ".join(f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items()))
