@@ -54,7 +54,8 @@ def read_geojson(path: Path) -> list[Feature]:
         name = f"feature {number}"
         try:
             geometry = entry["geometry"] if "geometry" in entry or entry["type"] == "Feature" else entry
-            kind, polygons = ("feature without geometry", []) if geometry is None else (str(geometry["type"]), _polygons(geometry))
+            kind = "feature without geometry" if geometry is None else str(geometry["type"])
+            polygons = [] if geometry is None else _polygons(geometry)
             properties = dict(entry.get("properties") or {})
         except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
             remedy = "export it again, or remove it"

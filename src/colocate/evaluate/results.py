@@ -27,6 +27,7 @@ from colocate.base.errors import UserError
 from colocate.base.text import reason
 from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluate.metrics.coco import MOST
 from colocate.evaluate.protocol import VERSION
 
 
@@ -75,6 +76,8 @@ class Result:
     machine: str
     date: str
     path: str
+    counted: int = MOST
+    """Most detections of a class in an image that average precision counts."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -89,7 +92,8 @@ class Result:
     def table(self) -> tuple[str, ...]:
         """Key of the table that a result belongs to."""
         data = self.dataset
-        return self.task, data.name, data.fingerprint, data.split, f"{self.fraction:.6f}", self.how, *self.metrics
+        share = f"{self.fraction:.6f}"
+        return self.task, data.name, data.fingerprint, data.split, share, self.how, f"{self.counted}", *self.metrics
 
     @property
     def images(self) -> list[tuple[str, str]]:
