@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,23 @@ def counted(number: int, noun: str) -> str:
 def escaped(cell: str) -> str:
     """A cell of a Markdown table."""
     return cell.replace("|", "\\|")
+
+
+def plain(text: str) -> str:
+    """A text that a terminal shows and does not obey: control characters as escapes, but for ends of lines.
+
+    >>> plain("a\x1b[2Jb\u202e.svs")
+    'a\\\\x1b[2Jb\\\\u202e.svs'
+    """
+    obeyed = ("Cc", "Cf", "Cs")  # control, formatting, halves of characters
+    return "".join(
+        ascii(sign)[1:-1] if sign != "\n" and unicodedata.category(sign) in obeyed else sign for sign in text
+    )
+
+
+def say(sentence: str, *, error: bool = False) -> None:
+    """Print what may hold names of files or classes, errors to stderr."""
+    print(plain(sentence), file=sys.stderr if error else sys.stdout)
 
 
 def changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -65,7 +83,7 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
+        self.console.print(plain(sentence), soft_wrap=True, markup=False)
 
 
 def reason(error: Exception) -> str:

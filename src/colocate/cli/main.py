@@ -12,6 +12,7 @@ import tyro
 
 from colocate import __version__
 from colocate.base.errors import Interrupted, UserError
+from colocate.base.text import say
 
 
 class Command(NamedTuple):
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])
     except Interrupted as stop:
-        print(f"colocate: {stop}", file=sys.stderr)
+        say(f"colocate: {stop}", error=True)
         sys.exit(130)
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sentence = (
             str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
         )
-        print(f"colocate: {sentence}", file=sys.stderr)
+        say(f"colocate: {sentence}", error=True)
         sys.exit(2)
 
 

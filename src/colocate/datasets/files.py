@@ -37,11 +37,16 @@ def folder_in(src: Path, *names: str) -> Path:
     Raises:
         UserError: `src` is no folder, or has no such folder.
     """
-    wanted = {_plain(name) for name in names}
-    for entry in entries(src):
-        if entry.is_dir() and _plain(entry.name) in wanted:
-            return entry
+    if found := find_folder(src, *names, itself=False):
+        return found
     raise UserError(f"{src} has no folder {' or '.join(names)}: give the folder of the files as released")
+
+
+def find_folder(src: Path, *names: str, itself: bool = True) -> Path | None:
+    """As `folder_in`, but None if there is none; `src` itself (`itself`) if it has such a name."""
+    wanted = {_plain(name) for name in names}
+    found = (entry for entry in entries(src) if entry.is_dir() and _plain(entry.name) in wanted)
+    return next(found, src if itself and _plain(src.absolute().name) in wanted else None)
 
 
 def entries(src: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import SHEET, Converted, check_free, write
@@ -86,8 +87,8 @@ def prepare(
         raise UserError(f"{kind} has no use for {', '.join(useless)}: leave that out")
     if convert is None:
         for note in nct.list_tiles(src, out):
-            print(note)
-        print(f"done: pretrain with --data {out}")
+            say(note)
+        say(f"done: pretrain with --data {out}")
         return
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
     _say(write(out, facts, drafts, partial=partial))
@@ -98,22 +99,23 @@ def _say(data: Labelled) -> None:
     counts = json.loads((data.folder / "dataset.json").read_text())["counts"]
     cases = f", {counts['sources']:,} cases" if counts["sources"] else ", cases unknown"
     objects = f", {counts['objects']:,} objects" if data.kind == "instances" else ""
-    print(f"{data.name}: {counts['images']:,} images{cases}{objects}")
+    say(f"{data.name}: {counts['images']:,} images{cases}{objects}")
     if each := counts.get("objects an image"):
         none = f", {each['none']:,} without any" if each["none"] else ""
-        print(f"objects an image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
+        say(f"objects an image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
     if doubtful := counts.get("doubtful"):
         some = ", ".join(doubtful[:5])
-        print(f"look at {some} ({len(doubtful):,} in all): one object covers most of the image, others have dozens")
+        say(f"look at {some} ({len(doubtful):,} in all): one object covers most of the image, others have dozens")
     for scheme, parts in counts["parts"].items():
         shared = len(data.shared_sources(scheme))
         said = f" ({shared} cases on both sides)" if shared else ""
         if rest := counts["images"] - sum(parts.values()):
             said += f", {rest:,} in no part"
-        print(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
+        say(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
     total = sum(counts["pixels of class"].values())
-    print("pixels:", ", ".join(f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items()))
-    print(f"terms: {data.licence}")
+    shares = (f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items())
+    say(f"pixels: {', '.join(shares)}")
+    say(f"terms: {data.licence}")
     for note in data.notes:
-        print(f"note: {note}")
-    print(f"done: look at {data.folder / SHEET}")
+        say(f"note: {note}")
+    say(f"done: look at {data.folder / SHEET}")
