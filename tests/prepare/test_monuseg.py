@@ -116,7 +116,7 @@ def test_a_folder_of_one_part(release: Path, tmp_path: Path, part: str, itself: 
     src = tmp_path / "got" / part
     src.parent.mkdir()
     (release / part).rename(src)
-    with pytest.raises(UserError, match="has no folder MoNuSeg.*: get it, or take what is there with --partial"):
+    with pytest.raises(UserError, match=r"has no folder MoNuSeg.*: get it, or take what is there with --partial"):
         monuseg.drafts(src if itself else src.parent)
     data = write(tmp_path / "out", *monuseg.drafts(src if itself else src.parent, partial=True), partial=True)
     name = "test" if "Test" in part else "train"

@@ -53,7 +53,7 @@ def read_geojson(path: Path) -> list[Feature]:
     for number, entry in enumerate(document, start=1):
         name = f"feature {number}"
         try:
-            geometry = entry["geometry"] if "geometry" in entry or entry["type"] == "Feature" else entry
+            geometry: Any = entry["geometry"] if "geometry" in entry or entry["type"] == "Feature" else entry
             kind = "feature without geometry" if geometry is None else str(geometry["type"])
             polygons = [] if geometry is None else _polygons(geometry)
             properties = dict(entry.get("properties") or {})
@@ -120,7 +120,7 @@ def _filled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry:
 
 def _crossings(ring: Float64[np.ndarray, "n 2"]) -> float:
     """About how often a ring crosses itself, going by some of its edges."""
-    edges = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], 1))
+    edges: Any = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], 1))
     some = edges[:: max(1, len(edges) // SAMPLE)]
     one, other = shapely.STRtree(edges).query(some)  # whose boxes meet
     thin = max(1, len(one) // 100_000)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int32
@@ -75,7 +75,8 @@ def drafts(
 
 def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:
     if parts == "objects":
-        return torch.from_numpy(label(read_mask(path).numpy()).astype("int32")), None
+        numbered: Any = label(read_mask(path).numpy())
+        return torch.from_numpy(numbered).to(torch.int32), None
     if facts.kind == "instances":
         return read_objects(path), None
     mask = read_mask(path)

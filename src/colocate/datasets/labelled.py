@@ -85,7 +85,7 @@ class Labelled:
         remedy = "give a folder that `colocate prepare` wrote"
         try:
             facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-            rows = as_text(read_table(folder / "items.csv"))
+            rows = _table(folder / "items.csv")
             if not rows:
                 raise ValueError("items.csv lists no image")
             if facts["version"] != VERSION:
@@ -224,6 +224,13 @@ class Labelled:
             return path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data set again") from error
+
+
+def _table(file: Path) -> list[dict[str, str]]:
+    try:
+        return as_text(read_table(file))
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _item(row: dict[str, str]) -> Item:

@@ -181,7 +181,8 @@ class _Written:
             self.object_rows += [(path, number, class_) for number, class_ in enumerate(classes, start=1)]
             of_pixels = np.array([0, *classes])[mask]
             self.objects[draft.name] = len(ids), float(np.bincount(mask.ravel())[1:].max(initial=0) / mask.size)
-            if len(ids) == 1 and label(mask, return_num=True)[1] > 1:
+            parts: Any = label(mask) if len(ids) == 1 else mask[:0]
+            if parts.max(initial=0) > 1:
                 self.torn.append(where)
         else:
             self._check_classes(mask, where)

@@ -158,7 +158,8 @@ class Detector(nn.Module):
         self.norms = batch_norms(backbone)
         heads: Any = self.net.roi_heads
         heads.select_training_samples = partial(_with_masks, heads.select_training_samples)
-        self.net.transform.postprocess = _to_own_pixels  # which would paste all masks at once
+        transform: Any = self.net.transform
+        transform.postprocess = _to_own_pixels  # its own would paste all masks at once
 
     def ready(self) -> None:
         """Training mode; frozen batch norms stay as they are."""

@@ -65,11 +65,12 @@ def measurements(shapes: Sequence[BaseGeometry], mpp: float) -> dict[str, Float6
     >>> measurements([shapely.box(0, 0, 30, 40)], mpp=0.5)["Max diameter µm"]
     array([25.])
     """
-    every = np.array(shapes, dtype=object)
+    every: Any = np.array(shapes, dtype=object)
     parts, numbers = shapely.get_parts(every, return_index=True)
-    outside = shapely.polygons(shapely.get_exterior_ring(parts))
-    filled = outside if len(parts) == len(every) else _joined(outside, numbers)
-    area, length, centres = shapely.area(filled), shapely.length(filled), shapely.centroid(every)
+    outside: Any = shapely.polygons(shapely.get_exterior_ring(parts))
+    filled: Any = outside if len(parts) == len(every) else _joined(outside, numbers)
+    centres: Any = shapely.centroid(every)
+    area, length = shapely.area(filled), shapely.length(filled)
     longest, shortest = _diameters(every)
     return {
         "Area µm^2": shapely.area(every) * mpp**2,
