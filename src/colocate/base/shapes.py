@@ -69,7 +69,7 @@ def _polygons(geometry: dict[str, Any]) -> list[Any]:
     """The polygons of a geometry, each a list of rings; none of points and lines."""
     if geometry["type"] == "GeometryCollection":
         return [polygon for part in geometry["geometries"] for polygon in _polygons(part)]
-    corners = geometry.get("coordinates")
+    corners: Any = geometry.get("coordinates")
     if geometry.get("isEllipse") and geometry["type"] == "Polygon":
         points = np.array([point[:2] for point in corners[0]], np.float64)
         middle, radii = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0) / 2
