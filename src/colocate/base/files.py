@@ -48,24 +48,23 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
             temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path, kind: str) -> Any:
-    """What a JSON file holds; `kind` says in errors what it should be.
+def read_json(path: Path, kind: str = "JSON") -> Any:
+    """What a JSON file holds; `kind` stands in errors. Raises UserError as `parsed` does."""
+    return parsed(path, kind, json.loads)
+
+
+def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
+    """What a file holds, by a function.
 
     Raises:
-        UserError: it cannot be read, or is no JSON, or nested so deep that it was made to do harm.
+        UserError: it cannot be read, is not of its `kind`, or nested so deep that it was made to do harm.
     """
     try:
-        return parse_json(path.read_bytes(), str(path), kind)
+        return parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): it should be {kind}") from error
-
-
-def parse_json(text: str | bytes, name: str, kind: str) -> Any:
-    """What JSON says; `name` and `kind` stand in errors. Raises UserError as `read_json` does."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no JSON, or is cut short ({error}): it should be {kind}") from error
+    except (ValueError, RecursionError, SyntaxError) as error:  # of which XML's ParseError is one
+        raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tyro
 
 from colocate import __version__
-from colocate.base.errors import Interrupted, UserError
+from colocate.base.errors import Interrupted, UserError, shown
 
 
 class Command(NamedTuple):
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"no command {arguments[0]!r}: {hint}There are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])
     except Interrupted as stop:
-        print(f"colocate: {stop}", file=sys.stderr)
+        print(shown(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sentence = (
             str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
         )
-        print(f"colocate: {sentence}", file=sys.stderr)
+        print(shown(f"colocate: {sentence}"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -28,6 +28,7 @@ from colocate.base.files import read_json
 from colocate.base.text import reason
 from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluate.metrics.coco import MOST
 from colocate.evaluate.protocol import VERSION
 
 
@@ -76,6 +77,8 @@ class Result:
     machine: str
     date: str
     path: str
+    counted: int = MOST
+    """Most detections of a class in an image that average precision counts."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -90,7 +93,8 @@ class Result:
     def table(self) -> tuple[str, ...]:
         """Key of the table that a result belongs to."""
         data = self.dataset
-        return self.task, data.name, data.fingerprint, data.split, f"{self.fraction:.6f}", self.how, *self.metrics
+        share = f"{self.fraction:.6f}"
+        return self.task, data.name, data.fingerprint, data.split, share, self.how, f"{self.counted}", *self.metrics
 
     @property
     def images(self) -> list[tuple[str, str]]:
@@ -140,7 +144,7 @@ def read_results(places: Sequence[Path]) -> list[Result]:
 
 def read_result(path: Path) -> Result:
     """Read the result in a file. Raises UserError if it is missing, damaged, of another version or something else."""
-    plain = read_json(path, "a result of `colocate evaluate`")
+    plain = read_json(path, "result of `colocate evaluate`")
     try:
         return _RESULT.validate_python(plain | {"path": str(path)})
     except (ValueError, TypeError) as error:

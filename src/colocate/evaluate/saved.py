@@ -156,7 +156,7 @@ def _find(place: Path) -> Path:
 
 
 def _read(path: Path) -> ModelFacts:
-    plain = read_json(path, "what tells of a kept model")
+    plain = read_json(path, "model.json of a kept model")
     try:
         if plain["version"] != VERSION:
             raise UserError(f"{path} was written by another version of colocate: {AGAIN}")

@@ -262,11 +262,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or does not say, or says wrongly, what a backbone needs.
     """
-    kind = "the backbone.json of a colocate run, beside its weights"
+    kind = "backbone.json of a colocate run, beside its weights"
     try:
         return dict(_FACTS.validate_python(read_json(path, kind), extra="allow"))
     except pydantic.ValidationError as error:
-        raise UserError(f"{path} ({reason(error)}) is not {kind}") from error
+        raise UserError(f"{path} ({reason(error)}) is no {kind}") from error
 
 
 _FACTS = pydantic.TypeAdapter(_Facts)

@@ -13,7 +13,6 @@ import pydantic
 import tyro
 
 from colocate.base.errors import UserError
-from colocate.base.files import parse_json
 from colocate.core.views import ViewConfig
 from colocate.data.loader import Balance
 from colocate.methods.concl import ConCLConfig
@@ -153,7 +152,6 @@ METHODS: dict[str, type[MethodConfig]] = {
     "prototypes": PrototypesConfig,
     "distil": DistilConfig,
 }
-STORED = "the recipe.json of a run"
 RETIRED = ("cache", "cache_gb")
 """Fields of `machine` until 0.1; stored recipes that have them are read without."""
 _RECIPE = pydantic.TypeAdapter(Recipe)
@@ -223,13 +221,13 @@ def from_json(text: str | bytes, origin: str, trust: bool = False) -> Recipe:
         UserError: not JSON, an unknown field, a value of the wrong kind, or a method of the user's own that has gone
             or changed.
     """
-    plain = parse_json(text, origin, STORED)
     try:
+        plain = json.loads(text)
         kind = str(plain["method"].pop("kind"))
         for field in RETIRED:
             plain.get("machine", {}).pop(field, None)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{origin} is not {STORED}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{origin} is no JSON of a recipe ({error}): give the recipe.json of a run") from error
     if kind not in METHODS and not trust:
         return _recipe_with(plain, StoredMethod(kind, plain["method"]), origin)
     known = plain["method"].pop("sha256", None) if kind not in METHODS else None
@@ -283,7 +281,7 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
     try:
         return from_json(path.read_bytes(), str(path), trust)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): it should be {STORED}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the recipe.json of a run") from error
 
 
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}

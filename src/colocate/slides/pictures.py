@@ -19,6 +19,7 @@ from colocate.base.errors import TileError
 
 LARGEST_PX = 100_000_000  # of a picture that is unpacked whole
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # that Pillow reads; TIFF is tifffile's
+ORIENTATION = 0x0112  # EXIF's entry, and TIFF's
 ROWS = 512  # that are laid on white at once
 
 # What matters in Pillow's warnings (bombs, broken files) is raised below. One filter for good, because catch_warnings
@@ -93,6 +94,11 @@ class Plain(Reader):
         self.format, self.sizes = self.image.format or "", (self.image.size,)
         if self.image.width * self.image.height > LARGEST_PX:
             raise too_large(path)
+
+    @property
+    def orientation(self) -> int:
+        """How it is to be turned, by EXIF's numbers, before its pixels are read; 1 is not at all."""
+        return self.image.getexif().get(ORIENTATION, 1)
 
     def close(self) -> None:
         self.image.close()

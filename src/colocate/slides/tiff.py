@@ -21,7 +21,7 @@ from PIL import Image
 from tifffile.tifffile import jpeg_shape
 
 from colocate.base.errors import TileError
-from colocate.slides.pictures import JPEGS, LARGEST_PX, RGB, Reader, Samples, reading
+from colocate.slides.pictures import JPEGS, LARGEST_PX, ORIENTATION, RGB, Reader, Samples, reading
 
 CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -91,6 +91,11 @@ class Tiff(Reader):
     def is_plain_jpeg(self) -> bool:
         """Whether all levels are whole and in JPEG tiles."""
         return all(level.page.compression == 7 and min(level.page.databytecounts) > 0 for level in self.levels)
+
+    @property
+    def orientation(self) -> int:
+        """How it is to be turned, by EXIF's numbers; 1 is not at all."""
+        return int(self.levels[0].page.tags.valueof(ORIENTATION, default=1))
 
     def close(self) -> None:
         self.file.close()
