@@ -84,7 +84,7 @@ class Labelled:
         folder = Path(folder)
         remedy = "give a folder that `colocate prepare` wrote"
         try:
-            facts: dict[str, Any] = read_json(folder / "dataset.json", "dataset.json of a prepared data set")
+            facts: dict[str, Any] = read_json(folder / "dataset.json", "dataset.json that `colocate prepare` wrote")
             rows = _table(folder / "items.csv")
             if not rows:
                 raise ValueError("items.csv lists no image")
