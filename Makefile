@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check bench gpu-pack lock clean
+.PHONY: setup help demo test check fuzz bench gpu-pack lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -13,7 +13,7 @@ help:                  ## these lines
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "colocate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip --quiet install uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -29,15 +29,18 @@ check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
 
+fuzz: setup            ## 2,000 mutations of each kind of file that is read (an hour)
+	$(BIN)/python -m tests.fuzz --count 2000
+
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py
 
 gpu-pack: setup        ## what a GPU without a network needs, in carry/gpu (carry/race first: benchmarks/race)
 	$(BIN)/python benchmarks/gpu/pack.py
 
-lock: setup            ## renew the pins; no URL may stand in them
+lock: setup            ## renew the pins and their hashes; no URL may stand in them
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --extra dev pyproject.toml --output-file requirements.lock
+	  --no-emit-index-url --no-emit-find-links --generate-hashes --extra dev pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf .venv

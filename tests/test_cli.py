@@ -110,7 +110,9 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["pretrian"], "no command 'pretrian'"),
+        (["pretrian"], "no command 'pretrian': did you mean pretrain?"),
+        (["pretrain", "--from", "{empty}"], "empty/recipe.json cannot be read"),
+        (["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run", "--tile-mpp", "250"], "--tile-mpp: 250 micro"),
         (["pretrain"], "which recipe?"),
         (["pretrain", "pml", "--data", "x", "--out", "y"], "no recipe 'pml': did you mean plm?"),
         (["pretrain", "plm", "--out", "y"], "give --data TILES"),

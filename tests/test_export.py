@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,19 @@ def test_anything_but_every_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         load_backbone(tmp_path)
     (tmp_path / "backbone.json").unlink()
-    with pytest.raises(UserError, match=r"needs backbone\.json beside its weights"):
+    with pytest.raises(UserError, match=r"backbone\.json cannot be read .* beside its weights"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mean", [0.5, 0.5, math.nan]), ("std", [0.2, 0.2, 0]), ("mean", "abc"), ("output_stride", 0), ("mpp", -1)],
+)
+def test_facts_that_cannot_be_are_refused(tmp_path: Path, field: str, value: object) -> None:
+    written(tmp_path, "test_resnet")
+    file = tmp_path / "backbone.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=rf"backbone\.json \({field}.*\) is not the backbone\.json of a colocate run"):
         load_backbone(tmp_path)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from colocate.core.views import Batch, View
 from colocate.methods.method import Losses
 from colocate.models.encoder import Features
 from colocate.pretrain.diagnostics import effective_rank, measure, warning, within_tile
+from colocate.pretrain.journal import ProgressBar, Throughput
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 
@@ -78,3 +83,23 @@ def test_collapse_is_warned_of() -> None:
     assert warning(fine, batch=64) is None
     assert "std 0.05" in (warning(fine | {"feature_std": 0.05}, batch=64) or "")
     assert "rank 1.2" in (warning(fine | {"effective_rank": 1.2}, batch=64) or "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts it")
+def test_a_crowded_machine_is_told_from_slow_data(capsys: pytest.CaptureFixture[str]) -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # which the child inherits
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)  # until it is there
+        pace, until = Throughput(), time.perf_counter() + 0.5
+        while time.perf_counter() < until:
+            pace.count += 1
+        row = pace.read()
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
+    assert row["waiting"] == 0 and 0.25 < row["crowded"] <= 1  # half, of a machine with nothing else to do
+    ProgressBar(10, 0, shown=True).show(1, row | {"loss": 1.0})
+    assert "machine busy" in capsys.readouterr().err

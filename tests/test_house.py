@@ -86,5 +86,8 @@ def test_the_root_is_read_at_a_glance() -> None:
     assert (SOURCE / "py.typed").is_file()
 
 
-def test_the_lock_names_no_index() -> None:
-    assert "://" not in (ROOT / "requirements.lock").read_text()
+def test_the_lock_names_no_index_and_every_pin_has_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    pins = re.split(r"\n(?=\S)", lock.strip())
+    assert len(pins) > 100 and all("==" in pin and "--hash=sha256:" in pin for pin in pins)

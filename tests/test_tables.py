@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,10 +16,10 @@ ROWS = [{"path": "a b.svs", "source": "007", "mpp": "0.5"}, {"path": "é.svs", "
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_in_the_ways_that_programs_save_it(tmp_path: Path, delimiter: str, encoding: str, end: str) -> None:
-    lines = [delimiter.join(line) for line in (ROWS[0], *(row.values() for row in ROWS))]
+    lines = [delimiter.join(f"{word} " for word in line) for line in (ROWS[0], *(row.values() for row in ROWS))]
     (tmp_path / "t.csv").write_bytes(end.join(lines).encode(encoding))
     table = read_table(tmp_path / "t.csv")
     assert as_text(table) == ROWS
@@ -43,8 +44,9 @@ def test_parquet_and_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("path,source\na,Müller\n".encode("latin-1"), "line 2 is not UTF-8"),
-        ("path\na\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("path,source\na,Müller\n".encode("latin-1"), "line 2 is not UTF-8 at byte 16 of the file, 0xfc"),
+        ("Größe,path\n1,b\n".encode("cp1252"), "line 1 is not UTF-8 at byte 3 of the file, 0xf6"),
+        ("path\na\n".encode("utf-16")[:-1], "line 1 is not UTF-8 at byte 1 of the file, 0xff"),
         (b"path,source\na,b,c\n", "Expected 2 columns, got 3"),
         (b"", "Empty CSV file"),
     ],
@@ -53,6 +55,39 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, reason: str) 
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UserError, match=rf"t\.csv cannot be read as a table \(.*{reason}.*\): mend it"):
         read_table(tmp_path / "t.csv")
+
+
+def test_a_column_comes_once(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,mpp, mpp\na,1,2\n")
+    with pytest.raises(UserError, match=r"t\.csv has two columns `mpp`: rename or remove one"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_decimal_commas(tmp_path: Path, delimiter: str) -> None:
+    words = ["0,5", "0,25", "0,242", "12,0625", "-,5", "+1,5", "1.5", "NA"]
+    (tmp_path / "t.csv").write_text("\n".join(f'"{word}"{delimiter}x' for word in ["mpp", *words]))
+    found = column(read_table(tmp_path / "t.csv"), "mpp", pa.float64(), tmp_path / "t.csv").to_pylist()
+    assert found == [0.5, 0.25, 0.242, 12.0625, -0.5, 1.5, 1.5, None]
+
+
+@pytest.mark.parametrize("word", ["1,234", "1,234,567", "0,5,5", "1.234,5", "1,2.5"])
+def test_what_may_be_thousands_is_no_number(tmp_path: Path, word: str) -> None:
+    (tmp_path / "t.csv").write_text(f"path;mpp\na;{word}\n")
+    with pytest.raises(UserError, match="column `mpp` holds string"):
+        column(read_table(tmp_path / "t.csv"), "mpp", pa.float64(), tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "'=", "''-"])
+def test_no_text_is_run_by_a_spreadsheet_and_none_is_changed(tmp_path: Path, start: str) -> None:
+    words = [f'{start}cmd|"/c calc"!A1', f"{start}2+3", start, f"a{start}b", "'", "'a", "-0.5", "+7", "-1e-5"]
+    write_csv(tmp_path / "t.csv", ["word", "number"], [(word, -1.5) for word in words])
+    with (tmp_path / "t.csv").open(newline="") as file:
+        _, *rows = csv.reader(file)
+    for word, number in rows:
+        assert word[0] not in "=+-@" or float(word)
+        assert number == "-1.5"
+    assert read_table(tmp_path / "t.csv")["word"].to_pylist() == words
 
 
 def test_other_values_are_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 
-PACE = {"pairs_per_s", "waiting"}  # the only columns that depend on the clock
+PACE = {"pairs_per_s", "waiting", "crowded"}  # the only columns that depend on the clock
 
 
 @pytest.fixture(scope="module")

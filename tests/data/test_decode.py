@@ -49,10 +49,10 @@ def test_grey_is_repeated(ending: str) -> None:
     assert torch.equal(tile, torch.from_numpy(np.array(grey)).expand(3, -1, -1))
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("I;16", "png"), ("I;16", "tiff"), ("I", "tiff")])
+@pytest.mark.parametrize(("mode", "ending"), [("I;16", "png"), ("I;16", "tiff")])
 def test_16_bit_grey_is_scaled(mode: str, ending: str) -> None:
     values = np.array([[0, 128, 129, 257], [32768, 65406, 65407, 65535]])
-    image = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.int32))
+    image = Image.fromarray(values.astype(np.uint16))
     assert image.mode == mode
     tile = decode(packed(image, ending), "tile")
     assert tile[0].tolist() == [[0, 0, 1, 1], [128, 254, 255, 255]]
@@ -108,7 +108,7 @@ def test_truncated(ending: str, share: float) -> None:
         (b"", "is empty: copy it again or remove it"),
         (b"dear colleague, the slides are in the post", "is no JPEG, PNG, .* image.*: replace or remove it"),
         (packed(picture(0, 4, 4), "gif"), "is no JPEG, PNG, .* image.*: replace or remove it"),
-        (packed(Image.fromarray(np.array([[70000]], np.int32)), "tiff"), r".*beyond 16 bits.*save it .*"),
+        (packed(Image.fromarray(np.array([[70000]], np.int32)), "tiff"), r".*signed numbers of 32 bits.*save it .*"),
         (packed(Image.fromarray(np.zeros((2, 2), np.float32)), "tiff"), r".*floating-point.*save it .*"),
     ],
 )

@@ -104,10 +104,13 @@ def test_unreadable_tiles_are_named(tiles: Path, build: Build) -> None:
     (tiles / "a/1.jpg").unlink()
     (tiles / "a/10.jpg").unlink()
     (tiles / "a/10.jpg").mkdir()
+    os.mkfifo(tiles / "pipe.png")
     table = tiles / "t.lst"
-    table.write_text("a/0.png\na/1.jpg\na/10.jpg\n")
+    table.write_text("a/0.png\na/1.jpg\na/10.jpg\npipe.png\n")
     index = build(table)
-    for number, reason in enumerate(["is no JPEG", "does not exist", "cannot be read .*directory"]):
+    for number, reason in enumerate(
+        ["is no JPEG", "does not exist", "cannot be read .*directory", "cannot be read .*seekable"]
+    ):
         with pytest.raises(TileError, match=rf"^{index.name(number)} {reason}") as caught:
             index.read(number)
         assert "\n" not in str(caught.value)

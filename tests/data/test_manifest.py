@@ -105,7 +105,8 @@ def test_moved_slides_keep_their_fingerprint(cut: Path, build: Build, tmp_path: 
         (tmp_path / "new" / slide.name).write_bytes(slide.read_bytes())
     moved = Index.build(cut / "bare", tmp_path / "moved.arrow", root=tmp_path / "new")
     assert moved.fingerprint == first.fingerprint and moved.name(0).startswith(str(tmp_path / "new"))
-    assert torch.equal(moved.read(3), first.read(3))
+    last = len(first) - 1  # not of the slide that goes: an open file would stay readable
+    assert torch.equal(moved.read(last), first.read(last))
     (tmp_path / "new" / "s0.tif").unlink()
     moved = Index.build(first.path, tmp_path / "again.arrow", root=tmp_path / "new")
     assert (moved.kind, moved.fingerprint) == ("slides", first.fingerprint)

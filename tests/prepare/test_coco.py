@@ -151,6 +151,26 @@ def test_images_elsewhere_and_in_folders(made: Callable[..., Labelled], document
     assert made(document, images="../images").items[0].name == "deep_image 0"
 
 
+@pytest.mark.parametrize("way", ["../secret.png", "a/../../secret.png", "{}/secret.png", "images/../../secret.png"])
+def test_no_picture_comes_from_outside(made: Callable[..., Labelled], document: Document, way: str, file: Path) -> None:
+    save(picture(9, WIDE, HIGH), file.parents[1] / "secret.png")
+    (file.parent / "images").mkdir()
+    document["images"][0]["file_name"] = way.format(file.parents[1])
+    with pytest.raises(
+        UserError, match=r"image 10 has the file_name .*secret\.png, which leads out of its folder: name"
+    ):
+        made(document)
+
+
+def test_numbers_of_any_size_are_ids(made: Callable[..., Labelled], document: Document) -> None:
+    for key, field in (("images", "image_id"), ("categories", "category_id")):
+        for entry in document[key]:
+            entry["id"] += 10**30
+        for entry in document["annotations"]:
+            entry[field] += 10**30
+    assert made(document).object_classes(2, torch.tensor([1])).tolist() == [2]
+
+
 BROKEN = {
     "none": (None, "encloses no pixel: mend it, or leave such objects out with --skip-broken"),
     "box": ([[1, 1, 5, 5]], "encloses no pixel"),
@@ -225,6 +245,9 @@ Change = Callable[[Document], Any]
         (lambda d: d["images"][1].update(id=10), "has images 10 twice"),
         (lambda d: d["images"][1].pop("file_name"), "has an entry without file_name"),
         (lambda d: d["images"][1].update(mpp="fine"), "image 11: mpp 'fine' is no number"),
+        (lambda d: d["images"][1].update(mpp=10**400), "image 11: mpp 10*0 is no number"),
+        (lambda d: d["images"][1].update(split="training"), "image 11 has the split 'training': write train"),
+        (lambda d: d["images"][1].update(file_name=7), "is missing: get it"),
         (lambda d: d["images"][1].update(d["images"][0] | {"id": 11}), "has two images of the name image 0"),
         (lambda d: d.pop("categories"), "has no list categories as COCO's JSON has"),
         (lambda d: d.update(images=["image 0.png"]), "has no list images as COCO's JSON has"),

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from colocate.base.text import Terminal
 from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.nct import TISSUES
@@ -54,3 +55,18 @@ def test_options_of_other_kinds_are_refused(tmp_path: Path, capsys: pytest.Captu
 
 def test_every_kind_can_be_asked_for() -> None:
     assert set(get_args(Kind)) == {*CONVERTERS, "nct-crc-he"}
+
+
+@pytest.mark.parametrize("sign", ["\x1b[2J", "\r", "\x07", "\x9b1m", "\u202e", "\x7f"])
+def test_a_terminal_obeys_no_name(sign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files and classes are shown with escapes: in what is printed, in progress and in errors."""
+    src = write_folder(tmp_path / f"mine{sign}")
+    main(["prepare", "folder", str(src), str(tmp_path / f"out{sign}"), "--classes", f"a{sign}b"])
+    Terminal().say(f"note: {sign}.svs is left out")
+    with pytest.raises(SystemExit):
+        main(["prepare", "folder", str(src), str(tmp_path / f"out{sign}")])
+    said = capsys.readouterr()
+    shown = ascii(sign)[1:-1]
+    assert sign not in said.out + said.err
+    assert f"mine{shown}: 5 images" in said.out and f"a{shown}b" in said.out
+    assert f"out{shown} exists" in said.err.replace("\n", "") and f"note: {shown}.svs" in said.err

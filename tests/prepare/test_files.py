@@ -40,7 +40,8 @@ def test_palettes_count_as_their_numbers(tmp_path: Path) -> None:
 
 def test_grey_in_three_channels(tmp_path: Path) -> None:
     assert read_mask(save(np.dstack([VALUES] * 3), tmp_path / "m.png")).tolist() == VALUES.tolist()
-    assert read_mask(save(np.dstack([*[VALUES] * 3, VALUES // 2]), tmp_path / "a.png")).tolist() == VALUES.tolist()
+    opaque = np.full_like(VALUES, 255)
+    assert read_mask(save(np.dstack([*[VALUES] * 3, opaque]), tmp_path / "a.png")).tolist() == VALUES.tolist()
 
 
 def test_one_bit(tmp_path: Path) -> None:

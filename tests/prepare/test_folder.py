@@ -70,6 +70,21 @@ def test_what_a_table_says(tmp_path: Path) -> None:
     assert data.notes == ()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("words", [("train", "test"), ("Train", "Test"), ("TRAIN ", " TEST")])
+def test_a_table_as_spreadsheets_save_it(tmp_path: Path, words: tuple[str, str], delimiter: str, encoding: str) -> None:
+    src = write_folder(tmp_path / "mine")
+    rows = [f't{n}.jpg;Müller {n};"0,5";{"train" if n == 1 else words[n > 2]}' for n in range(5)]
+    (src / "items.csv").write_bytes(
+        "\r\n".join(["path;source;mpp;split", *rows]).replace(";", delimiter).encode(encoding)
+    )
+    data = prepared(src, tmp_path / "out")
+    assert data.parts("given") == {"train": [0, 1, 2], "test": [3, 4]}
+    assert [item.source for item in data.items] == [f"Müller {n}" for n in range(5)]
+    assert {item.mpp for item in data.items} == {0.5}
+
+
 def test_a_case_is_on_one_side(tmp_path: Path) -> None:
     src = write_folder(tmp_path / "mine", 20)
     (src / "items.csv").write_text("path,source\n" + "\n".join(f"t{n},c{n // 4}" for n in range(20)))
@@ -107,7 +122,9 @@ def test_options_that_cannot_be(options: dict[str, object], says: str, tmp_path:
         ("path\nt0\nt0.jpg\n", r"items.csv, line 3 is a second line of t0.jpg|line 3 is a second line of: t0.jpg"),
         ("path\nt0\n", r"items.csv has no line for t1: add it, or remove the table"),
         ("path,mpp\nt0,20x\n", r"items.csv: column `mpp` holds string, not double .*20x"),
-        ("path,split\n" + "".join(f"t{n},training\n" for n in range(5)), r"split given has the parts training"),
+        ("path,split\n" + "".join(f"t{n},TRAIN\n" for n in range(5)), r"split given has the parts train: it needs"),
+        ("path,split\nt0,train\nt1,training\n", r"items.csv, line 3 has the split 'training': write train, a name"),
+        ("path,split\nt0,train\nt1,tset\n", r"items.csv, line 3 has the split 'tset'"),
     ],
 )
 def test_tables_that_do_not_fit(table: str, says: str, tmp_path: Path) -> None:

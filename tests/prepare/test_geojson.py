@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import shapely
 import torch
 
 from colocate.base.errors import UserError
+from colocate.base.shapes import read_geojson
 from colocate.datasets import geojson
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import write
@@ -100,14 +105,74 @@ def test_holes_and_parts(made: Callable[..., Labelled], src: Path) -> None:
     assert torch.equal(data.mask(1), (mask > 0).int())
 
 
-@pytest.mark.parametrize("form", ["list", "single", "three coordinates"])
-def test_other_forms(made: Callable[..., Labelled], src: Path, form: str) -> None:
-    """A bare list of features (QuPath without FeatureCollection), one feature alone, and heights beside x and y."""
-    one = feature(square(3, 4), **classed("gland"))
-    if form == "three coordinates":
-        one["geometry"]["coordinates"] = [[[x, y, 0] for x, y in square(3, 4)]]
-    (src / "a0.geojson").write_text(json.dumps(one if form == "single" else [one]))
+ONE = square(3, 4)
+FORMS: dict[str, Any] = {
+    "a collection": {"type": "FeatureCollection", "features": [feature(ONE)]},
+    "a bare list, as of QuPath": [feature(ONE)],
+    "one feature": feature(ONE),
+    "a bare geometry": {"type": "Polygon", "coordinates": [ONE]},
+    "a list of geometries": [{"type": "Polygon", "coordinates": [ONE]}],
+    "a collection of geometries": feature(ONE) | {
+        "geometry": {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": [ONE]}]}
+    },
+    "heights": feature([[x, y, 0] for x, y in ONE]),
+    "an open ring": feature(ONE[:-1]),
+    "the other way round": feature(ONE[::-1]),
+    "twice round": feature(ONE[:-1] + ONE),
+    "a polygon of several": feature([ONE], kind="MultiPolygon"),
+    "parts that overlap": feature([square(3, 4)], [[[3, 4], [8, 4], [8, 14], [3, 14]]], kind="MultiPolygon"),
+    "a crossing ring": feature([[3, 4], [13, 4], [13, 14], [8, 14], [8, 4], [10, 4], [10, 14], [3, 14]]),
+    "no type": {"geometry": {"type": "Polygon", "coordinates": [ONE]}},
+    "whole numbers": json.loads(json.dumps(feature(ONE)).replace(".0", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_one_square(made: Callable[..., Labelled], src: Path, form: str) -> None:
+    (src / "a0.geojson").write_text(json.dumps(FORMS[form]))
+    assert [found.shape.area for found in read_geojson(src / "a0.geojson")] == [100]
     assert made().mask(0)[4:14, 3:13].sum() == 100
+
+
+@pytest.mark.parametrize("points", [4, 90])
+def test_an_ellipse_is_that_of_its_box(src: Path, points: int) -> None:
+    """Whether its points lie on the ellipse or at the corners of its box."""
+    ring = [[10.0, 10], [40, 10], [40, 20], [10, 20]]
+    if points > 4:
+        turns = [2 * math.pi * number / 180 for number in range(180)]
+        ring = [[25 + 15 * math.cos(turn), 15 + 5 * math.sin(turn)] for turn in turns]
+    one = feature(ring)
+    one["geometry"]["isEllipse"] = True
+    (found,) = read_geojson(put(src / "e.geojson", one))
+    assert found.shape.area == pytest.approx(math.pi * 15 * 5, rel=1e-3)
+    assert found.shape.bounds == pytest.approx((10, 10, 40, 20))
+
+
+def test_what_is_not_outlined_is_no_part_of_the_tissue(src: Path) -> None:
+    """Of a user's outline of tissue the polygons alone count."""
+    nothing = {"type": "Feature", "geometry": None, "properties": {}}
+    some = [nothing, feature([3, 4], kind="Point"), feature(ONE), feature(square(8, 4))]
+    shapes = [found.shape for found in read_geojson(put(src / "e.geojson", *some))]
+    assert [shape.area for shape in shapes] == [0, 0, 100, 100]
+    assert shapely.union_all(shapes).area == 150
+
+
+def test_an_outline_of_endless_crossings_is_refused_soon(src: Path) -> None:
+    ring = np.random.default_rng(0).random((20_000, 2)).tolist()
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"feature 1 is no outline .*20,000 points crosses itself about .* times\)"):
+        read_geojson(put(src / "e.geojson", feature(ring)))
+    assert time.process_time() - began < 5
+
+
+def test_a_long_outline_is_read(src: Path) -> None:
+    """Of as many points, with crossings where a hand trembles."""
+    turns = np.linspace(0, 2 * math.pi, 20_000, endpoint=False)
+    ring = np.stack([np.cos(turns), np.sin(turns)], 1) * 1000
+    ring[::100] = ring[::100][:, ::1] * 0.999 + np.roll(ring, 3, axis=0)[::100] * 0.001
+    ring[5:-5:50], ring[6:-4:50] = ring[6:-4:50].copy(), ring[5:-5:50].copy()
+    (found,) = read_geojson(put(src / "e.geojson", feature(ring.tolist())))
+    assert found.mended and found.shape.area == pytest.approx(math.pi * 1e6, rel=1e-3)
 
 
 def test_names_and_places(made: Callable[..., Labelled], src: Path) -> None:
@@ -147,6 +212,7 @@ LEFT_OUT = {
     "no parts": (feature(kind="MultiPolygon"), "encloses no pixel"),
     "outside": (feature(square(300, 300)), r"lies outside of its image \(50 x 40 px\)"),
     "point": (feature([3, 4], kind="Point"), "is a Point, not a polygon: mend it, or leave .*--skip-broken"),
+    "nothing": (feature() | {"geometry": None}, "is a feature without geometry, not a polygon"),
     "line": (feature([3, 4], [9, 9], kind="LineString"), "is a LineString, not a polygon"),
 }
 
@@ -167,7 +233,14 @@ def test_features_without_pixels_are_refused_or_left_out(made: Callable[..., Lab
     "broken",
     [
         7,
-        {"type": "Feature", "geometry": None},
+        {"type": "Feature"},
+        feature(square(1, 1)) | {"geometry": {"coordinates": [square(1, 1)]}},
+        feature([[1, 1], [math.nan, 2], [3, 3]]),
+        feature([[1, 1], [1e999, 2], [3, 3]]),
+        feature([[1, 1], [10**400, 2], [3, 3]]),
+        feature([[1, 1], [{}, 2], [3, 3]]),
+        feature(square(1, 1), classification=7),
+        feature(square(1, 1), classification={"names": 7}),
         feature(square(1, 1)) | {"properties": ["x"]},
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square(1, 1)}},
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 1], ["x", 2], [3, 3]]]}},
@@ -176,11 +249,13 @@ def test_features_without_pixels_are_refused_or_left_out(made: Callable[..., Lab
 )  # fmt: skip
 def test_what_is_no_feature_is_named_always(made: Callable[..., Labelled], src: Path, broken: Any) -> None:
     put(src / "a3.geojson", feature(square(3, 3)), broken)
-    with pytest.raises(UserError, match=r"a3\.geojson, feature 2 is no (GeoJSON feature|outline of points)"):
+    with pytest.raises(
+        UserError, match=r"a3\.geojson, feature 2 (is no GeoJSON feature|is no outline of points|has a classification)"
+    ):
         made(skip_broken=True)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"features": 3}', "3"])
+@pytest.mark.parametrize("text", ["", "{", '{"features": 3}', "3", "[" * 100_000, "\0", "\ufeff"])
 def test_what_is_no_geojson_is_named(made: Callable[..., Labelled], src: Path, text: str) -> None:
     (src / "a3.geojson").write_text(text)
     with pytest.raises(UserError, match=r"a3\.geojson is no (JSON, or is cut short|GeoJSON of features)"):

@@ -109,6 +109,20 @@ def test_a_part_alone(release: Path, tmp_path: Path) -> None:
         monuseg.drafts(release, partial=True)
 
 
+@pytest.mark.parametrize("part", ["MoNuSeg 2018 Training Data", "MoNuSegTestData"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_folder_of_one_part(release: Path, tmp_path: Path, part: str, itself: bool) -> None:
+    """As each is its own download: in a folder, or given itself."""
+    src = tmp_path / "got" / part
+    src.parent.mkdir()
+    (release / part).rename(src)
+    with pytest.raises(UserError, match=r"has no folder MoNuSeg.*: get it, or take what is there with --partial"):
+        monuseg.drafts(src if itself else src.parent)
+    data = write(tmp_path / "out", *monuseg.drafts(src if itself else src.parent, partial=True), partial=True)
+    name = "test" if "Test" in part else "train"
+    assert data.parts("official") == {name: list(range(len(data)))} and len(data) == (1 if name == "test" else 2)
+
+
 def test_what_outlines_nothing_is_left_out_and_what_crosses_is_mended(
     made: Callable[[], Labelled], outlines: Path
 ) -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colocate.base.errors import UserError
-from colocate.base.shapes import Patch, rasterise
+from colocate.base.shapes import Patch, rasterise, region
 from colocate.datasets import outlines as polygons
-from colocate.datasets.outlines import Canvas, Remarks, region
+from colocate.datasets.outlines import Canvas, Remarks
 from tests.reference import inside
 
 FIFTH = 0.2 * math.sqrt(2)  # pycocotools rounds corners to fifths of a pixel

@@ -1,4 +1,4 @@
-"""JPEG tiles unpacked by us are the pixels that OpenSlide shows."""
+"""JPEG tiles unpacked without OpenSlide are the pixels that it shows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import openslide
 import pytest
 import tifffile
 from jaxtyping import UInt8
+from PIL import Image
 
 from colocate.base.errors import TileError
-from colocate.slides import readers as jpeg_tiles
-from colocate.slides.readers import JpegTiles, open_reader
+from colocate.slides import tiff
+from colocate.slides.readers import open_reader
+from colocate.slides.tiff import Tiff
 
 SIZES = ((700, 500), (350, 250), (175, 125))
 
@@ -50,7 +52,7 @@ def by_openslide(path: Path, level: int, x: int, y: int, width: int, height: int
 def test_pixels_are_those_of_openslide(tmp_path: Path, subsampling: tuple[int, int]) -> None:
     path = write(tmp_path / "jpeg.tif", subsampling=subsampling)
     reader = open_reader(path)
-    assert isinstance(reader, JpegTiles) and reader.sizes == SIZES
+    assert isinstance(reader, Tiff) and reader.sizes == SIZES
     for level, size in enumerate(SIZES):
         whole = tifffile.imread(path, key=level)
         for x, y, width, height in regions(*size):
@@ -64,7 +66,7 @@ def test_pixels_are_those_of_openslide(tmp_path: Path, subsampling: tuple[int, i
 def test_real_slides_show_what_openslide_shows(shared_data: Path, name: str) -> None:
     path = shared_data / "slides" / name
     reader = open_reader(path)
-    assert isinstance(reader, JpegTiles)
+    assert isinstance(reader, Tiff)
     for level, (width, height) in enumerate(reader.sizes):
         x, y, wide, high = width // 3, height // 3, min(width // 2, 700), min(height // 2, 700)
         read = reader.read(level, x, y, wide, high)
@@ -73,14 +75,18 @@ def test_real_slides_show_what_openslide_shows(shared_data: Path, name: str) -> 
             assert np.array_equal(read, by_openslide(path, level, x, y, wide, high))
 
 
-def test_a_level_with_holes_is_left_to_openslide(tmp_path: Path) -> None:
-    path = write(tmp_path / "holes.tif")
+@pytest.mark.parametrize("description", ["", "Aperio Image|MPP = 0.5"])
+def test_holes_are_what_openslide_makes_of_them(tmp_path: Path, description: str) -> None:
+    path = write(tmp_path / "holes.tif", description=description, metadata=None)
     with tifffile.TiffFile(path, mode="r+") as file:
         counts = file.pages[0].tags["TileByteCounts"]  # pyright: ignore[reportAttributeAccessIssue]
         counts.overwrite([0, *counts.value[1:]])
     reader = open_reader(path)
-    assert not isinstance(reader, JpegTiles)
-    assert (reader.read(0, 0, 0, 112, 128) == 255).all() and not (reader.read(0, 112, 0, 112, 128) == 255).all()
+    assert isinstance(reader, Tiff) == (not description)  # Aperio's are filled from coarser levels
+    with openslide.OpenSlide(path) as slide:
+        region = slide.read_region((0, 0), 0, (200, 200))
+    shown = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region).convert("RGB")
+    assert np.array_equal(reader.read(0, 0, 0, 200, 200), np.asarray(shown))
 
 
 @pytest.mark.parametrize("broken", ["beyond the end", "no JPEG"])
@@ -95,15 +101,15 @@ def test_broken_tiles_are_damage_and_others_are_read(tmp_path: Path, broken: str
             file.filehandle.seek(page.dataoffsets[0])
             file.filehandle.write(bytes(page.databytecounts[0]))
     reader = open_reader(path)
-    assert isinstance(reader, JpegTiles)
+    assert isinstance(reader, Tiff)
     with pytest.raises(TileError, match=r"jpeg\.tif is cut short or damaged"):
         reader.read(0, 0, 0, 10, 10)
     assert reader.read(0, 300, 300, 10, 10).shape == (10, 10, 3)
 
 
 def test_few_unpacked_tiles_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = jpeg_tiles._LastUsed(5 * 128 * 112 * 3)
-    monkeypatch.setattr(jpeg_tiles, "_unpacked", kept)
+    kept = tiff._LastUsed(5 * 128 * 112 * 3)
+    monkeypatch.setattr(tiff, "_unpacked", kept)
     readers = [open_reader(write(tmp_path / f"{number}.tif")) for number in range(2)]
     wholes = [reader.read(0, 0, 0, *SIZES[0]) for reader in readers]
     assert len(kept.tiles) == 5 and kept.bytes == sum(tile.nbytes for tile in kept.tiles.values())
@@ -115,7 +121,7 @@ def test_few_unpacked_tiles_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_threads_may_share_it() -> None:
     """Dask's workers have several: what is kept stays what was unpacked, and its bytes are counted right."""
-    kept = jpeg_tiles._LastUsed(10 * 300)
+    kept = tiff._LastUsed(10 * 300)
 
     def work(thread: int) -> bool:
         rng = np.random.default_rng(thread)
@@ -130,13 +136,3 @@ def test_threads_may_share_it() -> None:
     finally:
         sys.setswitchinterval(before)
     assert kept.bytes == sum(tile.nbytes for tile in kept.tiles.values()) <= 3000
-
-
-def test_levels_of_one_size_are_left_to_openslide(tmp_path: Path) -> None:
-    """Planes of a stack: OpenSlide knows which is which."""
-    path = tmp_path / "stack.tif"
-    with tifffile.TiffWriter(path, bigtiff=True) as file:
-        for grey in (50, 150):
-            pixels = np.full((256, 256, 3), grey, np.uint8)
-            file.write(pixels, tile=(128, 128), photometric="rgb", compression="jpeg", subfiletype=int(grey > 50))
-    assert not isinstance(open_reader(path), JpegTiles)

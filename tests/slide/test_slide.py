@@ -154,15 +154,15 @@ def test_what_is_no_slide_says_so(tmp_path: Path) -> None:
     (tmp_path / "words.svs").write_text("not a slide at all\n" * 50)
     (tmp_path / "empty.svs").touch()
     for name in ("words.svs", "empty.svs"):
-        with pytest.raises(TileError, match=f"{name} is no slide"):
+        with pytest.raises(TileError, match=f"{name} is no JPEG, .* and is no slide"):
             Slide.open(tmp_path / name, 0.5)
     with pytest.raises(TileError, match="cannot be opened"):
         Slide.open(tmp_path / "gone.svs")
 
 
-def test_channels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
+def test_a_stack_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "five.tif", np.zeros((5, 64, 64), np.uint16), photometric="minisblack")
-    with pytest.raises(TileError, match="8-bit grey or RGB"):
+    with pytest.raises(TileError, match="a stack of 5 pictures: save the one"):
         Slide.open(tmp_path / "five.tif", 0.5)
 
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 
+def shown(text: str) -> str:
+    r"""A text that a terminal shows and does not obey: what is not printable as escapes, but for ends of lines.
+
+    >>> print(shown("a\x1b[2Jb\u202e.svs"))
+    a\x1b[2Jb\u202e.svs
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+
+
 class UserError(Exception):
     """Something the user can mend: one sentence that names the file or setting, and the remedy.
 
-    The command line prints it without a traceback (`--debug` shows one).
+    The command line prints it without a traceback (`--debug` shows one). What a terminal would obey (a file's name may
+    hold anything) is written out.
     """
+
+    def __str__(self) -> str:
+        return shown(super().__str__()).replace("\n", "\\n")
 
 
 class TileError(UserError):

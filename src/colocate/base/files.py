@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -44,6 +46,25 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, kind: str = "JSON") -> Any:
+    """What a JSON file holds; `kind` stands in errors. Raises UserError as `parsed` does."""
+    return parsed(path, kind, json.loads)
+
+
+def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
+    """What a file holds, by a function.
+
+    Raises:
+        UserError: it cannot be read, is not of its `kind`, or nested so deep that it was made to do harm.
+    """
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): it should be {kind}") from error
+    except (ValueError, RecursionError, SyntaxError) as error:  # of which XML's ParseError is one
+        raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Turn outlines into masks and masks into outlines: exactly along the edges of pixels, then with their corners cut."""
+"""Read outlines; turn them into masks and masks into outlines: along the edges of pixels, then with corners cut."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,120 @@ import shapely
 from jaxtyping import Bool, Float64
 from pycocotools import mask as coco
 from shapely.geometry.base import BaseGeometry
+
+from colocate.base.errors import UserError
+from colocate.base.files import read_json
+
+MOST_CROSSINGS = 50_000  # of an outline with itself: mending it takes seconds
+FEW_POINTS = 300  # which cannot cross more often
+SAMPLE = 256  # edges from which crossings are estimated
+
+
+class Feature(NamedTuple):
+    """A feature of a GeoJSON file."""
+
+    name: str
+    """Which it is in the file, in words."""
+    kind: str
+    """The type of its geometry, in words where it has none."""
+    shape: BaseGeometry
+    """What its polygons enclose; empty without polygons."""
+    mended: bool
+    """Whether an outline crossed or touched itself."""
+    properties: dict[str, Any]
+
+
+def read_geojson(path: Path) -> list[Feature]:
+    """Read a collection, a bare list or a single one of features or geometries.
+
+    Rings may be open and go round either way, points may have more than two coordinates, and a geometry that QuPath
+    calls an ellipse (`isEllipse`) is that in the box around its points.
+
+    Raises:
+        UserError: the file cannot be read or is no GeoJSON; of a feature as `region` does.
+    """
+    document = read_json(path)
+    if isinstance(document, dict):
+        document = document.get("features", [document])
+    if not isinstance(document, list):
+        raise UserError(f"{path} is no GeoJSON of features: export it again")
+    features = []
+    for number, entry in enumerate(document, start=1):
+        name = f"feature {number}"
+        try:
+            geometry: Any = entry["geometry"] if "geometry" in entry or entry["type"] == "Feature" else entry
+            kind = "feature without geometry" if geometry is None else str(geometry["type"])
+            polygons = [] if geometry is None else _polygons(geometry)
+            properties = dict(entry.get("properties") or {})
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+            remedy = "export it again, or remove it"
+            raise UserError(f"{path}, {name} is no GeoJSON feature with a geometry: {remedy}") from error
+        shape, mended = region(polygons, f"{path}, {name}")
+        features.append(Feature(name, kind, shape, mended, properties))
+    return features
+
+
+def _polygons(geometry: dict[str, Any]) -> list[Any]:
+    """The polygons of a geometry, each a list of rings; none of points and lines."""
+    if geometry["type"] == "GeometryCollection":
+        return [polygon for part in geometry["geometries"] for polygon in _polygons(part)]
+    corners: Any = geometry.get("coordinates")
+    if geometry.get("isEllipse") and geometry["type"] == "Polygon":
+        points = np.array([point[:2] for point in corners[0]], np.float64)
+        middle, radii = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0) / 2
+        turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)[:, None]
+        return [[middle + radii * np.hstack([np.cos(turns), np.sin(turns)])]]
+    return {"Polygon": [corners], "MultiPolygon": corners or []}.get(geometry["type"], [])
+
+
+def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
+    """What polygons enclose together, and whether one had to be mended; empty if they enclose nothing.
+
+    Each is a list of rings (points x, y), the first outside, the others holes. Where an outline crosses itself, all
+    that it goes round counts.
+
+    Raises:
+        UserError: a coordinate is no number, or an outline crosses itself too often to be one.
+    """
+    parts, mended = [], False
+    try:
+        for rings in polygons:
+            shell, *holes = [_points(ring) for ring in rings] or [np.zeros((0, 2))]
+            if len(shell) < 3:
+                continue
+            holes = [hole for hole in holes if len(hole) >= 3]
+            part = shapely.Polygon(shell, holes)
+            if not part.is_valid:
+                mended = True
+                part = _filled(shell).difference(shapely.union_all([_filled(hole) for hole in holes]))
+            parts.append(part)
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} is no outline of points x, y ({reason}): get the file again, or mend it") from error
+    return parts[0] if len(parts) == 1 else shapely.union_all(parts), mended
+
+
+def _points(ring: Any) -> Float64[np.ndarray, "n 2"]:
+    points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is infinite or no number")
+    return points
+
+
+def _filled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry:
+    if len(ring) > FEW_POINTS and (crossings := _crossings(ring)) > MOST_CROSSINGS:
+        raise ValueError(f"one of {len(ring):,} points crosses itself about {crossings:,.0f} times")
+    return shapely.make_valid(shapely.Polygon(ring), method="structure", keep_collapsed=False)
+
+
+def _crossings(ring: Float64[np.ndarray, "n 2"]) -> float:
+    """About how often a ring crosses itself, going by some of its edges."""
+    edges: Any = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], 1))
+    some = edges[:: max(1, len(edges) // SAMPLE)]
+    one, other = shapely.STRtree(edges).query(some)  # whose boxes meet
+    thin = max(1, len(one) // 100_000)
+    share = shapely.crosses(some[one[::thin]], edges[other[::thin]]).mean()
+    return float(share) * len(one) / len(some) * len(edges) / 2
 
 
 class Patch(NamedTuple):

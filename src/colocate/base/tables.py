@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,39 +21,58 @@ from colocate.base.files import write_atomically
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 TABLES = (".csv", ".parquet")
 DELIMITERS = ",;\t"
+DECIMAL_COMMAS = (r"^([+-]?[0-9]*),([0-9]{1,2}|[0-9]{4,})$", r"^([+-]?0*),([0-9]{3})$")
+FORMULA, MARK = r"=+\-@", "'"
+RUN = re.compile(rf"{MARK}*[{FORMULA}]")  # what may carry the mark by itself gets a second one
 UNKNOWN = pa.array(["NA", "N/A", "nan", "NaN", "null", "None"])
 
 
 def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a .csv or .parquet file; of Parquet only the given columns.
 
-    CSV is UTF-8, with or without a byte order mark, its columns parted by comma, semicolon or tab. All its values are
-    read as text (patient 007 is not patient 7, and NA may be a name), those that are empty as null.
+    CSV is UTF-8, with or without a byte order mark, or UTF-16 with one; its columns are parted by comma, semicolon or
+    tab. All its values are read as text without blanks around them (patient 007 is not patient 7, and NA may be a
+    name), those that are empty as null. What `write_csv` put before formulas is taken off.
 
     Raises:
-        UserError: the file cannot be read as a table; where it is not UTF-8 the line is named.
+        UserError: the file cannot be read as a table, or two columns have one name; where it is not in UTF-8 line and
+            byte are named.
     """
     try:
         if file.suffix.lower() != ".csv":
             return parquet.read_table(file, columns=columns)
         with file.open("rb") as opened:
-            head = next(iter(opened.readline().decode("utf-8-sig").splitlines()), "")  # lines may end with CR alone
-        delimiter = max(DELIMITERS, key=head.count)
-        names = next(csv.reader([head], delimiter=delimiter), [])
-        return arrow.read_csv(
-            file,
+            start = opened.readline()
+        source: Any = file
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = file.read_bytes().decode("utf-16").encode()
+            source, start = io.BytesIO(data), data
+        head = next(iter(start.decode("utf-8-sig").splitlines()), "")  # lines may end with CR alone
+        heads = {delimiter: next(csv.reader([head], delimiter=delimiter), []) for delimiter in DELIMITERS}
+        delimiter = max(DELIMITERS, key=lambda one: len(heads[one]))
+        table = arrow.read_csv(
+            source,
             parse_options=arrow.ParseOptions(delimiter=delimiter),
-            convert_options=arrow.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
-            ),
+            convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(heads[delimiter], pa.string())),
         )
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         reason = _not_utf8(file) or " ".join(str(error).split())
         raise UserError(f"{file} cannot be read as a table ({reason}): mend it or save it again") from error
+    names = [name.strip() for name in table.column_names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{file} has two columns `{twice[0]}`: rename or remove one")
+    return pa.table([_plain(values) for values in table.columns], names)
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without blanks around it and without the mark before formulas; null where nothing is left."""
+    values = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    values = pc.replace_substring_regex(values, f"^{MARK}({MARK}*[{FORMULA}])", r"\1")
+    return pc.if_else(pc.equal(values, ""), None, values)
 
 
 def _not_utf8(file: Path) -> str:
-    """The first line of a CSV file that is not UTF-8, in words; empty if there is none."""
+    """The first place of a CSV file that is not UTF-8, in words; empty if there is none."""
     if file.suffix.lower() != ".csv" or not file.is_file():
         return ""
     data = file.read_bytes()
@@ -59,12 +80,14 @@ def _not_utf8(file: Path) -> str:
         data.decode()
     except UnicodeDecodeError as error:
         line = 1 + data.count(b"\n", 0, error.start)
-        return f"line {line} is not UTF-8"
+        return f"line {line} is not UTF-8 at byte {error.start + 1:,} of the file, {data[error.start]:#04x}"
     return ""
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:
     """Cast a column of a table that was read from `file`; of numbers NA, nan and the like become null.
+
+    A comma is a decimal one ("0,5"), unless it may as well part thousands ("1,234").
 
     Raises:
         UserError: it holds other values.
@@ -72,6 +95,8 @@ def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.Chun
     values = table[name]
     if pa.types.is_floating(kind) and pa.types.is_string(values.type):
         values = pc.if_else(pc.is_in(values, value_set=UNKNOWN), None, values)
+        for pattern in DECIMAL_COMMAS:
+            values = pc.replace_substring_regex(values, pattern, r"\1.\2")
     try:
         return values.cast(kind)
     except pa.ArrowException as error:
@@ -85,9 +110,24 @@ def as_text(table: pa.Table) -> list[dict[str, str]]:
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file whole or not at all. Raises UserError as `write_atomically` does."""
+    """Write a CSV file whole or not at all. Raises UserError as `write_atomically` does.
+
+    Spreadsheets run what begins with = + - or @. Text that does (no number) gets an apostrophe before it, which shows
+    that it is text; `read_table` takes it off again.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([[_harmless(cell) for cell in row] for row in rows])
     write_atomically(file, lambda opened: opened.write(text.getvalue().encode()))
+
+
+def _harmless(cell: object) -> object:
+    text = str(cell)
+    if not RUN.match(text) or isinstance(cell, int | float):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return MARK + text
+    return cell

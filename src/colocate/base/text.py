@@ -10,6 +10,8 @@ import pydantic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from colocate.base.errors import shown
+
 
 def counted(number: int, noun: str) -> str:
     """A number and what is counted.
@@ -23,6 +25,11 @@ def counted(number: int, noun: str) -> str:
 def escaped(cell: str) -> str:
     """A cell of a Markdown table."""
     return cell.replace("|", "\\|")
+
+
+def say(sentence: str) -> None:
+    """Print what may hold names of files or classes."""
+    print(shown(sentence))
 
 
 def changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -65,7 +72,7 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
-        self.console.print(sentence, soft_wrap=True, markup=False)
+        self.console.print(shown(sentence), soft_wrap=True, markup=False)
 
 
 def reason(error: Exception) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
 import tyro
 
 from colocate import __version__
-from colocate.base.errors import Interrupted, UserError
+from colocate.base.errors import Interrupted, UserError, shown
 
 
 class Command(NamedTuple):
@@ -99,10 +100,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments[0] in RETIRED:
             raise UserError(f"colocate {arguments[0]} {RETIRED[arguments[0]]}")
         if arguments[0] not in COMMANDS:
-            raise UserError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+            close = get_close_matches(arguments[0], COMMANDS, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"no command {arguments[0]!r}: {hint}There are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])
     except Interrupted as stop:
-        print(f"colocate: {stop}", file=sys.stderr)
+        print(shown(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sentence = (
             str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
         )
-        print(f"colocate: {sentence}", file=sys.stderr)
+        print(shown(f"colocate: {sentence}"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,15 +20,15 @@ from colocate.pretrain.recipes import RECIPES, find_recipe, summary
 
 
 def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
-    """The recipe's name, the file after --from, and the rest."""
+    """The recipe's name, the file after --from (or in the run after it), and the rest."""
     rest = list(arguments)
     origin = None
     for place, word in enumerate(rest):
         if word == "--from" or word.startswith("--from="):
             value = word.partition("=")[2] or (rest[place + 1] if place + 1 < len(rest) else "")
             if not value:
-                raise UserError("--from needs a file: --from RUN/recipe.json")
-            origin = Path(value)
+                raise UserError("--from needs a run, or a recipe.json: --from RUN")
+            origin = Path(value) / "recipe.json" if Path(value).is_dir() else Path(value)
             del rest[place : place + (1 if "=" in word else 2)]
             break
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
@@ -65,11 +66,11 @@ def pretrain(arguments: list[str]) -> None:
         if isinstance(recipe.method, StoredMethod):
             kind = recipe.method.kind
             raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")
-    choices = f"{', '.join(RECIPES)}, my_module.py:my_recipe, or --from RUN/recipe.json [--trust]"
     asked = tyro.cli(
         Pretrain,
         prog=f"colocate pretrain {name or 'RECIPE'}",
-        description=f"RECIPE ({choices}) sets the defaults shown here.",
+        description="RECIPE sets the defaults shown here: one that `colocate recipes` lists, my_module.py:my_recipe, "
+        "or --from RUN [--trust].",
         default=Pretrain(recipe),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
@@ -84,7 +85,7 @@ def pretrain(arguments: list[str]) -> None:
     finally:
         distributed.leave()
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {folder}")
+        print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
 
 
 def recipes() -> None:

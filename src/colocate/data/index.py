@@ -20,9 +20,10 @@ from torch import Tensor
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
 from colocate.base.tables import pc
-from colocate.data.decode import decode, slide
+from colocate.data.decode import decode
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
+from colocate.slides.pictures import too_large
 from colocate.slides.slide import Slide, check_mpp
 
 VERSION = 1
@@ -178,16 +179,18 @@ class Index:
             raise ValueError(f"{self.name(number)} has no file of its own: read it")
         file, member = self._place(number)
         try:
-            with Path(file).open("rb") as stored:
+            with open(file, "rb", opener=_at_once) as stored:
                 size = self._cell("size", number) if member else os.fstat(stored.fileno()).st_size
                 if size > LARGEST_BYTES:
-                    raise slide(self.name(number))
+                    raise too_large(self.name(number))
                 stored.seek(self._cell("offset", number) if member else 0)
                 data = stored.read(size)
         except FileNotFoundError:
             raise TileError(f"{file} does not exist: check the data's list or root, or build the index again") from None
         except OSError as error:
-            raise TileError(f"{file} cannot be read ({error.strerror}): check it and its permissions") from error
+            raise TileError(
+                f"{file} cannot be read ({error.strerror or error}): check it and its permissions"
+            ) from error
         if len(data) < size:
             raise TileError(
                 f"{self.name(number)} ends early, the file has shrunk: copy it again and build the index again"
@@ -210,6 +213,11 @@ class Index:
 
     def _cell(self, column: str, number: int) -> Any:
         return self.table[column][number].as_py()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for one who writes into a pipe, which is then as empty as it looks."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _fingerprint(table: pa.Table) -> str:

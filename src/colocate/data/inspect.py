@@ -190,8 +190,8 @@ def _look(index: Index, shown: Set[int], number: int) -> _Seen | TileError:
         else:
             data = index.packed(number)
             packed = header(data, index.name(number))
-            kind = packed.format or "unknown"
-            region = pixels(packed, index.name(number)).permute(1, 2, 0).numpy()
+            kind = packed.format
+            region = pixels(packed).permute(1, 2, 0).numpy()
     except TileError as error:
         return error
     tile = Image.fromarray(region)

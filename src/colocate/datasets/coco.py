@@ -17,10 +17,10 @@ from pycocotools import mask as coco
 from scipy.ndimage import find_objects
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
 from colocate.base.shapes import Patch
-from colocate.datasets.files import read_json
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import Known
+from colocate.datasets.own import Known, part_named
 from colocate.datasets.writer import Converted, Facts
 
 CROWDS = "Crowds (iscrowd), left out"
@@ -60,10 +60,14 @@ def drafts(
             objects[annotation["image_id"]].append(annotation)
     found: dict[str, Outlined] = {}
     for id, entry in entries.items():
-        path = src.parent / images / str(_field(src, entry, "file_name"))
+        file_name = Path(str(_field(src, entry, "file_name")))
+        path = src.parent / images / file_name
+        if file_name.is_absolute() or ".." in file_name.parts:
+            remedy = "name it from its folder on, and give that with --images"
+            raise UserError(f"{src}, image {id} has the file_name {file_name}, which leads out of its folder: {remedy}")
         if not path.is_file():
             raise UserError(f"{path}, image {id} of {src}, is missing: get it, or give its folder with --images")
-        name = Path(entry["file_name"]).with_suffix("").as_posix().replace("/", "_")
+        name = file_name.with_suffix("").as_posix().replace("/", "_")
         if name in found:
             raise UserError(f"{src} has two images of the name {name}: rename one, there and on disk")
         found[name] = Outlined(path, src, _known(src, entry, mpp), partial(_draw, path, entry, objects[id], classes))
@@ -102,9 +106,11 @@ def _field(src: Path, entry: Entry, key: str) -> Any:
 def _known(src: Path, entry: Entry, mpp: float | None) -> Known:
     said = entry.get("mpp", math.nan if mpp is None else mpp)
     try:
-        return Known(str(entry.get("source") or entry.get("case") or ""), float(said), str(entry.get("split") or ""))
-    except (TypeError, ValueError):
+        mpp = float(said)
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{src}, image {entry['id']}: mpp {said!r} is no number: mend or remove it") from None
+    part = part_named(str(entry.get("split") or ""), f"{src}, image {entry['id']}")
+    return Known(str(entry.get("source") or entry.get("case") or ""), mpp, part)
 
 
 def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any, str], canvas: Canvas) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from colocate.datasets.files import by_stem, entries, folder_in, pairs, read_mask
+from colocate.datasets.files import by_stem, entries, folder_in, pairs, read_objects
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.5  # 20x, as stated
@@ -17,6 +17,7 @@ FACTS = Facts(
     name="crag",
     kind="instances",
     classes=("gland",),
+    numbered=True,
     licence="Not stated with the files; cite Graham et al. 2019 (MILD-Net).",
     notes=("CRAG names neither patient nor slide of a tile: whether its split shares patients cannot be checked.",),
     expected={"train": 173, "test": 40},
@@ -48,5 +49,5 @@ def drafts(src: Path) -> Converted:
     if left_out:
         facts = replace(FACTS, notes=(*FACTS.notes, f"{left_out} annotations have no tile and were left out."))
     return facts, (
-        Draft(name, image, read_mask(mask), mpp=MPP, splits={"official": part}) for part, name, image, mask in found
+        Draft(name, image, read_objects(mask), mpp=MPP, splits={"official": part}) for part, name, image, mask in found
     )

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from jaxtyping import Int32
 from PIL import Image
+from scipy.ndimage import generate_binary_structure, maximum_filter, minimum_filter
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.data.decode import FORMATS
+from colocate.base.files import parsed
 from colocate.data.sources import IMAGES
+from colocate.slides.pictures import FORMATS, ORIENTATION
 
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises UserError if it cannot be read or is no JSON."""
-    return _parsed(path, "JSON", json.loads)
+WHITE = 255
+WHITE_IS_ZERO = (262, 0)  # TIFF's PhotometricInterpretation
+FEWEST_SOFT, SOFT = 32, 0.5  # pixels between background and a larger number: how many, of all beside background
 
 
 def read_xml(path: Path) -> ElementTree.Element:
     """Parse an XML file and return its root. Raises UserError if it cannot be read or is no XML."""
-    return _parsed(path, "XML", ElementTree.fromstring)
-
-
-def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
-    try:
-        return parse(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give another, or mend this") from error
-    except (ValueError, RecursionError, ElementTree.ParseError) as error:
-        raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
+    return parsed(path, "XML", ElementTree.fromstring)
 
 
 def folder_in(src: Path, *names: str) -> Path:
@@ -46,11 +36,16 @@ def folder_in(src: Path, *names: str) -> Path:
     Raises:
         UserError: `src` is no folder, or has no such folder.
     """
-    wanted = {_plain(name) for name in names}
-    for entry in entries(src):
-        if entry.is_dir() and _plain(entry.name) in wanted:
-            return entry
+    if found := find_folder(src, *names, itself=False):
+        return found
     raise UserError(f"{src} has no folder {' or '.join(names)}: give the folder of the files as released")
+
+
+def find_folder(src: Path, *names: str, itself: bool = True) -> Path | None:
+    """As `folder_in`, but None if there is none; `src` itself (`itself`) if it has such a name."""
+    wanted = {_plain(name) for name in names}
+    found = (entry for entry in entries(src) if entry.is_dir() and _plain(entry.name) in wanted)
+    return next(found, src if itself and _plain(src.absolute().name) in wanted else None)
 
 
 def entries(src: Path) -> list[Path]:
@@ -105,7 +100,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         UserError: it is missing, no image, cut short or damaged, if that shows while it is open.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
             yield image
     except UserError:
         raise
@@ -118,19 +113,74 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
     """Read a grey or palette image's values as stored; three equal channels count as grey, 1-bit white as 255.
 
     Raises:
-        UserError: the file is missing, damaged, in floating point, or holds colours.
+        UserError: the file is missing or damaged, or its values are not numbers for sure: it is a JPEG, is turned, is
+            transparent, has several pages, counts from white, is in floating point, or holds colours.
     """
     with opened(path) as image:
+        check_upright(image.getexif().get(ORIENTATION, 1), path)  # Pillow turns a TIFF when it reads its pixels
+        if reason := _not_of_numbers(image):
+            raise UserError(f"{path} {reason}: save the mask as one grey PNG of 8 or 16 bits, with 0 for none")
         values, mode = np.array(image.convert("L") if image.mode == "1" else image), image.mode
     if values.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
-        colours = values[:, :, : 1 if mode == "LA" else 3]
-        if (colours != colours[:, :, :1]).any():
+        channels = list(np.moveaxis(values, 2, 0))
+        if mode != "RGB" and (channels.pop() != WHITE).any():
+            raise UserError(f"{path} is a mask that is transparent in places: save it without transparency")
+        if any((channel != channels[0]).any() for channel in channels):
             remedy = "save a grey image of 8 or 16 bits that holds the number of the object or class at each pixel"
             raise UserError(f"{path} is a mask in colours, which have no order: {remedy}")
-        values = colours[:, :, 0]
+        values = channels[0]
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise UserError(f"{path} holds {mode} pixels, not numbers: save the mask as grey with 8 or 16 bits")
     return torch.from_numpy(values.astype(np.int32))
+
+
+def _not_of_numbers(image: Image.Image) -> str:
+    """Why an image's values are not sure to be what was meant; empty if they are."""
+    if image.format == "JPEG":
+        return "is a JPEG, which changes numbers along every edge"
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(WHITE_IS_ZERO[0]) == WHITE_IS_ZERO[1]:
+        return "is a TIFF in which white is 0, so that it is unclear what is background"
+    if getattr(image, "n_frames", 1) > 1:
+        size = image.size
+        image.seek(1)
+        if image.size == size:  # smaller ones are the same picture again, as in slides
+            return f"has {getattr(image, 'n_frames', 1)} pages, of which one is the mask"
+        image.seek(0)
+    return ""
+
+
+def read_objects(path: Path) -> Int32[Tensor, "h w"]:
+    """Read a mask that holds the number of the object at each pixel, 0 for none.
+
+    Raises:
+        UserError: what `read_mask` raises; or it is black and white, or was smoothed: resized or drawn with soft edges.
+    """
+    mask = read_mask(path)
+    if is_white(mask):
+        remedy = "number the objects from 1, or prepare it as a folder with --parts objects or --semantics"
+        raise UserError(f"{path} is black and white, which cannot tell objects that touch apart: {remedy}")
+    cross = generate_binary_structure(2, 1)
+    low, high = (filtered(mask.numpy(), footprint=cross) for filtered in (minimum_filter, maximum_filter))
+    edge = (mask.numpy() > 0) & (low == 0)
+    between = edge & (mask.numpy() < high)
+    if between.sum() >= FEWEST_SOFT and between.sum() > SOFT * edge.sum():
+        remedy = "save it as it was drawn, and resize it without interpolation (nearest neighbour)"
+        raise UserError(f"{path} has soft edges, whose values would count as objects: {remedy}")
+    return mask
+
+
+def is_white(mask: Int32[Tensor, "h w"]) -> bool:
+    """Tell whether a mask holds 255 and besides it nothing but 0."""
+    return set(mask.unique().tolist()) in ({WHITE}, {0, WHITE})
+
+
+def check_upright(turned: int, path: Path | str) -> None:
+    """Raises UserError if an image says that it is to be turned (EXIF's orientation): programs differ in doing so."""
+    if turned not in (0, 1):
+        both = "save image and mask (or outlines) as they are to be seen, without that entry"
+        raise UserError(
+            f"{path} is to be turned by its EXIF entry (orientation {turned}), its labels perhaps not: {both}"
+        )
 
 
 def _plain(name: str) -> str:

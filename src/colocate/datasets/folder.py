@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int32
+from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, folder_in, pairs, read_mask
+from colocate.datasets.files import WHITE, by_stem, folder_in, is_white, pairs, read_mask, read_objects
 from colocate.datasets.own import Own, own_drafts, read_items
 from colocate.datasets.writer import Converted, Facts
 
-WHITE = 255
+Parts = Literal["objects", "together"]
+PARTS = "The connected parts of the masks count as objects: those that touch are one."
 
 
 def drafts(
@@ -30,15 +33,17 @@ def drafts(
     test_share: float | None = None,
     images: str = "images",
     masks: str = "masks",
+    parts: Parts | None = None,
 ) -> Converted:
     """Read the images of `src`/`images`, each with the mask of the same name in `src`/`masks`.
 
     Masks hold the number of the object at each pixel or, for semantics, that of the class (0 is the first of `classes`;
-    of two classes the second may be 255).
+    of two classes the second may be 255). `parts` says what the connected parts of one number are: "objects" of their
+    own, or "together" one; unsaid they are one, but not where no mask holds more than one number.
 
     Raises:
-        UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask is in colours, or black
-            and white although its objects are wanted, or the classes are not named.
+        UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask does not hold numbers,
+            or does not tell objects apart, or the classes are not named.
     """
     if semantics and len(classes) < 2:
         raise UserError("The classes in the masks have no names: give --classes and a name for each, class 0 first")
@@ -48,6 +53,8 @@ def drafts(
         raise UserError("--ignored is a class, and this data set has objects: leave it out, or add --semantics")
     if ignored is not None and not 0 <= ignored <= WHITE:
         raise UserError(f"--ignored {ignored} does not fit in 8 bits: save the masks with classes of 0 to 255")
+    if parts is not None and semantics:
+        raise UserError("--parts is about objects, and with --semantics there are none: leave one of them out")
     image_files, folder, table = by_stem(folder_in(src, images)), folder_in(src, masks), src / "items.csv"
     known = read_items(table, image_files, mpp)
     facts = Facts(
@@ -56,20 +63,23 @@ def drafts(
         classes=classes or ("object",),
         licence="Not stated.",
         ignored=ignored,
+        notes=(PARTS,) if parts == "objects" else (),
+        numbered=parts is None and not semantics,
     )
     found = {
-        name: Own(image, known[name], partial(_mask, mask, facts))
+        name: Own(image, known[name], partial(_mask, mask, facts, parts))
         for name, image, mask in pairs(image_files, by_stem(folder), folder)
     }
     return own_drafts(facts, found, test_share, table)
 
 
-def _mask(path: Path, facts: Facts) -> tuple[Int32[Tensor, "h w"], None]:
+def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:
+    if parts == "objects":
+        numbered: Any = label(read_mask(path).numpy())
+        return torch.from_numpy(numbered).to(torch.int32), None
+    if facts.kind == "instances":
+        return read_objects(path), None
     mask = read_mask(path)
-    white = set(mask.unique().tolist()) <= {0, WHITE} and bool((mask == WHITE).any())
-    if white and facts.kind == "instances":
-        remedy = "number the objects from 1, or prepare the folder with --semantics"
-        raise UserError(f"{path} is black and white, which cannot tell objects that touch apart: {remedy}")
-    if white and len(facts.classes) == 2 and facts.ignored != WHITE:
+    if len(facts.classes) == 2 and facts.ignored != WHITE and is_white(mask):
         mask = (mask == WHITE).to(torch.int32)
     return mask, None

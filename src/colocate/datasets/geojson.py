@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import IMAGES, by_stem, pairs, read_json
+from colocate.base.shapes import Feature, read_geojson
+from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
 from colocate.datasets.own import read_items
 from colocate.datasets.writer import Converted, Facts
 
 NAMELESS = "object"
+POLYGONS = ("Polygon", "MultiPolygon", "GeometryCollection")
 NO_POLYGON = "Features that are no polygons, left out"
 
 
@@ -59,30 +60,20 @@ def _outlines(src: Path) -> dict[str, Path]:
 
 
 def _draw(path: Path, canvas: Canvas) -> None:
-    """Draw the features of a collection, a bare list, or a single one. Raises UserError if `path` is none of these."""
-    document = read_json(path)
-    if isinstance(document, dict):
-        document = document.get("features", [document])
-    if not isinstance(document, list):
-        raise UserError(f"{path} is no GeoJSON of features: export it again")
-    for number, feature in enumerate(document, start=1):
-        name = f"feature {number}"
-        try:
-            kind, corners = str(feature["geometry"]["type"]), feature["geometry"].get("coordinates")
-            class_ = _class(feature)
-        except (TypeError, KeyError, AttributeError) as error:
-            remedy = "export it again, or remove it"
-            raise UserError(f"{path}, {name} is no GeoJSON feature with a geometry: {remedy}") from error
-        polygons = {"Polygon": [corners], "MultiPolygon": corners or []}.get(kind)
-        if polygons is None:
-            canvas.leave_out(NO_POLYGON, name, f"is a {kind}, not a polygon")
+    """Draw the features of a file."""
+    for feature in read_geojson(path):
+        if feature.kind in POLYGONS:
+            canvas.shape(feature.name, feature.shape, feature.mended, _class(feature, path))
         else:
-            canvas.outline(name, polygons, class_)
+            canvas.leave_out(NO_POLYGON, feature.name, f"is a {feature.kind}, not a polygon")
 
 
-def _class(feature: Any) -> str:
+def _class(feature: Feature, path: Path) -> str:
     """The name of a feature's class, in the ways that QuPath has written it."""
-    classification = (feature.get("properties") or {}).get("classification") or {}
+    classification = feature.properties.get("classification") or {}
     if isinstance(classification, str):
         return classification
-    return str(classification.get("name") or ": ".join(classification.get("names") or []) or NAMELESS)
+    try:
+        return str(classification.get("name") or ": ".join(classification.get("names") or []) or NAMELESS)
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}, {feature.name} has a classification without a name: export it again") from error

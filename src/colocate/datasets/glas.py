@@ -10,12 +10,12 @@ this one of them comes nearest to the official sizes.
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, entries, pairs, read_mask
+from colocate.base.tables import as_text, read_table
+from colocate.datasets.files import by_stem, entries, pairs, read_objects
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.62  # the challenge's page: 0.62005 µm/px
@@ -25,6 +25,7 @@ FACTS = Facts(
     name="glas",
     kind="instances",
     classes=("gland",),
+    numbered=True,
     licence="For research only; no commercial use (challenge page). Cite Sirinukunwattana et al. 2017.",
     notes=(
         "The official split of GlaS has patients on both sides, so that its scores may flatter; "
@@ -49,7 +50,7 @@ def drafts(src: Path) -> Converted:
     if unlisted := [name for name in images if name not in patients]:
         raise UserError(f"{grades} does not list {unlisted[0]}, whose patient is unknown so: get the file as released")
     return FACTS, (
-        Draft(name, image, read_mask(mask), f"glas:{patients[name]}", MPP, _splits(name, patients[name]))
+        Draft(name, image, read_objects(mask), f"glas:{patients[name]}", MPP, _splits(name, patients[name]))
         for name, image, mask in found
     )
 
@@ -67,15 +68,18 @@ def _grades(src: Path) -> Path:
 
 
 def _patients(grades: Path) -> dict[str, str]:
-    """Read the patient of each image. The release's lines end in CR, its header in blanks."""
-    lines = grades.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = list(csv.reader(lines, skipinitialspace=True))
-    if not rows or [word.strip().lower() for word in rows[0][:2]] != ["name", "patient id"]:
+    """Read the patient of each image."""
+    rows = as_text(read_table(grades))
+    names = [name for name in rows[0] if name.lower() in ("name", "patient id")] if rows else []
+    if len(names) != 2:
         raise UserError(f"{grades} does not begin with name, patient ID: get the file as released")
     patients = {}
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) > 1 and row[1].strip().isdigit():
-            patients[row[0].strip()] = row[1].strip()
-        elif any(word.strip() for word in row):
-            raise UserError(f"{grades}, line {line}: no image and patient in {','.join(row)!r}: get the file again")
+    for line, row in enumerate(rows, start=2):
+        name, patient = (row[column] for column in names)
+        if name and patient.isdigit():
+            patients[name] = patient
+        elif any(row.values()):
+            raise UserError(
+                f"{grades}, line {line}: no image and patient in {','.join(row.values())!r}: get the file again"
+            )
     return patients

@@ -11,8 +11,6 @@ each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
@@ -22,11 +20,13 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
+from colocate.base.tables import as_text, read_table
 from colocate.data.decode import decode
+from colocate.datasets.files import opened
 
 VERSION = 1
 COLUMNS = ("path", "mask", "source", "mpp", "height", "width", "path_sha256", "mask_sha256")
@@ -84,9 +84,8 @@ class Labelled:
         folder = Path(folder)
         remedy = "give a folder that `colocate prepare` wrote"
         try:
-            facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-            with (folder / "items.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            facts: dict[str, Any] = read_json(folder / "dataset.json", "dataset.json that `colocate prepare` wrote")
+            rows = _table(folder / "items.csv")
             if not rows:
                 raise ValueError("items.csv lists no image")
             if facts["version"] != VERSION:
@@ -101,8 +100,6 @@ class Labelled:
                 tuple(facts["notes"]),
                 tuple(_item(row) for row in rows),
             )
-        except OSError as error:
-            raise UserError(f"{error.filename} cannot be read ({error.strerror}): {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is no prepared data set, or was changed ({error!r}): {remedy}") from error
 
@@ -166,11 +163,8 @@ class Labelled:
         """
         item = self.items[number]
         path = self.folder / item.mask
-        try:
-            with Image.open(path) as image:
-                mask = torch.from_numpy(np.array(image).astype(np.int32))
-        except OSError as error:
-            raise UserError(f"{path} is missing or damaged ({error}): prepare the data set again") from error
+        with opened(path) as image:
+            mask = torch.from_numpy(np.array(image).astype(np.int32))
         if mask.shape != (item.height, item.width):
             raise UserError(f"{path} has another size than items.csv says: prepare the data set again")
         return mask
@@ -216,8 +210,8 @@ class Labelled:
 
     @cached_property
     def _objects(self) -> dict[tuple[str, int], int]:
-        with (self.folder / "objects.csv").open(newline="") as file:
-            return {(row["path"], int(row["object"])): int(row["class"]) for row in csv.DictReader(file)}
+        rows = as_text(read_table(self.folder / "objects.csv"))
+        return {(row["path"], int(row["object"])): int(row["class"]) for row in rows}
 
     @staticmethod
     def _bytes(path: Path) -> bytes:
@@ -225,6 +219,13 @@ class Labelled:
             return path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data set again") from error
+
+
+def _table(file: Path) -> list[dict[str, str]]:
+    try:
+        return as_text(read_table(file))
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _item(row: dict[str, str]) -> Item:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, entries, folder_in, pairs, patient, read_xml
+from colocate.datasets.files import by_stem, entries, find_folder, folder_in, pairs, patient, read_xml
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
 from colocate.datasets.own import Known
 from colocate.datasets.writer import Converted, Facts
@@ -28,7 +28,8 @@ FACTS = Facts(
 
 
 def drafts(src: Path, *, partial: bool = False) -> Converted:
-    """Read MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`.
+    """Read MoNuSeg as released: "MoNuSeg 2018 Training Data" and MoNuSegTestData, both in `src`, or with
+    `partial` one of them, which `src` may be itself.
 
     The first holds "Tissue Images" and Annotations, the second all files in one folder. Regions without area, as clicks
     leave them, are left out, and outlines that cross themselves mended; both are said, as are overlaps.
@@ -38,16 +39,18 @@ def drafts(src: Path, *, partial: bool = False) -> Converted:
     """
     found: dict[str, Outlined] = {}
     for part, names in (("train", TRAIN), ("test", TEST)):
-        try:
-            folder = _nested(folder_in(src, *names))
-        except UserError:
-            if partial and (part == "train" or found):
-                continue
-            raise
+        folder = find_folder(src, *names)
+        if folder is None and not partial:
+            raise UserError(f"{src} has no folder {' or '.join(names)}: get it, or take what is there with --partial")
+        if folder is None:
+            continue
+        folder = _nested(folder)
         images, outlines = _within(folder, "Tissue Images"), _within(folder, "Annotations")
         files = pairs(by_stem(images, (".tif", ".tiff", ".png")), by_stem(outlines, (".xml",)), outlines)
         for name, image, file in files:
             found[name] = Outlined(image, file, Known(patient(name), MPP, part), _draw)
+    if not found:
+        raise UserError(f"{src} has no folder {TRAIN[0]} or {TEST[0]}: give the folder of the files as released")
     return outlined_drafts(FACTS, found, Remarks(), where=src, skip=True, scheme="official")
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import shapely
 import torch
-from jaxtyping import Float64, Int32
+from jaxtyping import Int32
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.shapes import Patch, rasterise
+from colocate.base.shapes import Patch, rasterise, region
 from colocate.data.decode import header
 from colocate.datasets.own import Known, Own, own_drafts
 from colocate.datasets.writer import Converted, Facts
@@ -88,7 +88,10 @@ class Canvas:
         Raises:
             UserError: a coordinate is no number, or (unless `skip`) the object has no area or lies outside the image.
         """
-        shape, mended = region(polygons, f"{self.file}, {name}")
+        self.shape(name, *region(polygons, f"{self.file}, {name}"), class_)
+
+    def shape(self, name: str, shape: BaseGeometry, mended: bool, class_: str = "") -> None:
+        """Draw an object given by its outline, which may have been mended. Raises UserError as `outline` does."""
         if mended and shape.area:
             self.remark(MENDED, name)
         if shape.area and not shape.intersects(shapely.box(0, 0, self.width, self.height)):
@@ -129,43 +132,6 @@ class Canvas:
             if number not in seen:
                 self.remark(HIDDEN, drawn.name)
         return torch.from_numpy(ids), {number: drawn.class_ for number, drawn in numbered if number in seen}
-
-
-def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
-    """What polygons enclose together, and whether one had to be mended; empty if they enclose nothing.
-
-    Where an outline crosses itself, all that it goes round counts.
-
-    Raises:
-        UserError: a coordinate is no number.
-    """
-    parts, mended = [], False
-    try:
-        for rings in polygons:
-            shell, *holes = [_points(ring) for ring in rings] or [np.zeros((0, 2))]
-            if len(shell) < 3:
-                continue
-            holes = [hole for hole in holes if len(hole) >= 3]
-            part = shapely.Polygon(shell, holes)
-            if not part.is_valid:
-                mended = True
-                part = _filled(shell).difference(shapely.union_all([_filled(hole) for hole in holes]))
-            parts.append(part)
-    except (TypeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where} is no outline of points x, y ({reason}): get the file again, or mend it") from error
-    return parts[0] if len(parts) == 1 else shapely.union_all(parts), mended
-
-
-def _points(ring: Any) -> Float64[np.ndarray, "n 2"]:
-    points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate is infinite or no number")
-    return points
-
-
-def _filled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry:
-    return shapely.make_valid(shapely.Polygon(ring), method="structure", keep_collapsed=False)
 
 
 @final

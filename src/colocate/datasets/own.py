@@ -46,7 +46,7 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
     Its columns: path (with or without ending), source, mpp, split. mpp: of images of which it says none.
 
     Raises:
-        UserError: it has other columns, does not fit the images, or an mpp is no number.
+        UserError: it has other columns, does not fit the images, an mpp is no number, or a split is of an unknown name.
     """
     unsaid = math.nan if mpp is None else mpp
     if not table.exists():
@@ -63,10 +63,30 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
         if name not in names or name in known:
             reason = "is a second line of" if name in known else "is not among the images:"
             raise UserError(f"{table}, line {line} {reason} {row['path']}: mend or remove the line")
-        known[name] = Known(row.get("source", ""), unsaid if said is None else said, row.get("split", ""))
+        part = part_named(row.get("split", ""), f"{table}, line {line}")
+        known[name] = Known(row.get("source", ""), unsaid if said is None else said, part)
     if missing := [name for name in names if name not in known]:
         raise UserError(f"{table} has no line for {missing[0]}: add it, or remove the table")
     return {name: known[name] for name in names}
+
+
+def part_named(word: str, where: str) -> str:
+    """The part of a split that a word means: train, or one whose name begins with test or val; empty for no part.
+
+    Raises:
+        UserError: it is another word; `where` it stands is named.
+
+    >>> part_named(" Train", "a.csv"), part_named("TestA", "a.csv"), part_named("", "a.csv")
+    ('train', 'testA', '')
+    """
+    word = word.strip()
+    small = word.casefold()
+    if small in ("", "train"):
+        return small
+    for part in ("test", "val"):
+        if small.startswith(part):
+            return part + word[len(part) :].lower() if word.isupper() else part + word[len(part) :]
+    raise UserError(f"{where} has the split {word!r}: write train, a name that begins with test or val, or nothing")
 
 
 def own_drafts(

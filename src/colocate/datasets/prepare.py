@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import SHEET, Converted, check_free, write
@@ -50,6 +51,7 @@ def prepare(
     test_share: float | None = None,
     images: str | None = None,
     masks: str | None = None,
+    parts: folder.Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
 ) -> None:
@@ -68,11 +70,13 @@ def prepare(
         images: Name of the folder of images (default: images; folder), or where the images lie, seen from the
             outlines (default: beside them; coco, geojson).
         masks: Name of the folder of masks (default: masks; folder).
+        parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
+            together one (folder).
         piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss).
         skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson).
     """
     given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
-    given |= {"test_share": test_share, "images": images, "masks": masks, "piece": piece}
+    given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
     given |= {"skip_broken": skip_broken}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     check_free(out)
@@ -83,8 +87,8 @@ def prepare(
         raise UserError(f"{kind} has no use for {', '.join(useless)}: leave that out")
     if convert is None:
         for note in nct.list_tiles(src, out):
-            print(note)
-        print(f"done: pretrain with --data {out}")
+            say(note)
+        say(f"done: pretrain with --data {out}")
         return
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
     _say(write(out, facts, drafts, partial=partial))
@@ -95,14 +99,23 @@ def _say(data: Labelled) -> None:
     counts = json.loads((data.folder / "dataset.json").read_text())["counts"]
     cases = f", {counts['sources']:,} cases" if counts["sources"] else ", cases unknown"
     objects = f", {counts['objects']:,} objects" if data.kind == "instances" else ""
-    print(f"{data.name}: {counts['images']:,} images{cases}{objects}")
+    say(f"{data.name}: {counts['images']:,} images{cases}{objects}")
+    if each := counts.get("objects an image"):
+        none = f", {each['none']:,} without any" if each["none"] else ""
+        say(f"objects an image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
+    if doubtful := counts.get("doubtful"):
+        some = ", ".join(doubtful[:5])
+        say(f"look at {some} ({len(doubtful):,} in all): one object covers most of the image, others have dozens")
     for scheme, parts in counts["parts"].items():
         shared = len(data.shared_sources(scheme))
         said = f" ({shared} cases on both sides)" if shared else ""
-        print(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
+        if rest := counts["images"] - sum(parts.values()):
+            said += f", {rest:,} in no part"
+        say(f"split {scheme}: {', '.join(f'{count:,} {part}' for part, count in parts.items())}{said}")
     total = sum(counts["pixels of class"].values())
-    print("pixels:", ", ".join(f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items()))
-    print(f"terms: {data.licence}")
+    shares = (f"{name} {count / total:.1%}" for name, count in counts["pixels of class"].items())
+    say(f"pixels: {', '.join(shares)}")
+    say(f"terms: {data.licence}")
     for note in data.notes:
-        print(f"note: {note}")
-    print(f"done: look at {data.folder / SHEET}")
+        say(f"note: {note}")
+    say(f"done: look at {data.folder / SHEET}")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -24,6 +25,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from skimage.measure import label
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
@@ -31,11 +33,13 @@ from colocate.base.errors import UserError
 from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
+from colocate.datasets.files import check_upright
 from colocate.datasets.labelled import COLUMNS, VERSION, Item, Kind, Labelled
 from colocate.slides.slide import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
 MOST_OBJECTS = 65535
+DOZEN, COVERS = 12, 0.5  # where images have so many objects, a single one on more of an image is doubtful
 
 
 @final
@@ -70,6 +74,8 @@ class Facts:
     licence: str
     ignored: int | None = None
     notes: tuple[str, ...] = ()
+    numbered: bool = False
+    """Instances: objects were told apart by the numbers in masks, which those who save such files may forget."""
     expected: dict[str, int] = field(default_factory=dict)
     """Counts to check: "images", "objects", "sources", or a part of the first split, such as {"train": 85}."""
 
@@ -144,6 +150,10 @@ class _Written:
     object_rows: list[tuple[str, int, int]] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)
     """Of each class; of instances 0 is the background."""
+    objects: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Of each image of instances: how many, and the share of the image that the largest covers."""
+    torn: list[str] = field(default_factory=list)
+    """Images whose one object is in several parts."""
 
     def add(self, draft: Draft) -> None:
         """Write the files of one image."""
@@ -170,6 +180,10 @@ class _Written:
                     raise UserError(f"{where}: object {id} has no class of 1 to {told}: add it")
             self.object_rows += [(path, number, class_) for number, class_ in enumerate(classes, start=1)]
             of_pixels = np.array([0, *classes])[mask]
+            self.objects[draft.name] = len(ids), float(np.bincount(mask.ravel())[1:].max(initial=0) / mask.size)
+            parts: Any = label(mask) if len(ids) == 1 else mask[:0]
+            if parts.max(initial=0) > 1:
+                self.torn.append(where)
         else:
             self._check_classes(mask, where)
             mask = of_pixels = mask.astype(np.uint8)
@@ -191,6 +205,12 @@ class _Written:
         facts, folder, items = self.facts, self.folder, list(self.items.values())
         if not items:
             raise UserError(f"{facts.name}: there is no labelled image: give the folder of the files as released")
+        if facts.numbered and self.torn and max(count for count, _ in self.objects.values()) == 1:
+            said = (
+                f"no mask holds two numbers, and {len(self.torn)} hold theirs in several parts (as of {self.torn[0]})"
+            )
+            remedy = "number each object from 1, or prepare a folder with --parts objects (or --parts together)"
+            raise UserError(f"{facts.name}: {said}: {remedy}")
         schemes = tuple(dict.fromkeys(scheme for item in items for scheme in item.splits))
         counts = self._counts(schemes)
         notes = list(facts.notes)
@@ -242,6 +262,14 @@ class _Written:
             objects = Counter(names[class_] for _, _, class_ in self.object_rows)
             counts["objects"] = objects.total()
             counts["objects of class"] = {name: objects[name] for name in self.facts.classes}
+            each = [count for count, _ in self.objects.values()]
+            usual = median(each)
+            counts["objects an image"] = {"median": usual, "least": min(each), "most": max(each), "none": each.count(0)}
+            counts["doubtful"] = [
+                name
+                for name, (count, share) in self.objects.items()
+                if count == 1 and usual >= DOZEN and share > COVERS
+            ]
         counts["pixels of class"] = {
             names.get(class_, "ignored"): count for class_, count in sorted(self.pixels.items()) if count
         }
@@ -267,7 +295,8 @@ def _packed(draft: Draft) -> tuple[bytes, str, tuple[int, int]]:
     else:
         data = draft.image.read_bytes()
         stored = header(data, str(draft.image))
-        colours = pixels(stored, str(draft.image))  # unpacked even if it is copied, to find damage now
+        check_upright(stored.orientation, draft.image)
+        colours = pixels(stored)  # unpacked even if it is copied, to find damage now
         if stored.format in AS_IT_IS:
             return data, AS_IT_IS[stored.format], (colours.shape[1], colours.shape[2])
     return _png(colours.permute(1, 2, 0).numpy()), ".png", (colours.shape[1], colours.shape[2])

@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
+from scipy.ndimage import find_objects
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import LayerNorm2d
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate.fit import Alter, FitConfig, flipped
+from colocate.evaluate.metrics.coco import MOST
 from colocate.evaluate.metrics.objects import Objects
 from colocate.models.backbones import Backbone
 from colocate.pretrain.probes import batch_norms
@@ -109,6 +112,11 @@ class InstancesConfig:
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Sides of the anchors at the five levels of the pyramid, in px."""
 
+    @property
+    def counted(self) -> int:
+        """Most detections of a class in an image that average precision counts: COCO's 100, or all."""
+        return max(MOST, self.detections)
+
     def __post_init__(self) -> None:
         low, high = self.short_side
         if not 0 < low <= high <= self.long_side or not 0 < self.test_short_side <= self.long_side:
@@ -148,6 +156,10 @@ class Detector(nn.Module):
         logits: Any = self.net.roi_heads.mask_predictor
         nn.init.normal_(logits.mask_fcn_logits.weight, std=0.001)
         self.norms = batch_norms(backbone)
+        heads: Any = self.net.roi_heads
+        heads.select_training_samples = partial(_with_masks, heads.select_training_samples)
+        transform: Any = self.net.transform
+        transform.postprocess = _to_own_pixels  # its own would paste all masks at once
 
     def ready(self) -> None:
         """Training mode; frozen batch norms stay as they are."""
@@ -167,10 +179,11 @@ class Detector(nn.Module):
         self._resize_to(self.config.test_short_side)
         device = next(self.parameters()).device
         found: dict[str, Tensor] = self.net([image.to(device).float() / 255])[0]
-        boxes = found["boxes"].cpu()
+        size = (image.shape[1], image.shape[2])
+        masks = (_pasted(found, i, size).cpu() for i in range(len(found["boxes"])))
+        boxes = found["boxes"].cpu().clone()
         boxes[:, 2:] -= boxes[:, :2]
-        masks = (found["masks"][:, 0] > 0.5).cpu()
-        return Objects.of_masks(masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
+        return Objects.of_masks(size, masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
 
     @torch.no_grad()
     def label(
@@ -179,8 +192,7 @@ class Detector(nn.Module):
         """Ids (i + 1 where object i lies), classes and scores of the objects of each window whose score is above
         `least`; as `label_map` draws them, but seen at the window's own size.
 
-        A window holds at most as many objects as the same area of a test image that is square. One mask after the
-        other is pasted: a hundred at once would be half a gigabyte a window of 1,024 px.
+        A window holds at most as many objects as the same area of a test image that is square.
         """
         self.eval()
         side = windows.shape[-1]
@@ -191,19 +203,14 @@ class Detector(nn.Module):
         heads.score_thresh, heads.detections_per_img = least, math.ceil(self.config.detections * larger)
         try:
             device = next(self.parameters()).device
-            images, _ = self.net.transform(list(windows.to(device).float() / 255))
-            grids = self.net.backbone(images.tensors)
-            proposals, _ = self.net.rpn(images, grids)
-            detections, _ = heads(grids, proposals, images.image_sizes)
+            detections: list[dict[str, Tensor]] = self.net(list(windows.to(device).float() / 255))
         finally:
             heads.score_thresh, heads.detections_per_img = usual
         found = []
         for one in detections:
             ids = torch.zeros(side, side, dtype=torch.int32, device=device)
-            masks, boxes = one["masks"].float(), one["boxes"].float()
-            for i in reversed(range(len(boxes))):  # the most certain is first, and goes on top
-                mask = paste_masks_in_image(masks[i : i + 1], boxes[i : i + 1], (side, side))
-                ids[mask[0, 0] > 0.5] = i + 1
+            for i in reversed(range(len(one["boxes"]))):  # the most certain is first, and goes on top
+                ids[_pasted(one, i, (side, side))] = i + 1
             found.append((ids.cpu(), one["labels"].tolist(), one["scores"].tolist()))
         return found
 
@@ -235,14 +242,41 @@ class _Levels(nn.Module):
         return named
 
 
+def _pasted(found: dict[str, Tensor], i: int, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """The mask of one found object in an image: a hundred at once would be half a gigabyte at 1,024 px."""
+    return paste_masks_in_image(found["masks"][i : i + 1].float(), found["boxes"][i : i + 1].float(), size)[0, 0] > 0.5
+
+
+def _to_own_pixels(found: list[dict[str, Tensor]], sizes: Sequence[Any], own: Sequence[Any]) -> list[dict[str, Tensor]]:
+    """Bring boxes back to the size that images had; while training nothing is found."""
+    return [one | {"boxes": resize_boxes(one["boxes"], a, b)} for one, a, b in zip(found, sizes, own, strict=False)]
+
+
+def _with_masks(select: Callable[..., Any], proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+    """Choose the proposals to learn from by `select`, and make the masks of the objects that they are of: no others."""
+    chosen = _, matched, kinds, _ = select(proposals, targets)
+    for target, numbers, kind in zip(targets, matched, kinds, strict=True):
+        used, numbers[kind > 0] = numbers[kind > 0].unique(return_inverse=True)
+        low, high = target["masks"].int()
+        target["masks"] = (low + 256 * high == used[:, None, None] + 1).to(torch.uint8)
+        target["labels"] = target["labels"][used]
+    return chosen
+
+
 def instance_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dict[str, Tensor]:
-    """Training target of Mask R-CNN: boxes (x0, y0, x1, y1; edges, not pixels), labels and masks of the objects."""
-    ids = mask.unique()
-    ids = ids[ids > 0].long()
-    masks: Bool[Tensor, "n h w"] = mask[None] == ids[:, None, None]
-    boxes = masks_to_boxes(masks) if len(ids) else torch.zeros(0, 4)
-    boxes[:, 2:] += 1  # torchvision gives the last pixel, the COCO library counts to its far edge
-    return {"boxes": boxes, "labels": data.object_classes(number, ids), "masks": masks.to(torch.uint8)}
+    """Training target of Mask R-CNN: boxes (x0, y0, x1, y1; edges, not pixels) and labels of the objects, and `masks`.
+
+    These are the map of the objects' numbers (1, 2, ... in the order of the boxes) as two layers of bytes, the lower
+    ones first: torchvision may resize them, and `_with_masks` makes masks of single objects.
+    """
+    ids, numbers = mask.unique(return_inverse=True)
+    numbers = numbers.int() + int(ids[0] > 0)
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(numbers.numpy())]
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": data.object_classes(number, ids[ids > 0].long()),
+        "masks": torch.stack([numbers % 256, numbers // 256]).to(torch.uint8),
+    }
 
 
 OUTSIDE = -1  # pixels that were added around an image smaller than a crop; they count for nothing

@@ -30,7 +30,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 from colocate.data.loader import read_ahead
 
-VERSION = 1
+VERSION = 2
 NEAR = 8
 ALIKE = 0.6
 SIDE = 32  # pixels from which the perceptual hash is computed

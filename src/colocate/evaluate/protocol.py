@@ -27,6 +27,7 @@ from colocate.evaluate.decoders import InstancesConfig, SemanticsConfig
 from colocate.evaluate.fit import Engine, FitConfig
 from colocate.evaluate.leakage import Findings, check, refuse, tiles_of
 from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.metrics.coco import MOST
 from colocate.evaluate.saved import is_kept, keep_model
 from colocate.evaluate.tasks import InstancesTask, Outcome, Overlays, ProbeTask, SemanticsTask, Task, Trial
 
@@ -174,6 +175,8 @@ def _trial(
         "normalised": [candidate.mean, candidate.std],
         "seed": seed,
     }
+    if (counted := _counted(task)) > MOST:  # which were 100 at any setting once
+        identity["counted"] = counted
     text = json.dumps(identity, sort_keys=True)
     key = blake2b(text.encode(), digest_size=5).hexdigest()
     share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
@@ -227,6 +230,7 @@ def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, ou
         },
         "backbone": trial.candidate.facts(),
         "settings": settings["config"] | {"precision": protocol.engine.precision},
+        "counted": _counted(task),
         "fraction": protocol.fraction,
         "seed": trial.seed,
         "leakage": asdict(findings) | {"forced": protocol.allow_leakage and bool(findings.found)},
@@ -248,6 +252,11 @@ def scores_of(metrics: Sequence[str], records: Sequence[dict[str, Any]]) -> dict
         found = FAMILIES[name].scores([record[name] for record in records])
         scores |= {score: None if value != value else value for score, value in found.items()}
     return scores
+
+
+def _counted(task: Task) -> int:
+    """Most detections of a class in an image that average precision counts."""
+    return task.config.counted if isinstance(task, InstancesTask) else MOST
 
 
 def _machine() -> str:

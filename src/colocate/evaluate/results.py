@@ -24,9 +24,11 @@ import pydantic
 from jaxtyping import Float64, Int64
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
 from colocate.base.text import reason
 from colocate.evaluate.leakage import Findings
 from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluate.metrics.coco import MOST
 from colocate.evaluate.protocol import VERSION
 
 
@@ -75,6 +77,8 @@ class Result:
     machine: str
     date: str
     path: str
+    counted: int = MOST
+    """Most detections of a class in an image that average precision counts."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -89,7 +93,8 @@ class Result:
     def table(self) -> tuple[str, ...]:
         """Key of the table that a result belongs to."""
         data = self.dataset
-        return self.task, data.name, data.fingerprint, data.split, f"{self.fraction:.6f}", self.how, *self.metrics
+        share = f"{self.fraction:.6f}"
+        return self.task, data.name, data.fingerprint, data.split, share, self.how, f"{self.counted}", *self.metrics
 
     @property
     def images(self) -> list[tuple[str, str]]:
@@ -139,10 +144,9 @@ def read_results(places: Sequence[Path]) -> list[Result]:
 
 def read_result(path: Path) -> Result:
     """Read the result in a file. Raises UserError if it is missing, damaged, of another version or something else."""
+    plain = read_json(path, "result of `colocate evaluate`")
     try:
-        return _RESULT.validate_python(json.loads(path.read_bytes()) | {"path": str(path)})
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        return _RESULT.validate_python(plain | {"path": str(path)})
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged or no result ({reason(error)}): evaluate again, or leave it out") from error
 

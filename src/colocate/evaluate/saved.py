@@ -10,14 +10,14 @@ from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import pydantic
 from safetensors.torch import save
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import read_json, write_atomically
 from colocate.base.text import reason
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate.candidates import Candidate
@@ -156,13 +156,11 @@ def _find(place: Path) -> Path:
 
 
 def _read(path: Path) -> ModelFacts:
+    plain = read_json(path, "model.json of a kept model")
     try:
-        plain: Any = json.loads(path.read_text())
         if plain["version"] != VERSION:
             raise UserError(f"{path} was written by another version of colocate: {AGAIN}")
         return _FACTS.validate_python(plain, extra="forbid")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a model ({reason(error)}): {AGAIN}") from error
 

@@ -239,6 +239,9 @@ def facts(table: Table) -> list[str]:
     if fraction < 1:
         lines.append(f"Labels: {fraction * 100:g} % of the training images, another choice for each seed.")
     lines.append(settings(table.first))
+    if "coco" in table.first.metrics:
+        most = f"the surest {table.first.counted} detections of a class in an image"
+        lines.append(f"Average precision (AP) counts {most}: with more true objects there it cannot reach 100.")
     if len({row.seeds for row in table.rows}) == 1:
         lines.append(f"Seeds: {', '.join(map(str, table.rows[0].seeds))}.")
     else:

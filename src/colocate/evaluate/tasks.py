@@ -30,7 +30,7 @@ from colocate.evaluate.decoders import (
     instance_target,
 )
 from colocate.evaluate.fit import Engine, Examples, fit
-from colocate.evaluate.metrics import FAMILIES
+from colocate.evaluate.metrics import FAMILIES, coco
 from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
 from colocate.models.backbones import Backbone
 from colocate.pretrain.probes import ProbeConfig, frozen_cells, probe, settled
@@ -160,7 +160,8 @@ class InstancesTask(Task):
                 ids = data.mask(number)
                 numbers = ids.unique()
                 truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
-                outcome.records.append({name: FAMILIES[name].record(truth, found) for name in self.metrics})
+                records = {name: FAMILIES[name].record(truth, found) for name in self.metrics if name != "coco"}
+                outcome.records.append({"coco": coco.record(truth, found, self.config.counted)} | records)
                 outcome.predictions += found.to_coco(number)
             overlays.objects(number, ids, label_map(found))
         outcome.model = model.state_dict()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, NotRequired, final
 
+import pydantic
 import timm
 import torch
 from jaxtyping import Float
+from pydantic import Field, FiniteFloat, PositiveInt
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
+from colocate.base.text import reason
+
+Scale = Annotated[FiniteFloat, Field(gt=0)]
 
 
 @final
@@ -238,18 +244,32 @@ def load_backbone(path: str | Path) -> Backbone:
     return backbone.eval()
 
 
+class _Facts(TypedDict):
+    """What backbone.json must say rightly; the rest of it tells people where the backbone comes from."""
+
+    architecture: str
+    output_stride: PositiveInt
+    cell_stride: NotRequired[PositiveInt | None]
+    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Scale], Field(min_length=3, max_length=3)]
+    mpp: NotRequired[Scale | None]
+    sha256: NotRequired[str]
+
+
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a backbone.json says."""
+    """What a backbone.json says.
+
+    Raises:
+        UserError: it cannot be read, or does not say, or says wrongly, what a backbone needs.
+    """
+    kind = "backbone.json of a colocate run, beside its weights"
     try:
-        facts = json.loads(path.read_text())
-        missing = {"architecture", "output_stride", "mean", "std"} - facts.keys()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: a backbone needs backbone.json beside its weights") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not the backbone.json of a colocate run") from error
-    if missing:
-        raise UserError(f"{path} does not say {', '.join(sorted(missing))}: is it the backbone.json of a colocate run?")
-    return facts
+        return dict(_FACTS.validate_python(read_json(path, kind), extra="allow"))
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path} ({reason(error)}) is no {kind}") from error
+
+
+_FACTS = pydantic.TypeAdapter(_Facts)
 
 
 def read_tensors(path: Path, known: str | None = None) -> dict[str, Tensor]:

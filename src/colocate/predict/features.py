@@ -34,7 +34,7 @@ from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 from colocate.slides.slide import Slide, check_mpp
 from colocate.slides.tissue import find_tissue
 
-VERSION = 3  # of features; to be raised when the same settings would give other numbers
+VERSION = 4  # of features; to be raised when the same settings would give other numbers
 SETTINGS = "settings"  # attribute of a file: all that decides its numbers
 NEAR = 1.25  # a backbone may see tissue at a resolution so many times finer or coarser than its own without a note
 SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side in the picture; the largest whose PNG is light

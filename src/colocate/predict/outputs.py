@@ -6,13 +6,14 @@ import json
 import math
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import shapely
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label, regionprops
@@ -29,6 +30,7 @@ Kind = Literal["detection", "annotation"]
 DECIMALS = 2  # of coordinates in pixels
 SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the picture's longer side; the largest whose PNG is light
 LINE_PX = 2
+AT_ONCE = 500  # outlines that are measured together
 LONGEST_PX = 8192  # of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel
 ENDINGS = (".geojson", ".csv", ".png", ".tif")
 # Okabe and Ito's palette, those first that show best on pink and purple tissue.
@@ -45,54 +47,97 @@ def class_colour(class_: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def measurements(shape: BaseGeometry, mpp: float) -> dict[str, float]:
-    """Measure an outline in pixels of `mpp` micrometres.
+class Outlined(NamedTuple):
+    """Something on a slide."""
+
+    shape: BaseGeometry
+    """In level0 pixels."""
+    class_: int
+    score: float
+
+
+def measurements(shapes: Sequence[BaseGeometry], mpp: float) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Measure outlines in pixels of `mpp` micrometres.
 
     Holes count for the area alone. Circularity is 4 pi area / perimeter^2 of the outer outline, 1 for a disc. The
     diameters are the longest and the shortest distance of two parallel lines with the object between them.
 
-    >>> measurements(shapely.box(0, 0, 30, 40), mpp=0.5)["Max diameter µm"]
-    25.0
+    >>> measurements([shapely.box(0, 0, 30, 40)], mpp=0.5)["Max diameter µm"]
+    array([25.])
     """
-    parts = [shapely.Polygon(part.exterior) for part in shapely.get_parts(shape)]
-    filled = parts[0] if len(parts) == 1 else shapely.union_all(parts)
-    corners = shapely.get_coordinates(shape.convex_hull)
-    edges = np.diff(corners, axis=0)
-    normals = np.stack([-edges[:, 1], edges[:, 0]]) / np.linalg.norm(edges, axis=1)
-    apart = corners[:, None] - corners
+    every: Any = np.array(shapes, dtype=object)
+    parts, numbers = shapely.get_parts(every, return_index=True)
+    outside: Any = shapely.polygons(shapely.get_exterior_ring(parts))
+    filled: Any = outside if len(parts) == len(every) else _joined(outside, numbers)
+    centres: Any = shapely.centroid(every)
+    area, length = shapely.area(filled), shapely.length(filled)
+    longest, shortest = _diameters(every)
     return {
-        "Area µm^2": shape.area * mpp**2,
-        "Perimeter µm": filled.length * mpp,
-        "Circularity": min(1.0, 4 * math.pi * filled.area / filled.length**2),
-        "Max diameter µm": float(np.hypot(apart[..., 0], apart[..., 1]).max()) * mpp,
-        "Min diameter µm": float(np.ptp(corners @ normals, axis=0).min()) * mpp,
-        "Centroid X µm": shape.centroid.x * mpp,
-        "Centroid Y µm": shape.centroid.y * mpp,
+        "Area µm^2": shapely.area(every) * mpp**2,
+        "Perimeter µm": length * mpp,
+        "Circularity": np.minimum(1.0, 4 * math.pi * area / length**2),
+        "Max diameter µm": longest * mpp,
+        "Min diameter µm": shortest * mpp,
+        "Centroid X µm": shapely.get_x(centres) * mpp,
+        "Centroid Y µm": shapely.get_y(centres) * mpp,
     }
 
 
-def feature(
-    shape: BaseGeometry, name: str, score: float, colour: tuple[int, int, int], mpp: float, kind: Kind = "detection"
-) -> dict[str, Any]:
-    """Make a GeoJSON feature of a (Multi)Polygon in level0 pixels of `mpp` micrometres, of the class `name`.
-
-    Its id is a UUID made of all the rest.
-    """
-    rounded = shapely.transform(shapely.orient_polygons(shape), lambda points: points.round(DECIMALS))
-    values = measurements(shape, mpp) | {"Score": score}
-    content = {
-        "type": "Feature",
-        "geometry": shapely.geometry.mapping(rounded),
-        "properties": {
-            "objectType": kind,
-            "classification": {"name": name, "color": list(colour)},
-            "measurements": {key: round(value, 4) for key, value in values.items()},
-        },
-    }
-    return {"type": "Feature", "id": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content)))} | content
+def _joined(parts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The parts of each object as one shape."""
+    groups = np.split(parts, np.flatnonzero(np.diff(numbers)) + 1)
+    return np.array([group[0] if len(group) == 1 else shapely.union_all(group) for group in groups], dtype=object)
 
 
-def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
+def _diameters(shapes: np.ndarray) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """The longest and the shortest diameter of each shape, those with as many corners of their hulls at a time."""
+    corners, numbers = shapely.get_coordinates(shapely.convex_hull(shapes), return_index=True)
+    counts = np.bincount(numbers, minlength=len(shapes))
+    longest, shortest = np.zeros(len(shapes)), np.zeros(len(shapes))
+    for count in np.unique(counts).tolist():
+        these = np.flatnonzero(counts == count)
+        hulls = corners[np.isin(numbers, these)].reshape(len(these), count, 2)
+        edges = np.diff(hulls, axis=1)
+        normals = np.stack([-edges[..., 1], edges[..., 0]], 1) / np.linalg.norm(edges, axis=2)[:, None]
+        apart = hulls[:, :, None] - hulls[:, None]
+        longest[these] = np.hypot(apart[..., 0], apart[..., 1]).max((1, 2))
+        shortest[these] = np.ptp(hulls @ normals, axis=1).min(1)
+    return longest, shortest
+
+
+class Written(NamedTuple):
+    """A feature of a GeoJSON file."""
+
+    id: str
+    """A UUID made of all the rest."""
+    name: str
+    values: list[float]
+    """The score, then what `measurements` gives."""
+    text: str
+
+
+def features(found: Sequence[Outlined], names: Mapping[int, str], mpp: float, kind: Kind) -> list[Written]:
+    """Make GeoJSON features of (Multi)Polygons in pixels of `mpp` micrometres, for QuPath."""
+    shapes = [one.shape for one in found]
+    oriented = shapely.orient_polygons(np.array(shapes, dtype=object))
+    texts = shapely.to_geojson(shapely.transform(oriented, lambda points: points.round(DECIMALS)))
+    sizes = {key: column.round(4).tolist() for key, column in measurements(shapes, mpp).items()}
+    written = []
+    for place, (one, text) in enumerate(zip(found, texts.tolist(), strict=True)):
+        values = {key: column[place] for key, column in sizes.items()} | {"Score": round(one.score, 4)}
+        classification = {"name": names[one.class_], "color": list(class_colour(one.class_))}
+        properties = {"objectType": kind, "classification": classification, "measurements": values}
+        spaced = text.replace(",", ", ").replace(":", ": ")
+        content = f'{{"type": "Feature", "geometry": {spaced}, "properties": {json.dumps(properties)}}}'
+        id = str(uuid.uuid5(uuid.NAMESPACE_OID, content))
+        told = json.dumps(properties, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        line = f'{{"type":"Feature","id":"{id}","geometry":{text},"properties":{told}}}'
+        *measured, score = values.values()
+        written.append(Written(id, names[one.class_], [score, *measured], line))
+    return written
+
+
+def write_features(path: Path, features: Iterable[Written]) -> None:
     """Write features as a FeatureCollection, a line each, as they come: the file is whole or not there.
 
     Raises:
@@ -103,19 +148,10 @@ def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
         file.write(b'{"type": "FeatureCollection", "features": [')
         for number, item in enumerate(features):
             file.write(b",\n" if number else b"\n")
-            file.write(json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+            file.write(item.text.encode())
         file.write(b"\n]}\n")
 
     write_atomically(path, write)
-
-
-class Outlined(NamedTuple):
-    """Something on a slide."""
-
-    shape: BaseGeometry
-    """In level0 pixels."""
-    class_: int
-    score: float
 
 
 def write_outlines(
@@ -133,19 +169,20 @@ def write_outlines(
     rows: list[tuple[object, ...]] = []
     counts: Counter[int] = Counter()
 
-    def features() -> Iterator[dict[str, Any]]:
-        for shape, class_, score in outlines:
-            colour = class_colour(class_)
-            _draw(picture, shape, colour, picture.width / slide.width)
-            moved = shapely.transform(shape, lambda points: points - slide.origin)
-            item = feature(moved, names[class_], score, colour, slide.mpp, kind)
-            *sizes, score = item["properties"]["measurements"].values()
-            rows.append((item["id"], names[class_], *(f"{value:.4f}" for value in (score, *sizes))))
-            counts[class_] += 1
-            yield item
+    def written() -> Iterator[Written]:
+        rest = iter(outlines)
+        while some := list(islice(rest, AT_ONCE)):
+            for shape, class_, _ in some:
+                _draw(picture, shape, class_colour(class_), picture.width / slide.width)
+                counts[class_] += 1
+            shapes = shapely.transform([one.shape for one in some], lambda points: points - slide.origin)
+            moved = [one._replace(shape=shape) for one, shape in zip(some, shapes, strict=True)]
+            for item in features(moved, names, slide.mpp, kind):
+                rows.append((item.id, item.name, *(f"{value:.4f}" for value in item.values)))
+                yield item
 
-    write_features(beside(place, ".geojson"), features())
-    columns = ["id", "class", "score", *measurements(shapely.box(0, 0, 1, 1), slide.mpp)]
+    write_features(beside(place, ".geojson"), written())
+    columns = ["id", "class", "score", *measurements([shapely.box(0, 0, 1, 1)], slide.mpp)]
     write_csv(beside(place, ".csv"), columns, rows)
     packed = light_png(_small(picture, side) for side in SIDES_PX)
     write_atomically(beside(place, ".png"), lambda file: file.write(packed))

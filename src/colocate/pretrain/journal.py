@@ -16,6 +16,8 @@ from colocate.base.files import write_atomically
 from colocate.base.text import Terminal
 from colocate.data.index import Index
 
+CROWDED = 0.1  # of the time: other processes slow a run, not its data
+
 Item = TypeVar("Item")
 Tracker = Callable[[Mapping[str, float], int], object]
 """Takes a row and its step."""
@@ -177,13 +179,14 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
 
 @final
 class Throughput:
-    """What is counted (pairs) per second, and the share of time spent waiting for data, since the last reading."""
+    """What is counted (pairs) per second, and the shares of time spent waiting for data, and for a core."""
 
     def __init__(self, counted: str = "pairs") -> None:
         self.counted = counted
         self.began = time.perf_counter()
         self.count = 0
         self.waited = 0.0
+        self.kept_out = _kept_out()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; the time that each takes to come counts as waiting."""
@@ -197,11 +200,21 @@ class Throughput:
             yield item
 
     def read(self) -> dict[str, float]:
-        """The two figures; counting starts anew."""
-        spent = time.perf_counter() - self.began
+        """What is counted a second, and both shares of the time (`crowded`: on Linux alone); counting starts anew."""
+        spent, kept_out = time.perf_counter() - self.began, self.kept_out
         figures = {f"{self.counted}_per_s": self.count / spent, "waiting": self.waited / spent}
         self.__init__(self.counted)
+        if kept_out is not None and self.kept_out is not None:
+            figures["crowded"] = (self.kept_out - kept_out) / spent
         return figures
+
+
+def _kept_out() -> float | None:
+    """Seconds that this thread was ready to run while others had the cores; None where nobody counts them."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 @final
@@ -235,6 +248,8 @@ class ProgressBar(Terminal):
         rate = next(name for name in row if name.endswith("_per_s"))
         pace = f"{row[rate]:.1f} {rate.replace('_per_', '/')}"
         words = f"loss {row['loss']:.3f}  {pace}  waiting {row['waiting']:.0%}"
+        if row.get("crowded", 0.0) > CROWDED:
+            words += f"  machine busy {row['crowded']:.0%}"
         if not math.isnan(row.get("correspondence", math.nan)):
             words = f"correspondence {row['correspondence']:.2f}  {words}"
         self.bar.update(self.task, completed=step, words=words)

@@ -309,8 +309,9 @@ def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, An
     names = [index.name(number) for number in batch_indices(len(index), step=turn, **order)]
     (run / "nonfinite.txt").write_text("\n".join(names) + "\n")
     good = checkpoint.checkpoints(run / "checkpoints")
+    kept = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint of before"
+    again = f", from --init {run}/backbone.safetensors" if good else ""
     raise UserError(
         f"the loss was not finite at batch {turn}, whose tiles ({names[0]}, ...) are listed in {run}/nonfinite.txt; "
-        f"the last good checkpoint is {good[-1] if good else 'none yet'}. Look at the tiles, or start again with a "
-        f"lower optim.lr, more warm-up or precision 32" + (f", from --init {run}/backbone.safetensors" if good else "")
+        f"{kept}: look at the tiles, or start again with a lower --optim.lr, more warm-up or precision 32{again}"
     )

@@ -204,7 +204,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain | {"method": stored}
 
 
-def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
+def from_json(text: str | bytes, origin: str, trust: bool = False) -> Recipe:
     """A recipe from `to_json`'s text; `origin` names it in errors.
 
     A method from outside colocate comes back as a `StoredMethod`: its code is loaded only with `trust`, and only if it
@@ -219,8 +219,8 @@ def from_json(text: str, origin: str, trust: bool = False) -> Recipe:
         kind = str(plain["method"].pop("kind"))
         for field in RETIRED:
             plain.get("machine", {}).pop(field, None)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{origin} is not the JSON of a recipe: give a recipe.json of a run") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{origin} is no JSON of a recipe ({error}): give the recipe.json of a run") from error
     if kind not in METHODS and not trust:
         return _recipe_with(plain, StoredMethod(kind, plain["method"]), origin)
     known = plain["method"].pop("sha256", None) if kind not in METHODS else None
@@ -272,9 +272,9 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
         UserError: no such file, or see `from_json`.
     """
     try:
-        return from_json(path.read_text(), str(path), trust)
+        return from_json(path.read_bytes(), str(path), trust)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a recipe.json of a run") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the recipe.json of a run") from error
 
 
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}

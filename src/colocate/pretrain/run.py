@@ -34,6 +34,7 @@ from colocate.pretrain.recipe import (
     read_recipe,
     to_json,
 )
+from colocate.slides.slide import check_mpp
 from colocate.slides.tile import are_slides, cut_for_training
 
 
@@ -120,6 +121,8 @@ def _origin(recipe: Recipe) -> tuple[str, str | None]:
 
 
 def _index(path: Path, recipe: Recipe) -> Index:
+    if recipe.tile_mpp is not None:
+        check_mpp(recipe.tile_mpp, "--tile-mpp")
     data = Path(recipe.data).expanduser()
     if are_slides(data):
         if recipe.root is not None:

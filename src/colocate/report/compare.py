@@ -29,6 +29,7 @@ COLUMNS = {
     "within_tile": ".3f",
     "pairs_per_s": ".1f",
     "waiting": ".1%",
+    "crowded": ".1%",
 }
 """Columns of the journal in the table after those of the loss, and their number formats."""
 CHARTS = {

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from colocate.base.errors import UserError
 from colocate.base.tables import TABLES, as_text, column, read_table
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, one_a_series
 from colocate.slides.slide import Slide, check_mpp
 
 MANIFEST = "manifest.parquet"
@@ -116,9 +116,9 @@ def _below(folder: Path) -> list[Path]:
     if not found:
         raise UserError(
             f"{folder} and its subfolders hold no slides: files ending in {', '.join(ENDINGS)} "
-            f"(name others one by one: {', '.join(PLAIN_ENDINGS)}, .dcm)"
+            f"(name others one by one: {', '.join(PLAIN_ENDINGS)})"
         )
-    return found
+    return one_a_series(found)
 
 
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:

@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from colocate.base.errors import TileError, UserError
-from colocate.slides.readers import Reader, open_reader
+from colocate.slides.pictures import Reader
+from colocate.slides.readers import open_reader
 
 
 def check_mpp(mpp: float, where: str) -> None:
@@ -30,6 +31,7 @@ def check_mpp(mpp: float, where: str) -> None:
         raise UserError(f"{where}: {message}")
 
 
+SAID_MPP = (0.01, 20.0)  # that a file can mean: 21 micrometres are 1200 dots per inch, which say how to print
 OPEN = 32  # files that a process keeps open
 LARGEST_PX = 1 << 25  # of a level that are in memory at once
 COARSER = 1.1  # a slide whose finest pixels are so many times larger than wanted has not the detail
@@ -154,16 +156,16 @@ def _reader(path: Path) -> Reader:
 
 def _said_mpp(reader: Reader, unsaid: float | None) -> float:
     """The file's resolution; `unsaid` where it gives none or an impossible one."""
-    can_be = reader.mpp is not None and all(0.01 < mpp < 100 for mpp in reader.mpp)
+    can_be = reader.mpp is not None and all(SAID_MPP[0] < mpp < SAID_MPP[1] for mpp in reader.mpp)
     if unsaid is not None and not can_be:
         return unsaid
     if reader.mpp is None:
-        power = reader.properties.get("openslide.objective-power")
-        hint = f" (an objective of {power}x is no resolution)" if power else ""
+        hint = f" (an objective of {reader.power}x is no resolution)" if reader.power else ""
         raise TileError(f"{reader.path} does not say its micrometres per pixel{hint}: {REMEDY}")
     x, y = reader.mpp
     if not can_be:
-        raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, which cannot be: {REMEDY}")
+        why = "which cannot be (dots per inch say how to print)"
+        raise TileError(f"{reader.path} says that its pixels are {x:g} x {y:g} micrometres, {why}: {REMEDY}")
     if abs(x / y - 1) > 0.05:
         raise TileError(f"{reader.path} has pixels of {x:g} x {y:g} micrometres, not square ones: resample it first")
     return math.sqrt(x * y)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from PIL import Image
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
@@ -28,7 +27,7 @@ from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, is_done, part_path, write_manifest
 from colocate.slides.one_slide import TilingConfig, cut
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, open_reader
 from colocate.slides.runner import Meter, Quarantine
 
 FAILED = "failed.csv"
@@ -189,7 +188,7 @@ def _named(tissue: str) -> dict[str, str]:
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
-    settings = {"version": 3} | settings
+    settings = {"version": 4} | settings
     if path.is_file():
         if changed := changes(json.loads(path.read_text()), settings):
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
@@ -231,12 +230,11 @@ def are_slides(data: Path) -> bool:
     if not first.name.lower().endswith(AMBIGUOUS):
         return True
     try:
-        with Image.open(first) as image:
-            return max(image.size) > LONGEST_TILE_PX
-    except Image.DecompressionBombError:
-        return True
-    except (OSError, ValueError, SyntaxError):
+        reader = open_reader(first)
+    except TileError:
         return False
+    reader.close()
+    return max(reader.size) > LONGEST_TILE_PX
 
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -91,6 +93,21 @@ def test_more_than_a_hundred_detections_of_a_class() -> None:
     assert len(record(one[0], crowd)["1"]["scores"]) == 100
     scores = FAMILIES["coco"].scores([record(one[0], crowd)])
     assert scores == pytest.approx(library([(one[0], crowd)]), abs=1e-12)
+
+
+@pytest.mark.parametrize("most", [100, 400])
+@pytest.mark.parametrize("count", [1, 100, 101, 255, 300, 400])
+def test_what_is_perfect_has_100_where_all_count(count: int, most: int) -> None:
+    """Else recall, and with it AP, ends at the share that counts."""
+    ids = torch.zeros(12 * 20, 12 * 20, dtype=torch.int32)
+    for place in range(count):
+        top, left = 12 * (place // 20), 12 * (place % 20)
+        ids[top : top + 9, left : left + 9] = place + 1
+    truth = Objects.of_ids(ids)
+    found = truth._replace(scores=[1 - place / 1000 for place in range(count)])
+    scores = FAMILIES["coco"].scores([record(truth, found, most)])
+    reached = math.floor(100 * min(count, most) / count) + 1  # of the library's 101 points of recall
+    assert all(score == pytest.approx(100 * reached / 101) for score in scores.values())
 
 
 def test_nothing_to_find_is_undefined_and_nothing_found_is_zero(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_codes_are_the_masks(seed: int) -> None:
         assert box == [left, top, columns[-1].item() + 1 - left, rows[-1].item() + 1 - top]
         assert area == mask.sum()
     masks = torch.stack([ids == number for number in present]) if len(present) else torch.zeros(0, 9, 11).bool()
-    assert Objects.of_masks(masks, found.classes, found.scores) == found
+    assert Objects.of_masks(found.size, masks, found.classes, found.scores) == found
 
 
 def test_more_objects_than_a_byte_counts() -> None:
@@ -52,7 +52,7 @@ def test_a_map_gives_its_objects_back() -> None:
 
 def test_the_surer_lies_on_top_and_the_unsure_nowhere() -> None:
     masks = torch.tensor([[[1, 1, 1, 1, 0]], [[0, 1, 1, 0, 0]], [[0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1]]]).bool()
-    found = Objects.of_masks(masks, [1, 1, 1, 1], [0.5, 0.9, 0.9, 0.4])
+    found = Objects.of_masks((1, 5), masks, [1, 1, 1, 1], [0.5, 0.9, 0.9, 0.4])
     assert label_map(found).tolist() == [[1, 2, 2, 3, 0]]
     assert label_map(found, 0.4).tolist() == [[1, 2, 2, 3, 4]]
     assert label_map(found, 0.95).tolist() == [[0, 0, 0, 0, 0]]

@@ -43,7 +43,7 @@ def test_equals_torchmetrics(seed: int) -> None:
 
 def test_hidden_and_unsure_objects_do_not_count() -> None:
     masks = torch.tensor([[[1, 1, 0, 0]], [[1, 0, 0, 0]], [[0, 0, 1, 1]]]).bool()
-    found = Objects.of_masks(masks, [1, 2, 1], [0.9, 0.8, 0.3])
+    found = Objects.of_masks((masks.shape[1], masks.shape[2]), masks, [1, 2, 1], [0.9, 0.8, 0.3])
     truth = Objects.of_ids(torch.tensor([[1, 1, 0, 0]], dtype=torch.int32))
     assert record(truth, found) == {"1": {"tp": 1, "fp": 0, "fn": 0, "iou": 1.0}}
     assert record(truth, found, 0.1) == {"1": {"tp": 1, "fp": 1, "fn": 0, "iou": 1.0}}

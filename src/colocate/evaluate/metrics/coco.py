@@ -1,54 +1,70 @@
 """Average precision as the COCO library defines it, of boxes and of masks.
 
-The library itself matches the objects of each image; a record keeps what came of it. Scores from records are the
-library's own accumulation (101 points of recall, classes averaged, at most 100 detections of a class in an image,
-objects of every size), written so that images can be drawn again and again. In images with many more than 100 objects,
-such as nuclei, the limit keeps any detector far below 100.
+A record keeps what came of matching the objects of one image, as the library does it, but among those that overlap
+alone: it walks all pairs. Scores from records are the library's own accumulation (101 points of recall, classes
+averaged, objects of every size), written so that images can be drawn again and again. As there, the surest 100
+detections of a class in an image count, or more where a detector may find more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from io import StringIO
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 
 from colocate.evaluate.metrics.family import Packed, Record, mean_of_defined
-from colocate.evaluate.metrics.objects import Objects
+from colocate.evaluate.metrics.objects import Objects, coco_mask
 
-KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+KINDS = ("box", "mask")
+MOST = 100
 _DEFAULTS = Params()
-EVERY_SIZE = {"areaRng": _DEFAULTS.areaRng[:1], "areaRngLbl": ["all"], "maxDets": [100]}
 AP50, AP75 = 0, 5
 """Places among the library's thresholds of overlap: .50, .55, ... .95."""
 
 
-def record(truth: Objects, found: Objects) -> Record:
-    """Match one image's objects with the COCO library.
+def record(truth: Objects, found: Objects, most: int = MOST) -> Record:
+    """Match one image's objects; of each class the `most` surest detections count.
 
     A record has one entry a class, and in it `positives`, the number of true objects, `scores`, those of the
     detections from the highest down, and for `box` and `mask` a word of 0 (false) and 1 (true positive) for each
     threshold of overlap, one letter a detection.
     """
-    kept: Record = {
-        str(number): {"positives": truth.classes.count(number), "scores": []}
-        for number in sorted({*truth.classes, *found.classes})
-    }
-    with redirect_stdout(StringIO()):
-        both = _coco(truth, kept), _coco(found, kept)
-        for kind, iou_type in KINDS.items():
-            judge = COCOeval(*both, iou_type)
-            vars(judge.params).update(EVERY_SIZE)
-            judge.evaluate()
-            for of_class, image in zip(kept.values(), judge.evalImgs, strict=True):  # both in ascending order
-                of_class["scores"] = image["dtScores"]
-                of_class[kind] = ["".join("1" if match else "0" for match in row) for row in image["dtMatches"]]
+    kept: Record = {}
+    shapes = {"box": (found.xywh, truth.xywh), "mask": (found.rles, truth.rles)}
+    for number in sorted({*truth.classes, *found.classes}):
+        true = [i for i, class_ in enumerate(truth.classes) if class_ == number]
+        sure = sorted((i for i, class_ in enumerate(found.classes) if class_ == number), key=lambda i: -found.scores[i])
+        sure = sure[:most]
+        kept[str(number)] = {"positives": len(true), "scores": [found.scores[i] for i in sure]}
+        for kind, (of_found, of_truth) in shapes.items():
+            kept[str(number)][kind] = _words([of_found[i] for i in sure], [of_truth[i] for i in true])
     return kept
+
+
+def _words(found: list[Any], true: list[Any]) -> list[str]:
+    """For each threshold whether each detection, from the surest down, takes a true object that none took before.
+
+    It takes the one that it overlaps most, of equals the last, as in the library.
+    """
+    near: list[list[tuple[float, int]]] = [[] for _ in found]
+    if found and true:
+        plain = (np.array(found), np.array(true)) if isinstance(found[0], list) else (found, true)
+        overlaps = coco_mask.iou(*plain, [0] * len(true))
+        for one, other in np.argwhere(overlaps >= _DEFAULTS.iouThrs[0]).tolist():
+            near[one].append((float(overlaps[one, other]), other))
+    words = []
+    for threshold in _DEFAULTS.iouThrs:
+        taken: set[int] = set()
+        word = ""
+        for candidates in near:
+            free = [one for one in candidates if one[0] >= threshold and one[1] not in taken]
+            taken |= {max(free)[1]} if free else set()
+            word += "1" if free else "0"
+        words.append(word)
+    return words
 
 
 def pack(records: Sequence[Record]) -> Packed:
@@ -115,23 +131,3 @@ def _precisions(of_class: _Class, count: Int64[np.ndarray, " n"], positives: int
         best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
         averages.append(best[(true / positives).searchsorted(_DEFAULTS.recThrs)].mean())
     return np.array(averages).reshape(len(of_class.true), -1)
-
-
-def _coco(objects: Objects, classes: Record) -> COCO:
-    """A data set of this one image, as the library wants it."""
-    coco = COCO()
-    height, width = objects.size
-    annotations = [
-        result | {"id": number, "iscrowd": 0, "bbox": box, "area": area}
-        for number, result, box, area in zip(
-            range(1, len(objects.rles) + 1), objects.to_coco(1), objects.xywh, objects.areas, strict=True
-        )  # from 1: to the library, id 0 is no match
-    ]
-    dataset: Any = {
-        "images": [{"id": 1, "height": height, "width": width}],
-        "categories": [{"id": int(number)} for number in classes],
-        "annotations": annotations,
-    }
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -35,25 +35,30 @@ class Objects(NamedTuple):
 
         `classes` are those of the objects in that order; all 1 if None.
         """
-        columns = np.asfortranarray(ids.numpy())
-        present = np.unique(columns)
-        rles = [_code(columns == number) for number in present[present > 0]]
+        flat = ids.numpy().ravel("F")  # as the library counts: down the columns
+        starts = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1)) if flat.size else np.zeros(0, np.int64)
+        lengths = np.diff(starts, append=flat.size)
+        order = np.argsort(flat[starts], kind="stable")
+        order = order[flat[starts][order] > 0]
+        cuts = np.flatnonzero(np.diff(flat[starts][order])) + 1
+        size = (ids.shape[0], ids.shape[1])
+        rles = [_packed(starts[runs], lengths[runs], size) for runs in np.split(order, cuts) if len(runs)]
         classes = [1] * len(rles) if classes is None else [int(value) for value in classes]
-        return cls((ids.shape[0], ids.shape[1]), rles, classes, [1.0] * len(rles))
+        return cls(size, rles, classes, [1.0] * len(rles))
 
     @classmethod
     def of_masks(
         cls,
-        masks: Bool[Tensor, "n h w"],
+        size: tuple[int, int],
+        masks: Iterable[Bool[Tensor, "h w"]],
         classes: Sequence[int],
         scores: Sequence[float],
         boxes: Float[Tensor, "n 4"] | None = None,
     ) -> Objects:
-        """Take a detector's masks; `boxes` in pixels as left, top, width, height."""
-        rles = [_code(np.asfortranarray(mask.numpy())) for mask in masks]
+        """Take a detector's masks, one at a time; `boxes` in pixels as left, top, width, height."""
         return cls(
-            (masks.shape[1], masks.shape[2]),
-            rles,
+            size,
+            [_code(np.asfortranarray(mask.numpy())) for mask in masks],
             [int(value) for value in classes],
             [float(value) for value in scores],
             None if boxes is None else boxes.tolist(),
@@ -88,12 +93,15 @@ def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:
     No pixel belongs to two: the higher score is on top, of equal scores the earlier. An object that others hide wholly
     is not on the map.
     """
-    ids = np.zeros(found.size, np.int32)
+    height, width = found.size
+    ids = np.zeros(height * width, np.int32)
     order = sorted(range(len(found.rles)), key=lambda i: -found.scores[i])
     for i in reversed(order):
         if found.scores[i] >= threshold:
-            ids[coco_mask.decode(found.rles[i]).astype(bool)] = i + 1
-    return torch.from_numpy(ids)
+            starts, lengths = _runs(found.rles[i]["counts"])
+            for start, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True):
+                ids[start:end] = i + 1
+    return torch.from_numpy(np.ascontiguousarray(ids.reshape(width, height).T))
 
 
 def shared_pixels(truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> Int64[np.ndarray, "t f"]:
@@ -112,3 +120,30 @@ def _code(mask: np.ndarray) -> dict[str, Any]:
     """The run-length code of a mask whose columns lie together in memory."""
     rle = coco_mask.encode(mask.astype(np.uint8, order="K", copy=False))
     return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
+def _packed(starts: Int64[np.ndarray, " r"], lengths: Int64[np.ndarray, " r"], size: tuple[int, int]) -> dict[str, Any]:
+    """The run-length code of runs of pixels, counted down the columns."""
+    edges = np.stack([starts, starts + lengths], 1).ravel()
+    counts = np.diff(edges, prepend=0, append=size[0] * size[1])
+    plain = {"size": list(size), "counts": counts[: None if counts[-1] else -1].tolist()}
+    return {"size": list(size), "counts": coco_mask.frPyObjects(plain, *size)["counts"].decode()}
+
+
+def _runs(counts: str) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
+    """Where runs of pixels start, counted down the columns, and how long they are: what `_packed` packed.
+
+    The library itself decodes to whole masks only. Its code: numbers in groups of five bits, the lowest first, each a
+    letter from "0" on, with a sixth bit where another follows; from the fourth number on the difference from the last
+    but one.
+    """
+    letters = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero(letters < 32)
+    first = np.append(0, last[:-1] + 1)
+    place = np.arange(len(letters)) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((letters & 31) << (5 * place), first)
+    values -= np.where(letters[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)
+    values[1::2], values[2::2] = values[1::2].cumsum(), values[2::2].cumsum()
+    ends = values.cumsum()
+    starts, ends = ends[0::2][: len(values) // 2], ends[1::2]
+    return starts, ends - starts

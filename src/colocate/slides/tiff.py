@@ -1,0 +1,255 @@
+"""Read TIFFs by tifffile's codecs: which pages are the levels of the slide, and their tiles or strips one by one."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from itertools import count, product
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import Any, final
+
+import numpy as np
+import tifffile
+from PIL import Image
+from tifffile.tifffile import jpeg_shape
+
+from colocate.base.errors import TileError
+from colocate.slides.pictures import JPEGS, LARGEST_PX, ORIENTATION, RGB, Reader, Samples, reading
+
+CACHE_BYTES = 64 << 20  # of decoded tiles, for all slides of a process together
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MOST_PAGES = 100  # of a slide there are a dozen
+PICTURES = (33003, 33004, 33005, 34712, 34927, 34933, 50001)  # compressions: JPEG 2000, WebP, PNG
+REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType
+UNITS = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}  # micrometres in units of resolution: inch, cm, mm, µm
+OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is raised, in one sentence
+
+
+@final
+class _LastUsed:
+    """A cache of decoded tiles, least recently used first out, up to `most_bytes`."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self.lock = Lock()  # threads, as Dask's workers have them
+        self.tiles: OrderedDict[Hashable, RGB] = OrderedDict()
+
+    def get(self, key: Hashable, unpack: Callable[[], RGB]) -> RGB:
+        with self.lock:
+            tile = self.tiles.get(key)
+            if tile is not None:
+                self.tiles.move_to_end(key)
+                return tile
+        tile = unpack()
+        tile.flags.writeable = False  # whoever is given it shares it
+        with self.lock:
+            if key not in self.tiles:
+                self.tiles[key] = tile
+                self.bytes += tile.nbytes
+            while self.bytes > self.most_bytes:
+                self.bytes -= self.tiles.popitem(last=False)[1].nbytes
+        return tile
+
+
+_unpacked = _LastUsed(CACHE_BYTES)
+_numbers = count()  # of readers: an address is used again
+
+
+@final
+class Tiff(Reader):
+    """A TIFF or OME-TIFF, from a file or its bytes: its largest picture, with the smaller ones of it as levels."""
+
+    format = "TIFF"
+
+    def __init__(self, path: Path, data: bytes | None = None, most_px: int = LARGEST_PX) -> None:
+        """most_px: of a tile or strip, which is unpacked whole for each read from it."""
+        self.path, self.data, self.number = path, data, next(_numbers)
+        with reading(path):
+            self.file = tifffile.TiffFile(path if data is None else io.BytesIO(data), is_ndpi=False)
+            try:
+                pages = _chain(self.file, path)
+                main = _largest(pages, path)
+                self.levels = [_Level(page, path, most_px) for page in _levels(main, pages)]
+                self.mpp = _ome_mpp(self.file, main.treeindex[0]) or _aperio_mpp(pages[0]) or _tags_mpp(main)
+            except BaseException:
+                self.file.close()
+                raise
+        self.sizes = tuple(level.size for level in self.levels)
+        power = re.search(r"AppMag = ([\d.]+)", pages[0].description)
+        self.power = power[1] if power else None
+
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """Whether all levels are whole and in JPEG tiles."""
+        return all(level.page.compression == 7 and min(level.page.databytecounts) > 0 for level in self.levels)
+
+    @property
+    def orientation(self) -> int:
+        """How it is to be turned, by EXIF's numbers; 1 is not at all."""
+        return int(self.levels[0].page.tags.valueof(ORIENTATION, default=1))
+
+    def close(self) -> None:
+        self.file.close()
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        wide, high = self.levels[level].chunk
+        rows, columns = range(y // high, (y + height - 1) // high + 1), range(x // wide, (x + width - 1) // wide + 1)
+        if (x % wide, y % high, width, height) == (0, 0, wide, high):
+            return self._chunk(level, rows[0], columns[0])
+        region = np.empty((height, width, 3), np.uint8)
+        for row, column in product(rows, columns):
+            left, top = column * wide - x, row * high - y
+            tile = self._chunk(level, row, column)[max(-top, 0) : height - top, max(-left, 0) : width - left]
+            top, left = max(top, 0), max(left, 0)
+            region[top : top + len(tile), left : left + tile.shape[1]] = tile
+        return region
+
+    def _chunk(self, level: int, row: int, column: int) -> RGB:
+        place = row * self.levels[level].columns + column
+
+        def unpack() -> RGB:
+            with reading(self.path):
+                return self.levels[level].unpack(place, self._stored)
+
+        return unpack() if self.data is not None else _unpacked.get((self.number, level, place), unpack)
+
+    def _stored(self, offset: int, size: int) -> bytes:
+        """Bytes of the file, without its position, which threads would share."""
+        handle = self.file.filehandle
+        if offset + size > handle.size:  # libjpeg would make up the rest
+            raise EOFError("its tiles reach beyond its end")
+        return os.pread(handle.fileno(), size, offset) if self.data is None else self.data[offset : offset + size]
+
+
+@final
+class _Level:
+    """A page, cut into chunks: its tiles or strips. Raises TileError if it is of a kind that is not read."""
+
+    def __init__(self, page: Any, path: Path, most_px: int) -> None:
+        self.page, self.samples = page, Samples(page, path)
+        self.size = (page.imagewidth, page.imagelength)
+        self.chunk = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+        if prod(self.chunk) > most_px:
+            raise TileError(f"{path} is stored in pieces too large to unpack for a read: convert it to a tiled TIFF")
+        self.columns, rows = (-(-side // part) for side, part in zip(self.size, self.chunk, strict=True))
+        self.chunks = self.columns * rows
+        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        if min(len(page.dataoffsets), len(page.databytecounts)) < self.chunks * self.planes:
+            raise EOFError("it lists fewer tiles than its size needs")
+        if page.decode.__name__.startswith("decode_raise"):  # tifffile's, for what it knows that it cannot read
+            kind = f"{getattr(page.photometric, 'name', '')} {getattr(page.compression, 'name', page.compression)}"
+            raise TileError(f"{path} is packed in a way that is not read ({kind}): convert it to a tiled TIFF")
+
+    def unpack(self, place: int, stored: Callable[[int, int], bytes]) -> RGB:
+        """Unpack a chunk; white if there is none. At the edges it may end where the picture does."""
+        parts = [self._plane(place + plane * self.chunks, stored) for plane in range(self.planes)]
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts):
+            return np.full((*self.chunk[::-1], 3), 255, np.uint8)
+        return self.samples.rgb(whole[0] if len(whole) == 1 else np.concatenate(whole, 2))
+
+    def _plane(self, place: int, stored: Callable[[int, int], bytes]) -> np.ndarray | None:
+        page, size = self.page, self.page.databytecounts[place]
+        if not size:
+            return None
+        packed, tables = stored(page.dataoffsets[place], size), {}
+        wide, high = self.chunk
+        if page.compression in JPEGS:
+            tables = {"jpegtables": page.jpegtables}
+            _, high, wide, _ = jpeg_shape(packed)
+        elif page.compression in PICTURES:
+            with Image.open(io.BytesIO(packed), formats=("JPEG2000", "PNG", "WEBP")) as image:
+                wide, high = image.size
+        if wide * high > 2 * prod(self.chunk):  # some gigabytes would be made of it
+            raise ValueError(f"a tile of {wide} x {high} px where {self.chunk[0]} x {self.chunk[1]} are said")
+        samples = page.decode(packed, place, **tables)[0]
+        if samples.dtype.itemsize != page.dtype.itemsize:
+            raise ValueError(f"a tile of {samples.dtype} where {page.dtype} is said")
+        return samples[0].view(np.uint8) if samples.dtype == bool else samples[0]
+
+
+def _chain(file: tifffile.TiffFile, path: Path) -> list[Any]:
+    """All pages; tifffile takes a file that is cut short for one with fewer."""
+    pages: list[Any] = []
+    for page in iter(file.pages):
+        pages.append(page)
+        if len(pages) > MOST_PAGES:
+            raise TileError(f"{path} holds over {MOST_PAGES} pages, or some in a circle: save the one that is meant")
+    handle, tiff = file.filehandle, file.tiff
+    handle.seek(file.pages.next_page_offset or 0)
+    if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
+        raise EOFError("pages are missing at its end")
+    return pages
+
+
+def _largest(pages: list[Any], path: Path) -> Any:
+    """The largest picture: labels, macros and thumbnails are smaller. Raises TileError if several are as large."""
+    pictures = [page for page in pages if not page.subfiletype & MASK]
+    areas = [page.imagewidth * page.imagelength for page in pictures]
+    if not areas or not max(areas):
+        raise ValueError("it holds no picture")
+    if (equal := areas.count(max(areas))) > 1:
+        raise TileError(f"{path} holds a stack of {equal} pictures: save the one that is meant as grey or RGB")
+    return pictures[areas.index(max(areas))]
+
+
+def _levels(main: Any, pages: list[Any]) -> list[Any]:
+    """The picture and what is said to be smaller versions of it, finest first, one of a size."""
+    # Aperio's levels are not marked as such, but all that is tiled is one
+    aperio = pages[0].description.startswith("Aperio")
+    smaller = [page for page in pages if page.subfiletype & REDUCED or (aperio and page.is_tiled)]
+    smaller += list(main.pages or ())[:MOST_PAGES]
+    width, height, levels = main.imagewidth, main.imagelength, {}
+    for page in (main, *smaller):
+        size = (page.imagewidth, page.imagelength)
+        same_shape = abs(size[0] * height - size[1] * width) <= width + height  # each side rounded to a pixel
+        if page.is_tiled == main.is_tiled and same_shape and min(size) > 0 and not page.subfiletype & MASK:
+            levels.setdefault(size, page)
+    return [levels[size] for size in sorted(levels, reverse=True)]
+
+
+def _tags_mpp(page: Any) -> tuple[float, float] | None:
+    unit, (x, y) = UNITS.get(int(page.resolutionunit)), page.resolution
+    said = unit is not None and min(x, y) > 0 and 282 in page.tags and 283 in page.tags  # XResolution, YResolution
+    return (unit / x, unit / y) if said else None
+
+
+def _aperio_mpp(page: Any) -> tuple[float, float] | None:
+    said = re.search(r"\| *MPP *= *([\d.]+)", page.description) if page.description.startswith("Aperio") else None
+    return (float(said[1]), float(said[1])) if said else None
+
+
+def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None:
+    """PhysicalSize of the image that begins last at or before this page; its unit is the micrometre unless it says."""
+    if not file.ome_metadata:
+        return None
+    described: Any = tifffile.xml2dict(file.ome_metadata)
+    found: list[tuple[int, dict[str, Any]]] = []
+    for image in _listed(described["OME"].get("Image")):
+        pixels = image.get("Pixels", {})
+        first = min((int(part.get("IFD", 0)) for part in _listed(pixels.get("TiffData"))), default=0)
+        found.append((first, pixels))
+    before = [(first, -place) for place, (first, _) in enumerate(found) if first <= number]
+    if not before:
+        return None
+    pixels, sides = found[-max(before)[1]][1], []
+    for axis in "XY":
+        unit = OME_UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if unit is None or f"PhysicalSize{axis}" not in pixels:
+            return None
+        sides.append(float(pixels[f"PhysicalSize{axis}"]) * unit)
+    return sides[0], sides[1]
+
+
+def _listed(found: Any) -> list[Any]:
+    """What tifffile makes of an XML element that is there several times, once or not."""
+    return found if isinstance(found, list) else [] if found is None else [found]

@@ -1,0 +1,172 @@
+"""Masks as people have them: what is not numbers for sure is refused, and what was understood is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colocate.base.errors import UserError
+from colocate.datasets import coco, crag, folder
+from colocate.datasets.files import read_mask, read_objects
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.datasets.writer import write
+from tests.data.pictures import picture
+from tests.prepare.releases import save
+
+SIDE = 64
+CORNERS = [(4, 4), (4, 40), (40, 4), (40, 40)]
+
+
+def squares(*numbers: int, side: int = 16) -> np.ndarray:
+    """A square of each number, none touching another."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    for number, (y, x) in zip(numbers, CORNERS, strict=False):
+        mask[y : y + side, x : x + side] = number
+    return mask
+
+
+def folder_of(src: Path, *masks: np.ndarray) -> Path:
+    for number, mask in enumerate(masks):
+        save(picture(number, SIDE, SIDE), src / "images" / f"i{number}.png")
+        save(mask, src / "masks" / f"i{number}.png")
+    return src
+
+
+def made(src: Path, **options: object) -> Labelled:
+    return write(src.parent / "out", *folder.drafts(src, **options))  # type: ignore[arg-type]
+
+
+def turned(image: Image.Image, orientation: int) -> tuple[Image.Image, dict[str, object]]:
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    return image, {"exif": exif}
+
+
+REFUSED: dict[str, Callable[[np.ndarray, Path], object]] = {
+    "a JPEG, which changes": lambda mask, to: save(mask, to.with_suffix(".jpg")),
+    "transparent in places": lambda mask, to: save(np.dstack([mask + 1, mask]), to),
+    "is transparent": lambda mask, to: save(np.dstack([mask, mask, mask, mask]), to),
+    "in which white is 0": lambda mask, to: save(mask, to.with_suffix(".tif"), tiffinfo={262: 0}),
+    "has 2 pages": lambda mask, to: save(
+        mask, to.with_suffix(".tif"), save_all=True, append_images=[Image.fromarray(mask)]
+    ),
+    "in colours": lambda mask, to: save(np.dstack([mask, mask // 2, mask]), to),
+    r"turned by its EXIF entry \(orientation 6\)": lambda mask, to: save(
+        mask, to, **turned(Image.fromarray(mask), 6)[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_values_that_may_mean_something_else_are_refused(reason: str, tmp_path: Path) -> None:
+    REFUSED[reason](squares(1, 2, 3, 4), tmp_path / "m.png")
+    with pytest.raises(UserError, match=rf"m\.\w+ .*{reason}.*: save"):
+        read_mask(next(tmp_path.iterdir()))
+
+
+def test_smaller_pages_are_the_same_picture(tmp_path: Path) -> None:
+    mask = squares(1, 2, 3)
+    small = Image.fromarray(mask).resize((9, 9), Image.Resampling.NEAREST)
+    path = save(mask, tmp_path / "m.tif", save_all=True, append_images=[small])
+    assert (read_mask(path).numpy() == mask).all()
+
+
+@pytest.mark.parametrize("numbers", [(255,) * 4, (21, 22, 23, 24), (9, 200)])
+@pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_soft_edges_are_no_objects(numbers: tuple[int, ...], how: Image.Resampling, tmp_path: Path) -> None:
+    mask = Image.fromarray(squares(*numbers))
+    soft = save(mask.resize((100, 90), how), tmp_path / "soft.png")
+    with pytest.raises(UserError, match=r"soft\.png has soft edges, .* \(nearest neighbour\)"):
+        read_objects(soft)
+    if max(numbers) < 255:
+        hard = mask.resize((100, 90), Image.Resampling.NEAREST)
+        assert (read_objects(save(hard, tmp_path / "hard.png")).numpy() == np.array(hard)).all()
+
+
+def test_objects_that_touch_are_not_soft(tmp_path: Path) -> None:
+    """Every object touches eight others, with background between some of them."""
+    mask = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((6, 6))).astype(np.uint8)
+    mask[::12, ::5] = 0
+    assert (read_objects(save(mask, tmp_path / "m.png")).numpy() == mask).all()
+
+
+@pytest.mark.parametrize("number", [1, 2, 128])
+def test_one_number_for_all_objects_is_refused(number: int, tmp_path: Path) -> None:
+    src = folder_of(tmp_path / "mine", *[squares(*[number] * count) for count in (4, 4, 1, 0)])
+    with pytest.raises(
+        UserError,
+        match=r"mine: no mask holds two numbers, and 2 hold theirs in several parts \(.*i0\.png\): .*--parts objects",
+    ):
+        made(src)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_of_crag(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        for place in ("Images", "Annotation"):
+            save(
+                squares(1, 1, 1) if place == "Annotation" else picture(1, SIDE, SIDE), tmp_path / part / place / "a.png"
+            )
+        (tmp_path / part / "Images" / "a.png").rename(tmp_path / part / "Images" / f"{part}.png")
+        (tmp_path / part / "Annotation" / "a.png").rename(tmp_path / part / "Annotation" / f"{part}.png")
+    with pytest.raises(UserError, match="crag: no mask holds two numbers, and 2 hold"):
+        write(tmp_path / "out", *crag.drafts(tmp_path), partial=True)
+
+
+@pytest.mark.parametrize("number", [1, 255])
+def test_parts_become_objects_on_request(number: int, tmp_path: Path) -> None:
+    src = folder_of(tmp_path / "mine", *[squares(*[number] * count) for count in (4, 3, 1, 0)])
+    data = made(src, parts="objects")
+    assert [len(data.mask(image).unique()) - 1 for image in range(4)] == [4, 3, 1, 0]
+    assert folder.PARTS in data.notes
+
+
+def test_or_stay_together(tmp_path: Path) -> None:
+    data = made(folder_of(tmp_path / "mine", squares(1, 1, 1), squares(1)), parts="together")
+    assert (data.mask(0).numpy() == squares(1, 1, 1)).all()
+
+
+def test_numbers_in_several_parts_are_one_where_others_are_numbered(tmp_path: Path) -> None:
+    data = made(folder_of(tmp_path / "mine", squares(1, 1, 1), squares(1, 2)))
+    assert [len(data.mask(image).unique()) - 1 for image in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_an_image_to_be_turned_has_no_sure_labels(ending: str, orientation: int, tmp_path: Path) -> None:
+    """Viewers turn it and most programs do not, so that nobody knows for which its mask or outlines were drawn."""
+    src = folder_of(tmp_path / "mine", squares(1, 2), squares(1, 2))
+    (src / "images" / "i1.png").unlink()
+    image, options = turned(picture(1, SIDE, SIDE), orientation)
+    save(image, src / "images" / f"i1.{ending}", **options)
+    with pytest.raises(
+        UserError, match=rf"i1\.{ending} is to be turned by its EXIF entry \(orientation {orientation}\)"
+    ):
+        made(src)
+    names = ["i0.png", f"i1.{ending}"]
+    document = {
+        "images": [{"id": id, "file_name": name} for id, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "gland"}],
+        "annotations": [
+            {"id": id, "image_id": id, "category_id": 1, "segmentation": [[4, 4, 20, 4, 20, 20]]} for id in (0, 1)
+        ],
+    }
+    (src / "images" / "c.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="is to be turned by its EXIF entry"):
+        write(tmp_path / "out", *coco.drafts(src / "images" / "c.json"))
+
+
+def test_what_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = np.zeros((SIDE, SIDE), np.uint8)
+    many[::8, ::8] = np.arange(1, 65).reshape(8, 8)
+    src = folder_of(tmp_path / "mine", many, many, many, np.ones_like(many), np.zeros_like(many))
+    prepare("folder", src, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "objects an image: median 64 (0 to 64, 1 without any)" in said
+    assert "look at i3 (1 in all): one object covers most of the image, others have dozens" in said

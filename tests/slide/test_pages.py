@@ -1,0 +1,198 @@
+"""Of a file that holds several pictures one is read, with its own resolution; hostile ones end in one sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import zlib
+from itertools import product
+from pathlib import Path
+from struct import pack
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from colocate.base.errors import TileError
+from colocate.data.decode import decode
+from colocate.slides.slide import Slide
+from tests.phantom_slide import painted
+
+MAIN, LABEL, THUMB = painted(200, 120), painted(64, 64), painted(50, 30)
+LAYOUTS: dict[str, dict[str, Any]] = {"tiled": {"tile": (32, 48)}, "strips": {"rowsperstrip": 16}}
+ORDERS = {"main first": (MAIN, LABEL, THUMB), "main last": (LABEL, THUMB, MAIN), "label first": (LABEL, MAIN, THUMB)}
+
+
+def at(pixels: np.ndarray) -> float:
+    """The micrometres per pixel that a picture gets in these files."""
+    return {MAIN.shape: 0.5, LABEL.shape: 12.0, THUMB.shape: 2.0}[pixels.shape]
+
+
+@pytest.mark.parametrize(("order", "layout", "kind"), [*product(ORDERS, LAYOUTS, ("plain", "OME"))])
+def test_the_largest_picture_and_its_own_resolution_are_read(
+    tmp_path: Path, order: str, layout: str, kind: str
+) -> None:
+    path = tmp_path / "several.tif"
+    with tifffile.TiffWriter(path, ome=kind == "OME") as file:
+        for pixels in ORDERS[order]:
+            mpp = at(pixels)
+            if kind == "OME":
+                facts: Any = {"metadata": {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}}
+            else:
+                facts = {"resolution": (10_000 / mpp, 10_000 / mpp), "resolutionunit": 3, "metadata": None}
+            file.write(pixels, photometric="rgb", subfiletype=int(pixels is not MAIN), **facts, **LAYOUTS[layout])
+    slide = Slide.open(path)
+    assert slide.mpp == pytest.approx(0.5) and slide.sizes == ((200, 120), (50, 30))  # a label is no level
+    assert np.array_equal(slide.read(0, 0, 200, 120), MAIN)
+    assert np.array_equal(slide.read(0, 0, 50, 30, 2.0), THUMB)
+    assert np.array_equal(decode(path.read_bytes(), "t").permute(1, 2, 0).numpy(), MAIN)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600, 1200])
+def test_how_to_print_is_no_resolution(tmp_path: Path, dpi: int, layout: str) -> None:
+    path = tmp_path / "print.tif"
+    tifffile.imwrite(path, MAIN, photometric="rgb", resolution=(dpi, dpi), resolutionunit="INCH", **LAYOUTS[layout])
+    with pytest.raises(TileError, match=r"print\.tif says .* which cannot be .*dots per inch.*--slide-mpp"):
+        Slide.open(path)
+    assert Slide.open(path, unsaid_mpp=0.25).mpp == 0.25 == Slide.open(path, 0.25).mpp
+
+
+def test_a_stack_of_many_pages_says_so(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "many.tif") as file:
+        for _ in range(120):
+            file.write(THUMB, photometric="rgb", metadata=None)
+    with pytest.raises(TileError, match=r"many\.tif holds over 100 pages.*: save the one that is meant"):
+        Slide.open(tmp_path / "many.tif")
+
+
+def test_tags_that_are_not_there_say_nothing(tmp_path: Path) -> None:
+    Image.fromarray(MAIN).save(tmp_path / "plain.tif")
+    with pytest.raises(TileError, match="does not say its micrometres per pixel: say it with"):
+        Slide.open(tmp_path / "plain.tif")
+
+
+Tags = dict[int, tuple[int, list[int]]]  # by code: 3 (16 bits) or 4 (32 bits), and values
+JPEG, JPEG_2000, WEBP, JPEG_XL, DEFLATE = 7, 34712, 50001, 50002, 8
+
+
+def tiff(width: int, height: int, content: bytes = b"", tile: int = 0, compression: int = 1, **more: Any) -> bytes:
+    """An RGB TIFF of one page, of any size, which holds one tile, or one row as a strip. next: of the page after it."""
+    tags: Tags = {256: (4, [width]), 257: (4, [height]), 258: (3, [8, 8, 8]), 259: (3, [compression])}
+    tags |= {262: (3, [2]), 277: (3, [3])}
+    tags |= {322: (4, [tile]), 323: (4, [tile])} if tile else {278: (4, [1])}
+    tags |= {324 if tile else 273: (4, [8]), 325 if tile else 279: (4, [len(content)])}
+    tags |= more.get("tags", {})
+    start, entries, after = 8 + len(content), b"", b""
+    for code in sorted(tags):
+        kind, values = tags[code]
+        packed = b"".join(pack("<H" if kind == 3 else "<I", value) for value in values)
+        if len(packed) > 4:
+            place = start + 2 + 12 * len(tags) + 4 + len(after)
+            after, packed = after + packed, pack("<I", place)
+        entries += pack("<HHI", code, kind, len(values)) + packed.ljust(4, b"\0")
+    following = more.get("next", 0)
+    page = pack("<H", len(tags)) + entries + pack("<I", start if following == "itself" else following) + after
+    return b"II*\0" + pack("<I", start) + content + page
+
+
+def ring(pages: int) -> bytes:
+    """Pages whose last one names the first as the next; 8 bytes of picture each."""
+    one = tiff(2, 1, bytes(8))[16:]  # of nine tags
+    data = b"II*\0" + pack("<I", 16) + bytes(8)
+    for number in range(pages):
+        follow = 16 + (number + 1) % pages * len(one)
+        shifted = bytearray(one)
+        shifted[2 + 9 * 12 : 6 + 9 * 12] = pack("<I", follow)
+        data += shifted
+    return data
+
+
+def bomb(side: int, codec: str) -> bytes:
+    """A picture of one colour, of few bytes a pixel."""
+    return getattr(imagecodecs, f"{codec}_encode")(np.full((side, side, 3), 200, np.uint8))
+
+
+def hostile() -> dict[str, bytes]:
+    """Files by name, each of few bytes, that promise too much."""
+    png = io.BytesIO()
+    Image.new("1", (13_000, 13_000)).save(png, "PNG")
+    ome = b'<?xml version="1.0"?><OME><Image><Pixels SizeX="100" SizeY="2490880"/></Image></OME>\0'
+    described: Any = {"tags": {270: (3, [*np.frombuffer(ome + b"\0" * (len(ome) % 2), "<u2").tolist()])}}
+    jpeg = bytearray(bomb(512, "jpeg"))
+    place = jpeg.index(b"\xff\xc0") + 5
+    jpeg[place : place + 4] = pack(">HH", 60_000, 60_000)
+    jpeg_2000 = bytearray(imagecodecs.jpeg2k_encode(np.zeros((64, 64, 3), np.uint8), codecformat="j2k"))
+    place = jpeg_2000.index(b"\xff\x51") + 6
+    jpeg_2000[place : place + 8] = pack(">II", 12_000, 12_000)
+    flood = zlib.compress(bytes(100 << 20), 1)
+    return {
+        "bomb.png": png.getvalue(),
+        "all.tif": tiff(10**9, 10**9, b"x" * 8, tile=1024),
+        "piece.tif": tiff(10**9, 10**9, b"x" * 8, tile=10**9),
+        "tile.tif": tiff(64, 64, b"x" * 8, tile=2**30),
+        "rows.tif": tiff(100, 2_490_880, b"x" * 300),
+        "ome.tif": tiff(100, 2_490_880, b"x" * 300, **described),
+        "itself.tif": tiff(2, 1, bytes(8), next="itself"),
+        "two.tif": ring(2),
+        "ring.tif": ring(150),
+        "tables.tif": tiff(64, 64, b"x" * 8, tags={330: (4, [7] * 4)}, tile=64),
+        "jpeg.tif": tiff(64, 64, bytes(jpeg), tile=64, compression=JPEG),
+        "jpeg2000.tif": tiff(64, 64, bytes(jpeg_2000), tile=64, compression=JPEG_2000),
+        "larger.tif": tiff(64, 64, bomb(1500, "jpeg2k"), tile=64, compression=JPEG_2000),
+        "webp.tif": tiff(64, 64, bomb(1500, "webp"), tile=64, compression=WEBP),
+        "jpegxl.tif": tiff(64, 64, bomb(1500, "jpegxl"), tile=64, compression=JPEG_XL),
+        "short.tif": tiff(64, 64, b"x" * 8, tile=64),
+        "deflate.tif": tiff(64, 64, flood, tile=64, compression=DEFLATE),
+    }
+
+
+READ = """
+import sys, time
+from pathlib import Path
+from colocate.base.errors import TileError
+from colocate.data.decode import decode
+from colocate.slides.slide import Slide
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+before = peak()
+for name in sys.argv[1:]:
+    path = Path(name)
+    for read in (lambda: Slide.open(path, 0.5).thumbnail(100), lambda: decode(path.read_bytes(), name)):
+        began = time.monotonic()
+        try:
+            read()
+            print(path.name, "is read")
+        except TileError as error:
+            print(str(error).removeprefix(str(path.parent) + "/"))
+        if time.monotonic() - began > 5:
+            print(path, "took", time.monotonic() - began)
+print(peak() - before)
+"""
+
+
+def test_hostile_files_end_in_one_sentence(tmp_path: Path) -> None:
+    """In little time and memory: no picture is unpacked before its size is known to be bearable."""
+    files = hostile()
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    names = [str(tmp_path / name) for name in files]
+    done = subprocess.run([sys.executable, "-c", READ, *names], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    *said, megabytes = done.stdout.splitlines()
+    assert [line.split()[0] for line in said] == [name for name in files for _ in range(2)], said
+    assert [line for line in said if line.endswith("is read")] == []
+    assert float(megabytes) < 500
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    for ending in (".png", ".tif", ".svs"):
+        os.mkfifo(tmp_path / f"a{ending}")
+        with pytest.raises(TileError, match=rf"a\{ending} is no file"):
+            Slide.open(tmp_path / f"a{ending}", 0.5)
