@@ -139,7 +139,7 @@ def test_broken_index(tiles: Path, build: Build, tmp_path: Path) -> None:
     broken = tmp_path / "broken.arrow"
     for size in (0, 3, 100, len(whole) // 2, len(whole) - 1):
         broken.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=r"broken\.arrow is cut short or no Arrow file: build it again"):
+        with pytest.raises(UserError, match=r"broken\.arrow is cut short or damaged: build it again"):
             Index.open(broken)
     with pytest.raises(UserError, match=r"gone\.arrow does not exist: build it"):
         Index.open(tmp_path / "gone.arrow")

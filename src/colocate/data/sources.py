@@ -185,6 +185,7 @@ def _members(root: Path, shard: str) -> pa.Table:
         pa.array([size for _, _, size in tiles], pa.int64()),
         texts([source or shard for source, _ in said]).dictionary_encode(),
         pa.array([mpp for _, mpp in said], pa.float32()),
+        pa.nulls(len(tiles), pa.uint32()),
     ]
     return pa.table(columns, schema=SCHEMA)
 
@@ -206,7 +207,7 @@ def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
         said = json.loads(text)
         source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
         mpp = None if mpp is None else float(mpp)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
     if mpp is not None:
         check_mpp(mpp, name)
@@ -256,7 +257,8 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
     """
-    table = read_table(data, None if held_out else sorted(NEEDED))  # ten million rows: no more columns than needed
+    wanted = [*sorted(NEEDED), *({"crc32"} & set(parquet.read_schema(data).names))]
+    table = read_table(data, None if held_out else wanted)  # ten million rows: no more columns than needed
     if not len(table):
         raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
     in_shards = not table["shard"].null_count
@@ -279,7 +281,7 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     def words(name: str, above: str = "") -> pa.DictionaryArray:
         numbers, known = numbered(table[name])
         known = [os.path.relpath(word, above) for word in known] if above else known
-        return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(known, pa.string()))
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), texts(known))
 
     if in_shards:
         columns = {
@@ -289,7 +291,9 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
             "size": values("bytes", pa.int64()),
             "source": words("source"),
             "mpp": mpp("mpp"),
+            "crc32": values("crc32", pa.uint32()) if "crc32" in wanted else pa.nulls(len(table), pa.uint32()),
         }
+        _check_shards(root or data.parent, columns["shard"].dictionary.to_pylist(), table, data)
         return Rows("tar", root or data.parent, pa.table(columns, schema=SCHEMA))
     # Paths start from the folder above all slides, held out or not.
     above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
@@ -305,6 +309,24 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     if pc.min(columns["px"]).as_py() < 1:
         raise UserError(f"{data} has tiles of no size: give it as `colocate tile` wrote it")
     return Rows("slides", root or Path(above), pa.table(columns, schema=SLIDES))
+
+
+def _check_shards(root: Path, shards: Sequence[str], table: pa.Table, data: Path) -> None:
+    """See that shards are there, of the lengths that their manifest says (older ones say nothing)."""
+    notes = (table.schema.metadata or {}).get(b"colocate", b"{}")
+    try:
+        lengths = dict(json.loads(notes).get("shards", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{data} is damaged: delete it, and `colocate tile` writes it again") from None
+    again = "copy it again, or delete it and give the command `colocate tile` again, which cuts its slide anew"
+    for shard in shards:
+        path = root / shard
+        try:
+            length = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened ({error.strerror}), and {data} names it: {again}") from None
+        if length != lengths.get(shard, length):
+            raise UserError(f"{path} has {length:,} bytes, not {lengths[shard]:,} as when it was written: {again}")
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:
