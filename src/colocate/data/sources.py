@@ -156,7 +156,8 @@ def _without_label(line: str) -> str:
 def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
     """Make rows of `SCHEMA` for the images in shards, in their order.
 
-    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`; otherwise the shard is the source.
+    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`, whatever dots KEY has, or else of all tiles
+    that WebDataset groups with it (`KEY.0.png`, ...); otherwise the shard is the source.
     Raises UserError for a shard that is compressed, cut short or no tar file, or if there are no images.
     """
     table = pa.concat_tables([_members(root, shard) for shard in shards])
@@ -167,17 +168,19 @@ def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
 
 def _members(root: Path, shard: str) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
-    notes: dict[str, tuple[str | None, float | None]] = {}
+    notes: dict[str, tuple[str, bytes]] = {}
     for member, tar in _tar_members(root / shard):
-        key, ending = _key(member.name)
-        if key.endswith("/") or not key:  # hidden
+        if member.name.rpartition("/")[2].startswith("."):  # hidden
             continue
+        stem, _, ending = member.name.rpartition(".")
         if member.name.lower().endswith(IMAGES):
             tiles.append((member.name, member.offset_data, member.size))
-        elif ending == ".json":
+        elif ending.lower() == "json":
             file = tar.extractfile(member)
-            notes[key] = _note(file.read() if file else b"", f"{root / shard}:{member.name}")
-    said = [notes.get(_key(name)[0], (None, None)) for name, _, _ in tiles]
+            notes[stem] = f"{root / shard}:{member.name}", file.read() if file else b""
+    meant = [next((key for key in (name.rpartition(".")[0], _key(name)) if key in notes), "") for name, _, _ in tiles]
+    read = {"": (None, None)} | {key: _note(*notes[key]) for key in {*meant} - {""}}
+    said = [read[key] for key in meant]
     columns = [
         texts([name for name, _, _ in tiles]),
         pa.DictionaryArray.from_arrays(pa.array([0] * len(tiles), pa.int32()), texts([shard])),
@@ -190,18 +193,17 @@ def _members(root: Path, shard: str) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _key(member: str) -> tuple[str, str]:
+def _key(member: str) -> str:
     """Cut a member's name at the first dot of its last part, as WebDataset groups members into samples.
 
-    >>> _key("v1.0/case.7.png"), _key(".hidden.png")
-    (('v1.0/case', '.7.png'), ('', '.hidden.png'))
+    >>> _key("v1.0/case.7.png")
+    'v1.0/case'
     """
     folder, slash, file = member.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return folder + slash + stem, dot + ending
+    return folder + slash + file.partition(".")[0]
 
 
-def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
+def _note(name: str, text: bytes) -> tuple[str | None, float | None]:
     """Read the source and the micrometres per pixel that a sample's JSON gives its tiles."""
     try:
         said = json.loads(text)
