@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check bench gpu-pack lock clean
+.PHONY: setup help demo test check faults bench gpu-pack lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -28,6 +28,9 @@ check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
+
+faults: setup          ## each command killed 100 times, 2,000 bits flipped (hours)
+	COLOCATE_KILLS=100 COLOCATE_FLIPS=2000 $(BIN)/python -m pytest -q tests/faults
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py

@@ -35,6 +35,10 @@ class Command:
     compared: Callable[[Path], dict[str, object]] = contents
     """What of each file must be as in a run that nobody disturbed; every file is named."""
 
+    def run(self, out: Path) -> None:
+        """Let it end."""
+        Running(self.words(out)).end()
+
 
 class Running:
     """A command in processes of its own, all of which bear a mark."""
@@ -86,7 +90,7 @@ def undisturbed(command: Command, out: Path) -> tuple[float, float]:
     return first, time.perf_counter() - began
 
 
-def survive(command: Command, folder: Path, kills: int = KILLS, seed: int = 0, chain: int = 2) -> None:
+def survive(command: Command, folder: Path, kills: int = KILLS, seed: int = 0, chain: int = 3) -> None:
     """Kill a command so many times, in chains of several starts on one folder, and compare what comes out at last.
 
     There are the same files with the same contents as without a kill, none besides, and no process is left.

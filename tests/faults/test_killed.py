@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from colocate.pretrain.journal import read_journal
+from colocate.pretrain.recipe import to_json
+from tests.evaluate.tissue import write_tissue
 from tests.faults.killed import Command, Running, contents, survive
 from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.tiny import tiny_recipe, write_tiles
 
+CPU = ["--accelerator", "cpu", "--workers", "1"]
 CUT = ["--mpp", "1", "--size", "64", "--min-tissue", "0.1", "--min-sharpness", "0"]
 
 
@@ -16,24 +23,105 @@ CUT = ["--mpp", "1", "--size", "64", "--min-tissue", "0.1", "--min-sharpness", "
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
     for seed in range(4):
-        write_pyramid(folder / f"s{seed}.tif", tissue_slide(1024, mpp=1.0, seed=seed)[0], mpp=1.0)
+        write_pyramid(folder / f"s{seed}.tif", tissue_slide(640, mpp=1.0, seed=seed)[0], mpp=1.0)
     return folder
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tissue(tmp_path_factory.mktemp("discs") / "discs", "semantics").folder
 
 
 def tile(slides: Path, *more: str) -> Command:
     return Command(lambda out: ["tile", str(slides), str(out), *CUT, *more])
 
 
+def features(slides: Path) -> Command:
+    words = ["features", "random", str(slides), "--architecture", "test_resnet", "--mpp", "1", "--size", "64", *CPU]
+    return Command(lambda out: [*words, "--out", str(out)])
+
+
+def evaluate(data: Path, *more: str) -> Command:
+    words = ["evaluate", "semantics", "--data", str(data), "--backbone", "random", "--architecture", "test_resnet"]
+    fit = ["--fit.steps", "30", "--fit.batch", "4", "--crop", "64", "--seeds", "2", "--save-every", "5", *CPU]
+    return Command(lambda out: [*words, *fit, *more, "--out", str(out)], without("seconds", "_per_s", "waiting"))
+
+
+def without(*words: str) -> Callable[[Path], dict[str, object]]:
+    """All files, of text the lines without what depends on the machine's pace."""
+
+    def compared(out: Path) -> dict[str, object]:
+        return {name: _lines(data, words) if name.endswith(".json") else data for name, data in contents(out).items()}
+
+    return compared
+
+
+def _lines(data: object, words: Sequence[str]) -> list[str]:
+    assert isinstance(data, bytes)
+    return [line for line in data.decode().splitlines() if not any(word in line for word in words)]
+
+
+def of_a_run(run: Path) -> dict[str, object]:
+    """Weights bit for bit, the journal but for the pace, and the names of all files."""
+    paced = [{k: v for k, v in row.items() if not k.endswith("_per_s") and k != "waiting"} for row in read_journal(run)]
+    exact = {"backbone.safetensors", "tiles.arrow"}
+    files = {name: data if name in exact else None for name, data in contents(run).items()}
+    return files | {"journal.csv": repr(paced)}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_tile(slides: Path, tmp_path: Path, workers: str) -> None:
     survive(tile(slides, "--workers", workers), tmp_path)
 
 
-def test_two_calls_of_tile_share_the_slides(slides: Path, tmp_path: Path) -> None:
-    """Each ends well, and says so when all is there."""
-    command = tile(slides, "--workers", "1")
-    Running(command.words(tmp_path / "alone")).end()
-    both = [Running(command.words(tmp_path / "shared")) for _ in range(2)]
+@pytest.mark.slow
+def test_features(slides: Path, tmp_path: Path) -> None:
+    survive(features(slides), tmp_path)
+
+
+@pytest.mark.slow
+def test_predict(slides: Path, discs: Path, tmp_path: Path) -> None:
+    evaluate(discs, "--keep-models").run(tmp_path / "model")
+    sizes = ["--window", "128", "--overlap", "32", "--model-mpp", "1"]
+    words = ["predict", str(tmp_path / "model"), str(slides / "s0.tif"), str(slides / "s1.tif"), *CPU, *sizes]
+    survive(Command(lambda out: [*words, "--out", str(out)], without("seconds")), tmp_path)
+
+
+@pytest.mark.slow
+def test_evaluate(discs: Path, tmp_path: Path) -> None:
+    survive(evaluate(discs), tmp_path)
+
+
+@pytest.mark.slow
+def test_pretrain(tmp_path: Path) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), Path("nowhere"), steps=12)
+    recipe = replace(recipe, machine=replace(recipe.machine, workers=2))
+    (tmp_path / "recipe.json").write_text(to_json(recipe))
+    words = ["pretrain", "--from", str(tmp_path / "recipe.json"), "--resume"]
+    survive(Command(lambda out: [*words, "--out", str(out)], of_a_run), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["tile", "features"])
+def test_two_calls_share_the_slides(command: str, slides: Path, tmp_path: Path) -> None:
+    """Each ends well when all is there, and no slide is worked on twice."""
+    made = tile(slides, "--workers", "1") if command == "tile" else features(slides)
+    made.run(tmp_path / "alone")
+    both = [Running(made.words(tmp_path / "shared")) for _ in range(2)]
     for running in both:
         assert "done: " in running.end()
-    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    assert made.compared(tmp_path / "shared") == made.compared(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_second_evaluation_is_refused(discs: Path, tmp_path: Path) -> None:
+    command = evaluate(discs, "--fit.steps", "200")
+    first = Running(command.words(tmp_path / "out"))
+    while not list(tmp_path.glob("out/*/.lock")):
+        assert first.main.poll() is None
+    second = Running(command.words(tmp_path / "out"))
+    said, _ = second.main.communicate()
+    assert second.main.returncode == 2
+    assert said.splitlines()[-1].endswith("is being written by another process: let it end, or choose another folder")
+    first.end()

@@ -87,14 +87,15 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left in a folder and below under temporary names; what is locked is still written.
+    """Remove what killed processes left in a folder and below: temporary names and locks; what is held is in use.
 
     Best done before the work, to have the room, and after it: processes may take a moment to die.
     """
-    for path in folder.rglob(".*.tmp"):
-        with suppress(OSError), path.open("r+b") as file:
-            if lock_descriptor(file.fileno(), blocking=False):
-                path.unlink()
+    for path in folder.rglob(".*"):
+        if path.name.endswith((".tmp", ".lock")):
+            with suppress(OSError), path.open("r+b") as file:
+                if lock_descriptor(file.fileno(), blocking=False):
+                    path.unlink()
 
 
 @contextmanager

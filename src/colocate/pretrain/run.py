@@ -116,11 +116,11 @@ MADE = ("recipe.json", "tiles.arrow", "tensorboard")  # before the first step
 @contextmanager
 def nothing_left_if_refused(run: Path) -> Iterator[None]:
     """Remove again what a run makes before its first step, if it is refused there; slides that were cut stay cut."""
-    before = {name for name in MADE if (run / name).exists()}
+    before = {path.name for path in run.iterdir()}
     try:
         yield
     except UserError:
-        if {path.name for path in run.iterdir()} <= {*MADE, "tiles", ".lock"}:
+        if {path.name for path in run.iterdir()} - before <= {*MADE, "tiles"}:
             for name in {*MADE} - before:
                 (run / name).unlink(missing_ok=True) if name != "tensorboard" else rmtree(run / name, True)
         raise

@@ -190,4 +190,3 @@ def _head(name: str, size: int) -> bytes:
 
 def _padded(data: bytes) -> bytes:
     return data + tarfile.NUL * (-len(data) % tarfile.BLOCKSIZE)
-
