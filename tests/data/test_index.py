@@ -147,7 +147,7 @@ def test_broken_index(tiles: Path, build: Build, tmp_path: Path) -> None:
 
 def test_foreign_index(tiles: Path, build: Build, tmp_path: Path) -> None:
     index = build(tiles)
-    later = {b"colocate": index.table.schema.metadata[b"colocate"].replace(b'"version": 1', b'"version": 2')}
+    later = {b"colocate": index.table.schema.metadata[b"colocate"].replace(b'"version": 2', b'"version": 3')}
     for table in (pa.table({"path": ["a.png"]}), index.table.replace_schema_metadata(later)):
         with pa.ipc.new_file(str(tmp_path / "foreign.arrow"), table.schema) as writer:
             writer.write_table(table)

@@ -138,7 +138,7 @@ def _same(good: Index, damaged: Path, again: Path) -> int:
     try:
         index = Index.open(damaged) if damaged.suffix == ".arrow" else Index.build(damaged, again)
     except UserError as error:
-        return "\n" in str(error) or damaged.name not in str(error) and "shards" not in str(error)
+        return "\n" in str(error) or (damaged.name not in str(error) and "shards" not in str(error))
     except BaseException:
         return 2
     return 0 if index.table.equals(good.table) and damaged.suffix != ".arrow" else 3

@@ -45,7 +45,8 @@ def whole(path: Path) -> Iterator[io.BufferedWriter]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _unfinished(path)
-        with io.BufferedWriter(raw) as file:
+        file: io.BufferedWriter = io.BufferedWriter(raw)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -56,7 +57,7 @@ def whole(path: Path) -> Iterator[io.BufferedWriter]:
         finally:
             os.close(folder)
     except Exception as error:
-        failure = raw and raw.failure or error
+        failure = (raw and raw.failure) or error
         if not isinstance(failure, OSError):
             raise
         full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
