@@ -81,10 +81,11 @@ def test_features(slides: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_predict(slides: Path, discs: Path, tmp_path: Path) -> None:
+def test_predict(discs: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_pyramid(tmp_path / "in" / f"s{seed}.tif", tissue_slide(512, mpp=0.5, seed=seed)[0], mpp=0.5)
     evaluate(discs, "--keep-models").run(tmp_path / "model")
-    sizes = ["--window", "128", "--overlap", "32", "--model-mpp", "1"]
-    words = ["predict", str(tmp_path / "model"), str(slides / "s0.tif"), str(slides / "s1.tif"), *CPU, *sizes]
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "in"), *CPU, "--window", "128", "--overlap", "32"]
     survive(Command(lambda out: [*words, "--out", str(out)], paceless), tmp_path)
 
 

@@ -239,8 +239,8 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
 def _start_worker(_: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads below, too
     end_with_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()
 
 
