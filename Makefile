@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check fuzz bench gpu-pack lock clean
+.PHONY: setup help demo test check fuzz faults bench gpu-pack lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -31,6 +31,9 @@ check: setup           ## what CI runs: style, types, all tests
 
 fuzz: setup            ## 2,000 mutations of each kind of file that is read (an hour)
 	$(BIN)/python -m tests.fuzz --count 2000
+
+faults: setup          ## each command killed 100 times, 2,000 bits flipped (hours)
+	COLOCATE_KILLS=100 COLOCATE_FLIPS=2000 $(BIN)/python -m pytest -q tests/faults
 
 bench: setup           ## ratios within one run, written to docs/benchmarks
 	$(BIN)/python benchmarks/run.py

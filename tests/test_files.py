@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import errno
+import os
+import pickle
+import resource
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import save
 
 from colocate.base.errors import UserError
-from colocate.base.files import check_writable, write_atomically
+from colocate.base.files import check_writable, claimed, remove_unfinished, whole, write_atomically
 from colocate.cli.main import main
 from colocate.predict.predict import PredictConfig, predict
 from colocate.predict.predictor import DeviceConfig
@@ -70,3 +80,90 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.csv was not written: the disk is full; make room"):
         write_atomically(tmp_path / "a.csv", full)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.csv", b"before")]
+
+
+@pytest.mark.parametrize("room", [0, 10, 1000, 100_000])
+@pytest.mark.parametrize("kind", ["torch", "pickle", "safetensors", "parquet"])
+def test_a_disk_that_is_full_is_named_whatever_library_writes(kind: str, room: int, tmp_path: Path) -> None:
+    """Torch's writer of zip files tells of a position instead; files here may have no more bytes than the room."""
+    numbers = torch.rand(100_000)
+    write: dict[str, Callable[[Any], object]] = {
+        "torch": lambda file: torch.save({"a": numbers, "b": numbers}, file),
+        "pickle": lambda file: pickle.dump(numbers.numpy(), file),
+        "safetensors": lambda file: file.write(save({"a": numbers})),
+        "parquet": lambda file: parquet.write_table(pa.table({"a": numbers.numpy()}), file),
+    }
+    said, tell = os.pipe()
+    process = os.fork()
+    if not process:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        try:
+            write_atomically(tmp_path / "out", write[kind])
+        except BaseException as error:
+            os.write(tell, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.waitpid(process, 0)
+    remedy = "mend this, the same command goes on (pretrain: with --resume)"
+    assert os.read(said, 10_000).decode() == f"UserError: {tmp_path}/out was not written: File too large; {remedy}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """What a live one writes stays, and so do other hidden files."""
+    (tmp_path / "deep").mkdir()
+    for name in (".a.0.tmp", "deep/.b.png.123.tmp", "deep/.b.lock", ".hidden", "c.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    process = os.fork()
+    if not process:
+        with whole(tmp_path / "deep" / "killed") as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 3
+    with whole(tmp_path / "deep" / "whole") as file, claimed(tmp_path / "deep" / ".c.lock", wait=False):
+        file.write(b"all")
+        remove_unfinished(tmp_path)
+        remove_unfinished(tmp_path)
+        assert (tmp_path / "deep" / ".c.lock").exists()
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".hidden", "c.tmp", "deep/whole"] and (tmp_path / "deep" / "whole").read_bytes() == b"all"
+
+
+def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    lock, ready, told = tmp_path / "deep" / ".a.lock", *os.pipe()
+    process = os.fork()
+    if not process:
+        with claimed(lock, wait=False) as mine:
+            os.write(told, b"y" if mine else b"n")
+            time.sleep(60)
+    assert os.read(ready, 1) == b"y"
+    with claimed(lock, wait=False) as mine:
+        assert not mine
+    with claimed(lock.with_name(".b.lock"), wait=False) as mine:
+        assert mine
+    os.kill(process, signal.SIGKILL)
+    with claimed(lock, wait=True) as mine:
+        assert mine and lock.exists()
+    os.waitpid(process, 0)
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_many_processes_take_turns(tmp_path: Path) -> None:
+    """None is in at the same time as another, though each removes the lock's file as it leaves."""
+    processes = []
+    for _ in range(4):
+        if not (process := os.fork()):
+            turns = 0
+            try:
+                for _ in range(5):
+                    with claimed(tmp_path / ".lock", wait=True):
+                        (tmp_path / "in").mkdir()  # fails where somebody is in
+                        (tmp_path / "in").rmdir()
+                        turns += 1
+            finally:
+                os._exit(turns)
+        processes.append(process)
+    assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [5] * 4
+    assert list(tmp_path.iterdir()) == []

@@ -142,7 +142,7 @@ def test_broken_index(tiles: Path, build: Build, tmp_path: Path) -> None:
     broken = tmp_path / "broken.arrow"
     for size in (0, 3, 100, len(whole) // 2, len(whole) - 1):
         broken.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=r"broken\.arrow is cut short or no Arrow file: build it again"):
+        with pytest.raises(UserError, match=r"broken\.arrow is cut short or damaged: build it again"):
             Index.open(broken)
     with pytest.raises(UserError, match=r"gone\.arrow does not exist: build it"):
         Index.open(tmp_path / "gone.arrow")
@@ -150,7 +150,7 @@ def test_broken_index(tiles: Path, build: Build, tmp_path: Path) -> None:
 
 def test_foreign_index(tiles: Path, build: Build, tmp_path: Path) -> None:
     index = build(tiles)
-    later = {b"colocate": index.table.schema.metadata[b"colocate"].replace(b'"version": 1', b'"version": 2')}
+    later = {b"colocate": index.table.schema.metadata[b"colocate"].replace(b'"version": 2', b'"version": 3')}
     for table in (pa.table({"path": ["a.png"]}), index.table.replace_schema_metadata(later)):
         with pa.ipc.new_file(str(tmp_path / "foreign.arrow"), table.schema) as writer:
             writer.write_table(table)

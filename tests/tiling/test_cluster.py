@@ -19,16 +19,16 @@ from tests.tiling.test_tile import files
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
 
-def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool) -> int | str:
+def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, wait: bool) -> int | str | None:
     """The task, but the first worker to meet the second slide dies of it, half a shard written."""
     mark = out.parent / "killed"
     if slide.name == "s1" and not mark.exists():
         mark.touch()
-        half = out / "shards" / ".s1-0000.tar.part"
+        half = out / "shards" / ".s1-0000.tar.0.tmp"
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(b"half a shard")
         os.kill(os.getpid(), signal.SIGKILL)
-    return ORDINARY(slide, config, out, manifest_only)
+    return ORDINARY(slide, config, out, manifest_only, wait)
 
 
 ORDINARY = work._task

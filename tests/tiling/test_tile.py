@@ -21,7 +21,7 @@ from colocate.slides import manifest as packing
 from colocate.slides import one_slide
 from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
-from colocate.slides.manifest import is_done
+from colocate.slides.manifest import notes_of
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
@@ -117,14 +117,14 @@ def test_what_is_done_is_not_done_again(
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "parts" / "s1.parquet").unlink()  # as if it had been stopped before its end, with half a shard left
-    (out / "shards" / ".s1-0001.tar.part").write_bytes(b"half")
+    (out / "shards" / ".s1-0001.tar.0.tmp").write_bytes(b"half")
     before = {path: path.stat().st_mtime_ns for path in (out / "shards").glob("s[02]*")}
     asked: list[str] = []  # which reads a file's end, of thousands on a slow disk
-    monkeypatch.setattr(work, "is_done", lambda out, slide: asked.append(slide.name) or is_done(out, slide))
+    monkeypatch.setattr(work, "notes_of", lambda out, slide: asked.append(slide.name) or notes_of(out, slide))
     tile(find_slides([slides]), out, CONFIG, workers=1)
     assert files(out) == files(whole)
     assert before == {path: path.stat().st_mtime_ns for path in (out / "shards").glob("s[02]*")}
-    assert sorted(asked) == ["s0", "s1", "s1", "s2"]
+    assert sorted(asked) == ["s0", "s1", "s1", "s2"]  # the worker's own question is asked in another process
 
 
 def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
         return add(self, key, jpeg, facts)
 
     monkeypatch.setattr(packing.Shards, "add", full)
-    with pytest.raises(UserError, match=r"the disk is full\): make room"):
+    with pytest.raises(UserError, match=r"s1-0000\.tar was not written: the disk is full; make room"):
         tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     assert not [name for name in files(tmp_path) if "s1" in name or "manifest" in name]
     monkeypatch.setattr(packing.Shards, "add", add)

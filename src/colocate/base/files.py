@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and pictures below a number of bytes."""
+"""Files that are whole or not there, work that one process does at a time, and pictures below a number of bytes."""
 
 from __future__ import annotations
 
@@ -13,39 +13,109 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 from PIL import Image
 
 from colocate.base.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Write a file under a temporary name, flush it to disk and rename it: readers see all of it or nothing.
+class _Raw(io.FileIO):
+    """Remembers why a write failed: libraries above it, such as torch's writer of zip files, tell of something else."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[io.BufferedWriter]:
+    """Open a file to be written under a temporary name, at the end flush it to disk and rename it.
+
+    Readers see all of it or nothing; after an error nothing is left. While it is written it is locked (flock), so that
+    `remove_unfinished` can tell it from what a killed process left.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    raw: _Raw | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
+        raw = _unfinished(path)
+        file: io.BufferedWriter = io.BufferedWriter(raw)
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            Path(raw.name).replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full; make room" if full else f"{error.strerror or error}; mend this"
+    except Exception as error:
+        failure = (raw and raw.failure) or error
+        if not isinstance(failure, OSError):
+            raise
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; make room" if full else f"{failure.strerror or failure}; mend this"
         again = "the same command goes on (pretrain: with --resume)"
         raise UserError(f"{path} was not written: {reason}, {again}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if raw:
+            with suppress(OSError):
+                Path(raw.name).unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> _Raw:
+    """A locked file of a new temporary name."""
+    while True:
+        raw = _Raw(str(path.with_name(f".{path.name}.{uuid4().hex}.tmp")), "w")
+        with suppress(OSError):  # of a file system without locks
+            if not (lock_descriptor(raw.fileno(), blocking=False) and os.fstat(raw.fileno()).st_nlink):
+                raw.close()  # `remove_unfinished` came in between
+                continue
+        return raw
+
+
+def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
+    """Write a file by a function, whole or not at all. Raises UserError as `whole` does."""
+    with whole(path) as file:
+        write(file)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in a folder and below: temporary names and locks; what is held is in use.
+
+    Best done before the work, to have the room, and after it: processes may take a moment to die.
+    """
+    for path in folder.rglob(".*"):
+        if path.name.endswith((".tmp", ".lock")):
+            with suppress(OSError), path.open("r+b") as file:
+                if lock_descriptor(file.fileno(), blocking=False):
+                    path.unlink()
+
+
+@contextmanager
+def claimed(lock: Path, wait: bool) -> Iterator[bool]:
+    """Be the only process at work on what a lock file stands for: it is there meanwhile, and ends with the process.
+
+    Gives False, if not told to `wait`, where another process is. Raises OSError where no file can be made.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    with suppress(Timeout):
+        held.acquire(-1 if wait else 0, poll_interval=0.2)
+    try:
+        yield held.is_locked
+    finally:
+        if held.is_locked:
+            lock.unlink(missing_ok=True)  # before it is let go: whoever waits for it takes a new one
+            held.release()
 
 
 def read_json(path: Path, kind: str = "JSON") -> Any:
@@ -71,25 +141,21 @@ def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
 def alone(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder, which is made; what a killed one left unfinished is removed.
 
-    The lock is the system's own (flock on FOLDER/.lock): it ends with the process that holds it.
-
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        UserError: another process is at work in it, or the folder cannot be written.
     """
+    there = folder.exists()
     check_writable(folder)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"{folder} is being written by another process: let it end, or choose another folder"
-        ) from error
-    try:
-        for unfinished in folder.rglob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
-        yield
+        with claimed(folder / ".lock", wait=False) as mine:
+            if not mine:
+                raise UserError(f"{folder} is being written by another process: let it end, or choose another folder")
+            remove_unfinished(folder)
+            yield
     finally:
-        lock.release()
+        if not there:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def check_writable(folder: Path) -> None:

@@ -40,7 +40,9 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """
     try:
         if file.suffix.lower() != ".csv":
-            return parquet.read_table(file, columns=columns)
+            table = parquet.read_table(file, columns=columns, page_checksum_verification=True)
+            table.validate(full=True)  # a damaged one may name words that it has not
+            return table
         with file.open("rb") as opened:
             start = opened.readline()
         source: Any = file

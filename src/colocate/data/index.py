@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +29,9 @@ from colocate.data.sources import find
 from colocate.slides.pictures import too_large
 from colocate.slides.slide import Slide, check_mpp
 
-VERSION = 1
+VERSION = 2  # 1 has no checksums, neither of tiles nor of itself
+TRAILER = struct.Struct("<8sI")  # after the Arrow file: these words, and its CRC-32
+WORDS = b"colocate"
 LARGEST_BYTES = 1 << 30
 ROWS_AT_ONCE = 1 << 20
 
@@ -85,26 +90,43 @@ class Index:
         }
         table = table.replace_schema_metadata({"colocate": json.dumps(facts)})
 
+        cls(out, table)._check_first_tiles()
+
         def write(file: Any) -> None:
-            with pa.ipc.new_file(file, table.schema) as writer:
+            summed = _Summed(file)
+            with pa.ipc.new_file(pa.PythonFile(summed, "w"), table.schema) as writer:
                 for start in range(0, len(table), ROWS_AT_ONCE):
                     writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
+            file.write(TRAILER.pack(WORDS, summed.crc32))
 
         write_atomically(out, write)
         return cls.open(out)
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
-        """Open an index that `build` wrote. Raises UserError if it is missing, cut short or something else."""
+        """Open an index that `build` wrote, all of it read once to see that it is whole: 1.5 GB a second.
+
+        Raises UserError if it is missing, cut short, damaged or something else.
+        """
         try:
             with pa.memory_map(str(path)) as file:
-                table = pa.ipc.open_file(file).read_all()
+                stored = file.read_buffer()
+            words, crc32 = TRAILER.unpack(stored[-TRAILER.size :]) if stored.size > TRAILER.size else (b"", 0)
+            summed = words == WORDS
+            if summed and crc32 != zlib.crc32(stored[: -TRAILER.size]):
+                raise OSError("its checksum is another")
+            table = pa.ipc.open_file(stored[: -TRAILER.size] if summed else stored).read_all()
+            if not summed:
+                table.validate(full=True)
         except FileNotFoundError:
             raise UserError(f"The index {path} does not exist: build it from the tiles") from None
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"The index {path} is cut short or no Arrow file: build it again from the tiles") from error
+            raise UserError(f"The index {path} is cut short or damaged: build it again from the tiles") from error
+        if not summed and table.schema.equals(SCHEMA.remove(SCHEMA.get_field_index("crc32"))):
+            table = table.append_column(SCHEMA.field("crc32"), pa.nulls(len(table), pa.uint32()))
         index = cls(Path(path).absolute(), table)
-        if not any(map(table.schema.equals, (SCHEMA, SLIDES))) or index._facts.get("version") != VERSION:
+        version = VERSION if summed else 1
+        if not any(map(table.schema.equals, (SCHEMA, SLIDES))) or index._facts.get("version") != version:
             raise UserError(f"{path} is not an index of this version of colocate: build it again from the tiles")
         return index
 
@@ -195,7 +217,18 @@ class Index:
             raise TileError(
                 f"{self.name(number)} ends early, the file has shrunk: copy it again and build the index again"
             )
+        if self._cell("crc32", number) not in (None, zlib.crc32(data)):
+            raise TileError(
+                f"{self.name(number)} is damaged (its checksum is another): copy {file} again, or delete it and give "
+                "the command `colocate tile` again"
+            )
         return data
+
+    def _check_first_tiles(self) -> None:
+        """Raises UserError where the first tile of a shard is another: then all of them would be."""
+        if self.kind == "tar" and not self.table["crc32"].null_count:
+            for number in np.unique(self.table["shard"].combine_chunks().indices, return_index=True)[1].tolist():
+                self.packed(number)
 
     def _region(self, number: int) -> UInt8[Tensor, "3 px px"]:
         x, y, px, mpp = (self._cell(column, number) for column in ("x", "y", "px", "mpp"))
@@ -218,6 +251,22 @@ class Index:
 def _at_once(path: str, flags: int) -> int:
     """Open without waiting for one who writes into a pipe, which is then as empty as it looks."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+@final
+class _Summed(io.RawIOBase):
+    """Writes to a file and counts the CRC-32 of all."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.crc32 = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self.file.write(data)
 
 
 def _fingerprint(table: pa.Table) -> str:

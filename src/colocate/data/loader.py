@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from colocate.base.errors import TileError, UserError
+from colocate.base.processes import end_with_parent
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
@@ -238,7 +239,8 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
 def _start_worker(_: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads below, too
+    end_with_parent()
     threading.Thread(target=_obey_parent, daemon=True).start()
 
 

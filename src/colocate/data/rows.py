@@ -14,7 +14,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int32
 
 from colocate.base.errors import UserError
-from colocate.base.tables import column, read_table
+from colocate.base.tables import column, pc, read_table
 from colocate.slides.listing import NAMES
 from colocate.slides.slide import check_mpp
 
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("source", NAMES),
         ("mpp", pa.float32()),
+        ("crc32", pa.uint32()),  # of the tile's file; null where nobody has written it down
     ]
 )
 SLIDES = pa.schema(
@@ -69,14 +70,19 @@ def file_rows(
         "size": pa.nulls(len(paths), pa.int64()),
         "source": texts(origins).dictionary_encode(),
         "mpp": pa.nulls(len(paths), pa.float32()) if mpp is None else mpp,
+        "crc32": pa.nulls(len(paths), pa.uint32()),
     }
     return pa.table(columns, schema=SCHEMA)
 
 
 def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
-    """Convert to Arrow strings. Raises UserError for a file name that is not UTF-8."""
+    """Convert to Arrow strings. Raises UserError for a file name that is not UTF-8, or none at all."""
     try:
-        return pa.array(values, pa.string())
+        found = pa.array(values, pa.string())
+        if pc.any(pc.match_substring(found, "\0")).as_py():
+            wrong = next(value for value in values if "\0" in (value or ""))
+            raise UserError(f"The file name {wrong!r} holds a zero byte: whatever lists it is damaged, make it again")
+        return found
     except UnicodeEncodeError as error:
         raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
 

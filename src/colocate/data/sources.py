@@ -156,7 +156,8 @@ def _without_label(line: str) -> str:
 def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
     """Make rows of `SCHEMA` for the images in shards, in their order.
 
-    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`; otherwise the shard is the source.
+    A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`, whatever dots KEY has, or else of all tiles
+    that WebDataset groups with it (`KEY.0.png`, ...); otherwise the shard is the source.
     Raises UserError for a shard that is compressed, cut short or no tar file, or if there are no images.
     """
     table = pa.concat_tables([_members(root, shard) for shard in shards])
@@ -167,17 +168,19 @@ def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
 
 def _members(root: Path, shard: str) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
-    notes: dict[str, tuple[str | None, float | None]] = {}
+    notes: dict[str, tuple[str, bytes]] = {}
     for member, tar in _tar_members(root / shard):
-        key, ending = _key(member.name)
-        if key.endswith("/") or not key:  # hidden
+        if member.name.rpartition("/")[2].startswith("."):  # hidden
             continue
+        stem, _, ending = member.name.rpartition(".")
         if member.name.lower().endswith(IMAGES):
             tiles.append((member.name, member.offset_data, member.size))
-        elif ending == ".json":
+        elif ending.lower() == "json":
             file = tar.extractfile(member)
-            notes[key] = _note(file.read() if file else b"", f"{root / shard}:{member.name}")
-    said = [notes.get(_key(name)[0], (None, None)) for name, _, _ in tiles]
+            notes[stem] = f"{root / shard}:{member.name}", file.read() if file else b""
+    meant = [next((key for key in (name.rpartition(".")[0], _key(name)) if key in notes), "") for name, _, _ in tiles]
+    read = {"": (None, None)} | {key: _note(*notes[key]) for key in {*meant} - {""}}
+    said = [read[key] for key in meant]
     columns = [
         texts([name for name, _, _ in tiles]),
         pa.DictionaryArray.from_arrays(pa.array([0] * len(tiles), pa.int32()), texts([shard])),
@@ -185,28 +188,28 @@ def _members(root: Path, shard: str) -> pa.Table:
         pa.array([size for _, _, size in tiles], pa.int64()),
         texts([source or shard for source, _ in said]).dictionary_encode(),
         pa.array([mpp for _, mpp in said], pa.float32()),
+        pa.nulls(len(tiles), pa.uint32()),
     ]
     return pa.table(columns, schema=SCHEMA)
 
 
-def _key(member: str) -> tuple[str, str]:
+def _key(member: str) -> str:
     """Cut a member's name at the first dot of its last part, as WebDataset groups members into samples.
 
-    >>> _key("v1.0/case.7.png"), _key(".hidden.png")
-    (('v1.0/case', '.7.png'), ('', '.hidden.png'))
+    >>> _key("v1.0/case.7.png")
+    'v1.0/case'
     """
     folder, slash, file = member.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return folder + slash + stem, dot + ending
+    return folder + slash + file.partition(".")[0]
 
 
-def _note(text: bytes, name: str) -> tuple[str | None, float | None]:
+def _note(name: str, text: bytes) -> tuple[str | None, float | None]:
     """Read the source and the micrometres per pixel that a sample's JSON gives its tiles."""
     try:
         said = json.loads(text)
         source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
         mpp = None if mpp is None else float(mpp)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
     if mpp is not None:
         check_mpp(mpp, name)
@@ -256,7 +259,8 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     `root` is where the shards lie (by default beside the manifest), or the folder of all slides if they were moved.
     Raises UserError if the manifest cannot be read, is empty, or `held_out` does not fit it.
     """
-    table = read_table(data, None if held_out else sorted(NEEDED))  # ten million rows: no more columns than needed
+    wanted = [*sorted(NEEDED), *({"crc32"} & set(parquet.read_schema(data).names))]
+    table = read_table(data, None if held_out else wanted)  # ten million rows: no more columns than needed
     if not len(table):
         raise UserError(f"{data} lists no tiles: see slides.csv and overlays/ beside it for what was found")
     in_shards = not table["shard"].null_count
@@ -279,7 +283,7 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     def words(name: str, above: str = "") -> pa.DictionaryArray:
         numbers, known = numbered(table[name])
         known = [os.path.relpath(word, above) for word in known] if above else known
-        return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(known, pa.string()))
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), texts(known))
 
     if in_shards:
         columns = {
@@ -289,7 +293,9 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
             "size": values("bytes", pa.int64()),
             "source": words("source"),
             "mpp": mpp("mpp"),
+            "crc32": values("crc32", pa.uint32()) if "crc32" in wanted else pa.nulls(len(table), pa.uint32()),
         }
+        _check_shards(root or data.parent, columns["shard"].dictionary.to_pylist(), table, data)
         return Rows("tar", root or data.parent, pa.table(columns, schema=SCHEMA))
     # Paths start from the folder above all slides, held out or not.
     above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
@@ -305,6 +311,24 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
     if pc.min(columns["px"]).as_py() < 1:
         raise UserError(f"{data} has tiles of no size: give it as `colocate tile` wrote it")
     return Rows("slides", root or Path(above), pa.table(columns, schema=SLIDES))
+
+
+def _check_shards(root: Path, shards: Sequence[str], table: pa.Table, data: Path) -> None:
+    """See that shards are there, of the lengths that their manifest says (older ones say nothing)."""
+    notes = (table.schema.metadata or {}).get(b"colocate", b"{}")
+    try:
+        lengths = dict(json.loads(notes).get("shards", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{data} is damaged: delete it, and `colocate tile` writes it again") from None
+    again = "copy it again, or delete it and give the command `colocate tile` again, which cuts its slide anew"
+    for shard in shards:
+        path = root / shard
+        try:
+            length = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened ({error.strerror}), and {data} names it: {again}") from None
+        if length != lengths.get(shard, length):
+            raise UserError(f"{path} has {length:,} bytes, not {lengths[shard]:,} as when it was written: {again}")
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from colocate.base.errors import UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import alone, write_atomically
 from colocate.base.rng import uniforms
 from colocate.base.text import Terminal
 from colocate.datasets.labelled import Labelled
@@ -113,7 +113,8 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
     """Judge backbones, seed by seed; returns the results' files. What is there already is not computed again.
 
     Raises:
-        UserError: data that do not serve, or test images that a backbone or decoder would have learned from.
+        UserError: data that do not serve, test images that a backbone or decoder would have learned from, or a result
+            that another process is at work on.
         Interrupted: stopped; the same call goes on.
     """
     data = Labelled.open(protocol.data)
@@ -138,7 +139,8 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
                 terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
             else:
                 terminal.say(f"{candidate.label}, seed {seed}: {len(train)} training images")
-                _compute(task, protocol, trial, findings[candidate.label])
+                with alone(trial.folder):
+                    _compute(task, protocol, trial, findings[candidate.label])
             files.append(file)
     return files
 
@@ -187,7 +189,6 @@ def _trial(
 
 
 def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -> None:
-    trial.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(trial.seed)
     overlays = Overlays(trial.data, trial.test)
     outcome = task.run(trial, overlays)

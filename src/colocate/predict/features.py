@@ -173,7 +173,7 @@ class _Extractor:
 
         def content(file: Any) -> None:
             path = Path(file.name)
-            with h5py.File(path, "w") as stored:
+            with h5py.File(path, "w", locking=False) as stored:  # it is locked already
                 stored.attrs[SETTINGS] = json.dumps(self.settings(listed), sort_keys=True)
                 rows = stored.create_dataset("features", (len(coords), self.backbone.channels), "<f4")
                 rows.attrs.update(of_features)
@@ -234,7 +234,7 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
 
 def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:
     """Draw each feature as a pixel, grey where there is none; also return the level0 pixels a pixel."""
-    with h5py.File(path) as file:
+    with h5py.File(path, locking=False) as file:  # which may still be locked by its writer
         features: Any = file["features"]
         coords: Any = file["coords"]
         pitch = coords.attrs["patch_size"] * coords.attrs["mpp"] / slide.mpp

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -154,12 +156,15 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(str(run / "tensorboard"))
+            folder = run / "tensorboard"
+            with _in_a_sentence(folder):
+                writer = SummaryWriter(str(folder))
 
-            def log(row: Mapping[str, float], step: int, writer: SummaryWriter = writer) -> None:
-                for column, value in row.items():
-                    writer.add_scalar(column, value, step)
-                writer.flush()
+            def log(row: Mapping[str, float], step: int, writer: SummaryWriter = writer, to: Path = folder) -> None:
+                with _in_a_sentence(to):
+                    for column, value in row.items():
+                        writer.add_scalar(column, value, step)
+                    writer.flush()
 
             made.append(log)
         elif name == "wandb":
@@ -175,6 +180,18 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
             mlflow.start_run(run_name=run.name)
             made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))
     return made
+
+
+@contextmanager
+def _in_a_sentence(folder: Path) -> Iterator[None]:
+    """Raises UserError where TensorBoard fails to write: its thread prints a traceback, and the next call raises."""
+    usual, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder} was not written ({reason}): make room, and go on with --resume") from error
+    threading.excepthook = usual
 
 
 @final

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from colocate.pretrain.optim import build_optimizer, learning_rate, peak_lr
 from colocate.pretrain.recipe import Recipe
 from colocate.pretrain.run import (
     launch,
+    nothing_left_if_refused,
     planned_steps,
     prepare_folder,
     restore,
@@ -137,9 +138,13 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     fabric = launch(recipe.machine, recipe.precision, recipe.batch)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    with alone(run) if fabric.global_rank == 0 else nullcontext():
-        if fabric.global_rank == 0:
-            prepare_folder(run, recipe, resume)
+    if fabric.global_rank:
+        fabric.barrier()
+        train(run, recipe, resume, fabric)
+        fabric.barrier()
+        return run
+    with alone(run), nothing_left_if_refused(run):
+        prepare_folder(run, recipe, resume)
         fabric.barrier()
         train(run, recipe, resume, fabric)
         fabric.barrier()

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from types import FrameType
 from typing import Any
 
@@ -108,6 +109,22 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     else:
         _index(run / "tiles.arrow", recipe)
     write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
+
+
+MADE = ("recipe.json", "tiles.arrow", "tensorboard")  # before the first step
+
+
+@contextmanager
+def nothing_left_if_refused(run: Path) -> Iterator[None]:
+    """Remove again what a run makes before its first step, if it is refused there; slides that were cut stay cut."""
+    before = {path.name for path in run.iterdir()}
+    try:
+        yield
+    except UserError:
+        if {path.name for path in run.iterdir()} - before <= {*MADE, "tiles"}:
+            for name in {*MADE} - before:
+                (run / name).unlink(missing_ok=True) if name != "tensorboard" else rmtree(run / name, True)
+        raise
 
 
 def _changes(recipe: Recipe, before: Recipe) -> list[str]:

@@ -35,9 +35,10 @@ SCHEMA = pa.schema(
         ("shard", NAMES),  # relative to the manifest; null where there are no shards
         ("offset", pa.int64()),  # of the JPEG in its shard
         ("bytes", pa.int64()),
+        ("crc32", pa.uint32()),  # of the JPEG
     ]
 )
-NEEDED = set(SCHEMA.names) - {"tissue", "sharpness"}  # for reading tiles
+NEEDED = set(SCHEMA.names) - {"tissue", "sharpness", "crc32"}  # for reading tiles
 KNOWN = ("path", "slide", "source", "mpp", "mask")  # columns of a table of slides
 
 
@@ -71,6 +72,11 @@ class Listed:
             "slide_mpp": [self.mpp, self.unsaid_mpp],
             "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
         }
+
+    def lock(self, folder: Path) -> Path:
+        """Return the lock file of whoever works on the slide's files in a folder of results."""
+        place = folder / self.name
+        return place.with_name(f".{place.name}.lock")
 
     def open(self) -> Slide:
         """Open the slide. Raises TileError as `Slide.open` does."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
+from zlib import crc32
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from colocate.base.files import write_atomically
-from colocate.base.tables import write_csv
+from colocate.base.errors import UserError
+from colocate.base.files import whole, write_atomically
+from colocate.base.tables import read_table, write_csv
 from colocate.slides.listing import MANIFEST, NAMES, SCHEMA, Listed
 
 SLIDES_AT_ONCE = 256  # in memory
@@ -28,56 +29,84 @@ def part_path(out: Path, name: str) -> Path:
     return out / "parts" / f"{name}.parquet"
 
 
-def write_part(out: Path, slide: Listed, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Write a slide's rows (columns of SCHEMA; null where missing) and its row of slides.csv (`facts`)."""
+def write_part(
+    out: Path, slide: Listed, rows: Sequence[dict[str, Any]], facts: dict[str, Any], shards: dict[str, int]
+) -> None:
+    """Write a slide's rows (columns of SCHEMA; null where missing), its row of slides.csv and its shards' bytes."""
     same = {"slide": slide.name, "source": slide.source, "path": str(slide.path)} | slide.columns
-    notes = {"colocate": json.dumps({"identity": _identity(slide), "facts": facts})}
-    table = pa.Table.from_pylist([same | row for row in rows], _schema(slide).with_metadata(notes))
-    write_atomically(part_path(out, slide.name), lambda file: parquet.write_table(table, file))
+    notes = {"identity": _identity(slide), "facts": facts, "shards": shards}
+    table = pa.Table.from_pylist([same | row for row in rows], _schema(slide, notes))
+    write_atomically(
+        part_path(out, slide.name), lambda file: parquet.write_table(table, file, write_page_checksum=True)
+    )
 
 
-def _schema(slide: Listed) -> pa.Schema:
+def _schema(slide: Listed, notes: dict[str, Any]) -> pa.Schema:
     """The manifest's schema: SCHEMA, and the table's own columns, which are the same for all slides of a list."""
-    return pa.schema([*SCHEMA, *((name, NAMES) for name in slide.columns)])
+    columns = [*SCHEMA, *((name, NAMES) for name in slide.columns)]
+    return pa.schema(columns, {"colocate": json.dumps(notes)})
 
 
-def is_done(out: Path, slide: Listed) -> bool:
-    """Whether a slide has its part, made from the same file and the same settings of the slide."""
-    path = part_path(out, slide.name)
-    return path.is_file() and _told(path)["identity"] == _identity(slide)
+def notes_of(out: Path, slide: Listed) -> dict[str, Any] | None:
+    """What is known of a slide that is done (`facts`: its row of slides.csv, `shards`: their bytes); None if it is not.
+
+    Done is a slide that has its part, made from the same file and the same settings of the slide, and shards of the
+    lengths that the part says.
+    """
+    notes = _notes(part_path(out, slide.name))
+    if notes.get("identity") != _identity(slide):
+        return None
+    return notes if all(_bytes(out / shard) == size for shard, size in notes["shards"].items()) else None
 
 
-def _told(part: Path) -> dict[str, Any]:
-    return json.loads((parquet.read_schema(part).metadata or {})[b"colocate"])
+def _notes(part: Path) -> dict[str, Any]:
+    """What a part says beside its rows; nothing if it is not there or damaged."""
+    try:
+        return json.loads((parquet.read_schema(part).metadata or {})[b"colocate"])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return {}
+
+
+def _bytes(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _identity(slide: Listed) -> str:
     return blake2b(repr((slide, slide.identity())).encode(), digest_size=16).hexdigest()
 
 
-def write_manifest(out: Path, slides: Sequence[Listed]) -> list[dict[str, Any]]:
-    """Write OUT/manifest.parquet and OUT/slides.csv from the parts of these slides.
+def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write OUT/manifest.parquet and OUT/slides.csv from the parts of these slides; `notes`: of each, by its name.
 
     Rows come slide by slide in the given order, so the bytes do not depend on who made which part when.
 
     Returns:
         What slides.csv says, a dictionary a slide.
+    Raises:
+        UserError: a part is damaged, or the disk is full.
     """
+    shards = {shard: size for slide in slides for shard, size in notes[slide.name]["shards"].items()}
 
     def write(file: Any) -> None:
-        with parquet.ParquetWriter(file, _schema(slides[0])) as writer:
+        schema = _schema(slides[0], {"shards": shards})
+        with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
             for start in range(0, len(slides), SLIDES_AT_ONCE):
-                some = slides[start : start + SLIDES_AT_ONCE]
-                tables = [parquet.read_table(part_path(out, slide.name)) for slide in some]
+                tables = [_part(out, slide) for slide in slides[start : start + SLIDES_AT_ONCE]]
                 writer.write_table(pa.concat_tables(tables).unify_dictionaries())
 
     write_atomically(out / MANIFEST, write)
-    rows = [
-        {"slide": slide.name, "path": slide.path, "source": slide.source} | _told(part_path(out, slide.name))["facts"]
-        for slide in slides
-    ]
+    same = ({"slide": slide.name, "path": slide.path, "source": slide.source} for slide in slides)
+    rows = [known | notes[known["slide"]]["facts"] for known in same]
     write_csv(out / SLIDES, list(rows[0]), [tuple(row.values()) for row in rows])
     return rows
+
+
+def _part(out: Path, slide: Listed) -> pa.Table:
+    path = part_path(out, slide.name)
+    try:
+        return read_table(path)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: delete it, and the same command cuts its slide again") from error
 
 
 TILES = 10_000  # in a shard
@@ -85,7 +114,7 @@ TILES = 10_000  # in a shard
 
 @final
 class Shards:
-    """The shards of one slide, FOLDER/shards/NAME-0000.tar and on; under hidden names until all is well.
+    """The shards of one slide, FOLDER/shards/NAME-0000.tar and on.
 
     A context manager: on an error nothing stays, neither of these shards nor of those that were there before.
     """
@@ -93,55 +122,63 @@ class Shards:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.place = folder / "shards" / name
-        self.paths: list[Path] = []
         self.file: io.BufferedWriter | None = None
         self.tiles = 0
+        self.bytes: dict[str, int] = {}
+        """Of each shard that is there, by its path from the folder."""
+        self._open = ExitStack()
 
     def __enter__(self) -> Shards:
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        self._remove()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            try:
-                self._end()
-                for path in self.paths:
-                    _hidden(path).replace(path)
-            except OSError:
-                self._remove()
-                raise
-            return
-        if self.file is not None:
-            with suppress(OSError):  # of a full disk
-                self.file.close()
-        self._remove()
+    def __exit__(self, *error: Any) -> None:
+        kept = 0
+        try:
+            self._end() if error[0] is None else self._open.__exit__(*error)
+            kept = len(self.bytes) if error[0] is None else 0
+        finally:
+            self._remove(kept)
 
     def add(self, key: str, jpeg: bytes, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write KEY.jpg and KEY.json; return the JPEG's place as columns of the manifest. Raises OSError."""
+        """Write KEY.jpg and KEY.json; return the JPEG's place and checksum as columns of the manifest."""
         if self.tiles % TILES == 0:
             self._end()
-            self.paths.append(self.place.with_name(f"{self.place.name}-{len(self.paths):04d}.tar"))
-            self.file = _hidden(self.paths[-1]).open("wb")
+            self.file = self._open.enter_context(_shard(self._path(len(self.bytes))))
         self.tiles += 1
         assert self.file is not None
         head = _head(key + ".jpg", len(jpeg))
         offset = self.file.tell() + len(head)
         note = json.dumps(facts).encode()
         self.file.write(b"".join((head, _padded(jpeg), _head(key + ".json", len(note)), _padded(note))))
-        return {"shard": self.paths[-1].relative_to(self.folder).as_posix(), "offset": offset, "bytes": len(jpeg)}
+        shard = self._name(len(self.bytes))
+        return {"shard": shard, "offset": offset, "bytes": len(jpeg), "crc32": crc32(jpeg)}
+
+    def _path(self, number: int) -> Path:
+        return self.place.with_name(f"{self.place.name}-{number:04d}.tar")
+
+    def _name(self, number: int) -> str:
+        return self._path(number).relative_to(self.folder).as_posix()
 
     def _end(self) -> None:
         if self.file is not None:
-            with self.file as file:
-                file.write(tarfile.NUL * (2 * tarfile.BLOCKSIZE))  # which ends a tar file
-            self.file = None
+            self._open.close()
+            number, self.file = len(self.bytes), None
+            self.bytes[self._name(number)] = self._path(number).stat().st_size
 
-    def _remove(self) -> None:
-        name = re.compile(rf"\.?{re.escape(self.place.name)}-\d{{4,}}\.tar(\.part)?")
-        for path in self.place.parent.iterdir():
-            if name.fullmatch(path.name):
-                path.unlink()
+    def _remove(self, first: int) -> None:
+        """Remove the shards from a number on: the last one first, so that none is left behind a gap."""
+        last = first
+        while self._path(last).exists():
+            last += 1
+        for number in reversed(range(first, last)):
+            self._path(number).unlink()
+
+
+@contextmanager
+def _shard(path: Path) -> Iterator[io.BufferedWriter]:
+    with whole(path) as file:
+        yield file
+        file.write(tarfile.NUL * (2 * tarfile.BLOCKSIZE))  # which ends a tar file
 
 
 def _head(name: str, size: int) -> bytes:
@@ -153,7 +190,3 @@ def _head(name: str, size: int) -> bytes:
 
 def _padded(data: bytes) -> bytes:
     return data + tarfile.NUL * (-len(data) % tarfile.BLOCKSIZE)
-
-
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")

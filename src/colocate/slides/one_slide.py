@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,23 +105,20 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool, fi
 
     Raises:
         TileError: the slide or its mask cannot be read; the run goes on with the next.
-        UserError: the disk is full or cannot be written; the run ends.
+        UserError, OSError: the disk is full or cannot be written; the run ends.
     """
     try:
         slide = listed.open()
         tissue = find_tissue(slide, listed.mask, find)
         found = places(slide, tissue, config)
         part_path(out, listed.name).unlink(missing_ok=True)  # it names shards that are cut anew
-        with nullcontext() if manifest_only else Shards(out, listed.name) as shards:
-            rows = _tiles(listed, slide, found, config, shards)
+        with Shards(out, listed.name) as shards:
+            rows = _tiles(listed, slide, found, config, None if manifest_only else shards)
             corners = [(row["x"], row["y"]) for row in rows]
             write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
-        write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)))
-    except UserError:
+        write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)), shards.bytes)
+    except (UserError, OSError):
         raise
-    except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
-        raise UserError(f"{out} cannot be written on ({reason}): make room; the same command goes on") from error
     except Exception as error:  # one odd slide must not end the run
         raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return len(rows)

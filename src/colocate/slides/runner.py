@@ -6,12 +6,13 @@ Shared by `colocate features` and `colocate predict`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, final
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_writable
+from colocate.base.files import check_writable, claimed, remove_unfinished
 from colocate.base.tables import as_text, read_table, write_csv
 from colocate.base.text import Terminal, counted
 from colocate.slides.listing import Listed
@@ -56,30 +57,40 @@ class Meter(Terminal):
 
 @final
 class Quarantine:
-    """The failed slides, kept in a CSV (slide, path, reason) that exists only while there are any."""
+    """The failed slides, kept in a CSV (slide, path, reason) that exists only while there are any.
+
+    Several processes may add to it and remove from it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.failed: dict[str, tuple[str, str]] = {}
+
+    @property
+    def failed(self) -> dict[str, tuple[str, str]]:
         """Path and reason of each slide, by name."""
-        if path.is_file():
-            self.failed = {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(path))}
+        if not self.path.is_file():
+            return {}
+        return {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(self.path))}
 
     def set(self, failed: dict[str, tuple[str, str]]) -> None:
         """Replace all entries."""
         if failed:
             write_csv(self.path, ("slide", "path", "reason"), [(name, *failed[name]) for name in sorted(failed)])
-        elif self.failed:
+        elif self.path.is_file():
             self.path.unlink(missing_ok=True)
-        self.failed = failed
 
     def add(self, name: str, path: Path, reason: str) -> None:
-        self.set(self.failed | {name: (str(path), reason)})
+        with self._mine():
+            self.set(self.failed | {name: (str(path), reason)})
 
-    def remove(self, name: str) -> None:
-        """Remove a slide that has succeeded since."""
-        if name in self.failed:
-            self.set({other: said for other, said in self.failed.items() if other != name})
+    def remove(self, names: Set[str]) -> None:
+        """Remove slides that have succeeded since."""
+        if not names.isdisjoint(self.failed):
+            with self._mine():
+                self.set({other: said for other, said in self.failed.items() if other not in names})
+
+    def _mine(self) -> AbstractContextManager[bool]:
+        return claimed(self.path.with_name(f".{self.path.name}.lock"), wait=True)
 
 
 @final
@@ -113,29 +124,44 @@ def for_each_slide(
     """Work on every slide that is not done; `work` reports progress to the meter and writes all of a slide or nothing.
 
     `done` is called for all slides first, so that its refusals come before any work. A slide on which `work` raises
-    TileError is listed in the quarantine and tried again by the next call; other errors end the loop.
+    TileError is listed in the quarantine and tried again by the next call; other errors end the loop. Several processes
+    share the slides: one that another is at work on comes last, and is then there or free.
 
     Raises:
         UserError: every slide failed, or the quarantine's folder cannot be written; and what `done` and `work` raise.
     """
+    folder = quarantine.path.parent
     wanted = [slide for slide in slides if not done(slide)]
-    failed = 0
-    for name in {slide.name for slide in slides} - {slide.name for slide in wanted}:
-        quarantine.remove(name)
+    quarantine.remove({slide.name for slide in slides} - {slide.name for slide in wanted})
     if wanted:
-        check_writable(quarantine.path.parent)
+        check_writable(folder)
+        remove_unfinished(folder)
     meter = Meter(len(wanted), unit)
+    worked = failed = 0
+    waits = False
     with meter.bar:
-        for slide in wanted:
-            try:
-                work(slide, meter)
-            except TileError as error:
-                quarantine.add(slide.name, slide.path, str(error))
-                meter.end(slide.name, str(error))
-                failed += 1
-            else:
-                quarantine.remove(slide.name)
-                meter.end(slide.name)
+        while wanted:
+            elsewhere = []
+            for slide in wanted:
+                with claimed(slide.lock(folder), waits) as mine:
+                    if not mine:
+                        elsewhere.append(slide)
+                        continue
+                    try:
+                        if not done(slide):
+                            work(slide, meter)
+                            worked += 1
+                    except TileError as error:
+                        quarantine.add(slide.name, slide.path, str(error))
+                        meter.end(slide.name, str(error))
+                        failed += 1
+                    else:
+                        quarantine.remove({slide.name})
+                        meter.end(slide.name)
+            if elsewhere:
+                meter.say(f"waiting for {counted(len(elsewhere), 'slide')} that another process is at work on")
+            wanted, waits = elsewhere, True
+    remove_unfinished(folder)
     if failed and failed == len(slides):
         raise UserError(f"none of {counted(failed, 'slide')} went well: {quarantine.path} says why")
-    return Tally(len(wanted) - failed, len(slides) - len(wanted), failed)
+    return Tally(worked, len(slides) - worked - failed, failed)

@@ -8,8 +8,8 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,12 +20,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_writable, write_atomically
+from colocate.base.files import check_writable, claimed, read_json, remove_unfinished, write_atomically
 from colocate.base.plugins import load, name_of, sha256_of
+from colocate.base.processes import end_with_parent
 from colocate.base.tables import TABLES, read_table
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
-from colocate.slides.manifest import SLIDES, is_done, part_path, write_manifest
+from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
 from colocate.slides.one_slide import TilingConfig, cut
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, open_reader
 from colocate.slides.runner import Meter, Quarantine
@@ -64,8 +65,9 @@ def tile(
 
     The files do not depend on `workers` (processes; None: one a core), on `part` (the k-th of n shares of the slides,
     from 1) or on `scheduler` (the address of a Dask scheduler whose workers see the same folders). The same call goes
-    on where another stopped, and tries again what failed. `tissue` names a function of the user's own, as
-    `my_module.py:function`, that finds tissue in place of `tissue_mask`.
+    on where another stopped, and tries again what failed. Several at once share the slides: none is cut twice, and each
+    ends when all of its slides are done. `tissue` names a function of the user's own, as `my_module.py:function`, that
+    finds tissue in place of `tissue_mask`.
 
     Raises:
         UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut,
@@ -74,15 +76,17 @@ def tile(
     config = config or TilingConfig()
     out = out.absolute()
     check_writable(out)
+    remove_unfinished(out)
     own_tissue = {} if tissue is None else _named(tissue)
     tissue = own_tissue.get("tissue")
     _check_settings(out, {"manifest_only": manifest_only} | asdict(config) | own_tissue)
     own = slides[part[0] - 1 :: part[1]]
-    before = {slide.name for slide in own if is_done(out, slide)}
+    before = {slide.name: notes for slide in own if (notes := notes_of(out, slide))}
     if waiting := [slide for slide in own if slide.name not in before]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
         with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, (config, out, manifest_only, tissue))
+        remove_unfinished(out)
     return _conclude(slides, out, before)
 
 
@@ -113,17 +117,27 @@ def sentence(done: Tiled, out: Path) -> str:
 
 
 def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, Path, bool, str | None]) -> None:
-    futures = {executor.submit(_task, slide, *how): slide for slide in slides}
+    def submit(slides: list[Listed], wait: bool) -> dict[Future[int | str | None], Listed]:
+        return {executor.submit(_task, slide, *how, wait): slide for slide in slides}
+
+    futures = submit(slides, wait=False)
     meter = Meter(len(slides), "tile")
     try:
         with meter.bar:  # after the processes have started: no thread should be about when they fork
-            for future in as_completed(futures):
-                name, found = futures[future].name, future.result()
-                if isinstance(found, str):
-                    meter.end(name, found)
-                else:
-                    meter.advance(found)
-                    meter.end(name)
+            while futures:
+                elsewhere = []
+                for future in as_completed(futures):
+                    slide, found = futures[future], future.result()
+                    if found is None:
+                        elsewhere.append(slide)
+                    elif isinstance(found, str):
+                        meter.end(slide.name, found)
+                    else:
+                        meter.advance(found)
+                        meter.end(slide.name)
+                if elsewhere:
+                    meter.say(f"waiting for {counted(len(elsewhere), 'slide')} that another process is cutting")
+                futures = submit(elsewhere, wait=True)
     except BrokenProcessPool as error:
         raise UserError(
             "a worker was killed, perhaps for want of memory: give fewer --workers; the same command goes on"
@@ -133,17 +147,32 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
             future.cancel()
 
 
-def _task(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, tissue: str | None) -> int | str:
-    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk."""
+def _task(
+    slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, tissue: str | None, wait: bool
+) -> int | str | None:
+    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk.
+
+    None, unless told to `wait`: another process is cutting it.
+    """
     failed = _failed_path(out, slide.name)
-    try:
-        tiles = cut(slide, config, out, manifest_only, None if tissue is None else load(tissue))
-    except TileError as error:
-        reason = str(error)
-        write_atomically(failed, lambda file: file.write(reason.encode()))
-        return reason
-    failed.unlink(missing_ok=True)
-    return tiles
+    with claimed(slide.lock(failed.parent), wait) as mine:
+        if not mine:
+            return None
+        if notes := notes_of(out, slide):  # another process has been faster
+            return notes["facts"]["tiles"]
+        try:
+            tiles = cut(slide, config, out, manifest_only, None if tissue is None else load(tissue))
+        except TileError as error:
+            reason = str(error)
+            write_atomically(failed, lambda file: file.write(reason.encode()))
+            return reason
+        failed.unlink(missing_ok=True)
+        return tiles
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _failed_path(out: Path, name: str) -> Path:
@@ -154,9 +183,7 @@ def _failed_path(out: Path, name: str) -> Path:
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
         context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(
-            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
         try:
             yield pool
         except BaseException:
@@ -190,18 +217,17 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
     settings = {"version": 4} | settings
     if path.is_file():
-        if changed := changes(json.loads(path.read_text()), settings):
+        if changed := changes(read_json(path), settings):
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
     else:
         text = json.dumps(settings, indent=2) + "\n"
         write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
-    """Write failed.csv, and the manifest if no slide is missing. before: names of slides known to be done."""
-    done = [slide for slide in slides if slide.name in before or is_done(out, slide)]
-    names = {slide.name for slide in done}
-    others = [slide for slide in slides if slide.name not in names]
+def _conclude(slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str, Any]]) -> Tiled:
+    """Write failed.csv, and the manifest if no slide is missing. before: notes of slides known to be done."""
+    notes = {slide.name: known for slide in slides if (known := before.get(slide.name) or notes_of(out, slide))}
+    done, others = ([slide for slide in slides if (slide.name in notes) == there] for there in (True, False))
     failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
     reasons = {slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed}
     Quarantine(out / FAILED).set(reasons)
@@ -209,7 +235,7 @@ def _conclude(slides: Sequence[Listed], out: Path, before: set[str]) -> Tiled:
         return Tiled(0, len(others) - len(failed), len(failed))
     if not done:
         raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: {out / FAILED} says why")
-    rows = write_manifest(out, done)
+    rows = write_manifest(out, done, notes)
     counts = [row["tiles"] for row in rows]
     enlarged = sum(row["enlarged"] for row in rows)
     return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged)

@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.shapes import rasterise
+from colocate.base.shapes import rasterise, read_geojson
 from colocate.slides.slide import Slide
 
 MPP, LONGEST_PX = 8.0, 3000  # of the mask: larger slides get a coarser one
@@ -176,10 +176,10 @@ def _faded(tissue: Mask, glass: Mask, colour: Float32[np.ndarray, "h w"]) -> Mas
 def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
     try:
         if file.suffix.lower() in (".geojson", ".json"):
-            drawn = shapely.make_valid(shapely.from_geojson(file.read_text()))
+            drawn = shapely.union_all([feature.shape for feature in read_geojson(file)])
             scale = (shape[1] / slide.width, shape[0] / slide.height)
             small = shapely.transform(drawn, lambda points: (points + slide.origin) * scale)
-            patch = rasterise(shapely.union_all(shapely.get_parts(small)), *shape)
+            patch = rasterise(small, *shape)
             mask = np.zeros(shape, bool)
             high, wide = patch.mask.shape
             mask[patch.top : patch.top + high, patch.left : patch.left + wide] = patch.mask
