@@ -102,16 +102,15 @@ def _cut(manifest_only: bool) -> Callable[[Path], None]:
     return make
 
 
-def _all_tiles(data: Path) -> None:
-    index = Index.build(data, data.parent / f".{data.name}.index.arrow")
-    _read(index)
+def _all_tiles(data: Path) -> object:
+    return _read(Index.build(data, data.parent / f".{data.name}.index.arrow"))
 
 
-def _read(index: Index) -> None:
-    for number in range(min(len(index), 20)):
-        index.name(number)
-        index.read(number)
-    index.mpp, index.sources, index.fingerprint  # noqa: B018
+def _read(index: Index) -> object:
+    tiles = [(index.name(number), int(index.read(number).sum())) for number in range(min(len(index), 20))]
+    names = [name.rpartition("/")[2] for name, _ in tiles]
+    totals = [total for _, total in tiles]
+    return repr((names, totals, index.mpp.tolist(), index.sources, index.fingerprint))  # nan is equal to nan
 
 
 def _tar(folder: Path) -> None:
@@ -230,11 +229,11 @@ READERS: dict[str, Reader] = {
     "picture": Reader(_pictures, _each(lambda file: decode(file.read_bytes(), file.name))),
     "slide": Reader(_slides, _each(_look)),
     "tar": Reader(_tar, lambda folder: _all_tiles(folder / "shard.tar")),
-    "shards": Reader(_cut(False), lambda folder: _all_tiles(folder / "tiles"), "tiles/**/*"),
+    "shards": Reader(_cut(False), lambda folder: _all_tiles(folder / "tiles"), "tiles/shards/*", exact=True),
     "manifest": Reader(_cut(True), lambda folder: _all_tiles(folder / "tiles"), "**/*.parquet"),
     "table": Reader(_table, lambda folder: _all_tiles(folder / "tiles.csv"), "*.csv"),
     "parquet": Reader(_table, lambda folder: _all_tiles(folder / "tiles.parquet"), "*.parquet"),
-    "index": Reader(_index, lambda folder: _read(Index.open(folder / "tiles.arrow")), "*.arrow"),
+    "index": Reader(_index, lambda folder: _read(Index.open(folder / "tiles.arrow")), "*.arrow", exact=True),
     "geojson": Reader(_outlines, _prepare("geojson", mpp=0.5), "*.geojson"),
     "coco": Reader(_coco, _prepare("coco", "set.json"), "*.json"),
     "xml": Reader(_xml, _prepare("monuseg", partial=True), "**/*.xml"),
