@@ -246,11 +246,14 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
 
 
 def is_manifest(data: Path) -> bool:
-    """Whether a table is one that `colocate tile` wrote."""
+    """Whether a table is one that `colocate tile` wrote. Raises UserError if it lacks a single column of one."""
     try:
-        return set(parquet.read_schema(data).names) >= NEEDED
-    except (pa.ArrowException, OSError):
+        missing = NEEDED - set(parquet.read_schema(data).names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
+    if len(missing) == 1:  # as a table of tiles its paths would be slides
+        raise UserError(f"{data} has no column `{missing.pop()}`: give the manifest as `colocate tile` wrote it")
+    return not missing
 
 
 def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
@@ -314,11 +317,13 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
 
 
 def _check_shards(root: Path, shards: Sequence[str], table: pa.Table, data: Path) -> None:
-    """See that shards are there, of the lengths that their manifest says (older ones say nothing)."""
+    """See that shards are there, of the lengths that their manifest says; older ones say nothing, nor checksums."""
     notes = (table.schema.metadata or {}).get(b"colocate", b"{}")
     try:
         lengths = dict(json.loads(notes).get("shards", {}))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        if lengths and table["crc32"].null_count:
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise UserError(f"{data} is damaged: delete it, and `colocate tile` writes it again") from None
     again = "copy it again, or delete it and give the command `colocate tile` again, which cuts its slide anew"
     for shard in shards:

@@ -289,5 +289,5 @@ def _first(data: Path) -> Path | None:
         if data.suffix.lower() == ".parquet" and "slide_mpp" in parquet.read_schema(data).names:
             return None  # a manifest, whose paths are of slides and whose rows are tiles
         return data.parent / str(read_table(data, ["path"])["path"][0])
-    except (UserError, pa.ArrowException, OSError, KeyError, IndexError):
+    except (UserError, pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError):
         return None  # whoever reads it will say what is wrong
