@@ -27,6 +27,7 @@ from colocate.predict.predict import PredictConfig, predict
 from colocate.predict.predictor import DeviceConfig
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import FINDER, slide_of
+from tests.tiny import UNIQUE
 
 
 @pytest.fixture(params=["file", "file/below", "/proc/self/out"])
@@ -112,8 +113,8 @@ def test_a_disk_that_is_full_is_named_whatever_library_writes(kind: str, room: i
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     """What a live one writes stays, and so do other hidden files."""
     (tmp_path / "deep").mkdir()
-    for name in (".a.0.tmp", "deep/.b.png.123.tmp", "deep/.b.lock", ".hidden", "c.tmp"):
-        (tmp_path / name).write_bytes(b"half")
+    for name in (f".a.{UNIQUE}.tmp", f"deep/.b.png.{UNIQUE}.tmp", "deep/.b.lock", ".hidden", "c.tmp", ".theirs.tmp"):
+        (tmp_path / name).write_bytes(b"" if name.endswith(".lock") else b"half")
     process = os.fork()
     if not process:
         with whole(tmp_path / "deep" / "killed") as file:
@@ -121,14 +122,15 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(process, 0)
-    assert len(list(tmp_path.rglob(".*.tmp"))) == 3
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 4
     with whole(tmp_path / "deep" / "whole") as file, claimed(tmp_path / "deep" / ".c.lock", wait=False):
         file.write(b"all")
         remove_unfinished(tmp_path)
         remove_unfinished(tmp_path)
         assert (tmp_path / "deep" / ".c.lock").exists()
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == [".hidden", "c.tmp", "deep/whole"] and (tmp_path / "deep" / "whole").read_bytes() == b"all"
+    assert left == [".hidden", ".theirs.tmp", "c.tmp", "deep/whole"]
+    assert (tmp_path / "deep" / "whole").read_bytes() == b"all"
 
 
 def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
-from tests.tiny import tiny_recipe, write_tiles
+from tests.tiny import UNIQUE, tiny_recipe, write_tiles
 
 PACE = {"pairs_per_s", "waiting", "crowded"}  # the only columns that depend on the clock
 
@@ -307,7 +307,7 @@ def test_two_processes_never_write_one_run(tiles: Path, tmp_path: Path) -> None:
 
 def test_a_run_removes_what_a_killed_one_left(tiles: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiles, tmp_path / "run")
-    for name in (".backbone.json.0.tmp", "checkpoints/.step000000002.pt.0.tmp"):
+    for name in (f".backbone.json.{UNIQUE}.tmp", f"checkpoints/.step000000002.pt.{UNIQUE}.tmp"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_bytes(b"half")
     pretrain(recipe)

@@ -35,6 +35,9 @@ METHODS: dict[str, MethodConfig] = {
 }
 
 
+UNIQUE = "0123456789abcdef" * 2  # in the name of a file that is being written
+
+
 def write_tiles(folder: Path, count: int = 20, size: int = 40) -> Path:
     """Random smooth colour pictures."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiling.test_tile import files
+from tests.tiny import UNIQUE
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
@@ -24,7 +25,7 @@ def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: boo
     mark = out.parent / "killed"
     if slide.name == "s1" and not mark.exists():
         mark.touch()
-        half = out / "shards" / ".s1-0000.tar.0.tmp"
+        half = out / "shards" / f".s1-0000.tar.{UNIQUE}.tmp"
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(b"half a shard")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,7 @@ from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiling.test_tissue import share
+from tests.tiny import UNIQUE
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
@@ -117,7 +118,7 @@ def test_what_is_done_is_not_done_again(
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "parts" / "s1.parquet").unlink()  # as if it had been stopped before its end, with half a shard left
-    (out / "shards" / ".s1-0001.tar.0.tmp").write_bytes(b"half")
+    (out / "shards" / f".s1-0001.tar.{UNIQUE}.tmp").write_bytes(b"half")
     before = {path: path.stat().st_mtime_ns for path in (out / "shards").glob("s[02]*")}
     asked: list[str] = []  # which reads a file's end, of thousands on a slow disk
     monkeypatch.setattr(work, "notes_of", lambda out, slide: asked.append(slide.name) or notes_of(out, slide))

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout, lock_descriptor
 from PIL import Image
 
 from colocate.base.errors import UserError
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # which nobody else has
 
 
 class _Raw(io.FileIO):
@@ -94,10 +97,11 @@ def remove_unfinished(folder: Path) -> None:
     Best done before the work, to have the room, and after it: processes may take a moment to die.
     """
     for path in folder.rglob(".*"):
-        if path.name.endswith((".tmp", ".lock")):
-            with suppress(OSError), path.open("r+b") as file:
-                if lock_descriptor(file.fileno(), blocking=False):
-                    path.unlink()
+        with suppress(OSError):
+            if UNFINISHED.fullmatch(path.name) or (path.name.endswith(".lock") and not path.stat().st_size):
+                with path.open("r+b") as file:
+                    if lock_descriptor(file.fileno(), blocking=False):
+                        path.unlink()
 
 
 @contextmanager

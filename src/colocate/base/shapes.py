@@ -75,8 +75,9 @@ def _polygons(geometry: dict[str, Any]) -> list[Any]:
         middle, radii = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0) / 2
         turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)[:, None]
         return [[middle + radii * np.hstack([np.cos(turns), np.sin(turns)])]]
-    without_area = dict.fromkeys(("Point", "MultiPoint", "LineString", "MultiLineString"), [])
-    return ({"Polygon": [corners], "MultiPolygon": corners or []} | without_area)[geometry["type"]]
+    if geometry["type"] in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+        return []
+    return {"Polygon": [corners], "MultiPolygon": corners or []}[geometry["type"]]
 
 
 def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
