@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.tiny import UNIQUE
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
 
-def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, wait: bool) -> int | str | None:
+def kill_once(slide: Listed, config: TilingConfig, out: Path, *how: Any) -> int | str | None:
     """The task, but the first worker to meet the second slide dies of it, half a shard written."""
     mark = out.parent / "killed"
     if slide.name == "s1" and not mark.exists():
@@ -29,7 +30,7 @@ def kill_once(slide: Listed, config: TilingConfig, out: Path, manifest_only: boo
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(b"half a shard")
         os.kill(os.getpid(), signal.SIGKILL)
-    return ORDINARY(slide, config, out, manifest_only, wait)
+    return ORDINARY(slide, config, out, *how)
 
 
 ORDINARY = work._task
