@@ -16,7 +16,7 @@ from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 
 CPU = ["--accelerator", "cpu", "--workers", "1"]
-PACE = {"pairs_per_s", "images_per_s", "waiting"}
+PACE = {"pairs_per_s", "images_per_s", "waiting", "crowded"}
 CUT = ["--mpp", "1", "--size", "64", "--min-tissue", "0.1", "--min-sharpness", "0"]
 
 
