@@ -80,6 +80,11 @@ def test_a_second_call_computes_nothing(
     monkeypatch.setattr(ProbeTask, "run", lambda *_: pytest.fail("computed again"))
     assert evaluate(task, protocol(data, tmp_path), [random]) == first
     assert first[0].stat().st_mtime_ns == before
+    whole = first[0].read_bytes()
+    first[0].write_bytes(whole[:-20])
+    with pytest.raises(UserError, match=r"result\.json is no result of `colocate evaluate`, or is cut short"):
+        evaluate(task, protocol(data, tmp_path), [random])
+    first[0].write_bytes(whole)
     changed = (
         (ProbeTask(ProbeConfig("nearest", stride=8, neighbours=6)), protocol(data, tmp_path)),
         (task, protocol(data, tmp_path, fraction=0.5)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-KILLS = int(os.environ.get("COLOCATE_KILLS", "3"))  # of each command: `make faults` asks for 100
+KILLS = int(os.environ.get("COLOCATE_KILLS", "1"))  # of each command: `make faults` asks for 100
 MARK = "COLOCATE_FAULT"  # in the environment of a command's processes, so that orphans are found
 PATIENCE_S = 300
 

@@ -11,7 +11,7 @@ import pytest
 from colocate.pretrain.journal import read_rows
 from colocate.pretrain.recipe import to_json
 from tests.evaluate.tissue import write_tissue
-from tests.faults.killed import Command, Running, contents, survive
+from tests.faults.killed import KILLS, Command, Running, contents, survive
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -72,7 +72,7 @@ def of_a_run(run: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_tile(slides: Path, tmp_path: Path, workers: str) -> None:
-    survive(tile(slides, "--workers", workers), tmp_path)
+    survive(tile(slides, "--workers", workers), tmp_path, kills=max(3, KILLS))  # which starts in a second
 
 
 @pytest.mark.slow

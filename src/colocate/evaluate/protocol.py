@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from colocate.base.errors import UserError
-from colocate.base.files import alone, write_atomically
+from colocate.base.files import alone, read_json, write_atomically
 from colocate.base.rng import uniforms
 from colocate.base.text import Terminal
 from colocate.datasets.labelled import Labelled
@@ -133,7 +133,8 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             train = some_of(data, data.train(scheme), protocol.fraction, seed)
             trial = _trial(task, protocol, candidate, data, scheme, train, seed)
             file = trial.folder / "result.json"
-            there = file.exists() and json.loads(file.read_text()).get("identity") == trial.identity
+            known = read_json(file, "result of `colocate evaluate`") if file.exists() else {}
+            there = isinstance(known, dict) and known.get("identity") == trial.identity
             wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
             if there and not wanting:
                 terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
