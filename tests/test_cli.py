@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,11 @@ def test_debug_shows_the_traceback() -> None:
 
     with pytest.raises(UserError):
         main(["pretrain", "plm", "--debug"])
+
+
+def test_a_reader_that_has_seen_enough_gets_no_complaint() -> None:
+    command = [sys.executable, "-m", "colocate", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141

@@ -104,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             hint = f"did you mean {close[0]}? " if close else ""
             raise UserError(f"no command {arguments[0]!r}: {hint}There are {', '.join(COMMANDS)}")
         _run(arguments[0], arguments[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Interrupted as stop:
         print(shown(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
