@@ -90,24 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return
-    if arguments[0] == "--version":
-        print(f"colocate {__version__}")
-        return
     try:
-        if arguments[0] in RETIRED:
-            raise UserError(f"colocate {arguments[0]} {RETIRED[arguments[0]]}")
-        if arguments[0] not in COMMANDS:
-            close = get_close_matches(arguments[0], COMMANDS, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"no command {arguments[0]!r}: {hint}There are {', '.join(COMMANDS)}")
-        _run(arguments[0], arguments[1:])
+        _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(1)
     except Interrupted as stop:
         print(shown(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
@@ -124,12 +112,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _run(name: str, arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_usage())
+        return
+    if name == "--version":
+        print(f"colocate {__version__}")
+        return
+    if name in RETIRED:
+        raise UserError(f"colocate {name} {RETIRED[name]}")
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"no command {name!r}: {hint}There are {', '.join(COMMANDS)}")
     command = COMMANDS[name].load()
     if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
-        command(arguments)
+        command(arguments[1:])
     else:
-        tyro.cli(command, prog=f"colocate {name}", args=arguments)
+        tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 
 def _usage() -> str:
