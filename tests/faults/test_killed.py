@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,18 +70,21 @@ def of_a_run(run: Path) -> dict[str, object]:
     return {name: seen if name in exact else None for name, seen in paceless(run).items()}
 
 
+hours = pytest.mark.skipif("COLOCATE_KILLS" not in os.environ, reason="make faults")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=hours), "3"])
 def test_tile(slides: Path, tmp_path: Path, workers: str) -> None:
     survive(tile(slides, "--workers", workers), tmp_path, kills=max(3, KILLS))  # which starts in a second
 
 
-@pytest.mark.slow
+@hours
 def test_features(slides: Path, tmp_path: Path) -> None:
     survive(features(slides), tmp_path)
 
 
-@pytest.mark.slow
+@hours
 def test_predict(discs: Path, tmp_path: Path) -> None:
     for seed in range(2):
         write_pyramid(tmp_path / "in" / f"s{seed}.tif", tissue_slide(512, mpp=0.5, seed=seed)[0], mpp=0.5)
@@ -104,7 +108,7 @@ def test_pretrain(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["tile", "features"])
+@pytest.mark.parametrize("command", ["tile", pytest.param("features", marks=hours)])
 def test_two_calls_share_the_slides(command: str, slides: Path, tmp_path: Path) -> None:
     """Each ends well when all is there, and no slide is worked on twice."""
     made = tile(slides, "--workers", "1") if command == "tile" else features(slides)
