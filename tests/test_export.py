@@ -92,7 +92,7 @@ def test_facts_that_cannot_be_are_refused(tmp_path: Path, field: str, value: obj
     written(tmp_path, "test_resnet")
     file = tmp_path / "backbone.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
-    with pytest.raises(UserError, match=rf"backbone\.json \({field}.*\) is not the backbone\.json of a colocate run"):
+    with pytest.raises(UserError, match=rf"backbone\.json \({field}.*\) is no backbone\.json of a colocate run"):
         load_backbone(tmp_path)
 
 

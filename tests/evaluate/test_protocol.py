@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from colocate.base.errors import UserError
+from colocate.base.files import claimed
 from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate import protocol as its
@@ -83,6 +84,9 @@ def test_a_second_call_computes_nothing(
     whole = first[0].read_bytes()
     first[0].write_bytes(whole[:-20])
     with pytest.raises(UserError, match=r"result\.json is no result of `colocate evaluate`, or is cut short"):
+        evaluate(task, protocol(data, tmp_path), [random])
+    first[0].unlink()
+    with claimed(first[0].with_name(".lock"), wait=False), pytest.raises(UserError, match="by another process: let it"):
         evaluate(task, protocol(data, tmp_path), [random])
     first[0].write_bytes(whole)
     changed = (

@@ -93,7 +93,7 @@ def test_predict(discs: Path, tmp_path: Path) -> None:
     survive(Command(lambda out: [*words, "--out", str(out)], paceless), tmp_path)
 
 
-@pytest.mark.slow
+@hours
 def test_evaluate(discs: Path, tmp_path: Path) -> None:
     survive(evaluate(discs), tmp_path)
 
@@ -117,16 +117,3 @@ def test_two_calls_share_the_slides(command: str, slides: Path, tmp_path: Path) 
     for running in both:
         assert "done: " in running.end()
     assert made.compared(tmp_path / "shared") == made.compared(tmp_path / "alone")
-
-
-@pytest.mark.slow
-def test_a_second_evaluation_is_refused(discs: Path, tmp_path: Path) -> None:
-    command = evaluate(discs, "--fit.steps", "200")
-    first = Running(command.words(tmp_path / "out"))
-    while not list(tmp_path.glob("out/*/.lock")):
-        assert first.main.poll() is None
-    second = Running(command.words(tmp_path / "out"))
-    said, _ = second.main.communicate()
-    assert second.main.returncode == 2
-    assert said.splitlines()[-1].endswith("is being written by another process: let it end, or choose another folder")
-    first.kill()
