@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,9 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
 index = Index.build(Path(sys.argv[1]), Path(sys.argv[2]))
 index.mpp, index.source_numbers, index.fingerprint
+again = time.perf_counter()
+Index.open(sys.argv[2])
+print(f"opened again in {time.perf_counter() - again:.2f} s; built in ", end="")
 """
 
 
@@ -53,9 +57,10 @@ def measured(work: str, *arguments: Path) -> str:
 
 
 def write_large_manifest(path: Path, shards: bool) -> Path:
-    """Ten million rows as `colocate tile` would write them."""
-    each = TILES // SLIDES
-    with parquet.ParquetWriter(path, SCHEMA) as writer:
+    """Ten million rows as `colocate tile` would write them, and of each shard its first tile."""
+    each, tile = TILES // SLIDES, bytes(18_000)
+    (path.parent / "shards").mkdir(exist_ok=True)
+    with parquet.ParquetWriter(path, SCHEMA, write_page_checksum=True) as writer:
         for slide in range(SLIDES):
             columns = {
                 "slide": [f"slide{slide:05d}"] * each,
@@ -70,10 +75,12 @@ def write_large_manifest(path: Path, shards: bool) -> Path:
                 "sharpness": np.full(each, 9, np.float32),
             }
             if shards:
+                (path.parent / "shards" / f"slide{slide:05d}-0000.tar").write_bytes(tile)
                 columns |= {
                     "shard": [f"shards/slide{slide:05d}-0000.tar"] * each,
                     "offset": np.arange(each) * 20_480,
-                    "bytes": np.full(each, 18_000, np.int64),
+                    "bytes": np.full(each, len(tile), np.int64),
+                    "crc32": np.full(each, crc32(tile), np.uint32),
                 }
             arrays = [
                 pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(each, field.type)
