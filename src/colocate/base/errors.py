@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 1500  # characters of a sentence
+
 
 def shown(text: str) -> str:
     r"""A text that a terminal shows and does not obey: what is not printable as escapes, but for ends of lines.
@@ -16,11 +18,12 @@ class UserError(Exception):
     """Something the user can mend: one sentence that names the file or setting, and the remedy.
 
     The command line prints it without a traceback (`--debug` shows one). What a terminal would obey (a file's name may
-    hold anything) is written out.
+    hold anything) is written out, and the middle of what nobody would read left out.
     """
 
     def __str__(self) -> str:
-        return shown(super().__str__()).replace("\n", "\\n")
+        text = shown(super().__str__()).replace("\n", "\\n")
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
 
 
 class TileError(UserError):
