@@ -29,7 +29,7 @@ check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
 
-fuzz: setup            ## 2,000 mutations of each kind of file that is read (an hour)
+fuzz: setup            ## 2,000 mutations of each kind of file that is read (half an hour)
 	$(BIN)/python -m tests.fuzz --count 2000
 
 faults: setup          ## each command killed 100 times, 2,000 bits flipped (hours)

@@ -48,3 +48,10 @@ def tissue_slide(
     middle = np.s_[side // 4 : side // 4 + side // 2, side // 4 : side // 4 + side // 2]
     pixels[middle], glands[middle] = tile.image, tile.glands
     return pixels, glands
+
+
+def write_slides(folder: Path, count: int, side: int, mpp: float = 1.0) -> Path:
+    """FOLDER/s0.tif, s1.tif, ...: squares with tissue in their middle, each another."""
+    for seed in range(count):
+        write_pyramid(folder / f"s{seed}.tif", tissue_slide(side, mpp, seed)[0], mpp)
+    return folder

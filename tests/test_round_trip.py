@@ -13,7 +13,7 @@ from PIL import Image
 from colocate.base.shapes import rasterise
 from colocate.cli.main import main
 from colocate.data.phantom import phantom_tile
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 
 MPP = 1.0
 TINY = ["--accelerator", "cpu", "--workers", "0"]
@@ -35,9 +35,7 @@ def write_labelled(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_from_slides_to_objects_on_a_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed in range(3):
-        pixels, _ = tissue_slide(1024, MPP, seed)
-        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", pixels, MPP)
+    write_slides(tmp_path / "slides", 3, 1024, MPP)
     tiles, run, data, results, out = (tmp_path / name for name in ("tiles", "run", "data", "results", "out"))
     main(["tile", str(tmp_path / "slides"), str(tiles), "--mpp", str(MPP), "--size", "128"])
     words = ["pretrain", "plm-small", "--data", str(tiles), "--out", str(run), "--backbone", "test_resnet", *TINY]

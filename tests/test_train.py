@@ -26,7 +26,7 @@ from colocate.pretrain.recipe import MachineConfig, Recipe
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import write_slides
 from tests.tiny import UNIQUE, tiny_recipe, write_tiles
 
 PACE = {"pairs_per_s", "waiting", "crowded"}  # the only columns that depend on the clock
@@ -280,8 +280,7 @@ def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Straight from the slides, in workers; stopped and resumed as any run."""
-    for seed in range(3):
-        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", tissue_slide(512, seed=seed)[0], mpp=1.0)
+    write_slides(tmp_path / "slides", 3, 512)
     tiling = TilingConfig(mpp=2.0, size=64, min_tissue=0.2)
     tile(find_slides([tmp_path / "slides"]), tmp_path / "cut", tiling, manifest_only=True, workers=1)
     recipe = tiny_recipe(tmp_path / "cut", tmp_path / "whole", hold_out=("slide=s1",), balance="sources", batch=4)

@@ -13,7 +13,7 @@ from colocate.pretrain.journal import read_rows
 from colocate.pretrain.recipe import to_json
 from tests.evaluate.tissue import write_tissue
 from tests.faults.killed import KILLS, Command, Running, contents, survive
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import write_slides
 from tests.tiny import tiny_recipe, write_tiles
 
 CPU = ["--accelerator", "cpu", "--workers", "1"]
@@ -23,10 +23,7 @@ CUT = ["--mpp", "1", "--size", "64", "--min-tissue", "0.1", "--min-sharpness", "
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slides")
-    for seed in range(4):
-        write_pyramid(folder / f"s{seed}.tif", tissue_slide(640, mpp=1.0, seed=seed)[0], mpp=1.0)
-    return folder
+    return write_slides(tmp_path_factory.mktemp("slides"), 4, 640)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +83,7 @@ def test_features(slides: Path, tmp_path: Path) -> None:
 
 @hours
 def test_predict(discs: Path, tmp_path: Path) -> None:
-    for seed in range(2):
-        write_pyramid(tmp_path / "in" / f"s{seed}.tif", tissue_slide(512, mpp=0.5, seed=seed)[0], mpp=0.5)
+    write_slides(tmp_path / "in", 2, 512, 0.5)
     evaluate(discs, "--keep-models").run(tmp_path / "model")
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "in"), *CPU, "--window", "128", "--overlap", "32"]
     survive(Command(lambda out: [*words, "--out", str(out)], paceless), tmp_path)

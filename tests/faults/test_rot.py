@@ -24,7 +24,7 @@ from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
 from tests.data.pictures import pack, picture
 from tests.faults.killed import contents
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import write_slides
 
 CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 FLIPS = int(os.environ.get("COLOCATE_FLIPS", "40"))
@@ -32,10 +32,7 @@ FLIPS = int(os.environ.get("COLOCATE_FLIPS", "40"))
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slides")
-    for seed in range(2):
-        write_pyramid(folder / f"s{seed}.tif", tissue_slide(640, mpp=1.0, seed=seed)[0], mpp=1.0)
-    return folder
+    return write_slides(tmp_path_factory.mktemp("slides"), 2, 640)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +187,9 @@ def test_a_damaged_part_or_file_of_settings_is_named_or_made_again(slides: Path,
     with pytest.raises(
         UserError, match=r"s0\.parquet is damaged: delete it, and the same command cuts its slide again"
     ):
+        tile(find_slides([slides]), out, CONFIG, workers=1)
+    (out / "tiling.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"holds tiles of other settings \(no settings at all\)"):
         tile(find_slides([slides]), out, CONFIG, workers=1)
     (out / "tiling.json").write_text('{"version": ')
     with pytest.raises(UserError, match=r"tiling\.json is no JSON, or is cut short"):

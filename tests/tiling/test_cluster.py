@@ -14,7 +14,7 @@ from colocate.slides import tile as work
 from colocate.slides.listing import Listed, find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiling.test_tile import files
 from tests.tiny import UNIQUE
 
@@ -39,10 +39,7 @@ ORDINARY = work._task
 @pytest.mark.slow
 def test_a_worker_killed_halfway_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
-    for seed in range(4):
-        pixels, _ = tissue_slide(512, mpp=1.0, seed=seed)
-        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", pixels, mpp=1.0)
-    slides = find_slides([tmp_path / "slides"])
+    slides = find_slides([write_slides(tmp_path / "slides", 4, 512)])
     tile(slides, tmp_path / "here", CONFIG, workers=1)
     monkeypatch.setattr(work, "_task", kill_once)
     with distributed.LocalCluster(

@@ -16,7 +16,7 @@ from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import are_slides, tile
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -41,9 +41,7 @@ def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_pretraining_reads_tiles_from_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
-    for seed in range(2):
-        pixels, _ = tissue_slide(512, mpp=1.0, seed=seed)
-        write_pyramid(tmp_path / "slides" / f"s{seed}.tif", pixels, mpp=1.0)
+    write_slides(tmp_path / "slides", 2, 512)
     tiling = TilingConfig(mpp=1.0, size=64, min_sharpness=0)
     recipe = tiny_recipe(tmp_path / "slides", tmp_path / "run", tiling=tiling)
     run = pretrain(replace(recipe, steps=2))

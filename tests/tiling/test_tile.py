@@ -25,7 +25,7 @@ from colocate.slides.manifest import notes_of
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
-from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiling.test_tissue import share
 from tests.tiny import UNIQUE
 
@@ -34,11 +34,7 @@ CONFIG = TilingConfig(mpp=2.0, size=64, min_sharpness=0.5)
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slides")
-    for seed in range(3):
-        pixels, _ = tissue_slide(640, mpp=1.0, seed=seed)
-        write_pyramid(folder / f"s{seed}.tif", pixels, mpp=1.0)
-    return folder
+    return write_slides(tmp_path_factory.mktemp("slides"), 3, 640)
 
 
 def files(out: Path) -> dict[str, bytes]:

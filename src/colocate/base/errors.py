@@ -5,10 +5,10 @@ from __future__ import annotations
 LONGEST = 1500  # characters of a sentence
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     r"""A text that a terminal shows and does not obey: what is not printable as escapes, but for ends of lines.
 
-    >>> print(shown("a\x1b[2Jb\u202e.svs"))
+    >>> print(printable("a\x1b[2Jb\u202e.svs"))
     a\x1b[2Jb\u202e.svs
     """
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
@@ -22,7 +22,7 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        text = shown(super().__str__()).replace("\n", "\\n")
+        text = printable(super().__str__()).replace("\n", "\\n")
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
 
 

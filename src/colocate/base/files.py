@@ -85,10 +85,13 @@ def _unfinished(path: Path) -> _Raw:
         return raw
 
 
-def write_atomically(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Write a file by a function, whole or not at all. Raises UserError as `whole` does."""
+def write_atomically(path: Path, content: bytes | str | Callable[[io.BufferedWriter], object]) -> None:
+    """Write bytes, a text (UTF-8) or what a function writes, whole or not at all. Raises UserError as `whole` does."""
     with whole(path) as file:
-        write(file)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -136,7 +139,7 @@ def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): it should be {kind}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): a {kind} belongs there") from error
     except (ValueError, RecursionError, SyntaxError) as error:  # of which XML's ParseError is one
         raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
 

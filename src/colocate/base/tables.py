@@ -121,7 +121,7 @@ def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([[_harmless(cell) for cell in row] for row in rows])
-    write_atomically(file, lambda opened: opened.write(text.getvalue().encode()))
+    write_atomically(file, text.getvalue())
 
 
 def _harmless(cell: object) -> object:

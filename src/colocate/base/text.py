@@ -10,7 +10,7 @@ import pydantic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from colocate.base.errors import shown
+from colocate.base.errors import printable
 
 
 def counted(number: int, noun: str) -> str:
@@ -29,7 +29,7 @@ def escaped(cell: str) -> str:
 
 def say(sentence: str) -> None:
     """Print what may hold names of files or classes."""
-    print(shown(sentence))
+    print(printable(sentence))
 
 
 def changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -72,7 +72,7 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
-        self.console.print(shown(sentence), soft_wrap=True, markup=False)
+        self.console.print(printable(sentence), soft_wrap=True, markup=False)
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.data.phantom import write_phantom
 from colocate.pretrain.journal import read_journal
 from colocate.pretrain.loop import pretrain
@@ -93,4 +94,4 @@ def demo(out: Path = Path("demo")) -> None:
     Args:
         out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.
     """
-    print(f"done: look at {make_demo(out)}")
+    say(f"done: look at {make_demo(out)}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.datasets.labelled import Labelled
 from colocate.evaluate import table as results_table
 from colocate.evaluate.candidates import PlainWeights, find_candidate
@@ -76,7 +77,7 @@ def evaluate(arguments: list[str]) -> None:
     if len(set(labels)) < len(labels):
         raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
     files = judge(asked.task, asked.protocol, candidates)
-    print(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
+    say(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
 
 
 def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -116,11 +117,11 @@ def table(
         out: Folder for table.md, table.csv and table.png.
     """
     tables = results_table.collect(results, against, by)
-    text = markdown(tables) + "\n"
-    print(text, end="")
+    text = markdown(tables)
+    say(text)
     if out is not None:
         from colocate.report.scores import scores as draw_scores
 
-        results_table.write(tables, text, out)
+        results_table.write(tables, text + "\n", out)
         draw_scores(tables, out / "table.png")
-        print(f"\nwritten: {out}/table.md, .csv and .png")
+        say(f"\nwritten: {out}/table.md, .csv and .png")

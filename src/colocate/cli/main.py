@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tyro
 
 from colocate import __version__
-from colocate.base.errors import Interrupted, UserError, shown
+from colocate.base.errors import Interrupted, UserError, printable
 
 
 class Command(NamedTuple):
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Interrupted as stop:
-        print(shown(f"colocate: {stop}"), file=sys.stderr)
+        print(printable(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sentence = (
             str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
         )
-        print(shown(f"colocate: {sentence}"), file=sys.stderr)
+        print(printable(f"colocate: {sentence}"), file=sys.stderr)
         sys.exit(2)
 
 

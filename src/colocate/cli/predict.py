@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from colocate.base.text import say
 from colocate.evaluate.candidates import PlainWeights, find_candidate
 from colocate.evaluate.saved import load_model
 from colocate.predict.features import FeatureConfig
@@ -38,7 +39,7 @@ def features(
     """
     listed = find_slides(slides, slide_mpp)
     candidate = find_candidate(run, weights.architecture, weights.mean, weights.std)
-    print(write_features(candidate, listed, out, config).sentence(out))
+    say(write_features(candidate, listed, out, config).sentence(out))
 
 
 def predict(
@@ -62,4 +63,4 @@ def predict(
         check_mpp(model_mpp, "--model-mpp")
     listed = find_slides(slides, slide_mpp)
     model = predictor(load_model(run), config.device.launch(), config.score, model_mpp)
-    print(look_at(model, listed, out, config).sentence(out))
+    say(look_at(model, listed, out, config).sentence(out))

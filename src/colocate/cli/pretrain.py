@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from colocate.base import distributed
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.pretrain import loop
 from colocate.pretrain.recipe import Recipe, StoredMethod, read_recipe
 from colocate.pretrain.recipes import RECIPES, find_recipe, summary
@@ -85,7 +86,7 @@ def pretrain(arguments: list[str]) -> None:
     finally:
         distributed.leave()
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        print(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
+        say(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
 
 
 def recipes() -> None:

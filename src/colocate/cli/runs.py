@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from colocate.base.errors import UserError
+from colocate.base.text import say
 from colocate.pretrain.checkpoint import Library
 from colocate.pretrain.checkpoint import export as write_for
 
@@ -19,7 +20,7 @@ def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -
         out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
         to: The library.
     """
-    print(write_for(run, to, out))
+    say(f"{write_for(run, to, out)}")
 
 
 def report(runs: Positional[list[Path]], out: Path | None = None) -> None:
@@ -34,10 +35,10 @@ def report(runs: Positional[list[Path]], out: Path | None = None) -> None:
     if len(runs) == 1:
         from colocate.report.page import report as draw
 
-        print(draw(runs[0], out))
+        say(f"{draw(runs[0], out)}")
         return
     from colocate.report.compare import compare
 
     picture = out or Path("compare.png")
-    print(compare(runs, picture))
-    print(f"\ncurves: {picture}")
+    say(compare(runs, picture))
+    say(f"\ncurves: {picture}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from colocate.base.text import say
 from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
@@ -45,7 +46,7 @@ def tile(
         scheduler=scheduler,
         tissue=tissue,
     )
-    print(work.sentence(done, out))
+    say(work.sentence(done, out))
 
 
 def inspect(
@@ -67,4 +68,3 @@ def inspect(
     from colocate.data import inspect as tiles
 
     tiles.show(tiles.inspect(data, root=root, mpp=mpp, sample=sample, out=out))
-    print(f"contact sheet: {out}")

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from colocate.base.errors import TileError, UserError
+from colocate.base.errors import TileError, UserError, printable
 from colocate.base.files import light_png
 from colocate.data.decode import header, pixels
 from colocate.data.index import Index
@@ -205,7 +205,8 @@ def show(summary: Summary) -> None:
     table = Table.grid(padding=(0, 2))
     for name, text in _lines(summary):
         if text:
-            table.add_row(Text(name, style="bold"), Text(text, overflow="fold"))  # Text: names may look like markup
+            # Text, for names may look like markup
+            table.add_row(Text(name, style="bold"), Text(printable(text), overflow="fold"))
     Console().print(table)
 
 

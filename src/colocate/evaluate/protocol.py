@@ -196,11 +196,11 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     overlays.write(trial.folder / "overlays.png")
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
-        write_atomically(trial.folder / "predictions.json", lambda file: file.write(text.encode()))
+        write_atomically(trial.folder / "predictions.json", text)
     if protocol.keep_models and isinstance(task, InstancesTask | SemanticsTask) and outcome.model is not None:
         keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
     text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
-    write_atomically(trial.folder / "result.json", lambda file: file.write(text.encode()))
+    write_atomically(trial.folder / "result.json", text)
     shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
 
 

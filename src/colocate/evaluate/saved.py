@@ -98,9 +98,9 @@ def keep_model(
         versions={name: version(name) for name in ("colocate", "torch", "torchvision", "timm")},
     )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-    write_atomically(folder / WEIGHTS, lambda file: file.write(save(tensors)))
+    write_atomically(folder / WEIGHTS, save(tensors))
     text = json.dumps(asdict(facts), indent=1) + "\n"
-    write_atomically(folder / FACTS, lambda file: file.write(text.encode()))
+    write_atomically(folder / FACTS, text)
 
 
 def load_model(place: Path) -> SavedModel:

@@ -152,7 +152,7 @@ def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
         UserError: it cannot be written.
     """
     lines = [line for table in tables for line in _lines(table)]
-    write_atomically(out / "table.md", lambda file: file.write(markdown.encode()))
+    write_atomically(out / "table.md", markdown)
     write_csv(
         out / "table.csv",
         list(lines[0]),

@@ -229,7 +229,7 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
         return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
     packed = light_png(map(page, SIDES_PX))
-    write_atomically(out, lambda file: file.write(packed))
+    write_atomically(out, packed)
 
 
 def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:

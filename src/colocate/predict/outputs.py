@@ -185,7 +185,7 @@ def write_outlines(
     columns = ["id", "class", "score", *measurements([shapely.box(0, 0, 1, 1)], slide.mpp)]
     write_csv(beside(place, ".csv"), columns, rows)
     packed = light_png(_small(picture, side) for side in SIDES_PX)
-    write_atomically(beside(place, ".png"), lambda file: file.write(packed))
+    write_atomically(beside(place, ".png"), packed)
     return {name: counts[class_] for class_, name in names.items()}
 
 
@@ -250,7 +250,7 @@ class Marker:
         """Say that files of these settings may be there from now on; with results, that all are."""
         content = {"settings": self.settings, "finished": results is not None, **(results or {})}
         text = json.dumps(content, indent=1) + "\n"
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_atomically(self.path, text)
 
 
 def regions(

@@ -90,9 +90,9 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
         "channels": backbone.channels,
     }
     weights = save(tensors)
-    write_atomically(run / "backbone.safetensors", lambda file: file.write(weights))
+    write_atomically(run / "backbone.safetensors", weights)
     text = json.dumps(architecture | facts | {"sha256": sha256(weights).hexdigest()}, indent=2) + "\n"
-    write_atomically(run / "backbone.json", lambda file: file.write(text.encode()))
+    write_atomically(run / "backbone.json", text)
 
 
 def export(run: Path, library: Library, out: Path) -> Path:
@@ -121,7 +121,7 @@ def export(run: Path, library: Library, out: Path) -> Path:
     elif out.suffix == ".pth":
         write_atomically(out, lambda file: torch.save(tensors, file))
     else:
-        write_atomically(out, lambda file: file.write(save(tensors)))
+        write_atomically(out, save(tensors))
     return out
 
 

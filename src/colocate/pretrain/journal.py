@@ -39,7 +39,7 @@ class Journal:
             self.columns, rows = _read_table(path)
             kept = [row for row in rows if int(row[0]) <= step]
             text = "".join(f"{','.join(row)}\n" for row in ([self.columns] if self.columns else []) + kept)
-            write_atomically(path, lambda file: file.write(text.encode()))
+            write_atomically(path, text)
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row; columns that do not apply stay empty."""
@@ -184,7 +184,10 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
 
 @contextmanager
 def _in_a_sentence(folder: Path) -> Iterator[None]:
-    """Raises UserError where TensorBoard fails to write: its thread prints a traceback, and the next call raises."""
+    """Raises UserError where TensorBoard fails to write: its thread prints a traceback, and the next call raises.
+
+    After a failure threads stay silent, for that one may end at any time.
+    """
     usual, threading.excepthook = threading.excepthook, lambda _: None
     try:
         yield

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -138,13 +138,11 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     fabric = launch(recipe.machine, recipe.precision, recipe.batch)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    if fabric.global_rank:
-        fabric.barrier()
-        train(run, recipe, resume, fabric)
-        fabric.barrier()
-        return run
-    with alone(run), nothing_left_if_refused(run):
-        prepare_folder(run, recipe, resume)
+    with ExitStack() as held:
+        if fabric.global_rank == 0:
+            held.enter_context(alone(run))
+            held.enter_context(nothing_left_if_refused(run))
+            prepare_folder(run, recipe, resume)
         fabric.barrier()
         train(run, recipe, resume, fabric)
         fabric.barrier()

@@ -108,7 +108,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         (run / "moved.arrow").replace(run / "tiles.arrow")
     else:
         _index(run / "tiles.arrow", recipe)
-    write_atomically(stored, lambda file: file.write(to_json(recipe).encode()))
+    write_atomically(stored, to_json(recipe))
 
 
 MADE = ("recipe.json", "tiles.arrow", "tensorboard")  # before the first step

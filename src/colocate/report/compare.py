@@ -63,7 +63,7 @@ def compare(runs: Sequence[Path], out: Path = Path("compare.png")) -> str:
     """
     compared = read_runs(runs)
     packed = png(draw(compared))
-    write_atomically(Path(out), lambda file: file.write(packed))
+    write_atomically(Path(out), packed)
     return markdown(compared)
 
 

@@ -149,7 +149,7 @@ def report(run: Path, out: Path | None = None) -> Path:
     for part, (draw, _) in zip(parts, sections, strict=True):
         draw(part, shown)
     packed = png(figure)
-    write_atomically(out, lambda file: file.write(packed))
+    write_atomically(out, packed)
     return out
 
 

@@ -26,7 +26,7 @@ FOOTNOTE = (
 def scores(tables: Sequence[Table], out: Path) -> None:
     """Draw the headline scores of the tables over all test images as the picture `out`."""
     packed = png(draw(tables))
-    write_atomically(out, lambda file: file.write(packed))
+    write_atomically(out, packed)
 
 
 def draw(tables: Sequence[Table]) -> Figure:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
@@ -22,12 +22,13 @@ CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
 TEXT, SMALL = 9.5, 8.5
 
 
-def heading(part: FigureBase, words: str, explanation: str = "") -> None:
+def heading(part: Figure | SubFigure, words: str, explanation: str = "") -> None:
     """Write a title, and an explanation in the lines below it, above a figure or a part of one."""
     look = {"ha": "left", "va": "top", "fontsize": TEXT, "color": INK}
     room = "\n" * (explanation.count("\n") + 1) if explanation else ""  # a title is of one weight
-    part.suptitle(words + room, x=0.01, y=0.98, fontweight="bold", **look)
-    part.text(0.01, 0.98, f"\n{explanation}", **look)
+    top = 1 - 0.1 * part.dpi / part.bbox.height  # a tenth of an inch, of low parts too
+    part.suptitle(words + room, x=0.01, y=top, fontweight="bold", **look)
+    part.text(0.01, top, f"\n{explanation}", **look)
 
 
 def png(figure: Figure) -> bytes:

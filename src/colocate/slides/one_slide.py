@@ -71,7 +71,7 @@ def write_overlay(path: Path, slide: Slide, tissue: Tissue, corners: Sequence[tu
     pixels[find_boundaries(mask)] = EDGE
     file = io.BytesIO()
     Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
-    write_atomically(path, lambda out: out.write(file.getvalue()))
+    write_atomically(path, file.getvalue())
 
 
 class Places(NamedTuple):

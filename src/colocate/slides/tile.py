@@ -164,7 +164,7 @@ def _task(
             tiles = cut(slide, config, out, manifest_only, None if tissue is None else load(tissue))
         except TileError as error:
             reason = str(error)
-            write_atomically(failed, lambda file: file.write(reason.encode()))
+            write_atomically(failed, reason)
             return reason
         failed.unlink(missing_ok=True)
         return tiles
@@ -217,11 +217,13 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
     settings = {"version": 4} | settings
     if path.is_file():
-        if changed := changes(read_json(path), settings):
+        stored = read_json(path)
+        changed = changes(stored, settings) if isinstance(stored, dict) else "no settings at all"
+        if changed:
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
     else:
         text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, text)
 
 
 def _conclude(slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str, Any]]) -> Tiled:
