@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.timing import cpu_model
 from colocate.base.files import write_atomically
 from colocate.base.text import grid
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import MachineConfig, Recipe
-from colocate.pretrain.recipes import find_recipe
-from colocate.report.style import COLOURS, SOFT, heading, plot, png
+from colocate.pages.style import COLOURS, SOFT, heading, plot, png
+from colocate.training.journal import read_journal
+from colocate.training.loop import pretrain
+from colocate.training.recipe import MachineConfig, Recipe
+from colocate.training.recipes import find_recipe
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "agreement.png"
 STEPS, EVERY = 200, 2

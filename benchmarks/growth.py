@@ -29,10 +29,10 @@ from colocate.core.views import (  # noqa: E402
     sample_params,
     sample_views,
 )
-from colocate.pretrain.loop import build_method  # noqa: E402
-from colocate.pretrain.optim import build_optimizer  # noqa: E402
-from colocate.pretrain.recipes import plm  # noqa: E402
-from colocate.report.style import BLUE, heading, plot, png  # noqa: E402
+from colocate.pages.style import BLUE, heading, plot, png  # noqa: E402
+from colocate.training.loop import build_method  # noqa: E402
+from colocate.training.optim import build_optimizer  # noqa: E402
+from colocate.training.recipes import plm  # noqa: E402
 
 WIDTH = 128  # of a projected cell
 ROUNDS = 5

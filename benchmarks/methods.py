@@ -14,10 +14,10 @@ from colocate.core.geometry import Crop, bounding_box
 from colocate.core.matching import overlap
 from colocate.core.views import ViewConfig, sample_params, sample_views
 from colocate.methods.concl import ConCLConfig, k_means, prototypes
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.optim import build_optimizer
-from colocate.pretrain.recipe import Recipe
-from colocate.pretrain.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
+from colocate.training.loop import build_method
+from colocate.training.optim import build_optimizer
+from colocate.training.recipe import Recipe
+from colocate.training.recipes import PAPER, colocate, colocate_continue, moco_v2, plm_multicrop, small
 from tests.reference import concl as plain_concl
 
 DEVICE, TILES, SIZE, ROUNDS = "cpu", 32, 224, 3

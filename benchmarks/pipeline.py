@@ -30,10 +30,10 @@ from colocate.core.views import ViewConfig, sample_params
 from colocate.data.index import Index
 from colocate.data.phantom import phantom_tile
 from colocate.methods.moco import MoCo
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import build_method, pretrain
-from colocate.pretrain.recipe import MachineConfig, Recipe
-from colocate.pretrain.recipes import plm
+from colocate.training.journal import read_journal
+from colocate.training.loop import build_method, pretrain
+from colocate.training.recipe import MachineConfig, Recipe
+from colocate.training.recipes import plm
 from tests.reference.step import PlainStep
 from tests.reference.views import moco_v2_chain
 

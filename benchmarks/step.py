@@ -14,9 +14,9 @@ from PIL import Image
 from benchmarks.timing import Row, apart, in_turns, peak_bytes, ratio
 from colocate.core.views import sample_views
 from colocate.methods.moco import MoCo
-from colocate.pretrain.loop import build_method, compile_encoders, keep_freed_memory
-from colocate.pretrain.optim import build_optimizer
-from colocate.pretrain.recipes import plm
+from colocate.training.loop import build_method, compile_encoders, keep_freed_memory
+from colocate.training.optim import build_optimizer
+from colocate.training.recipes import plm
 from tests.reference.step import PlainStep
 from tests.reference.views import moco_v2_chain
 

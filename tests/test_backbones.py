@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from colocate.base.errors import UserError
 from colocate.core.views import ViewConfig, sample_views
 from colocate.models.backbones import Backbone
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import EncoderConfig
+from colocate.training.loop import build_method
+from colocate.training.recipe import EncoderConfig
 from tests.tiny import tiny_recipe
 
 FAMILIES = [

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from colocate.cli.main import COMMANDS, main
-from colocate.pretrain.recipe import differences, from_json, read_recipe, to_json
-from colocate.pretrain.recipes import RECIPES, find_recipe
+from colocate.training.recipe import differences, from_json, read_recipe, to_json
+from colocate.training.recipes import RECIPES, find_recipe
 from tests.tiny import tiny_recipe, write_tiles
 
 TINY = ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "2", "--workers", "0"]
@@ -67,7 +67,7 @@ def test_runs_are_compared_in_whole_rows_on_any_terminal(
 
 def test_a_recipe_of_the_users_own(tiles: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom colocate.pretrain.recipes import moco_v2\n"
+        "from dataclasses import replace\nfrom colocate.training.recipes import moco_v2\n"
         "def fast():\n    return replace(moco_v2(), name='', steps=1, seed=5)\n"
     )
     main(["pretrain", f"{tmp_path}/mine.py:fast", "--data", str(tiles), "--out", str(tmp_path / "run"), *TINY[:-4]])

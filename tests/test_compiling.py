@@ -12,9 +12,9 @@ from torch import Tensor
 from colocate.core.views import Batch, View, sample_views
 from colocate.data.loader import Tiles
 from colocate.models.encoder import Encoder
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import build_method, prefetch_views, pretrain
-from colocate.pretrain.optim import OptimConfig, build_optimizer
+from colocate.training.journal import read_journal
+from colocate.training.loop import build_method, prefetch_views, pretrain
+from colocate.training.optim import OptimConfig, build_optimizer
 from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
 
 

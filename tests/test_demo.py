@@ -14,12 +14,12 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.cli.demo import TRIAL, make_demo, pairs_per_s
 from colocate.data.index import Index
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.probes import nearest_neighbour_probe
-from colocate.pretrain.recipe import EncoderConfig, MachineConfig, Recipe, read_recipe
-from colocate.pretrain.recipes import colocate_demo
-from colocate.report.page import read_run
-from colocate.report.sample import masks_beside, resized
+from colocate.pages.page import read_run
+from colocate.pages.sample import masks_beside, resized
+from colocate.training.journal import read_journal
+from colocate.training.probes import nearest_neighbour_probe
+from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe, read_recipe
+from colocate.training.recipes import colocate_demo
 
 SMALL = {"tiles": 24, "held_out": 3, "size": 64, "mpp": 2.0}
 

@@ -25,10 +25,10 @@ from colocate.base.distributed import Shuffle
 from colocate.base.errors import UserError
 from colocate.core.views import Batch, View, ViewConfig, sample_views
 from colocate.methods.method import Method
-from colocate.pretrain import checkpoint
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import EncoderConfig
+from colocate.training import checkpoint
+from colocate.training.journal import read_journal
+from colocate.training.loop import build_method
+from colocate.training.recipe import EncoderConfig
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
 NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ

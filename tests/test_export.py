@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.models.backbones import Backbone
-from colocate.pretrain.checkpoint import export, write_backbone
-from colocate.pretrain.loop import pretrain
+from colocate.training.checkpoint import export, write_backbone
+from colocate.training.loop import pretrain
 from tests.tiny import tiny_recipe, write_tiles
 
 FACTS = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}

@@ -31,8 +31,8 @@ from colocate.core.matching import overlap
 from colocate.core.views import Batch, View, ViewConfig, sample_views
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.models.encoder import Features
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.recipe import read_recipe
+from colocate.training.loop import build_method
+from colocate.training.recipe import read_recipe
 from tests import checked
 from tests.reference.overlap import overlap_matrix, pooled
 from tests.test_distributed import free_port, state_after

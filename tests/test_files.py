@@ -23,8 +23,8 @@ from safetensors.torch import save
 from colocate.base.errors import UserError
 from colocate.base.files import check_writable, claimed, remove_unfinished, whole, write_atomically
 from colocate.cli.main import main
-from colocate.predict.predict import PredictConfig, predict
-from colocate.predict.predictor import DeviceConfig
+from colocate.prediction.predict import PredictConfig, predict
+from colocate.prediction.predictor import DeviceConfig
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import FINDER, slide_of
 from tests.tiny import UNIQUE

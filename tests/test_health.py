@@ -15,8 +15,8 @@ from colocate.core.geometry import Crop
 from colocate.core.views import Batch, View
 from colocate.methods.method import Losses
 from colocate.models.encoder import Features
-from colocate.pretrain.diagnostics import effective_rank, measure, warning, within_tile
-from colocate.pretrain.journal import ProgressBar, Throughput
+from colocate.training.diagnostics import effective_rank, measure, warning, within_tile
+from colocate.training.journal import ProgressBar, Throughput
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 

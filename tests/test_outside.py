@@ -15,12 +15,12 @@ from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.base.plugins import load, name_of
 from colocate.cli.main import main
-from colocate.evaluate.candidates import find_candidate
+from colocate.evaluation.candidates import find_candidate
 from colocate.methods.method import Method, MethodConfig, Terms
 from colocate.models.backbones import Backbone
-from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import differences, from_json, read_recipe, to_json
-from colocate.pretrain.recipes import find_recipe
+from colocate.training.loop import pretrain
+from colocate.training.recipe import differences, from_json, read_recipe, to_json
+from colocate.training.recipes import find_recipe
 from tests.test_cli import sentence
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from colocate.methods import MethodConfig, MostSimilar, Overlap, Rule, Terms
-from colocate.pretrain.recipes import moco_v2
+from colocate.training.recipes import moco_v2
 
 @dataclass(frozen=True)
 class First:

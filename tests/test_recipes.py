@@ -13,10 +13,10 @@ from colocate.methods.concl import ConCLConfig
 from colocate.methods.distil import DistilConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.optim import build_optimizer
-from colocate.pretrain.recipe import EncoderConfig, Recipe, differences
-from colocate.pretrain.recipes import PAPER, RECIPES, find_recipe, summary
+from colocate.training.loop import build_method
+from colocate.training.optim import build_optimizer
+from colocate.training.recipe import EncoderConfig, Recipe, differences
+from colocate.training.recipes import PAPER, RECIPES, find_recipe, summary
 
 
 def shortened(recipe: Recipe) -> Recipe:

@@ -11,8 +11,8 @@ import pytest
 
 from colocate.base.errors import UserError
 from colocate.data.index import Index
-from colocate.pretrain.journal import trackers
-from colocate.pretrain.loop import pretrain
+from colocate.training.journal import trackers
+from colocate.training.loop import pretrain
 from tests.tiny import tiny_recipe, write_tiles
 
 

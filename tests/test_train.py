@@ -17,15 +17,15 @@ from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.base.files import alone
 from colocate.data.index import Index
-from colocate.pretrain import checkpoint
-from colocate.pretrain import loop as train
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import Interrupted, pretrain
-from colocate.pretrain.optim import OptimConfig
-from colocate.pretrain.recipe import MachineConfig, Recipe
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.tile import tile
+from colocate.training import checkpoint
+from colocate.training import loop as train
+from colocate.training.journal import read_journal
+from colocate.training.loop import Interrupted, pretrain
+from colocate.training.optim import OptimConfig
+from colocate.training.recipe import MachineConfig, Recipe
 from tests.phantom_slide import write_slides
 from tests.tiny import UNIQUE, tiny_recipe, write_tiles
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate.candidates import find_candidate
-from colocate.evaluate.leakage import tiles_of
-from colocate.pretrain import diagnostics as its
-from colocate.pretrain.loop import Interrupted, pretrain
-from colocate.pretrain.recipe import Recipe
+from colocate.evaluation.candidates import find_candidate
+from colocate.evaluation.leakage import tiles_of
+from colocate.training import diagnostics as its
+from colocate.training.loop import Interrupted, pretrain
+from colocate.training.recipe import Recipe
 from tests.evaluate.tissue import write_tissue
 from tests.tiny import tiny_recipe, write_tiles
 

@@ -17,7 +17,7 @@ from colocate.methods.moco import MoCoConfig
 from colocate.methods.prototypes import PrototypesConfig
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.pretrain.recipe import EncoderConfig, MachineConfig, Recipe
+from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe
 
 MOCO = MoCoConfig(match=Overlap(), queue_length=20, momentum=0.9, hidden=16, width=8, norm_group=4)
 VICREGL = VICRegLConfig(width=16, cells_width=8, best=3, best_local=2)

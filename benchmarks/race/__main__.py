@@ -26,9 +26,9 @@ from benchmarks.race.pack import pack
 from benchmarks.race.report import mean, report
 from colocate.base.errors import UserError
 from colocate.data.index import Index
-from colocate.evaluate.candidates import find_candidate
-from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import Recipe
+from colocate.evaluation.candidates import find_candidate
+from colocate.training.loop import pretrain
+from colocate.training.recipe import Recipe
 
 ROWS = Path(__file__).parents[2] / "docs" / "results" / "race.jsonl"
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from colocate.base.errors import UserError
-from colocate.pretrain.optim import OptimConfig
-from colocate.pretrain.recipe import EncoderConfig, MachineConfig, Precision, Recipe
-from colocate.pretrain.recipes import PAPER, find_recipe, small
+from colocate.training.optim import OptimConfig
+from colocate.training.recipe import EncoderConfig, MachineConfig, Precision, Recipe
+from colocate.training.recipes import PAPER, find_recipe, small
 
 LITE0 = "tf_efficientnet_lite0"
 NOTHING = ("random", "imagenet", "supervised")

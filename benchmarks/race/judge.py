@@ -19,12 +19,12 @@ from colocate.core.views import ViewConfig, sample_views
 from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate.candidates import Candidate
-from colocate.evaluate.decoders import Segmenter, SemanticsConfig, class_target
-from colocate.evaluate.fit import Engine, Examples, FitConfig, fit
-from colocate.evaluate.metrics import FAMILIES
-from colocate.pretrain import diagnostics
-from colocate.pretrain.probes import Look, ProbeConfig, frozen_cells, probe
+from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.decoders import Segmenter, SemanticsConfig, class_target
+from colocate.evaluation.fit import Engine, Examples, FitConfig, fit
+from colocate.evaluation.metrics import FAMILIES
+from colocate.training import diagnostics
+from colocate.training.probes import Look, ProbeConfig, frozen_cells, probe
 
 Record = dict[str, Any]
 Cases = dict[str, tuple[float, int]]

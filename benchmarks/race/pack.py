@@ -36,7 +36,7 @@ from colocate.datasets.files import IMAGES, entries
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import Kind, prepare
 from colocate.datasets.writer import check_free, folder_or_nothing
-from colocate.evaluate.leakage import check, refuse
+from colocate.evaluation.leakage import check, refuse
 
 LC25000 = "lc25000"  # as source of its tiles, whose cases are not known
 SHARD_BYTES = 60 << 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask
+from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask
 
 METRICS = {"instances": ["coco", "glas", "panoptic"], "semantics": ["semantic"], "probe": ["probe"]}
 TASKS = {"instances": InstancesTask, "semantics": SemanticsTask, "probe": ProbeTask}

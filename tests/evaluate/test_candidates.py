@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from colocate.base.errors import UserError
-from colocate.evaluate.candidates import find_candidate
+from colocate.evaluation.candidates import find_candidate
 from colocate.models.backbones import Backbone
-from colocate.pretrain.checkpoint import write_backbone
+from colocate.training.checkpoint import write_backbone
 
 FACTS = {"mean": [0.7, 0.5, 0.7], "std": [0.2, 0.2, 0.2], "steps": 12, "recipe": {"name": "plm"}}
 

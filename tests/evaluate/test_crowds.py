@@ -7,9 +7,9 @@ import sys
 
 MEASURE = """
 import resource, time, torch
-from colocate.evaluate.decoders import instance_target
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.objects import Objects
+from colocate.evaluation.decoders import instance_target
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.objects import Objects
 
 class Data:
     def object_classes(self, number, ids):

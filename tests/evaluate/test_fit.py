@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate.decoders import SemanticsConfig
-from colocate.evaluate.decoders import class_target as classes_of
-from colocate.evaluate.fit import Engine, Examples, FitConfig, fit
-from colocate.pretrain import checkpoint
-from colocate.pretrain.loop import Interrupted
+from colocate.evaluation.decoders import SemanticsConfig
+from colocate.evaluation.decoders import class_target as classes_of
+from colocate.evaluation.fit import Engine, Examples, FitConfig, fit
+from colocate.training import checkpoint
+from colocate.training.loop import Interrupted
 from tests.evaluate.tissue import write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=2, save_every=3)

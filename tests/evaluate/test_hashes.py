@@ -15,8 +15,8 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.data.decode import decode
-from colocate.evaluate import hashes as module
-from colocate.evaluate.hashes import Hashes, alike, hashes, near_pairs
+from colocate.evaluation import hashes as module
+from colocate.evaluation.hashes import Hashes, alike, hashes, near_pairs
 from tests.tiny import write_tiles
 
 

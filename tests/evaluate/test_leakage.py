@@ -15,8 +15,8 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.datasets.labelled import COLUMNS, Labelled
-from colocate.evaluate import leakage
-from colocate.evaluate.leakage import Findings, check, refuse, tiles_of
+from colocate.evaluation import leakage
+from colocate.evaluation.leakage import Findings, check, refuse, tiles_of
 from tests.tiny import write_tiles
 
 TURN = Image.Transpose

@@ -14,7 +14,7 @@ from torchvision.ops import masks_to_boxes
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate.decoders import Detector, InstancesConfig, Pyramid, Segmenter, SemanticsConfig, instance_target
+from colocate.evaluation.decoders import Detector, InstancesConfig, Pyramid, Segmenter, SemanticsConfig, instance_target
 from colocate.models.backbones import Backbone
 
 NORMAL = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

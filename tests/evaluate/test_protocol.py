@@ -15,13 +15,13 @@ from colocate.base.errors import UserError
 from colocate.base.files import claimed
 from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate import protocol as its
-from colocate.evaluate.candidates import Candidate, find_candidate
-from colocate.evaluate.decoders import InstancesConfig, SemanticsConfig
-from colocate.evaluate.fit import Engine, FitConfig
-from colocate.evaluate.protocol import Protocol, evaluate, some_of
-from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
-from colocate.pretrain.probes import ProbeConfig
+from colocate.evaluation import protocol as its
+from colocate.evaluation.candidates import Candidate, find_candidate
+from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
+from colocate.evaluation.fit import Engine, FitConfig
+from colocate.evaluation.protocol import Protocol, evaluate, some_of
+from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)

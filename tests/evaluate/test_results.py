@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from colocate.base.errors import UserError
-from colocate.evaluate.results import Row, grouped, read_results
-from colocate.evaluate.table import collect
+from colocate.evaluation.results import Row, grouped, read_results
+from colocate.evaluation.table import collect
 from tests.evaluate.made import write_result
 
 

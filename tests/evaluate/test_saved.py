@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate.candidates import find_candidate
-from colocate.evaluate.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
-from colocate.evaluate.fit import Engine, FitConfig
-from colocate.evaluate.metrics.objects import label_map
-from colocate.evaluate.protocol import Protocol, evaluate
-from colocate.evaluate.saved import VERSION, load_model, seen_mpp
-from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.evaluation.candidates import find_candidate
+from colocate.evaluation.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
+from colocate.evaluation.fit import Engine, FitConfig
+from colocate.evaluation.metrics.objects import label_map
+from colocate.evaluation.protocol import Protocol, evaluate
+from colocate.evaluation.saved import VERSION, load_model, seen_mpp
+from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
 from colocate.models.backbones import Backbone
-from colocate.pretrain.probes import ProbeConfig
+from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
 FIT = FitConfig(steps=4, batch=3, optimizer="adamw", lr=3e-3, drops=())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colocate.evaluate.results import Interval, interval, paired
+from colocate.evaluation.results import Interval, interval, paired
 
 Entries = list[dict[str, Any]]
 

@@ -11,7 +11,7 @@ import pytest
 
 from colocate.base.errors import UserError
 from colocate.cli.main import main
-from colocate.evaluate.table import Table, collect, markdown, write
+from colocate.evaluation.table import Table, collect, markdown, write
 from tests.evaluate.made import write_result
 
 Cells = dict[str, dict[str, str]]

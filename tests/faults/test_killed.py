@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from colocate.pretrain.journal import read_rows
-from colocate.pretrain.recipe import to_json
+from colocate.training.journal import read_rows
+from colocate.training.recipe import to_json
 from tests.evaluate.tissue import write_tissue
 from tests.faults.killed import KILLS, Command, Running, contents, survive
 from tests.phantom_slide import write_slides

@@ -15,9 +15,9 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.vicregl import VICRegLConfig
-from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import read_recipe, to_json
-from colocate.report.compare import CHARTS, COLUMNS, compare, different_settings, draw, markdown, read_runs
+from colocate.pages.compare import CHARTS, COLUMNS, compare, different_settings, draw, markdown, read_runs
+from colocate.training.loop import pretrain
+from colocate.training.recipe import read_recipe, to_json
 from tests.tiny import tiny_recipe, write_tiles
 
 

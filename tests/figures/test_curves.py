@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from colocate.report.curves import draw_chart, draw_line
+from colocate.pages.curves import draw_chart, draw_line
 
 LINES = {"loss": ("total", "black"), "cells": ("cells", "blue")}
 

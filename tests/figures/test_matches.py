@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
 from colocate.core.views import AugmentParams, ViewConfig, render, sample_views
-from colocate.report.matches import (
+from colocate.pages.matches import (
     LEAST_SHARED,
     box_in_view,
     cell_box,

@@ -17,10 +17,10 @@ from colocate.core.views import ViewConfig
 from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
 from colocate.models.backbones import load_backbone
-from colocate.pretrain.loop import build_method, pretrain
-from colocate.pretrain.recipe import EncoderConfig
-from colocate.report.page import read_run, report
-from colocate.report.sample import masks_beside, read_spread, spread, square, view_px
+from colocate.pages.page import read_run, report
+from colocate.pages.sample import masks_beside, read_spread, spread, square, view_px
+from colocate.training.loop import build_method, pretrain
+from colocate.training.recipe import EncoderConfig
 from tests.tiny import tiny_recipe, write_tiles
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from colocate.evaluate.table import collect
-from colocate.report.scores import draw, scores
+from colocate.evaluation.table import collect
+from colocate.pages.scores import draw, scores
 from tests.evaluate.made import write_result
 
 

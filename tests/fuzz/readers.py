@@ -24,17 +24,17 @@ from colocate.datasets.files import read_mask
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import CONVERTERS
 from colocate.datasets.writer import write
-from colocate.evaluate.results import read_result
-from colocate.evaluate.saved import load_model
+from colocate.evaluation.results import read_result
+from colocate.evaluation.saved import load_model
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.pretrain.checkpoint import load_checkpoint, write_backbone
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.recipe import read_recipe, to_json
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue
+from colocate.training.checkpoint import load_checkpoint, write_backbone
+from colocate.training.journal import read_journal
+from colocate.training.recipe import read_recipe, to_json
 from tests.evaluate.made import write_result
 from tests.evaluate.test_saved import SEGMENTER, evaluated
 from tests.evaluate.tissue import write_tissue
@@ -219,7 +219,7 @@ def _checkpoint(folder: Path) -> None:
 
 
 def _kept(folder: Path) -> None:
-    from colocate.evaluate.tasks import SemanticsTask
+    from colocate.evaluation.tasks import SemanticsTask
 
     data = write_tissue(folder / ".set")
     shutil.copytree(evaluated(SemanticsTask(SEGMENTER), data, folder / ".result"), folder / "model")

@@ -15,7 +15,7 @@ from colocate.core.views import Batch, View, ViewConfig, sample_views
 from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig
 from colocate.methods.moco import MoCoConfig
 from colocate.methods.rules import Overlap
-from colocate.pretrain.loop import build_method
+from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe
 

@@ -16,7 +16,7 @@ from colocate.core.matching import overlap
 from colocate.core.views import ViewConfig, sample_views
 from colocate.methods.distil import Distil, DistilConfig, Teacher
 from colocate.models.backbones import Backbone
-from colocate.pretrain.loop import build_method, pretrain
+from colocate.training.loop import build_method, pretrain
 from tests.reference import distil as reference
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 

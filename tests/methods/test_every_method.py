@@ -11,9 +11,9 @@ import torch
 
 from colocate.base.errors import UserError
 from colocate.core.views import ViewConfig, sample_views
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import Interrupted, build_method, pretrain
-from colocate.pretrain.recipe import Recipe, from_json, to_json
+from colocate.training.journal import read_journal
+from colocate.training.loop import Interrupted, build_method, pretrain
+from colocate.training.recipe import Recipe, from_json, to_json
 from tests.test_train import same_run, stop_at
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 

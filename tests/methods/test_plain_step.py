@@ -11,8 +11,8 @@ from timm.models.resnet import BasicBlock
 
 from colocate.core.views import View, ViewConfig, sample_views
 from colocate.methods.moco import MoCo
-from colocate.pretrain.loop import build_method
-from colocate.pretrain.optim import OptimConfig, build_optimizer
+from colocate.training.loop import build_method
+from colocate.training.optim import OptimConfig, build_optimizer
 from tests.reference.step import PlainStep
 from tests.tiny import MOCO, tiny_recipe
 

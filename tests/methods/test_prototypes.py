@@ -14,7 +14,7 @@ from colocate.core.matching import overlap
 from colocate.core.objectives import sinkhorn
 from colocate.core.views import ViewConfig, sample_views
 from colocate.methods.prototypes import PrototypeHead, Prototypes, PrototypesConfig
-from colocate.pretrain.loop import build_method
+from colocate.training.loop import build_method
 from tests.reference import prototypes as reference
 from tests.tiny import METHODS, tiny_recipe
 

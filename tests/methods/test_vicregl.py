@@ -19,7 +19,7 @@ from colocate.core.views import Batch, View
 from colocate.methods.rules import NearestCentre, NearestFeature, Overlap
 from colocate.methods.vicregl import VICRegL, VICRegLConfig
 from colocate.models.encoder import Features
-from colocate.pretrain.loop import build_method
+from colocate.training.loop import build_method
 from tests.methods.test_golden import close, crops
 from tests.methods.test_moco import batch_of
 from tests.reference import vicreg as slow

@@ -11,8 +11,8 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from colocate.predict.predictor import Classes, Predictor
-from colocate.predict.stitch import Found
+from colocate.prediction.predictor import Classes, Predictor
+from colocate.prediction.stitch import Found
 from colocate.slides.listing import Listed
 from tests.phantom_slide import write_pyramid
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colocate.predict.features import GREY, draw_components
+from colocate.prediction.features import GREY, draw_components
 from colocate.slides.slide import Slide
 from tests.phantom_slide import write_pyramid
 

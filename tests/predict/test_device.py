@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from colocate.base.errors import UserError
-from colocate.predict.features import FeatureConfig
-from colocate.predict.predict import PredictConfig
-from colocate.predict.predictor import DeviceConfig
+from colocate.prediction.features import FeatureConfig
+from colocate.prediction.predict import PredictConfig
+from colocate.prediction.predictor import DeviceConfig
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"workers": -1}])

@@ -17,13 +17,13 @@ from PIL import Image
 
 from colocate.base.errors import UserError
 from colocate.cli.main import main
-from colocate.evaluate.candidates import Candidate, find_candidate
+from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.predict.features import FeatureConfig, features
-from colocate.predict.predictor import DeviceConfig
-from colocate.pretrain.checkpoint import write_backbone
+from colocate.prediction.features import FeatureConfig, features
+from colocate.prediction.predictor import DeviceConfig
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
+from colocate.training.checkpoint import write_backbone
 from tests.phantom_slide import tissue_slide, write_pyramid
 
 MEAN, STD = [0.7, 0.5, 0.6], [0.2, 0.25, 0.3]

@@ -21,7 +21,7 @@ from skimage.measure import label
 from colocate.base.shapes import bevelled, outline
 from colocate.datasets import geojson
 from colocate.datasets.writer import write
-from colocate.predict.outputs import Outlined, Written, features, measurements, write_features
+from colocate.prediction.outputs import Outlined, Written, features, measurements, write_features
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 

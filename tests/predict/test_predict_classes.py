@@ -19,16 +19,16 @@ from PIL import Image
 from scipy import ndimage
 
 from colocate.base.errors import UserError
-from colocate.evaluate.decoders import Segmenter, SemanticsConfig
-from colocate.evaluate.saved import ModelFacts, SavedModel
+from colocate.evaluation.decoders import Segmenter, SemanticsConfig
+from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.models.backbones import Backbone
-from colocate.predict import class_map
-from colocate.predict import outputs as regions
-from colocate.predict.class_map import UNSEEN
-from colocate.predict.outputs import class_colour
-from colocate.predict.predict import PredictConfig, predict
-from colocate.predict.predictor import DeviceConfig, Predictor, predictor, windows_of_tissue
-from colocate.predict.stitch import Windows
+from colocate.prediction import class_map
+from colocate.prediction import outputs as regions
+from colocate.prediction.class_map import UNSEEN
+from colocate.prediction.outputs import class_colour
+from colocate.prediction.predict import PredictConfig, predict
+from colocate.prediction.predictor import DeviceConfig, Predictor, predictor, windows_of_tissue
+from colocate.prediction.stitch import Windows
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide

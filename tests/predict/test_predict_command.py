@@ -14,11 +14,11 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from colocate.cli.main import main
-from colocate.evaluate.decoders import Detector, InstancesConfig
-from colocate.evaluate.saved import ModelFacts, SavedModel
+from colocate.evaluation.decoders import Detector, InstancesConfig
+from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.models.backbones import Backbone
-from colocate.predict.predictor import predictor
-from colocate.predict.stitch import Found
+from colocate.prediction.predictor import predictor
+from colocate.prediction.stitch import Found
 from tests.evaluate.tissue import discs, write_tissue
 from tests.phantom_slide import write_pyramid
 

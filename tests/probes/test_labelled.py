@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.pretrain.probes import ProbeConfig, at_pixels, fit_linear, frozen_cells, probe, settled
+from colocate.training.probes import ProbeConfig, at_pixels, fit_linear, frozen_cells, probe, settled
 from tests.evaluate.tissue import write_tissue
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from colocate.models.backbones import Backbone
 from colocate.models.encoder import group_batch_norm
-from colocate.pretrain.probes import (
+from colocate.training.probes import (
     cell_features,
     cell_labels,
     dice,

@@ -10,11 +10,11 @@ from pathlib import Path
 from colocate.base.errors import UserError
 from colocate.base.text import say
 from colocate.data.phantom import write_phantom
-from colocate.pretrain.journal import read_journal
-from colocate.pretrain.loop import pretrain
-from colocate.pretrain.recipe import Recipe, read_recipe
-from colocate.pretrain.recipes import colocate_demo
-from colocate.report.page import report
+from colocate.pages.page import report
+from colocate.training.journal import read_journal
+from colocate.training.loop import pretrain
+from colocate.training.recipe import Recipe, read_recipe
+from colocate.training.recipes import colocate_demo
 
 OURS = {"phantom", "run", "report.png"}
 TRIAL = 8  # steps, the first half of which are slower

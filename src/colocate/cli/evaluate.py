@@ -13,13 +13,13 @@ import tyro
 from colocate.base.errors import UserError
 from colocate.base.text import say
 from colocate.datasets.labelled import Labelled
-from colocate.evaluate import table as results_table
-from colocate.evaluate.candidates import PlainWeights, find_candidate
-from colocate.evaluate.protocol import Protocol, instances_for, semantics_for, smoke_instances, smoke_semantics
-from colocate.evaluate.protocol import evaluate as judge
-from colocate.evaluate.table import markdown
-from colocate.evaluate.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
-from colocate.pretrain.probes import ProbeConfig
+from colocate.evaluation import table as results_table
+from colocate.evaluation.candidates import PlainWeights, find_candidate
+from colocate.evaluation.protocol import Protocol, instances_for, semantics_for, smoke_instances, smoke_semantics
+from colocate.evaluation.protocol import evaluate as judge
+from colocate.evaluation.table import markdown
+from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.training.probes import ProbeConfig
 
 Flat = tyro.conf.arg(name="")
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -120,7 +120,7 @@ def table(
     text = markdown(tables)
     say(text)
     if out is not None:
-        from colocate.report.scores import scores as draw_scores
+        from colocate.pages.scores import scores as draw_scores
 
         results_table.write(tables, text + "\n", out)
         draw_scores(tables, out / "table.png")

@@ -8,13 +8,13 @@ from typing import Annotated
 import tyro
 
 from colocate.base.text import say
-from colocate.evaluate.candidates import PlainWeights, find_candidate
-from colocate.evaluate.saved import load_model
-from colocate.predict.features import FeatureConfig
-from colocate.predict.features import features as write_features
-from colocate.predict.predict import PredictConfig
-from colocate.predict.predict import predict as look_at
-from colocate.predict.predictor import predictor
+from colocate.evaluation.candidates import PlainWeights, find_candidate
+from colocate.evaluation.saved import load_model
+from colocate.prediction.features import FeatureConfig
+from colocate.prediction.features import features as write_features
+from colocate.prediction.predict import PredictConfig
+from colocate.prediction.predict import predict as look_at
+from colocate.prediction.predictor import predictor
 from colocate.slides.listing import find_slides
 from colocate.slides.slide import check_mpp
 

@@ -15,9 +15,9 @@ from rich.table import Column, Table
 from colocate.base import distributed
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.pretrain import loop
-from colocate.pretrain.recipe import Recipe, StoredMethod, read_recipe
-from colocate.pretrain.recipes import RECIPES, find_recipe, summary
+from colocate.training import loop
+from colocate.training.recipe import Recipe, StoredMethod, read_recipe
+from colocate.training.recipes import RECIPES, find_recipe, summary
 
 
 def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:

@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.pretrain.checkpoint import Library
-from colocate.pretrain.checkpoint import export as write_for
+from colocate.training.checkpoint import Library
+from colocate.training.checkpoint import export as write_for
 
 
 def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -> None:
@@ -33,11 +33,11 @@ def report(runs: Positional[list[Path]], out: Path | None = None) -> None:
     if not runs:
         raise UserError("give the folder of a run, or several to compare: colocate report RUN [RUN ...]")
     if len(runs) == 1:
-        from colocate.report.page import report as draw
+        from colocate.pages.page import report as draw
 
         say(f"{draw(runs[0], out)}")
         return
-    from colocate.report.compare import compare
+    from colocate.pages.compare import compare
 
     picture = out or Path("compare.png")
     say(compare(runs, picture))

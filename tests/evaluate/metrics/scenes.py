@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from colocate.evaluate.metrics.objects import Objects
+from colocate.evaluation.metrics.objects import Objects
 
 
 def blobs(rng: np.random.Generator, size: tuple[int, int] = (9, 11), most: int = 5) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.coco import pack, record
-from colocate.evaluate.metrics.objects import Objects
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.coco import pack, record
+from colocate.evaluation.metrics.objects import Objects
 
 from .scenes import glas_truth, judged, moved_and_merged, pair
 

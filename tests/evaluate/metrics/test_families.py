@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from colocate.evaluate.metrics import FAMILIES, LOWER_IS_BETTER
-from colocate.evaluate.metrics.family import Record
+from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluation.metrics.family import Record
 
 from .scenes import classed, pair
 

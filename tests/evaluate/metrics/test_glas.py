@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.glas import record
-from colocate.evaluate.metrics.objects import Objects
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.glas import record
+from colocate.evaluation.metrics.objects import Objects
 from tests.reference import glas as reference
 
 from .scenes import blobs, glas_truth, moved_and_merged, pair

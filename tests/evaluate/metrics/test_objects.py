@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.objects import Objects, label_map, shared_pixels
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
 
 from .scenes import blobs
 

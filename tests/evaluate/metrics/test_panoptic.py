@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.detection import panoptic_quality
 
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.objects import Objects, label_map
-from colocate.evaluate.metrics.panoptic import record
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.objects import Objects, label_map
+from colocate.evaluation.metrics.panoptic import record
 
 from .scenes import classed, pair
 

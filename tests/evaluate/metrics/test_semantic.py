@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
-from colocate.evaluate.metrics import FAMILIES
-from colocate.evaluate.metrics.semantic import record, record_probe
-from colocate.pretrain.probes import dice
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.semantic import record, record_probe
+from colocate.training.probes import dice
 
 SEMANTIC = FAMILIES["semantic"]
 NAMES = ["outside", "tumour", "stroma", "necrosis", "vessel"]

@@ -1,0 +1,242 @@
+"""Find test images, and their cases, among training images and the tiles of pretraining.
+
+Sought are equal pixels, the same picture in another size, compression or flip (see `hashes`), and tiles whose source is
+the case of a test image. What cannot be found so is said under `unchecked`: a crop of a test image of no stated case.
+Tiles that cannot be read, beyond a few, count as a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import UInt64
+from torch import Tensor
+
+from colocate.base.errors import TileError, UserError
+from colocate.base.text import counted
+from colocate.data.index import Index
+from colocate.datasets.labelled import Labelled
+from colocate.evaluation.hashes import ALIKE, alike, hashes, near_pairs
+from colocate.training.run import resume_command
+
+SHOWN = 3  # examples in a sentence
+UNREAD = 0.01  # largest share of tiles that may be unreadable: what is in them nobody knows
+
+
+@final
+@dataclass(frozen=True)
+class Findings:
+    """Sentences about what was checked, what could not be checked, and what was found."""
+
+    checked: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    forced: bool = False
+    """The evaluation went on in spite of what was found."""
+
+
+def tiles_of(backbone: Path) -> Index | None:
+    """The tiles that a backbone was pretrained on; None where nothing beside it tells.
+
+    `backbone` is a run's folder, the folder `best` in it, or a file in either. Raises UserError if the run's index of
+    tiles is damaged.
+    """
+    folder = backbone if backbone.is_dir() else backbone.parent
+    path = (folder.parent if folder.name == "best" else folder) / "tiles.arrow"
+    return Index.open(path) if path.is_file() else None
+
+
+def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Findings:
+    """Seek the test images of a split, and their cases, in its training part and in the tiles of pretraining.
+
+    The hashes of all images are kept in hashes.parquet beside the index and in the data set's folder. Cases that the
+    split itself has on both sides are stated, not found.
+
+    Args:
+        data: The data set.
+        scheme: The split.
+        index: The tiles of pretraining, None where there are none or they are unknown.
+        origin: The backbone: random, imagenet, or its path.
+
+    Raises:
+        UserError: no such split, or an image of the data set cannot be read.
+    """
+    findings = Findings()
+    test, train = data.test(scheme), data.train(scheme)
+    own = hashes(data.image, len(data), data.folder / "hashes.parquet", data.fingerprint, True)
+    for reason in own.unreadable.values():
+        raise UserError(reason)
+    tested = _Images("test image", own.exact, own.near, data.image, lambda number: data.items[number].path)
+    training = _Images("training image", own.exact, own.near[:, 0], data.image, tested.name)
+    _compare_images(findings, tested, test, training, train)
+    shared = sorted(data.shared_sources(scheme))
+    findings.checked.append(f"cases of the split: {', '.join(shared) or 'none'} on both sides")
+    if not all(data.items[number].source for number in [*test, *train]):
+        findings.unchecked.append("the cases of some images of the data set are not known")
+    if index is None and origin == "random":
+        findings.checked.append("a random backbone has seen no images")
+    elif index is None:
+        known = "photographs, of which there is no list" if origin == "imagenet" else "data that are not known"
+        findings.unchecked.append(f"{origin}: the weights were trained on {known}")
+    else:
+        seen = hashes(index.read, len(index), index.path.with_name("hashes.parquet"), index.fingerprint, False)
+        tiles = _Images("pretraining tile", seen.exact, seen.near[:, 0], index.read, index.name)
+        _compare_images(findings, tested, test, tiles, range(len(index)))
+        _compare_cases(findings, data, test, shared, index)
+        _note_start(findings, index)
+        _note_unread(findings, index, seen.unreadable)
+        findings.unchecked.append("crops of test images are found by their case only, never by their pixels")
+    return findings
+
+
+def refuse(findings: Findings, forced: bool) -> None:
+    """Raise UserError, with what was found, unless it is `forced`."""
+    if findings.found and not forced:
+        first, *others = findings.found
+        more = f" (and {counted(len(others), 'more finding')})" if others else ""
+        raise UserError(
+            f"the test images are no honest test: {first}{more}; "
+            "leave them out of what is trained on, or go on knowingly with --allow-leakage"
+        )
+
+
+@final
+class _Images(NamedTuple):
+    """Images 0, 1, ... with their hashes."""
+
+    noun: str
+    exact: list[bytes]
+    near: UInt64[np.ndarray, "n"] | UInt64[np.ndarray, "n s"]
+    read: Callable[[int], Tensor]
+    name: Callable[[int], str]
+
+
+def _compare_images(
+    findings: Findings, tested: _Images, test: Sequence[int], others: _Images, among: Sequence[int]
+) -> None:
+    """Find equal pixels, and pictures that look the same, of images `test` among others by their numbers."""
+    known = [number for number in among if others.exact[number]]
+    places = {others.exact[number]: number for number in reversed(known)}
+    equal = {number: places[tested.exact[number]] for number in test if tested.exact[number] in places}
+    looks: dict[int, int] = {}
+    for row, column in near_pairs(tested.near[test], others.near[known]):
+        number, other = test[row], known[column]
+        if number not in equal and number not in looks and _is_alike(tested, number, others, other):
+            looks[number] = other
+    for pairs, says in ((equal, "pixel for pixel"), (looks, "but for size, compression, colour or flips")):
+        if pairs:
+            named = [f"{tested.name(number)} is {others.name(other)}" for number, other in pairs.items()]
+            verb = "is a" if len(pairs) == 1 else "are"
+            kind = others.noun if len(pairs) == 1 else f"{others.noun}s"
+            findings.found.append(f"{counted(len(pairs), 'test image')} {verb} {kind} {says}: {_examples(named)}")
+    findings.checked.append(
+        f"{counted(len(test), 'test image')} against {counted(len(known), others.noun)}: "
+        "pixels, and how they look (64-bit perceptual hash under the eight symmetries)"
+    )
+
+
+def _is_alike(tested: _Images, number: int, others: _Images, other: int) -> bool:
+    try:
+        return alike(tested.read(number), others.read(other)) >= ALIKE
+    except TileError:  # hashed once, gone since
+        return True
+
+
+def _compare_cases(
+    findings: Findings, data: Labelled, test: Sequence[int], shared: Sequence[str], index: Index
+) -> None:
+    """Find the cases of test images among the sources of tiles."""
+    cases = {data.items[number].source for number in test} - {""}
+    if not cases:
+        return
+    sources, firsts = np.unique(index.source_numbers, return_index=True)
+    every = sorted({item.source for item in data.items} - {""})
+    naming = _naming(every, [index.sources[source] for source in sources])
+    known = {case: int(firsts[place]) for case, place in naming.items()}
+    named = [f"{case} ({index.name(known[case])})" for case in known if case in cases and case not in shared]
+    if named:
+        findings.found.append(f"{counted(len(named), 'test case')} among the tiles' cases: {_examples(named)}")
+    stated = [case for case in known if case in shared]
+    aside = f"; {', '.join(stated)} are among them, but the split itself has them on both sides" if stated else ""
+    count = counted(len(index.sources), "source")
+    findings.checked.append(f"{counted(len(cases), 'test case')} against the {count} of the tiles{aside}")
+    if not known:
+        findings.unchecked.append(
+            f"no tile's source ({_examples(index.sources)}) is written as a case of {data.name} "
+            f"(such as {min(cases)}): if tiles are of its cases, nothing tells"
+        )
+
+
+WORDS, RUNS = r"[^\W_]+", r"[^\W\d_]+|\d+"  # a run is of letters or of digits alone
+
+
+def _bounded(text: str, parts: str) -> str:
+    """The parts of a text in small letters, each between hyphens.
+
+    >>> _bounded("GlaS_9", WORDS), _bounded("GT2001837", RUNS)
+    ('-glas-9-', '-gt-2001837-')
+    """
+    return "".join(f"-{part}" for part in re.findall(parts, text.lower())) + "-"
+
+
+def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
+    """The first of the sources that names each case, where one does.
+
+    It holds the case's words or, within longer words too, its own part where that is telling: six signs or more, a
+    digit among them.
+
+    >>> [len(_naming(["glas:9"], [source])) for source in ("GlaS_9", "train/glas-9", "glas:91", "bioglas-9")]
+    [1, 1, 0, 0]
+    >>> [len(_naming(["ebhi-seg:2001837"], [source])) for source in ("GT2001837", "12001837")]
+    [1, 0]
+    >>> [len(_naming(["tcga:TCGA-A2-A0T2"], [source])) for source in ("TCGA-A2-A0T2-01Z-00-DX1", "TCGA-A2-A0T21")]
+    [1, 0]
+    """
+    every = {parts: "\n".join(_bounded(source, parts) for source in sources) for parts in (WORDS, RUNS)}
+    found = {}
+    for case in cases:
+        own = case.partition(":")[2]
+        telling = len(own) >= 6 and any(sign.isdigit() for sign in own)
+        for parts, sought in ((WORDS, case), *([(RUNS, own)] if telling else [])):
+            place = every[parts].find(_bounded(sought, parts))
+            if place >= 0:
+                found[case] = every[parts].count("\n", 0, place)
+                break
+    return found
+
+
+def _note_start(findings: Findings, index: Index) -> None:
+    """The weights that a run started from have seen images too."""
+    try:
+        start = str(json.loads(index.path.with_name("recipe.json").read_text())["encoder"]["init"])
+    except (OSError, ValueError, KeyError, TypeError):
+        start = "weights that are not known (no readable recipe.json)"
+    if start != "random":
+        findings.unchecked.append(f"what the run started from ({start}) was pretrained on data that are not checked")
+
+
+def _note_unread(findings: Findings, index: Index, unreadable: dict[int, str]) -> None:
+    """Tiles whose pixels were not compared: a few are stated, more are a finding."""
+    if not unreadable:
+        return
+    first = next(iter(unreadable.values()))
+    line = f"{len(unreadable):,} of {counted(len(index), 'pretraining tile')} cannot be read (the first: {first})"
+    if len(unreadable) <= UNREAD * len(index):
+        findings.unchecked.append(line)
+    else:
+        command = resume_command(index.path.parent)
+        findings.found.append(
+            f"{line} and may be test images; if they were moved, say where to: {command} --data PLACE"
+        )
+
+
+def _examples(words: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f", and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + more

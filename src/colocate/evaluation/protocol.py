@@ -1,0 +1,267 @@
+"""Evaluate backbones on a data set, seed by seed; a result is written once and not computed twice."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from colocate.base.errors import UserError
+from colocate.base.files import alone, read_json, write_atomically
+from colocate.base.rng import uniforms
+from colocate.base.text import Terminal
+from colocate.datasets.labelled import Labelled
+from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
+from colocate.evaluation.fit import Engine, FitConfig
+from colocate.evaluation.leakage import Findings, check, refuse, tiles_of
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.saved import is_kept, keep_model
+from colocate.evaluation.tasks import InstancesTask, Outcome, Overlays, ProbeTask, SemanticsTask, Task, Trial
+
+
+def instances_for(data: Labelled) -> InstancesConfig:
+    """Default settings of instance segmentation on a data set.
+
+    GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
+
+
+    Others: GlaS's, at the images' own median short side (training images down to 0.77 of it, as on GlaS).
+    """
+    if data.name == "crag":
+        fit = FitConfig(steps=15_000, warmup=1000 / 15_000, drops=(10_000 / 15_000, 13_000 / 15_000))
+        return InstancesConfig(fit, short_side=(768, 1024), test_short_side=768)
+    if data.name == "glas":
+        return InstancesConfig()
+    side = int(median(min(item.height, item.width) for item in data.items))
+    low = round(side * 400 / 522)
+    return replace(InstancesConfig(), short_side=(low, side), test_short_side=side, long_side=max(1333, 3 * side))
+
+
+def semantics_for(data: Labelled) -> SemanticsConfig:
+    """Default settings of semantic segmentation on a data set.
+
+    20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have), as for BCSS.
+
+
+    On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
+    """
+    side = int(median(min(item.height, item.width) for item in data.items))
+    return SemanticsConfig(
+        crop=min(256, max(32, side // 32 * 32)), encoder="frozen" if data.name == "bcss" else "tuned"
+    )
+
+
+def smoke_instances() -> InstancesConfig:
+    """A quarter of the size and a handful of steps, to see that all is in place: minutes on a CPU."""
+    fit = FitConfig(steps=150, batch=4, lr=0.01, warmup=0.1)
+    anchors = (8, 16, 32, 64, 128)
+    return InstancesConfig(fit, (100, 131), 131, norm="frozen", proposals=64, anchors=anchors)
+
+
+def smoke_semantics() -> SemanticsConfig:
+    """Small crops and few steps, to see that all is in place: a minute on a CPU."""
+    fit = FitConfig(steps=60, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.02, drops=())
+    return SemanticsConfig(fit, crop=96)
+
+
+VERSION = 1  # of results; to be raised when the same settings would give other numbers
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Settings of an evaluation whatever the task: data, seeds, output folder."""
+
+    data: str = ""
+    """A data set that `colocate prepare` wrote."""
+    out: str = "results"
+    """Folder of results: each is written once, and a command that was stopped goes on."""
+    split: str | None = None
+    """The way of splitting (None: the data set's first)."""
+    fraction: float = 1.0
+    """Share of the training images to learn from, of as few cases as they come from; another choice for each seed."""
+    seeds: int = 3
+    """Repetitions: initial weights, order, alterations and choice of images differ."""
+    first_seed: int = 0
+    """The first of them."""
+    allow_leakage: bool = False
+    """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
+    keep_models: bool = False
+    """Keep each fine-tuned model: model.safetensors and model.json beside its result, for `colocate predict`."""
+    engine: Annotated[Engine, tyro.conf.arg(name="")] = field(default_factory=Engine)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction is a share of the training images, above 0 and at most 1, not {self.fraction}")
+        if self.seeds < 1:
+            raise UserError(f"seeds must be 1 or more, not {self.seeds}")
+
+
+def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) -> list[Path]:
+    """Judge backbones, seed by seed; returns the results' files. What is there already is not computed again.
+
+    Raises:
+        UserError: data that do not serve, test images that a backbone or decoder would have learned from, or a result
+            that another process is at work on.
+        Interrupted: stopped; the same call goes on.
+    """
+    data = Labelled.open(protocol.data)
+    scheme = protocol.split or next(iter(data.schemes), "")
+    if not data.train(scheme) or not data.test(scheme):
+        raise UserError(f"{protocol.data}: split {scheme!r} has no training or no test images")
+    findings = {}
+    for candidate in candidates:
+        index = None if candidate.path is None else tiles_of(candidate.path)
+        findings[candidate.label] = check(data, scheme, index, candidate.origin)
+        refuse(findings[candidate.label], protocol.allow_leakage)
+    terminal = Terminal()
+    files = []
+    for seed in range(protocol.first_seed, protocol.first_seed + protocol.seeds):
+        for candidate in candidates:
+            train = some_of(data, data.train(scheme), protocol.fraction, seed)
+            trial = _trial(task, protocol, candidate, data, scheme, train, seed)
+            file = trial.folder / "result.json"
+            known = read_json(file, "result of `colocate evaluate`") if file.exists() else {}
+            there = isinstance(known, dict) and known.get("identity") == trial.identity
+            wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
+            if there and not wanting:
+                terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
+            else:
+                terminal.say(f"{candidate.label}, seed {seed}: {len(train)} training images")
+                with alone(trial.folder):
+                    _compute(task, protocol, trial, findings[candidate.label])
+            files.append(file)
+    return files
+
+
+def some_of(data: Labelled, train: Sequence[int], fraction: float, seed: int) -> list[int]:
+    """Choose a share of the training images, of as few cases as possible; larger shares contain smaller ones.
+
+    Cases come in an order drawn by the seed, and each one's images too; images without a case are cases of their own.
+    """
+    if fraction == 1:
+        return list(train)
+    cases: dict[str, list[int]] = {}
+    for number in train:
+        cases.setdefault(data.items[number].source or f"image {number}", []).append(number)
+    order = uniforms(torch.arange(len(cases)), seed, 1, count=1)[:, 0].argsort().tolist()
+    within = dict(zip(train, uniforms(torch.tensor(train), seed, 2, count=1)[:, 0].tolist(), strict=True))
+    groups = list(cases.values())
+    images = [number for case in order for number in sorted(groups[case], key=within.__getitem__)]
+    return sorted(images[: max(1, round(fraction * len(train)))])
+
+
+def _trial(
+    task: Task, protocol: Protocol, candidate: Candidate, data: Labelled, scheme: str, train: list[int], seed: int
+) -> Trial:
+    identity = {
+        "version": VERSION,
+        "task": task.name,
+        "settings": asdict(task),  # pyright: ignore[reportArgumentType]  # tasks are dataclasses
+        "precision": protocol.engine.precision,
+        "data": data.fingerprint,
+        "split": scheme,
+        "train": train,
+        "backbone": candidate.fingerprint,
+        "normalised": [candidate.mean, candidate.std],
+        "seed": seed,
+    }
+    if (counted := _counted(task)) > MOST:  # which were 100 at any setting once
+        identity["counted"] = counted
+    text = json.dumps(identity, sort_keys=True)
+    key = blake2b(text.encode(), digest_size=5).hexdigest()
+    share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
+    name = f"{task.name}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
+    test = data.test(scheme)
+    folder = Path(protocol.out) / name.replace("/", "_")
+    return Trial(candidate, data, scheme, train, test, seed, folder, text, protocol.engine)
+
+
+def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -> None:
+    torch.manual_seed(trial.seed)
+    overlays = Overlays(trial.data, trial.test)
+    outcome = task.run(trial, overlays)
+    overlays.write(trial.folder / "overlays.png")
+    if outcome.predictions:
+        text = json.dumps(outcome.predictions)
+        write_atomically(trial.folder / "predictions.json", text)
+    if protocol.keep_models and isinstance(task, InstancesTask | SemanticsTask) and outcome.model is not None:
+        keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
+    text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
+    write_atomically(trial.folder / "result.json", text)
+    shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
+
+
+def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, outcome: Outcome) -> dict[str, Any]:
+    data, items = trial.data, trial.data.items
+    part_of = {number: part for part, numbers in data.parts(trial.scheme).items() for number in numbers}
+    records = [
+        {"image": items[number].name, "part": part_of[number], "source": items[number].source} | record
+        for number, record in zip(trial.test, outcome.records, strict=True)
+    ]
+    parts = dict.fromkeys(record["part"] for record in records)
+    scores = {part: scores_of(task.metrics, [record for record in records if record["part"] == part]) for part in parts}
+    sources = [{items[n].source for n in numbers} - {""} for numbers in (trial.train, trial.test)]
+    settings = asdict(task)  # pyright: ignore[reportArgumentType]
+    return {
+        "version": VERSION,
+        "identity": trial.identity,
+        "task": task.name,
+        "dataset": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": trial.scheme,
+            "train": len(trial.train),
+            "test": len(trial.test),
+            "train_sources": len(sources[0]),
+            "test_sources": len(sources[1]),
+            "shared_sources": sorted(sources[0] & sources[1]),
+            "notes": list(data.notes),
+        },
+        "backbone": trial.candidate.facts(),
+        "settings": settings["config"] | {"precision": protocol.engine.precision},
+        "counted": _counted(task),
+        "fraction": protocol.fraction,
+        "seed": trial.seed,
+        "leakage": asdict(findings) | {"forced": protocol.allow_leakage and bool(findings.found)},
+        "metrics": list(task.metrics),
+        "scores": scores_of(task.metrics, records),
+        "parts": scores if len(scores) > 1 else {},
+        "records": records,
+        "seconds": {name: round(seconds, 2) for name, seconds in outcome.seconds.items()},
+        "versions": {name: version(name) for name in ("colocate", "torch", "torchvision", "timm")},
+        "machine": _machine(),
+        "date": date.today().isoformat(),
+    }
+
+
+def scores_of(metrics: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """All scores of these images' records; None where undefined (JSON has no nan)."""
+    scores: dict[str, float | None] = {}
+    for name in metrics:
+        found = FAMILIES[name].scores([record[name] for record in records])
+        scores |= {score: None if value != value else value for score, value in found.items()}
+    return scores
+
+
+def _counted(task: Task) -> int:
+    """Most detections of a class in an image that average precision counts."""
+    return task.config.counted if isinstance(task, InstancesTask) else MOST
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

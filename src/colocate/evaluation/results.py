@@ -1,0 +1,326 @@
+"""Read results, and compute the uncertainty of scores over seeds and over images.
+
+Two things vary. *Seeds*: the standard deviation over them. *Images*: a percentile bootstrap. The
+test images are drawn anew with replacement, the same draw for every seed (and for both sides of a comparison), the
+scores of the drawn set are computed from the images' records and averaged over seeds; `low` and `high` are percentiles
+of that mean over many draws. So the interval says what other images of this kind would have given these trained
+networks; it does not hold what other seeds would have given. Draws in which a score is undefined are left out.
+
+Images of one case are alike, and drawing them one by one takes them for more evidence than they are. Where cases are
+known, `groups`, whole cases are drawn (a cluster bootstrap), each with all of its images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, final
+
+import numpy as np
+import pydantic
+from jaxtyping import Float64, Int64
+
+from colocate.base.errors import UserError
+from colocate.base.files import read_json
+from colocate.base.text import reason
+from colocate.evaluation.leakage import Findings
+from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.protocol import VERSION
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data of a result; as in result.json."""
+
+    name: str
+    fingerprint: str
+    split: str
+    train: int
+    test: int
+    train_sources: int
+    test_sources: int
+    shared_sources: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """The evaluated backbone; as in result.json."""
+
+    label: str
+    architecture: str
+    fingerprint: str
+    origin: str
+    steps: int | None
+    recipe: str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One seed of one backbone, as in result.json."""
+
+    version: int
+    task: Literal["instances", "semantics", "probe"]
+    dataset: DataFacts
+    backbone: BackboneFacts
+    settings: dict[str, Any]
+    fraction: float
+    seed: int
+    leakage: Findings
+    metrics: tuple[str, ...]
+    records: list[dict[str, Any]]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    path: str
+    counted: int = MOST
+    """Most detections of a class in an image that average precision counts."""
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"it is of version {self.version}, this colocate makes and reads {VERSION}")
+        if unknown := [name for name in self.metrics if name not in FAMILIES]:
+            raise ValueError(f"scores of a kind that is not known, {unknown[0]}")
+        names = {"image", "part", *self.metrics}
+        if not self.records or not all(names <= record.keys() for record in self.records):
+            raise ValueError("it lacks records of images, from which scores are computed")
+
+    @property
+    def table(self) -> tuple[str, ...]:
+        """Key of the table that a result belongs to."""
+        data = self.dataset
+        share = f"{self.fraction:.6f}"
+        return self.task, data.name, data.fingerprint, data.split, share, self.how, f"{self.counted}", *self.metrics
+
+    @property
+    def images(self) -> list[tuple[str, str]]:
+        """Part and name of each test image."""
+        return [(str(record["part"]), str(record["image"])) for record in self.records]
+
+    @property
+    def how(self) -> str:
+        """A hash of all settings."""
+        return blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """A backbone with the results of its seeds, in ascending order."""
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(result.seed for result in self.results)
+
+    @property
+    def backbone(self) -> BackboneFacts:
+        return self.results[0].backbone
+
+
+def read_results(places: Sequence[Path]) -> list[Result]:
+    """Read all results in and below these files and folders, each once.
+
+    Raises:
+        UserError: there is none in one of them, or one is damaged, of another version or not a result.
+    """
+    remedy = "give folders of results that `colocate evaluate` wrote"
+    if not places:
+        raise UserError(f"nothing holds no result.json: {remedy}")
+    found: dict[Path, Path] = {}
+    for place in places:
+        files = sorted(place.rglob("result.json")) if place.is_dir() else [place]
+        if not files:
+            raise UserError(f"{place} holds no result.json: {remedy}")
+        found |= {file.resolve(): file for file in files if file.resolve() not in found}
+    return [read_result(file) for file in found.values()]
+
+
+def read_result(path: Path) -> Result:
+    """Read the result in a file. Raises UserError if it is missing, damaged, of another version or something else."""
+    plain = read_json(path, "result of `colocate evaluate`")
+    try:
+        return _RESULT.validate_python(plain | {"path": str(path)})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged or no result ({reason(error)}): evaluate again, or leave it out") from error
+
+
+def grouped(results: Sequence[Result]) -> list[list[Row]]:
+    """Group results by table, and in a table by backbone, in the order of labels.
+
+    A label that several backbones of one table have is told apart by the beginning of their fingerprints.
+
+    Raises:
+        UserError: two different results of one backbone and seed, or results of other images than the rest.
+    """
+    tables: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        tables.setdefault(result.table, []).append(result)
+    return [_rows(tables[key]) for key in sorted(tables)]
+
+
+def _rows(results: Sequence[Result]) -> list[Row]:
+    backbones: dict[tuple[str, str], dict[int, Result]] = {}
+    for result in results:
+        if result.images != results[0].images:
+            raise UserError(
+                f"{results[0].path} and {result.path} should have the same test images, and have not: evaluate again"
+            )
+        seeds = backbones.setdefault((result.backbone.label, result.backbone.fingerprint), {})
+        other = seeds.setdefault(result.seed, result)
+        if other.records != result.records:
+            raise UserError(
+                f"{other.path} and {result.path} are both {result.backbone.label}, seed {result.seed}, "
+                "with other scores: leave one out"
+            )
+    labels = [label for label, _ in backbones]
+    return [
+        Row(label if labels.count(label) == 1 else f"{label} {its[:8]}", tuple(seeds[seed] for seed in sorted(seeds)))
+        for (label, its), seeds in sorted(backbones.items())
+    ]
+
+
+_RESULT = pydantic.TypeAdapter(Result)
+
+
+Run: TypeAlias = Sequence[dict[str, Any]]
+"""One seed's images as `result.json` lists them: {"image": name, family: record, ...}."""
+
+
+@final
+class Interval(NamedTuple):
+    """A score over seeds and images."""
+
+    mean: float
+    """Over seeds; nan where it is undefined for one."""
+    std: float
+    """Over seeds (divided by their number less 1); nan for a single seed."""
+    low: float
+    high: float
+    over: str
+    """What was drawn: "80 images" or "16 cases (80 images)"."""
+    values: tuple[float, ...]
+    """The score of each seed."""
+
+
+@final
+class Difference(NamedTuple):
+    """First less second in a score, seed against seed and image against image."""
+
+    mean: float
+    """Over pairs of seeds."""
+    std: float
+    """Of the pairs' differences."""
+    low: float
+    high: float
+    share: float
+    """Of the draws, those in which the first is better (lower in `LOWER_IS_BETTER`); a tie is half a draw."""
+    over: str
+
+
+def interval(
+    family: str,
+    runs: Sequence[Run],
+    groups: Sequence[str] | None = None,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
+
+    `groups` is the case of each image, in the runs' order; an image whose case is unknown (empty) is one of its own.
+
+    Raises:
+        ValueError: no run or no image, runs of different images or classes, or not as many groups as images.
+    """
+    scores, over = _drawn(family, [runs], groups, draws, seed)
+    return {
+        name: Interval(*_spread(first), *_percentiles(first, level), over, tuple(first[0].tolist()))
+        for name, (first,) in scores.items()
+    }
+
+
+def paired(
+    family: str,
+    first: Sequence[Run],
+    second: Sequence[Run],
+    groups: Sequence[str] | None = None,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Compare every score of a family, first less second: runs of the same seeds, in the same order.
+
+    Raises:
+        ValueError: as in `interval`, or one has other images or another number of seeds than the other.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: compare runs of the same seeds")
+    scores, over = _drawn(family, [first, second], groups, draws, seed)
+    compared: dict[str, Difference] = {}
+    for name, (one, other) in scores.items():
+        difference = one - other
+        drawn = difference[1:].mean(1)
+        better = np.sign(drawn[~np.isnan(drawn)]) * (-1 if name in LOWER_IS_BETTER else 1)
+        share = float((better + 1).mean() / 2) if better.size else float("nan")
+        compared[name] = Difference(*_spread(difference), *_percentiles(difference, level), share, over)
+    return compared
+
+
+Table: TypeAlias = Float64[np.ndarray, "d s"]
+"""A score of each set of images (the first one is the images as they are) and each seed."""
+
+
+def _drawn(
+    family: str, sides: Sequence[Sequence[Run]], groups: Sequence[str] | None, draws: int, seed: int
+) -> tuple[dict[str, list[Table]], str]:
+    """Each score's table for each side, and what was drawn in words."""
+    runs = [run for side in sides for run in side]
+    images = [[entry["image"] for entry in run] for run in runs]
+    if not runs or not runs[0] or any(names != images[0] for names in images):
+        raise ValueError("runs have no images, or not the same in the same order")
+    counts, over = _counts(len(images[0]), groups, draws, seed)
+    each = [FAMILIES[family].pack([entry[family] for entry in run])(counts) for run in runs]
+    if any(scores.keys() != each[0].keys() for scores in each):
+        raise ValueError("runs have scores of different classes")
+    tables = {name: np.stack([scores[name] for scores in each], 1) for name in each[0]}
+    edges = np.cumsum([len(side) for side in sides])[:-1]
+    return {name: np.split(table, edges, axis=1) for name, table in tables.items()}, over
+
+
+def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:
+    """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words."""
+    over = f"{images} images"
+    cases = np.arange(images)
+    if groups is not None and len(groups) != images:
+        raise ValueError(f"{len(groups)} groups for {images} images: give each image its case")
+    if groups is not None and any(groups):
+        known = [("case", case) if case else ("image", str(number)) for number, case in enumerate(groups)]
+        place = {case: number for number, case in enumerate(dict.fromkeys(known))}
+        cases = np.array([place[case] for case in known])
+        over = f"{len(place)} cases ({over})"
+    size = int(cases.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws)
+    return np.concatenate([np.ones((1, images), np.int64), drawn[:, cases]]), over
+
+
+def _spread(table: Table) -> tuple[float, float]:
+    seeds = table[0]
+    return float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
+
+
+def _percentiles(table: Table, level: float) -> tuple[float, float]:
+    drawn = table[1:].mean(1)
+    drawn = drawn[~np.isnan(drawn)]
+    if not drawn.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

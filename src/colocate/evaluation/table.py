@@ -1,0 +1,316 @@
+"""Tables of results in Markdown and CSV: facts, scores with intervals, and paired differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, final
+
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.base.tables import write_csv
+from colocate.base.text import escaped, grid
+from colocate.evaluation.metrics import LOWER_IS_BETTER
+from colocate.evaluation.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
+from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask
+from colocate.training.recipe import leaves
+
+HEADLINES = ("box AP", "mask AP", "object F1", "object Dice", "object Hausdorff", "PQ")
+HEADLINES += ("micro Dice", "macro Dice", "micro Jaccard", "macro Jaccard", "image Dice", "pooled Dice")
+FEWEST = 5  # cases or images from which draws tell anything: of a single one every draw is the same
+Drawn = Literal["cases", "images"]
+
+
+@final
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all test images, or of one part of them."""
+
+    part: str
+    """Empty: all of them."""
+    over: str
+    """Units of the bootstrap, such as "16 cases (80 images)"."""
+    intervals: dict[str, dict[str, Interval]]
+    """By backbone and score."""
+    differences: dict[str, dict[str, Difference]]
+    """Of each backbone from the reference, over the seeds that both have; without those that have none in common."""
+    best: dict[str, str]
+    """By score the backbone whose difference from the next best has an interval without zero (five images or more)."""
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Backbones on one task, data set, split, share of labels and settings; never of several."""
+
+    rows: tuple[Row, ...]
+    against: str
+    """The label of the reference, which is the first row."""
+    scores: tuple[Scores, ...]
+    """Of all test images, then of each part where there are several."""
+
+    @property
+    def first(self) -> Result:
+        return self.rows[0].results[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The scores that there are, headlines first."""
+        names = list(self.scores[0].intervals[self.against])
+        return [name for name in HEADLINES if name in names] + [name for name in names if name not in HEADLINES]
+
+    @property
+    def headlines(self) -> list[str]:
+        return [name for name in self.names if name in HEADLINES]
+
+    def common(self, row: Row) -> list[int]:
+        """The seeds that a row and the reference both have."""
+        return [seed for seed in row.seeds if seed in self.rows[0].seeds]
+
+
+def collect(
+    places: Sequence[Path], against: str | None = None, by: Drawn = "cases", *, draws: int = 1000
+) -> list[Table]:
+    """Compute the tables of all results below these folders and files.
+
+    Args:
+        places: Folders of results, or result.json files.
+        against: The backbone that others are compared with; None: `random` where there is one, else the first.
+        by: What the bootstrap draws: whole cases, where five or more are known, or images one by one.
+        draws: How often.
+
+    Raises:
+        UserError: no results, a damaged one, or no backbone of that label.
+    """
+    groups = grouped(read_results(places))
+    labels = sorted({row.label for rows in groups for row in rows})
+    if against is not None and against not in labels:
+        raise UserError(f"no backbone is called {against!r}: --against is one of {', '.join(labels)}")
+    return [_table(rows, against, by, draws) for rows in groups]
+
+
+def _table(rows: list[Row], against: str | None, by: Drawn, draws: int) -> Table:
+    labels = [row.label for row in rows]
+    reference = next((word for word in (against, "random") if word in labels), labels[0])
+    rows = sorted(rows, key=lambda row: row.label != reference)
+    parts = dict.fromkeys(record["part"] for record in rows[0].results[0].records)
+    some = ["", *parts] if len(parts) > 1 else [""]
+    try:
+        return Table(tuple(rows), reference, tuple(_scores(rows, part, by, draws) for part in some))
+    except (ValueError, KeyError, TypeError) as error:
+        paths = sorted(result.path for row in rows for result in row.results)
+        raise UserError(f"the results {paths[0]} to {paths[-1]} do not fit together ({error})") from error
+
+
+def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
+    """The scores of one part; the first row is the reference."""
+    reference = rows[0].label
+    runs = {
+        row.label: {
+            result.seed: [record for record in result.records if part in ("", record["part"])] for result in row.results
+        }
+        for row in rows
+    }
+    images = next(iter(runs[reference].values()))
+    cases = [str(entry.get("source") or "") for entry in images]
+    groups = cases if by == "cases" and len({*cases} - {""}) >= FEWEST else None
+
+    @cache  # the two best of one score may be those of another
+    def compare(family: str, one: str, other: str) -> dict[str, Difference]:
+        seeds = [seed for seed in runs[one] if seed in runs[other]]
+        first, second = ([runs[label][seed] for seed in seeds] for label in (one, other))
+        return paired(family, first, second, groups, draws=draws) if seeds else {}
+
+    intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
+    differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
+    best: dict[str, str] = {}
+    for family in rows[0].results[0].metrics:
+        found = {label: interval(family, list(seeds.values()), groups, draws=draws) for label, seeds in runs.items()}
+        for label, its in found.items():
+            intervals[label] |= its
+            if label != reference:
+                differences[label] |= compare(family, label, reference)
+        for name in found[reference] if len(images) >= FEWEST else ():
+            lower = name in LOWER_IS_BETTER
+            means = {label: its[name].mean for label, its in found.items() if not math.isnan(its[name].mean)}
+            order = sorted(means, key=means.__getitem__, reverse=not lower)
+            difference = compare(family, order[0], order[1]).get(name) if len(order) > 1 else None
+            if difference and (difference.high < 0 if lower else difference.low > 0):
+                best[name] = order[0]
+    over = next(iter(intervals[reference].values())).over
+    return Scores(part, over, intervals, differences, best)
+
+
+def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
+    """Write table.md and table.csv (a line for each backbone, part and score) to the folder `out`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    lines = [line for table in tables for line in _lines(table)]
+    write_atomically(out / "table.md", markdown)
+    write_csv(
+        out / "table.csv",
+        list(lines[0]),
+        [["" if value != value else value for value in line.values()] for line in lines],
+    )
+
+
+def _lines(table: Table) -> Iterator[dict[str, Any]]:
+    """Yield a line for each backbone, part and score; values that are not known are nan."""
+    first, data = table.first, table.first.dataset
+    known: dict[str, Any] = {"task": first.task, "dataset": data.name, "split": data.split}
+    known |= {"fraction": first.fraction, "settings": first.how}
+    for row in table.rows:
+        reference = row is table.rows[0]
+        known |= {"backbone": row.label, "architecture": row.backbone.architecture, "seeds": _words(row.seeds)}
+        for scores in table.scores:
+            for name in table.names:
+                found = scores.intervals[row.label][name]
+                line = known | {"part": scores.part or "all", "score": name} | found._asdict()
+                line["values"] = _words(found.values)
+                line["best"] = int(scores.best.get(name) == row.label)
+                line["against"] = "" if reference else table.against
+                difference = scores.differences.get(row.label, {}).get(name)
+                for part in ("mean", "std", "low", "high", "share"):
+                    line[f"difference {part}"] = math.nan if difference is None else getattr(difference, part)
+                yield line | {"common seeds": "" if reference else _words(table.common(row))}
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(map(str, numbers))
+
+
+DEFAULTS = {"instances": InstancesTask, "semantics": SemanticsTask, "probe": ProbeTask}
+NOTE = (
+    "Cells: mean over seeds ± standard deviation over seeds [95 % bootstrap interval over {over}]. **Bold**: better "
+    "than the next best, the interval of their difference being on one side of zero. Intervals hold what other images "
+    "of this kind would have given, not what other seeds would."
+)
+AGAINST = (
+    "Difference from {against}, seed by seed and image by image: mean [95 % interval], and the share of draws in which "
+    "the backbone is the better one."
+)
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """All tables in Markdown, each below its facts."""
+    return "\n\n".join(_section(table) for table in tables)
+
+
+def title(table: Table) -> str:
+    """Data set, task and split of a table."""
+    first = table.first
+    share = "" if first.fraction == 1 else f", {first.fraction * 100:g} % of the labels"
+    return f"{first.dataset.name}: {first.task}, split {first.dataset.split}{share}"
+
+
+def _section(table: Table) -> str:
+    blocks = [f"## {title(table)}", "\n".join(f"- {line}" for line in facts(table))]
+    for scores in table.scores:
+        blocks += [f"### {scores.part}"] if scores.part else []
+        blocks.append(f"As above, over {scores.over}." if scores.part else NOTE.format(over=scores.over))
+        blocks.append(_grid(table.headlines, table.rows, lambda row: row.seeds, scores, _cell))
+        if len(table.rows) > 1:
+            blocks.append(AGAINST.format(against=table.against))
+            blocks.append(_grid(table.headlines, table.rows[1:], table.common, scores, _difference_cell))
+        others = [name for name in table.names if name not in table.headlines]
+        if others and not scores.part:
+            blocks += ["The other scores:", _grid(others, table.rows, lambda row: row.seeds, scores, _cell)]
+    return "\n\n".join(blocks)
+
+
+def facts(table: Table) -> list[str]:
+    """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
+    results = [result for row in table.rows for result in row.results]
+    data, fraction = table.first.dataset, table.first.fraction
+    cases = sorted({result.dataset.train_sources for result in results})  # each seed may choose others
+    known = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
+    train = f"{data.train} training images of {known} known cases"
+    test = f"{data.test} test images of {data.test_sources}"
+    lines = [f"Data: {data.name}, split {data.split}, {train}, {test}.", *data.notes]
+    shared = sorted({case for result in results for case in result.dataset.shared_sources})
+    none = "none" if data.test_sources else "not known"
+    lines.append(f"Cases with images both in training and in test: {', '.join(shared) or none}.")
+    if fraction < 1:
+        lines.append(f"Labels: {fraction * 100:g} % of the training images, another choice for each seed.")
+    lines.append(settings(table.first))
+    if "coco" in table.first.metrics:
+        most = f"the surest {table.first.counted} detections of a class in an image"
+        lines.append(f"Average precision (AP) counts {most}: with more true objects there it cannot reach 100.")
+    if len({row.seeds for row in table.rows}) == 1:
+        lines.append(f"Seeds: {', '.join(map(str, table.rows[0].seeds))}.")
+    else:
+        told = "; ".join(f"{row.label} {', '.join(map(str, row.seeds))}" for row in table.rows)
+        lines.append(f"Seeds differ: {told}. Differences are over the seeds that both have.")
+    lines += _leakage(table.rows)
+    versions = {f"{name} {number}" for result in results for name, number in result.versions.items()}
+    dates = sorted({result.date for result in results})
+    machines = sorted({result.machine for result in results})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    lines.append(f"Made with {', '.join(sorted(versions))} on {'; '.join(machines)}, {when}.")
+    return [line.replace("\n", " ") for line in lines]
+
+
+def settings(result: Result) -> str:
+    """The settings of a result that differ from the defaults of its task."""
+    plain = json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"]))
+    defaults, own = leaves(plain | {"precision": "32"}), leaves(result.settings)
+    other = [
+        f"{name} {own.get(name)} (default {defaults.get(name)})"
+        for name in {**defaults, **own}
+        if own.get(name) != defaults.get(name)
+    ]
+    return f"Settings: {', '.join(other) if other else 'the defaults'}."
+
+
+def _leakage(rows: Sequence[Row]) -> list[str]:
+    """Each sentence of the leakage checks, with the backbones that it is about."""
+    lines = []
+    for kind, verb in (("checked", "checked"), ("unchecked", "not checked"), ("found", "found")):
+        said: dict[str, dict[str, None]] = {}
+        for row in rows:
+            for sentence in (sentence for result in row.results for sentence in getattr(result.leakage, kind)):
+                said.setdefault(sentence, {})[row.label] = None
+        for sentence, labels in said.items():
+            whose = "all" if len(labels) == len(rows) else ", ".join(labels)
+            lines.append(f"Leakage {verb} ({whose}): {sentence}.")
+    if forced := [row.label for row in rows if any(result.leakage.forced for result in row.results)]:
+        lines.append(f"Evaluated in spite of leakage (--allow-leakage): {', '.join(forced)}.")
+    return lines
+
+
+def _grid(
+    names: Sequence[str],
+    rows: Sequence[Row],
+    seeds: Callable[[Row], Sequence[int]],
+    scores: Scores,
+    cell: Callable[[Scores, str, str], str],
+) -> str:
+    """A Markdown table with a row a backbone and a column a score."""
+    heads = (f"{name} (px, lower is better)" if name in LOWER_IS_BETTER else name for name in names)
+    texts = [["backbone", "architecture", "seeds", *heads]]
+    for row in rows:
+        start = [escaped(row.label), row.backbone.architecture, str(len(seeds(row)))]
+        texts.append([*start, *(cell(scores, row.label, name) for name in names)])
+    return grid(texts, left=2)
+
+
+def _cell(scores: Scores, label: str, name: str) -> str:
+    found = scores.intervals[label][name]
+    if math.isnan(found.mean):
+        return "undefined"
+    spread = "" if math.isnan(found.std) else f" ± {found.std:.1f}"
+    mean = f"**{found.mean:.1f}**" if scores.best.get(name) == label else f"{found.mean:.1f}"
+    return f"{mean}{spread} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def _difference_cell(scores: Scores, label: str, name: str) -> str:
+    found = scores.differences[label].get(name)
+    if found is None or math.isnan(found.mean):
+        return "undefined" if found else "no seed in common"
+    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}], {found.share * 100:.0f} %"

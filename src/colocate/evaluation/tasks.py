@@ -1,0 +1,241 @@
+"""Tasks that judge a backbone: each learns from training images, and gives a record of every test image."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, final
+
+import numpy as np
+import tyro
+from jaxtyping import Bool, Int32, Int64
+from PIL import Image
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.data.inspect import contact_sheet
+from colocate.data.loader import spaced
+from colocate.datasets.labelled import Labelled
+from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.decoders import (
+    Detector,
+    InstancesConfig,
+    Segmenter,
+    SemanticsConfig,
+    class_target,
+    instance_target,
+)
+from colocate.evaluation.fit import Engine, Examples, fit
+from colocate.evaluation.metrics import FAMILIES, coco
+from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
+from colocate.models.backbones import Backbone
+from colocate.training.probes import ProbeConfig, frozen_cells, probe, settled
+
+SIDE_PX = 192
+TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
+SHEET = 8
+
+
+@final
+class Overlays:
+    """Pictures of a few test images, evenly spaced: green where truth and prediction agree, vermilion where something
+    was found that is not there, yellow where something was missed."""
+
+    def __init__(self, data: Labelled, test: Sequence[int]) -> None:
+        self.data = data
+        self.wanted = set(spaced(test, SHEET))
+        self.pictures: list[tuple[Image.Image, str, str]] = []
+
+    def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:
+        """Tint objects: found ones green where they share half of themselves and a true one, else vermilion; true ones
+        that no found one matches yellow."""
+        if number not in self.wanted:
+            return
+        shared = shared_pixels(truth, found)
+        union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
+        good = shared > 0.5 * union
+        good[0], good[:, 0] = False, False
+        hit, met = good.any(0)[found.numpy()], good.any(1)[truth.numpy()]
+        true, false = ((shared[1:].sum(1) > 0).sum(), (shared[:, 1:].sum(0) > 0).sum() - good.sum())
+        wrong = (found.numpy() > 0) & ~hit
+        missed = (truth.numpy() > 0) & ~met & (found.numpy() == 0)
+        self._add(number, hit, wrong, missed, f"{good.sum()} of {true}, {false} false")
+
+    def classes(self, number: int, truth: Int64[Tensor, "h w"], found: Int64[Tensor, "h w"]) -> None:
+        """Tint pixels of other classes than background (0) by whether they were called right."""
+        if number not in self.wanted:
+            return
+        counted = np.ones(truth.shape, bool) if self.data.ignored is None else (truth != self.data.ignored).numpy()
+        right, true, called = (truth == found).numpy(), (truth > 0).numpy(), (found > 0).numpy()
+        words = f"{right[counted].mean() if counted.any() else 1:.0%} of pixels right"
+        self._add(number, right & true, ~right & called & counted, ~right & true & ~called & counted, words)
+
+    def _add(
+        self,
+        number: int,
+        right: Bool[np.ndarray, "h w"],
+        wrong: Bool[np.ndarray, "h w"],
+        missed: Bool[np.ndarray, "h w"],
+        words: str,
+    ) -> None:
+        picture = self.data.image(number).permute(1, 2, 0).numpy().astype(np.float32)
+        for where, colour in ((right, TRUE), (wrong, FOUND), (missed, MISSED)):
+            picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour, np.float32)
+        image = Image.fromarray(picture.astype(np.uint8))
+        image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
+        self.pictures.append((image, self.data.items[number].name, words))
+
+    def write(self, path: Path) -> None:
+        """The pictures on one sheet. Raises UserError where it cannot be written."""
+        if self.pictures:
+            contact_sheet(self.pictures, path, SIDE_PX, columns=4)
+
+
+@final
+@dataclass
+class Outcome:
+    """Results of one seed."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    """Objects found, in COCO's form of results; image_id is the number of the image in the data set."""
+    model: dict[str, Tensor] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """One backbone, one seed, one choice of images."""
+
+    candidate: Candidate
+    data: Labelled
+    scheme: str
+    """The way of splitting."""
+    train: Sequence[int]
+    test: Sequence[int]
+    seed: int
+    folder: Path
+    identity: str
+    engine: Engine
+
+
+class Task(ABC):
+    """A way to judge a backbone."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    """Families of scores, as `metrics.FAMILIES` names them."""
+
+    @abstractmethod
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        """Learn from the training images, and judge by the test images."""
+
+
+@final
+@dataclass(frozen=True)
+class InstancesTask(Task):
+    """Instance segmentation: Mask R-CNN with a feature pyramid."""
+
+    config: Annotated[InstancesConfig, tyro.conf.arg(name="")] = field(default_factory=InstancesConfig)
+    name: ClassVar[str] = "instances"
+    metrics: ClassVar[tuple[str, ...]] = ("coco", "glas", "panoptic")
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, outcome = trial.data, Outcome()
+        if data.kind != "instances":
+            raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
+        backbone = _backbone(trial, frozen=self.config.norm == "frozen")
+        normalised = (trial.candidate.mean, trial.candidate.std)
+        model = Detector(self.config, backbone, len(data.classes), *normalised)
+        _teach(model, Examples(data, self.config.alter, instance_target, trial.seed), trial, outcome)
+        for number in trial.test:
+            with _clock(outcome, "predict"):
+                found = model.predict(data.image(number))
+            with _clock(outcome, "measure"):
+                ids = data.mask(number)
+                numbers = ids.unique()
+                truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
+                records = {name: FAMILIES[name].record(truth, found) for name in self.metrics if name != "coco"}
+                outcome.records.append({"coco": coco.record(truth, found, self.config.counted)} | records)
+                outcome.predictions += found.to_coco(number)
+            overlays.objects(number, ids, label_map(found))
+        outcome.model = model.state_dict()
+        return outcome
+
+
+@final
+@dataclass(frozen=True)
+class SemanticsTask(Task):
+    """Semantic segmentation: a U-Net."""
+
+    config: Annotated[SemanticsConfig, tyro.conf.arg(name="")] = field(default_factory=SemanticsConfig)
+    name: ClassVar[str] = "semantics"
+    metrics: ClassVar[tuple[str, ...]] = ("semantic",)
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, outcome = trial.data, Outcome()
+        backbone = _backbone(trial, frozen=self.config.encoder == "frozen")
+        normalised = (trial.candidate.mean, trial.candidate.std)
+        model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
+        _teach(model, Examples(data, self.config.alter, class_target, trial.seed), trial, outcome)
+        for number in trial.test:
+            with _clock(outcome, "predict"):
+                found = model.predict(data.image(number))
+            with _clock(outcome, "measure"):
+                truth = data.pixel_classes(number, data.mask(number))
+                record = FAMILIES["semantic"].record(truth, found, data.pixel_names, data.ignored)
+                outcome.records.append({"semantic": record})
+            overlays.classes(number, truth, found)
+        outcome.model = model.state_dict()
+        return outcome
+
+
+@final
+@dataclass(frozen=True)
+class ProbeTask(Task):
+    """Segmentation by frozen cells, without a decoder."""
+
+    config: Annotated[ProbeConfig, tyro.conf.arg(name="")] = field(default_factory=ProbeConfig)
+    name: ClassVar[str] = "probe"
+    metrics: ClassVar[tuple[str, ...]] = ("probe",)
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, candidate, outcome = trial.data, trial.candidate, Outcome()
+        backbone = candidate.build(trial.seed, cell_stride=self.config.stride)
+        # Random weights come with no statistics at all.
+        config = replace(self.config, statistics="images") if candidate.origin == "random" else self.config
+        with _clock(outcome, "predict"):
+            look = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
+            for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
+                truth = data.pixel_classes(number, data.mask(number))
+                outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
+                overlays.classes(number, truth, found)
+        return outcome
+
+
+def _backbone(trial: Trial, frozen: bool) -> Backbone:
+    """The candidate's backbone. Random weights have no statistics to be frozen: they take the training images'."""
+    candidate = trial.candidate
+    backbone = candidate.build(trial.seed)
+    if not frozen or candidate.origin != "random":
+        return backbone
+    return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std)
+
+
+def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
+    with _clock(outcome, "train"):
+        where = (trial.folder, trial.identity, trial.engine)
+        fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
+
+
+@contextmanager
+def _clock(outcome: Outcome, name: str) -> Iterator[None]:
+    """Add the time spent to the outcome's seconds."""
+    began = time.perf_counter()
+    yield
+    outcome.seconds[name] = outcome.seconds.get(name, 0.0) + time.perf_counter() - began

@@ -1,0 +1,176 @@
+"""Predict slides with a fine-tuned network: objects, or the class of each pixel, as files for people and programs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, final
+
+import numpy as np
+import shapely
+import tyro
+
+from colocate.base.errors import TileError, UserError
+from colocate.prediction.class_map import ClassMap
+from colocate.prediction.outputs import Marker, Outlined, beside, regions, write_outlines
+from colocate.prediction.predictor import DeviceConfig, Predictor, read_regions, windows_of_tissue
+from colocate.prediction.stitch import Window, Windows, merge, pieces
+from colocate.slides.listing import Listed
+from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue, find_tissue
+
+VERSION = 5  # of predictions; to be raised when the same settings would give others
+WINDOW_PX = {"instances": 1024, "semantics": 512}
+LEAST_TISSUE = 0.5  # of an object
+STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Settings of prediction."""
+
+    window: int | None = None
+    """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
+    overlap: int | None = None
+    """How much neighbouring windows share, in px (default: a quarter of the window)."""
+    score: float = 0.5
+    """Least score of an object."""
+    min_area: float = 100.0
+    """Least area of a region of one class, in square micrometres."""
+    device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DeviceConfig(batch=4))
+
+    def __post_init__(self) -> None:
+        window, overlap = self.window or 64, self.overlap or 0
+        if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
+            raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
+        if not 0 < self.score < 1 or self.min_area < 0:
+            raise UserError("score is a number between 0 and 1, min_area not negative")
+
+
+def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: PredictConfig) -> Tally:
+    """Write OUT/SLIDE.geojson, .csv, .png (and .tif of classes), then .json, for each slide that is not done.
+
+    OUT/failed.csv lists slides that failed.
+
+    Raises:
+        UserError: settings that do not fit, or are not those of the files that are there; a full disk.
+    """
+    side = config.window or WINDOW_PX[predictor.task]
+    overlap = side // 4 // STRIDE_PX * STRIDE_PX if config.overlap is None else config.overlap
+    if 2 * overlap > side:
+        raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
+    if any(slide.name == "failed" for slide in slides):
+        raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
+    runner = _Runner(predictor, out, config, side, overlap)
+    done = lambda listed: runner.marker(listed).finished()  # noqa: E731
+    return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "window")
+
+
+class _View(NamedTuple):
+    """A slide with what is found in its windows."""
+
+    slide: Slide
+    tissue: Tissue
+    mpp: float
+    """Micrometres per pixel of the windows."""
+    scale: float
+    """Level0 pixels a pixel of the windows."""
+    windows: Windows
+    seen: Iterator[tuple[Window, Any]]
+    marker: Marker
+
+
+@final
+@dataclass(frozen=True)
+class _Runner:
+    predictor: Predictor
+    out: Path
+    config: PredictConfig
+    side: int
+    overlap: int
+
+    def marker(self, listed: Listed) -> Marker:
+        """Return the slide's marker, with all that decides its files."""
+        objects = self.predictor.task == "instances"
+        settings = {
+            "version": VERSION,
+            "task": self.predictor.task,
+            "model": self.predictor.fingerprint,
+            "mpp": self.predictor.mpp,
+            "window": self.side,
+            "overlap": self.overlap,
+            "precision": self.config.device.precision,
+            **({"score": self.config.score} if objects else {"min_area": self.config.min_area}),
+            **listed.identity(),
+        }
+        return Marker(self.out / listed.name, settings)
+
+    def work(self, listed: Listed, meter: Meter) -> None:
+        """Predict a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
+        began = time.perf_counter()
+        slide = listed.open()
+        slide.check_shows(self.predictor.mpp)
+        mpp = slide.nearest_mpp(self.predictor.mpp)
+        scale = mpp / slide.mpp
+        tissue = find_tissue(slide, listed.mask)
+        width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
+        windows = Windows(width, height, self.side, self.overlap)
+        places = windows_of_tissue(windows, tissue, scale)
+        if not places:
+            raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
+        meter.begin(len(places))
+        marker = self.marker(listed)
+        view = _View(slide, tissue, mpp, scale, windows, self._seen(slide, places, mpp, meter), marker)
+        results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
+        words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
+        meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
+        known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": mpp, "origin": slide.origin}
+        results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
+        marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
+
+    def _seen(self, slide: Slide, places: Sequence[Window], mpp: float, meter: Meter) -> Iterator[tuple[Window, Any]]:
+        """Iterate over windows and what is found in them; only what is read ahead is in memory."""
+        corners = np.array([(window.left, window.top) for window in places]) * (mpp / slide.mpp)
+        rest, device = iter(places), self.config.device
+        for images in read_regions(slide, corners, self.side, mpp, device.batch, device.readers):
+            yield from zip(islice(rest, len(images)), self.predictor.look(images.contiguous()), strict=True)
+            meter.advance(len(images))
+
+    def _objects(self, view: _View) -> dict[str, Any]:
+        """Write objects, each once; none on glass, which networks have rarely learned."""
+        found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
+        view.marker.write()
+
+        def on_tissue() -> Iterator[Outlined]:
+            for merged in merge(view.windows, found):
+                shape = shapely.transform(merged.shape, lambda points: points * view.scale)
+                if view.tissue.share_of(shape) >= LEAST_TISSUE:
+                    yield Outlined(shape, merged.class_, merged.score)
+
+        counts = write_outlines(view.marker.place, view.slide, on_tissue(), self.predictor.shown, "detection")
+        return {"objects": counts}
+
+    def _classes(self, view: _View) -> dict[str, Any]:
+        """Write the map of classes, then its regions."""
+        place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
+        class_map = ClassMap(place.parent, view.windows)
+        for window, found in view.seen:
+            class_map.paste(window, found)
+        view.marker.write()
+        class_map.write(beside(place, ".tif"), mpp)
+        least = self.config.min_area / mpp**2
+        found = regions(class_map.classes, class_map.confidence, shown, least, view.scale)
+        number = write_outlines(place, view.slide, found, shown, "annotation")
+        counts = class_map.counts()
+        areas = {
+            name: round(int(counts[class_]) * mpp**2 / 1e6, 4)
+            for class_, name in enumerate(self.predictor.classes)
+            if class_ != self.predictor.ignored
+        }
+        return {"area_mm2": areas, "regions": number}

@@ -1,0 +1,184 @@
+"""Apply a fine-tuned model to windows of a slide, which other processes read ahead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Shaped, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from colocate.base.errors import TileError, UserError
+from colocate.data.loader import read_ahead
+from colocate.evaluation.decoders import Detector, Segmenter
+from colocate.evaluation.saved import SavedModel
+from colocate.prediction.stitch import Found, Window, Windows
+from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue
+from colocate.training.recipe import MachineConfig, Precision
+from colocate.training.run import launch, workers
+
+
+@final
+@dataclass(frozen=True)
+class DeviceConfig:
+    """One device; nothing here but `precision` changes results by more than rounding."""
+
+    batch: int = 64
+    """Tiles or windows a forward pass."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu."""
+    precision: Precision = "32"
+    """Arithmetic of the network."""
+    workers: int | None = None
+    """Processes that read slides; None: the cores at hand, at most 8."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"batch must be 1 or more, not {self.batch}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "slides are looked at on one device: instead of torchrun give each its own slides and --out"
+            )
+        self._machine()  # checks the rest
+
+    def launch(self) -> Fabric:
+        """Raises UserError where it is not there."""
+        return launch(self._machine(), self.precision, self.batch)
+
+    @property
+    def readers(self) -> int:
+        """Processes that read slides."""
+        return workers(self._machine())
+
+    def _machine(self) -> MachineConfig:
+        """The same for pretraining's engine."""
+        return MachineConfig(self.accelerator, 1, 1, self.workers, journals=())
+
+
+def read_regions(
+    slide: Slide, places: Shaped[np.ndarray, "n 2"], side: int, mpp: float, batch: int, workers: int
+) -> Iterator[UInt8[Tensor, "b 3 side side"]]:
+    """Read regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
+
+    Only what is read ahead is in memory.
+
+    Raises:
+        TileError: the slide is damaged.
+    """
+    steps = range(-(-len(places) // batch))
+    regions = _Regions(slide, places, side, mpp)
+    return read_ahead(regions, steps, lambda step: slice(step * batch, (step + 1) * batch), workers)
+
+
+@final
+@dataclass(frozen=True)
+class _Regions(Dataset[Any]):
+    slide: Slide
+    places: Shaped[np.ndarray, "n 2"]
+    side: int
+    mpp: float
+
+    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 s s"] | UserError:
+        try:
+            regions = [self.slide.read(x, y, self.side, self.side, self.mpp) for x, y in self.places[some].tolist()]
+        except TileError as error:
+            return error
+        return torch.from_numpy(np.stack(regions)).permute(0, 3, 1, 2)
+
+
+BACKGROUND = "background"
+MOST_CLASSES = 255
+ALIKE = 1.1  # resolutions that differ by less are taken for one
+
+
+class Classes(NamedTuple):
+    """What a window shows."""
+
+    classes: UInt8[Tensor, "s s"]
+    """The class of each pixel: 0, 1, ..."""
+    confidence: UInt8[Tensor, "s s"]
+    """Its probability in 255ths."""
+
+
+@final
+@dataclass(frozen=True)
+class Predictor:
+    """Labels windows of slides: with objects, or with a class for each pixel."""
+
+    task: Literal["instances", "semantics"]
+    classes: tuple[str, ...]
+    """Instances: the names of classes 1, 2, ...; semantics: of classes 0, 1, ..."""
+    mpp: float
+    """Micrometres per pixel of the windows."""
+    fingerprint: str
+    """Equal for what labels equally."""
+    facts: dict[str, Any]
+    """What else is to be known of it."""
+    look: Callable[[UInt8[Tensor, "b 3 s s"]], Sequence[Found] | Sequence[Classes]]
+    """Objects of each window (instances), or the classes of its pixels (semantics)."""
+    ignored: int | None = None
+    """Semantics: the class that is never predicted."""
+
+    @property
+    def shown(self) -> dict[int, str]:
+        """The classes that are outlined, by number; semantics: but for background."""
+        if self.task == "instances":
+            return dict(enumerate(self.classes, start=1))
+        return {
+            number: name
+            for number, name in enumerate(self.classes)
+            if number != self.ignored and name.lower() != BACKGROUND
+        }
+
+
+def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None = None) -> Predictor:
+    """Put a kept model on its device; objects need a score above `least`; `mpp`: where the model does not say its own.
+
+    Raises:
+        UserError: the resolution is unknown, or said twice and not alike; too many classes for a byte.
+    """
+    network, facts = saved.network, saved.facts
+    if facts.mpp is None and mpp is None:
+        raise UserError(
+            f"the images that this model learned from ({facts.data['name']}) do not say at which resolution it sees "
+            "tissue, or differ: give --model-mpp"
+        )
+    if facts.mpp and mpp and not 1 / ALIKE <= mpp / facts.mpp <= ALIKE:
+        raise UserError(
+            f"this model learned at {facts.mpp:g} micrometres per pixel, not at {mpp:g}: leave --model-mpp out"
+        )
+    if len(facts.classes) > MOST_CLASSES:
+        raise UserError(f"a map of a slide holds {MOST_CLASSES} classes, and this model has {len(facts.classes)}")
+    fabric.to_device(network)
+
+    def look(windows: UInt8[Tensor, "b 3 s s"]) -> list[Found] | list[Classes]:
+        try:
+            with fabric.autocast():
+                if isinstance(network, Detector):
+                    return [Found(*labels) for labels in network.label(windows, least)]
+                assert isinstance(network, Segmenter)
+                return [Classes(*labels) for labels in zip(*network.label(windows), strict=True)]
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{len(windows)} windows of {windows.shape[-1]} px do not fit in the device's memory: "
+                "give a smaller --batch or --window"
+            ) from error
+
+    known = {"task": facts.task, "data": facts.data, "versions": facts.versions}
+    labels = (facts.classes, mpp or facts.mpp or 0.0, saved.fingerprint, known)
+    return Predictor(facts.task, *labels, look, facts.ignored)
+
+
+def windows_of_tissue(windows: Windows, tissue: Tissue, scale: float) -> list[Window]:
+    """Return the windows that hold some tissue, row by row; `scale`: level0 pixels a pixel of the windows."""
+    every = list(windows)
+    x, y = (np.array(places) * scale for places in ([w.left for w in every], [w.top for w in every]))
+    shares = tissue.shares(x, y, windows.side * scale, windows.side * scale)
+    return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]

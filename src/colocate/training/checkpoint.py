@@ -1,0 +1,159 @@
+"""Checkpoints, the exported backbone, and its weights for other libraries; each file whole or not there."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.data.index import Index
+from colocate.models.backbones import Backbone, load_backbone
+from colocate.training.recipe import Recipe, to_json
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of a step and drop all but the last `keep`."""
+    path = folder / f"step{step:09d}.pt"
+    write_atomically(path, lambda file: torch.save(state, file))
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(folder.glob("step*.pt"))
+
+
+def load_checkpoint(path: Path, holding: str = "method") -> dict[str, Any]:
+    """A checkpoint's state, on the CPU; only tensors and plain values are unpickled.
+
+    `holding` is the part that tells a pretraining's checkpoint ("method") from a fine-tuning's ("model").
+
+    Raises:
+        UserError: cut short, damaged, or not a checkpoint.
+    """
+    try:
+        with ZipFile(path) as zipped:  # torch does not look at the sums that it writes
+            damaged = zipped.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, BadZipFile, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is cut short or not a checkpoint: delete it to go on from the one before") from error
+    if damaged:
+        raise UserError(f"{path} is damaged ({damaged}): delete it to go on from the one before")
+    if not isinstance(state, dict) or not {"step", "recipe", holding, "optimizer"} <= state.keys():
+        raise UserError(f"{path} is not a checkpoint of a colocate run")
+    return state
+
+
+Library = Literal["timm", "torchvision", "detectron2"]
+
+
+def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:
+    """What backbone.json tells of a run's backbone, but for its architecture."""
+    return {
+        "mean": recipe.views.mean,
+        "std": recipe.views.std,
+        "mpp": recipe.views.mpp or _common_mpp(index),
+        "recipe": json.loads(to_json(recipe)),
+        "steps": step,
+        "data": {"fingerprint": index.fingerprint, "tiles": len(index), "licence": recipe.data_licence},
+        "versions": {name: version(name) for name in ("colocate", "timm", "torch")},
+    }
+
+
+def _common_mpp(index: Index) -> float | None:
+    known = np.unique(index.mpp)
+    return float(known[0]) if len(known) == 1 and not np.isnan(known[0]) else None
+
+
+def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None:
+    """Write RUN/backbone.safetensors (timm's names) and RUN/backbone.json, each whole or not at all."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in backbone.net.state_dict().items()}
+    architecture = {
+        "architecture": backbone.name,
+        "library": "timm",
+        "output_stride": backbone.output_stride,
+        "cell_stride": backbone.cell_stride,
+        "grid_stride": backbone.stride,
+        "channels": backbone.channels,
+    }
+    weights = save(tensors)
+    write_atomically(run / "backbone.safetensors", weights)
+    text = json.dumps(architecture | facts | {"sha256": sha256(weights).hexdigest()}, indent=2) + "\n"
+    write_atomically(run / "backbone.json", text)
+
+
+def export(run: Path, library: Library, out: Path) -> Path:
+    """Write a run's backbone for another library, in that library's own names and file format.
+
+    timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
+    `model.load_state_dict(..., strict=False)` (all but the classifier); ResNets and ConvNeXts. detectron2: a .pkl for
+    `MODEL.WEIGHTS`; ResNets of bottleneck blocks or basic ones.
+
+    Raises:
+        UserError: the library has no such network, or `out` has another ending than the library reads.
+    """
+    backbone = load_backbone(run)
+    tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
+    endings = (".pkl",) if library == "detectron2" else (".safetensors", ".pth")
+    if out.suffix not in endings:
+        raise UserError(f"{out}: for {library} the file must end in {' or '.join(endings)}")
+    if library != "timm":
+        tensors = {_RENAME[library](name, backbone.name): tensor for name, tensor in tensors.items()}
+    if library == "torchvision":
+        tensors = {name: t[:, None, None] if name.endswith("layer_scale") else t for name, t in tensors.items()}
+    if library == "detectron2":
+        arrays = {name: t.numpy() for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+        content = {"model": arrays, "__author__": "colocate", "matching_heuristics": True}
+        write_atomically(out, lambda file: pickle.dump(content, file))
+    elif out.suffix == ".pth":
+        write_atomically(out, lambda file: torch.save(tensors, file))
+    else:
+        write_atomically(out, save(tensors))
+    return out
+
+
+def _torchvision(name: str, architecture: str) -> str:
+    if re.match(r"(wide_)?resne?x?t\d", architecture):
+        return name
+    if not architecture.startswith("convnext"):
+        raise UserError(f"torchvision has no {architecture} with these weights: export it for timm")
+    block = {
+        "conv_dw": "block.0",
+        "norm": "block.2",
+        "mlp.fc1": "block.3",
+        "mlp.fc2": "block.5",
+        "gamma": "layer_scale",
+    }
+    if found := re.match(r"stem\.(\d)\.(.*)", name):
+        return f"features.0.{found[1]}.{found[2]}"
+    if found := re.match(r"stages\.(\d)\.downsample\.(.*)", name):
+        return f"features.{2 * int(found[1])}.{found[2]}"
+    if found := re.match(r"stages\.(\d)\.blocks\.(\d+)\.(.*?)(\.weight|\.bias)?$", name):
+        return f"features.{2 * int(found[1]) + 1}.{found[2]}.{block[found[3]]}{found[4] or ''}"
+    raise UserError(f"torchvision's {architecture} has no place for {name}")
+
+
+def _detectron2(name: str, architecture: str) -> str:
+    if not re.match(r"(wide_)?resne?x?t\d", architecture):
+        raise UserError(f"detectron2's backbones are ResNets: {architecture} cannot be exported for it")
+    name = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
+    name = name if name.startswith("res") else f"stem.{name}"
+    name = re.sub(r"downsample\.0", "shortcut", name)
+    name = re.sub(r"downsample\.1", "shortcut.norm", name)
+    return re.sub(r"bn(\d)", r"conv\1.norm", name)
+
+
+_RENAME = {"torchvision": _torchvision, "detectron2": _detectron2}

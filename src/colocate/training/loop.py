@@ -1,0 +1,320 @@
+"""The training loop. It knows `Method` and nothing of any method; one optimiser step stands whole in `train`."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from colocate.base.distributed import any_process
+from colocate.base.errors import Interrupted, UserError
+from colocate.base.files import alone
+from colocate.base.rng import seed_torch
+from colocate.core.views import Batch, sample_views
+from colocate.data.index import Index
+from colocate.data.loader import Tiles, batch_indices, tile_loader, tile_order
+from colocate.methods.method import Losses, Method
+from colocate.models.backbones import Backbone
+from colocate.models.encoder import Encoder, synchronise_batch_norm
+from colocate.training import checkpoint, diagnostics
+from colocate.training.checkpoint import backbone_facts, write_backbone
+from colocate.training.diagnostics import OnlineProbe
+from colocate.training.journal import Journal, ProgressBar, Throughput, UnreadableTiles, check_trackers, trackers
+from colocate.training.optim import build_optimizer, learning_rate, peak_lr
+from colocate.training.recipe import Recipe
+from colocate.training.run import (
+    launch,
+    nothing_left_if_refused,
+    planned_steps,
+    prepare_folder,
+    restore,
+    resume_command,
+    state,
+    stop_signals,
+    workers,
+)
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what it frees, instead of giving each large block back to the system.
+
+    glibc maps every block above 32 MB anew, and the system clears its pages at first touch: a fifth of a training
+    step on a CPU. The price is memory: holes between blocks stay the process's (a quarter more at its peak). Nothing
+    happens where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def compile_encoders(
+    module: nn.Module, images: Float[Tensor, "b 3 s s"], autocast: AbstractContextManager[object]
+) -> str | None:
+    """Compile every encoder in `module`, in place; returns why not, where that cannot be done.
+
+    Tried forward and backward on copies and on `images`, shaped as training will give them: buffers, gradients and the
+    names of weights stay what they were. The second time torch takes the code from its cache on disk.
+    """
+    encoders = [part for part in module.modules() if isinstance(part, Encoder)]
+    try:
+        with autocast:
+            for encoder in map(copy.deepcopy, encoders):
+                encoder.compile(dynamic=False)
+                features = encoder(images)
+                if features.whole.requires_grad:
+                    (features.whole.mean() + features.field.mean()).backward()
+    except Exception as error:  # whatever a compiler, or its absence, raises
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    for encoder in encoders:
+        encoder.compile(dynamic=False)  # other view sizes are compiled when they come
+    return None
+
+
+def prefetch_views(
+    batches: Iterator[tuple[int, Tiles]], views: Callable[[int, Tiles, Tensor], Batch], device: torch.device
+) -> Iterator[tuple[int, Tiles, Batch]]:
+    """Each numbered batch of tiles with its `views`, made from the number, the tiles and their images on the device.
+
+    On a GPU the copy and the views of a batch go through a stream of their own, asked for as soon as the step on the
+    batch before has been: the GPU does them beside it, and the host waits for loader processes while the GPU works.
+    The numbers are the same, for views depend on nothing that the step changes.
+    """
+    if device.type != "cuda":
+        for turn, tiles in batches:
+            yield turn, tiles, views(turn, tiles, tiles.images.to(device))
+        return
+    beside = torch.cuda.Stream(device)
+
+    def prepared() -> tuple[int, Tiles, Batch, Any] | None:
+        upcoming = next(batches, None)
+        if upcoming is None:
+            return None
+        with torch.cuda.stream(beside):
+            batch = views(*upcoming, upcoming[1].images.to(device, non_blocking=True))
+        return *upcoming, batch, beside.record_event()
+
+    waiting = prepared()
+    while waiting is not None:
+        turn, tiles, batch, ready = waiting
+        main = torch.cuda.current_stream(device)
+        main.wait_event(ready)
+        for view in (batch.first, batch.second, *batch.locals, *([batch.reference] if batch.reference else [])):
+            view.images.record_stream(main)  # its memory is not given away before the step is done with it
+        yield turn, tiles, batch
+        waiting = prepared()
+
+
+def pretrain(recipe: Recipe, resume: bool = False) -> Path:
+    """Run a recipe, or go on with it; returns the run folder, which then holds the exported backbone.
+
+    Everything random in step t is a function of (seed, t), so a run that is stopped anywhere and resumed computes the
+    same numbers, bit for bit, as one that is not.
+
+    Raises:
+        UserError: what the user can mend, in a sentence.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
+    """
+    run = Path(recipe.out)
+    check_trackers(recipe.machine.journals)
+    fabric = launch(recipe.machine, recipe.precision, recipe.batch)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    with ExitStack() as held:
+        if fabric.global_rank == 0:
+            held.enter_context(alone(run))
+            held.enter_context(nothing_left_if_refused(run))
+            prepare_folder(run, recipe, resume)
+        fabric.barrier()
+        train(run, recipe, resume, fabric)
+        fabric.barrier()
+    return run
+
+
+def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
+    """The steps of a run whose folder is prepared. Raises what `pretrain` raises."""
+    rank, world = fabric.global_rank, fabric.world_size
+    index = Index.open(run / "tiles.arrow")
+
+    method, optimizer = fabric.setup(bare := build_method(recipe), build_optimizer(recipe.optim, bare))
+    step = restore(run, recipe, index, fabric, bare, optimizer) if resume else 0
+    batches_per_epoch = max(1, len(index) // recipe.batch)
+    steps = planned_steps(recipe, len(index))
+    warmup_steps = recipe.optim.warmup_epochs * batches_per_epoch / recipe.accumulate
+    peak = peak_lr(recipe.optim, recipe.batch * recipe.accumulate)
+    order: dict[str, Any] = {"batch": recipe.batch, "seed": recipe.seed, "rank": rank, "world": world}
+    order["order"] = tile_order(index, recipe.balance)
+    start, stop = step * recipe.accumulate, steps * recipe.accumulate
+    processes = workers(recipe.machine)
+    pinned = fabric.device.type == "cuda"
+    batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
+
+    journal = Journal(run / "journal.csv", step) if rank == 0 else None
+    elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
+    watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
+    skipped = UnreadableTiles(run, index, recipe.max_skipped / world)
+    first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
+    pace = Throughput()
+    turns = zip(range(start, stop), pace.timed(batches), strict=True)
+    make = partial(views_of, recipe, batches_per_epoch)
+    with stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
+        if recipe.compile:
+            screen.warn_once(_compile(bare, recipe, fabric))
+        for turn, tiles, batch in prefetch_views(turns, make, fabric.device):
+            step, part = divmod(turn, recipe.accumulate)
+            if part == 0:
+                seed_torch(rank, recipe.seed, step)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(peak, step, steps, warmup_steps)
+            screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
+            last = part == recipe.accumulate - 1
+            with fabric.no_backward_sync(method, enabled=not last):
+                losses: Losses = method(batch)
+                loss = losses.total()
+                fabric.backward(loss / recipe.accumulate)
+            first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
+            pace.count += recipe.batch
+            if not last:
+                continue
+            norm = clip(method, optimizer, recipe.optim.clip, fabric)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+
+            logs = step % recipe.machine.log_every == 0 or step == steps
+            stops = any_process(bool(asked), fabric.device) if logs or world == 1 else False
+            saves = stops or step % recipe.machine.save_every == 0 or step == steps
+            if logs or saves:
+                _stop_if_bad(first_bad, run, index, order)
+            if logs:
+                row = {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
+                row |= _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
+                screen.show(step, row)
+                screen.warn_once(diagnostics.warning(row, len(batch.tiles)))
+                if journal is not None:
+                    journal.write(step, row)
+                for log in elsewhere:
+                    log(row, step)
+            if saves and rank == 0:
+                saved = state(step, recipe, index, fabric, bare, optimizer)
+                checkpoint.save_checkpoint(run / "checkpoints", step, saved, recipe.machine.keep)
+                write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
+            if watch is not None and watch.due(step, steps):
+                facts = backbone_facts(recipe, step, index)
+                screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
+            if stops:
+                raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
+
+
+def build_method(recipe: Recipe) -> Method:
+    """The recipe's method with its first weights: a function of the recipe alone."""
+    method = recipe.method.build(build_backbone(recipe), recipe.accumulate)
+    if recipe.encoder.sync_norm:
+        synchronise_batch_norm(method)
+    return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone with its first weights."""
+    torch.manual_seed(recipe.seed)
+    config = recipe.encoder
+    backbone = Backbone(config.backbone, config.output_stride, config.drop_path, config.cell_stride)
+    backbone.check(recipe.views.size, "views.size")
+    if recipe.views.local_views:
+        backbone.check(recipe.views.local_size, "views.local_size")
+    backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
+    if config.init == "published":
+        _check_normalisation(backbone, recipe)
+    backbone.load(config.init)
+    backbone.freeze(config.freeze_stride, config.freeze_norm)
+    return backbone
+
+
+def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:
+    """Raises UserError where views are not normalised as the images were that published weights learned from."""
+    for name, theirs in backbone.published_look.items():
+        ours = getattr(recipe.views, name)
+        if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
+            words = " ".join(map(str, theirs))
+            raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")
+
+
+def views_of(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
+    """Views of batch number `turn` of a run; `images` are the tiles' on the device."""
+    whose = {"index": tiles.index, "sizes": tiles.sizes, "mpp": tiles.mpp}
+    return sample_views(images, recipe.views, seed=recipe.seed, epoch=turn // batches_per_epoch, **whose)
+
+
+def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
+    """Returns a sentence where it could not be done."""
+    shape = (recipe.batch // fabric.world_size, 3, recipe.views.size, recipe.views.size)
+    images = torch.zeros(shape, device=fabric.device).contiguous(memory_format=torch.channels_last)
+    failure = compile_encoders(method, images, fabric.autocast())
+    return failure and f"compiling failed, so networks run as they are ({failure})"
+
+
+def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> OnlineProbe:
+    every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
+    return OnlineProbe(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
+
+
+def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:
+    """The gradient's norm, after undoing the scaling of 16-mixed; larger gradients than `most` are scaled down."""
+    norm = fabric.clip_gradients(method, optimizer, max_norm=most or 1e30, error_if_nonfinite=False)
+    assert norm is not None
+    return norm
+
+
+def _row(losses: Losses, batch: Batch, grad_norm: Tensor) -> dict[str, float]:
+    terms = {"loss": losses.total(), **losses.terms}
+    values = {name: term.item() for name, term in terms.items()}
+    return values | {"grad_norm": float(grad_norm)} | diagnostics.measure(losses, batch)
+
+
+def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, float]:
+    if fabric.world_size == 1:
+        return row
+    values = fabric.all_reduce(torch.tensor(list(row.values()), device=fabric.device), reduce_op="mean")
+    assert isinstance(values, Tensor)
+    return dict(zip(row, values.tolist(), strict=True))
+
+
+def _enlarged(tiles: Tiles, recipe: Recipe) -> str | None:
+    small = tiles.sizes.amin(0).tolist()
+    if min(small) >= recipe.views.size:
+        return None
+    return f"some tiles are smaller ({small[0]} x {small[1]} px) than a view ({recipe.views.size} px): enlarged"
+
+
+def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, Any]) -> None:
+    """Say at which step, and on which tiles, the loss first was not finite."""
+    turn = int(first_bad)
+    if turn < 0:
+        return
+    names = [index.name(number) for number in batch_indices(len(index), step=turn, **order)]
+    (run / "nonfinite.txt").write_text("\n".join(names) + "\n")
+    good = checkpoint.checkpoints(run / "checkpoints")
+    kept = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint of before"
+    again = f", from --init {run}/backbone.safetensors" if good else ""
+    raise UserError(
+        f"the loss was not finite at batch {turn}, whose tiles ({names[0]}, ...) are listed in {run}/nonfinite.txt; "
+        f"{kept}: look at the tiles, or start again with a lower --optim.lr, more warm-up or precision 32{again}"
+    )

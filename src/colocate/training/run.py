@@ -1,0 +1,220 @@
+"""A run: its folder, its devices, its state to save and go on from, and signals that stop it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
+
+from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
+from colocate.base.text import counted
+from colocate.data.index import Index
+from colocate.methods.method import Method
+from colocate.slides.slide import check_mpp
+from colocate.slides.tile import are_slides, cut_for_training
+from colocate.training import checkpoint
+from colocate.training.journal import has_rows
+from colocate.training.recipe import (
+    MachineConfig,
+    Precision,
+    Recipe,
+    StoredMethod,
+    differences,
+    from_json,
+    read_recipe,
+    to_json,
+)
+
+
+def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
+    """Lightning's Fabric on a machine, its processes started.
+
+    Raises:
+        UserError: a machine that is not there, or a batch that its devices cannot share.
+    """
+    devices, nodes = machine.devices or "auto", machine.nodes
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has decided
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    gpus = torch.cuda.device_count() if machine.accelerator != "cpu" else 1
+    several = nodes > 1 or (gpus if devices == "auto" else int(devices)) > 1
+    try:
+        fabric = Fabric(
+            accelerator=machine.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            # Queues are equal everywhere by construction, and batch norm keeps each process's own statistics.
+            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+            precision="32-true" if precision == "32" else precision,
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error
+    if fabric.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    if precision == "16-mixed" and fabric.device.type == "cpu":
+        raise UserError("precision 16-mixed needs a GPU: give --precision bf16-mixed")
+    fabric.launch()
+    if batch % fabric.world_size:
+        raise UserError(f"a batch of {batch} cannot be shared evenly by {fabric.world_size} devices")
+    return fabric
+
+
+def workers(machine: MachineConfig) -> int:
+    """Loader processes per device."""
+    if machine.workers is not None:
+        return machine.workers
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def planned_steps(recipe: Recipe, tiles: int) -> int:
+    """Optimiser steps of the whole run on so many tiles."""
+    return recipe.steps or max(1, recipe.epochs * max(1, tiles // recipe.batch) // recipe.accumulate)
+
+
+def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder with recipe.json and tiles.arrow, or check that it can be gone on with.
+
+    Raises:
+        UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
+    """
+    stored = run / "recipe.json"
+    begun = stored.exists() and (checkpoint.checkpoints(run / "checkpoints") or has_rows(run))
+    if begun and not resume:
+        raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
+    if begun:
+        before = read_recipe(stored)
+        if changed := _changes(recipe, before):
+            raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
+        old = Index.open(run / "tiles.arrow")
+        if (recipe.data, recipe.root) == (before.data, before.root) and old.origin == _origin(recipe):
+            return
+        moved = _index(run / "moved.arrow", recipe)
+        if moved.fingerprint != old.fingerprint:
+            (run / "moved.arrow").unlink()
+            raise UserError(f"{recipe.data} does not hold the tiles that {run} was started with: give the same data")
+        (run / "moved.arrow").replace(run / "tiles.arrow")
+    else:
+        _index(run / "tiles.arrow", recipe)
+    write_atomically(stored, to_json(recipe))
+
+
+MADE = ("recipe.json", "tiles.arrow", "tensorboard")  # before the first step
+
+
+@contextmanager
+def nothing_left_if_refused(run: Path) -> Iterator[None]:
+    """Remove again what a run makes before its first step, if it is refused there; slides that were cut stay cut."""
+    before = {path.name for path in run.iterdir()}
+    try:
+        yield
+    except UserError:
+        if {path.name for path in run.iterdir()} - before <= {*MADE, "tiles"}:
+            for name in {*MADE} - before:
+                (run / name).unlink(missing_ok=True) if name != "tensorboard" else rmtree(run / name, True)
+        raise
+
+
+def _changes(recipe: Recipe, before: Recipe) -> list[str]:
+    return [f"{name} is {now}, was {then}" for name, (now, then) in differences(recipe, before).items()]
+
+
+def _origin(recipe: Recipe) -> tuple[str, str | None]:
+    """Where the recipe's data lie, as an index tells it: "tiles" is elsewhere in another working folder."""
+    data, root = (path and os.path.abspath(Path(path).expanduser()) for path in (recipe.data, recipe.root))  # noqa: PTH100
+    return data or "", root
+
+
+def _index(path: Path, recipe: Recipe) -> Index:
+    if recipe.tile_mpp is not None:
+        check_mpp(recipe.tile_mpp, "--tile-mpp")
+    data = Path(recipe.data).expanduser()
+    if are_slides(data):
+        if recipe.root is not None:
+            raise UserError(
+                f"--root {recipe.root} goes with lists and tables of tiles, and {data} holds slides: leave it out"
+            )
+        data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
+    root = None if recipe.root is None else Path(recipe.root)
+    index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
+    if len(index) < recipe.batch:
+        path.unlink()
+        raise UserError(
+            f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
+        )
+    return index
+
+
+def state(
+    step: int, recipe: Recipe, index: Index, fabric: Fabric, method: Method, optimizer: Optimizer
+) -> dict[str, Any]:
+    """All that a run needs to go on after `step`; what is random or scheduled follows from the step."""
+    return {
+        "step": step,
+        "recipe": to_json(recipe),
+        "data": index.fingerprint,
+        "method": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+    }
+
+
+def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Method, optimizer: Optimizer) -> int:
+    """Load the last checkpoint of a run, if it has one; returns the step to go on from.
+
+    Raises:
+        UserError: a checkpoint that is cut short, or of another recipe or other data.
+    """
+    paths = checkpoint.checkpoints(run / "checkpoints")
+    if not paths:
+        return 0
+    stored = checkpoint.load_checkpoint(paths[-1])
+    changed = _changes(recipe, from_json(stored["recipe"], str(paths[-1])))
+    if stored["data"] != index.fingerprint:
+        changed.append("the tiles are not the same")
+    if changed:
+        raise UserError(f"{paths[-1]} is a checkpoint of another recipe ({'; '.join(changed)})")
+    method.load_state_dict(stored["method"])
+    optimizer.load_state_dict(stored["optimizer"])
+    fabric.strategy.precision.load_state_dict(stored["precision"])
+    return int(stored["step"])
+
+
+def resume_command(run: Path, *options: str) -> str:
+    """What to type to go on with a run, with further options."""
+    stored = run / "recipe.json"
+    try:
+        trust = ["--trust"] if isinstance(read_recipe(stored).method, StoredMethod) else []
+    except UserError:  # the command will say what is wrong with it
+        trust = []
+    return " ".join(["colocate pretrain --from", shlex.quote(str(stored)), *options, "--resume", *trust])
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C leaves at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
