@@ -1,4 +1,4 @@
-"""docs/extending.md is true: its files run by its commands, and its SimCLR is the paper's."""
+"""docs/how-to/own-method.md is true: its files run by its commands, and its SimCLR is the paper's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.test_distributed import free_port, state_after
 from tests.test_train import same_run, stop_at
 from tests.tiny import tiny_recipe, write_tiles
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "own-method.md").read_text()
 FILES = dict(re.findall(r"`(\w+\.py)`[^`]*\n\n```python\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = re.findall(r"^    colocate (.*)$", PAGE, re.MULTILINE)
 TINY = "--backbone test_resnet --views.size 64 --batch 8 --steps 4 --workers 0 --accelerator cpu --journals"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "colocate"
 
-# From the ground up: a package imports only from those before it (docs/architecture.md).
+# From the ground up: a package imports only from those before it (docs/explanation/architecture.md).
 PACKAGES = [
     "base",
     "core",

@@ -64,7 +64,7 @@ def test_paper_recipes_stand_on_one_footing() -> None:
 
 
 def test_each_method_has_a_small_recipe() -> None:
-    """The numbers that docs/training.md names, whatever the method."""
+    """The numbers that docs/reference/run.md names, whatever the method."""
     for recipe in PAPER:
         name = recipe().name.removesuffix("-v2") + "-small"
         made = find_recipe(name)

@@ -2,7 +2,7 @@
 
 The second is a perceptual hash (the signs of 64 low frequencies, `imagehash.phash`), which survives another size,
 compression or file format. Images at most `NEAR` bits apart are candidates, and `alike` decides: the correlation of
-both, shrunk to 32 x 32 grey pixels. docs/evaluation/leakage.md has the measurements behind the thresholds.
+both, shrunk to 32 x 32 grey pixels. docs/explanation/leakage.md has the measurements behind the thresholds.
 """
 
 from __future__ import annotations
