@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check fuzz faults bench gpu-pack lock clean
+.PHONY: setup help demo test docs check fuzz faults bench gpu-pack lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -23,7 +23,10 @@ demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
 test: setup            ## the quick suite, doctests included
 	$(BIN)/python -m pytest -q -n auto -m "not slow" --durations 10
 
-check: setup           ## what CI runs: style, types, all tests
+docs: setup            ## the site, in site/index.html; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: setup           ## what CI runs: style, types, all tests, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -1,4 +1,4 @@
-"""An estimate of a run on many GPUs, by the formula in docs/explanation/scaling.md: `python benchmarks/scaling.py --help`."""
+"""An estimate of a run on many GPUs, by the formula in docs/explanation/scaling.md; `--help` says its options."""
 
 from __future__ import annotations
 

@@ -1,68 +1,262 @@
-"""Commands, names and files that the documents show exist; commands with the options that they are shown with."""
+"""What the documents show is true: commands run, Python runs, names and files exist, the site builds."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import inspect
+import logging
 import pkgutil
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import nbformat
 import pytest
+import tyro
+from nbclient import NotebookClient
 
+import colocate
 from colocate.cli.main import COMMANDS, main
+from colocate.training.recipes import find_recipe
+from tests.documented import FOUND, JUDGED, LOOKING, PAGES, ROOT, TUNED, blocks, commands, make_world
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
-SHOWN = re.compile(r"(?:^ {4,}|; )(?:\.venv/bin/)?colocate ([^;\n#`]+)", re.M)
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+TAUGHT = ("README.md", "docs/index.md", "docs/tutorials/", "docs/how-to/")  # where commands are not only read but run
+ELSEWHERE = "docs/how-to/own-method.md"  # tests/test_extending.py runs it
+READ = [block for block in BLOCKS if block.language == "sh" and block.page != ELSEWHERE and not block.lacking()]
+SHOWN = sorted({command for block in READ for command in commands(block)})
+# Words that stand for something else, or that need a network.
+INSTEAD: dict[str, str | Callable[[re.Match[str]], str]] = {
+    r"\bRUN RUN\b": "run moco",
+    r"\b(TILES|SLIDES|RUN|FEATURES|OBJECTS)\b": lambda word: word[0].lower(),
+    r"\bMODEL\b": "results/instances-*-run-*",
+    r"\$r(?=.*--method.concepts)": "concl",
+    r"\$r(?=.*--method.best)": "vicregl",
+    r"\$r\b": "plm",
+    r"\$(SAME|QUEUE)": "",
+    r"\$\w+": "1",
+    r"\bimagenet\b": "imagenet=weights.safetensors",
+    r"\bTASK\b": "probe",
+    r"\bRECIPE\b": "plm",
+    r"\bKIND\b": "folder",
+    r"\[(.*?)\]": r"\1",
+    r" \.\.\.": "",
+}
 
 
-def shown() -> Iterator[str]:
-    """Every `colocate ...` in a block of code, without brackets and without what a shell puts in."""
-    for page in PAGES:
-        text = page.read_text().replace("\\\n", " ")
-        for command in SHOWN.findall(text):
-            yield re.sub(r"[\[\]]|\$\w+", " ", command)
+def words_of(command: str) -> list[str]:
+    """A shown command as words, without what stands for something else."""
+    for pattern, word in INSTEAD.items():
+        command = re.sub(pattern, word, command)
+    return shlex.split(command)
 
 
-def first_words(command: str) -> tuple[str, ...]:
-    """The command, and the recipe or task that its options depend on."""
-    name, *rest = command.split()
-    if name not in ("pretrain", "evaluate"):
-        return (name,)
-    chosen = [word for word in rest[:1] if word.islower() and ":" not in word and not word.startswith("-")]
-    return (name, *(chosen or ["plm" if name == "pretrain" else "instances"]))
+RUN = sorted(
+    {
+        shlex.join(words_of(command))
+        for block in READ
+        if block.page.startswith(TAUGHT) and "not run" not in block.marks
+        for command in commands(block)
+    }
+)
+TRAINED = "--views.size 64 --batch 8 --steps 1 --workers 0 --accelerator cpu --journals --method.norm-group 4"
+# What makes a command small; of an option given twice the last counts.
+SMALL = {
+    "tile": "--mpp 1 --size 128 --workers 1",
+    "pretrain": f"--backbone test_resnet {TRAINED}",
+    "pretrain colocate-continue": f"--backbone test_resnet --init weights.safetensors {TRAINED}",
+    "export": "--to timm",
+    "evaluate probe": JUDGED,
+    "evaluate semantics": TUNED,
+    "evaluate instances": FOUND,
+    "features": LOOKING,
+    "predict": "--accelerator cpu --workers 0 --window 256",
+}
+# Runs that are left out, and why.
+LEFT_OUT = {
+    "demo": "three minutes; tests/test_demo.py runs it in small",
+    "--scheduler": "needs a cluster; tests/tiling/test_cluster.py",
+    "--nodes": "needs SLURM",
+}
+NEEDED = {name for block in BLOCKS for name in block.marks.get("needs", "").split()}  # may not be there yet
 
 
-def test_documented_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = sorted(set(shown()))
-    assert len(commands) > 30
-    known: dict[tuple[str, ...], str] = {}
+class Reached(Exception):
+    """The command understood its words."""
+
+
+@pytest.fixture
+def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands understand their words, and then raise `Reached`."""
+
+    def reached(*_: object, **__: object) -> Any:
+        raise Reached
+
+    def cli(command: Any, **options: Any) -> Any:
+        return parse(functools.wraps(command)(reached) if inspect.isfunction(command) else command, **options)
+
+    class Named(NamedTuple):
+        label: str
+
+    parse = tyro.cli
+    monkeypatch.setattr(tyro, "cli", cli)
+    monkeypatch.setattr("colocate.cli.pretrain.loop.pretrain", reached)
+    stored = replace(find_recipe("plm"), data="tiles", out="run")
+    monkeypatch.setattr("colocate.cli.pretrain.read_recipe", lambda *_, **__: stored)
+    monkeypatch.setattr("colocate.cli.pretrain.find_recipe", lambda name: find_recipe("plm" if ":" in name else name))
+    monkeypatch.setattr("colocate.cli.evaluate.judge", reached)
+    monkeypatch.setattr("colocate.cli.evaluate.find_candidate", lambda word, *_: Named(word))
+    monkeypatch.setattr("colocate.cli.evaluate.taken", lambda option, words: ("", list(words)))
+
+
+def test_every_shown_command_is_understood(only_parsing: None, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = []
-    for command in commands:
-        words = first_words(command)
-        if words[0] not in COMMANDS:
-            wrong.append(command)
-            continue
-        if words not in known:
-            with pytest.raises(SystemExit, match="0"):
-                main([*words, "--help"])
-            known[words] = capsys.readouterr().out
-        options = re.findall(r"--[a-z][\w.-]*", command)
-        if words[-1] not in command.split():  # of another recipe: a file's, or one that a shell's variable names
-            options = [option for option in options if not option.startswith("--method.")]
-        wrong += [f"{command}: {option}" for option in options if option not in known[words]]
-    assert wrong == []
+    for command in SHOWN:
+        words = [word for word in words_of(command) if word != "options"]
+        if words[0] not in COMMANDS and words[0] != "COMMAND":
+            wrong.append(f"{command}: no such command")
+        elif not {"COMMAND", "--help"} & set(words):
+            try:
+                main(words)
+            except (Reached, SystemExit) as end:
+                if isinstance(end, SystemExit):
+                    wrong.append(f"{command}: {capsys.readouterr().err[:600]}")
+    assert len(SHOWN) > 60
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def inside(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The world of the pages, where one may write."""
+    for entry in world.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made_by(words: list[str]) -> list[str]:
+    """The files and folders that a command makes: they must not be there before."""
+    out = [words[place + 1] for place, word in enumerate(words) if word == "--out"]
+    return out + (words[2:3] if words[0] == "tile" else words[3:4] if words[0] == "prepare" else [])
+
+
+def heavy(command: str) -> bool:
+    """Whether it takes long even in small."""
+    return command.startswith(("evaluate", "report"))
+
+
+@pytest.mark.parametrize("command", [pytest.param(one, marks=[pytest.mark.slow] * heavy(one)) for one in RUN])
+def test_taught_commands_run(command: str, inside: Path) -> None:
+    words = [path for word in shlex.split(command) for path in sorted(map(str, Path().glob(word))) or [word]]
+    if left := [why for word, why in LEFT_OUT.items() if word in words]:
+        pytest.skip(left[0])
+    resumes = "--resume" in words or "--from" in words
+    for name in () if resumes else made_by(words):
+        (inside / name).unlink(missing_ok=True)
+    assert not set(made_by(words)) & {entry.name for entry in inside.iterdir()} or resumes
+    small = "" if resumes else SMALL.get(" ".join(words[:2]), SMALL.get(words[0], ""))
+    main([*words, *small.split()])
+    for name in made_by(words):
+        assert (inside / name).exists(), name
+
+
+README = """
+import torch
+tiles = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8)
+encoder = torch.nn.Conv2d(3, 16, kernel_size=32, stride=32)
+negatives = torch.randn(64, 16)
+"""
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.language == "python"} - {ELSEWHERE}))
+def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of one page run in order in one namespace."""
+    names: dict[str, Any] = {"__name__": "page"}
+    if page == "README.md":  # it says what these are in words
+        exec(README, names)
+    for block in [block for block in BLOCKS if block.page == page and block.language == "python"]:
+        code = compile(block.text, page, "exec")
+        if "not run" not in block.marks and not block.lacking():
+            exec(code, names)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/**/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path) -> None:
+    """In small: after the cell of parameters others are set."""
+    notebook = nbformat.read(path, as_version=4)
+    place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("STEPS, TILES = 2, 16"))
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert path.stat().st_size < 300_000
+
+
+def load(path: Path) -> Any:
+    """A Python file of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pictures_are_what_the_functions_draw() -> None:
+    """But for photographs within, which other versions of Pillow compress otherwise."""
+    drawn = load(ROOT / "docs/pictures/draw.py").pictures()
+    for name, text in drawn.items():
+        committed = (ROOT / "docs/pictures" / name).read_text()
+        assert re.sub(r'base64,[^"]*', "", text) == re.sub(r'base64,[^"]*', "", committed), name
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_asks_no_other_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    monkeypatch.chdir(ROOT)
+    with caplog.at_level(logging.WARNING, "mkdocs"):
+        config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path))
+        config.plugins.on_startup(command="build", dirty=False)
+        build(config)
+    assert [record.getMessage() for record in caplog.records] == []
+    pages = [*tmp_path.rglob("*.html")]
+    assert len(pages) > 40
+    for page in pages:
+        assert not re.search(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.?(?:https?:)?//", page.read_text()), page
+    shown = (tmp_path / "reference/commands.html").read_text()
+    assert all(f'id="{name}"' in shown for name in COMMANDS)
+    names = (tmp_path / "reference/python.html").read_text()
+    assert all(f'id="colocate.{name}"' in names for name in colocate.__all__)
 
 
 def test_documented_names_and_files_exist() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in sorted(set(re.findall(r"\bcolocate(?:\.\w+)+", text))):
-        assert pkgutil.resolve_name(name) is not None, name
+        if name not in NEEDED:
+            assert pkgutil.resolve_name(name) is not None, name
     source = ROOT / "src" / "colocate"
     for path in sorted(set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)) - {"methods/NAME.py"}):
         assert any((folder / path).is_file() for folder in (ROOT, source)), path
     for path in sorted(set(re.findall(r"\btests/[\w/]+\.py\b", text))):
         assert (ROOT / path).is_file(), path
-    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    tree = (ROOT / "docs/explanation/architecture.md").read_text().split("```")[1]
     shown = set(re.findall(r"\b(\w+\.py)\b", tree))
     assert shown <= {path.name for path in source.rglob("*.py")}
+
+
+def test_paths_of_documents_in_the_code_exist() -> None:
+    """Messages, docstrings and comments name pages that are there."""
+    for folder in ("src", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for named in re.findall(r"\bdocs/[\w/-]+\.(?:md|png|jsonl)\b", path.read_text()):
+                assert (ROOT / named).is_file(), f"{path}: {named}"

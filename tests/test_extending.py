@@ -41,7 +41,7 @@ from tests.tiny import tiny_recipe, write_tiles
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "own-method.md").read_text()
 FILES = dict(re.findall(r"`(\w+\.py)`[^`]*\n\n```python\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = re.findall(r"^    colocate (.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^colocate (.*)$", PAGE, re.MULTILINE)
 TINY = "--backbone test_resnet --views.size 64 --batch 8 --steps 4 --workers 0 --accelerator cpu --journals"
 TINY += " --log-every 1 --save-every 2"
 
@@ -96,7 +96,7 @@ def test_every_block_and_command_is_run() -> None:
     assert set(FILES) == {"my_simclr.py", "my_rule.py", "test_my_simclr.py"}
     assert len(FILES) == PAGE.count("```python")
     words = {command.split()[0] for command in COMMANDS}
-    assert words == {"pretrain", "report", "export"} and len(COMMANDS) == PAGE.count("    colocate ")
+    assert words == {"pretrain", "report", "export"} and len(COMMANDS) == PAGE.count("\ncolocate ")
 
 
 def test_the_commands_do_what_the_page_says(ran: Path) -> None:

@@ -27,8 +27,8 @@ def help_of(*words: str) -> str:
 
 
 def _printed(*words: str) -> str:
-    with patch.dict(os.environ, COLUMNS="104"), contextlib.redirect_stdout(io.StringIO()) as text:
-        with contextlib.suppress(SystemExit):
-            main(words)
-    lines = (line.translate(FRAME).rstrip() for line in text.getvalue().splitlines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    text, wide = io.StringIO(), patch.dict(os.environ, COLUMNS="104")
+    with wide, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main(words)
+    lines = (re.sub("^[ -]{9,}$", "", line.translate(FRAME).rstrip()) for line in text.getvalue().splitlines())
+    return re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()

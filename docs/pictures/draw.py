@@ -152,7 +152,9 @@ def picture(image: torch.Tensor, x: float, y: float, side: float) -> str:
 def svg(width: int, height: int, parts: list[str]) -> str:
     """The whole picture, on paper of its own: it is seen on light and dark pages."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" rx="6" fill="{PAPER}"/>', *parts, "</svg>"]) + "\n"
+    return (
+        "\n".join([head, f'<rect width="{width}" height="{height}" rx="6" fill="{PAPER}"/>', *parts, "</svg>"]) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def tile(
         part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
         workers: Processes (default: one a core).
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
-        tissue: A function of your own that finds tissue, as my_module.py:function (docs/reference/slides.md); it is run.
+        tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
     done = work.tile(
         find_slides([slides], slide_mpp),

@@ -1,4 +1,4 @@
-"""One file a method: how two views become losses. What a method of your own is made of stands here (docs/how-to/own-method.md).
+"""One file a method: how two views become losses. For a method of your own see docs/how-to/own-method.md.
 
 Imports base, core and models.
 """
