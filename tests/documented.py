@@ -26,7 +26,7 @@ from tests.tiny import tiny_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("benchmarks/**/*.md"))]
-FENCED = re.compile(r"((?:^<!-- .* -->\n)*)^```(\w+)\n(.*?)^```$", re.M | re.S)
+FENCED = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w+)\n(.*?)^```$", re.M | re.S)
 INDENTED = re.compile(r"(?:^    .*\n)+", re.M)
 
 
@@ -78,8 +78,8 @@ def commands(block: Block) -> Iterator[str]:
 def make_world(folder: Path) -> Path:
     """Everything that the pages name, in small, under the names that they use."""
     for seed in range(3):
-        pixels, glands = tissue_slide(1024, 1.0, seed)
-        write_pyramid(folder / "slides" / f"s{seed}.tif", pixels, 1.0)
+        pixels, glands = tissue_slide(1024, 0.5, seed)
+        write_pyramid(folder / "slides" / f"s{seed}.tif", pixels, 0.5)
         write_outlines(folder / "annotations" / f"s{seed}.geojson", glands)
     for number in range(16):
         tile = phantom_tile(3, number, 96)
@@ -96,7 +96,7 @@ def make_world(folder: Path) -> Path:
     write_glas(folder / "GlaS")
     write_tissue(folder / "glas")
     shutil.copytree(folder / "glas", folder / "data")
-    main(f"tile {folder}/slides {folder}/tiles --mpp 1 --size 128 --workers 1".split())
+    main(f"tile {folder}/slides {folder}/tiles --mpp 0.5 --size 128 --workers 1".split())
     recipe = tiny_recipe(folder / "tiles", folder / "run", steps=2)
     pretrain(replace(recipe, views=replace(recipe.views, size=96)))
     shutil.copy(folder / "run" / "backbone.safetensors", folder / "weights.safetensors")
@@ -110,7 +110,7 @@ def make_world(folder: Path) -> Path:
     return folder
 
 
-LOOKING = "--accelerator cpu --workers 0 --mpp 1 --size 128"
+LOOKING = "--accelerator cpu --workers 0 --mpp 0.5 --size 128"
 JUDGED = "--accelerator cpu --workers 0 --seeds 1 --architecture test_resnet"
 TUNED = f"{JUDGED} --smoke --fit.steps 1 --fit.batch 2"
 FOUND = f"{TUNED} --short-side 48 64 --test-short-side 64 --detections 5 --proposals 16"

@@ -37,7 +37,9 @@ INSTEAD: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\$r(?=.*--method.concepts)": "concl",
     r"\$r(?=.*--method.best)": "vicregl",
     r"\$r\b": "plm",
-    r"\$(SAME|QUEUE)": "",
+    r"^(predict \S+) slides": r"\1 slides/s0.tif",
+    r"\$SAME": "--data tiles",
+    r"\$QUEUE": "",
     r"\$\w+": "1",
     r"\bimagenet\b": "imagenet=weights.safetensors",
     r"\bTASK\b": "probe",
@@ -66,7 +68,7 @@ RUN = sorted(
 TRAINED = "--views.size 64 --batch 8 --steps 1 --workers 0 --accelerator cpu --journals --method.norm-group 4"
 # What makes a command small; of an option given twice the last counts.
 SMALL = {
-    "tile": "--mpp 1 --size 128 --workers 1",
+    "tile": "--mpp 0.5 --size 128 --workers 1",
     "pretrain": f"--backbone test_resnet {TRAINED}",
     "pretrain colocate-continue": f"--backbone test_resnet --init weights.safetensors {TRAINED}",
     "export": "--to timm",
@@ -151,7 +153,7 @@ def made_by(words: list[str]) -> list[str]:
 
 def heavy(command: str) -> bool:
     """Whether it takes long even in small."""
-    return command.startswith(("evaluate", "report"))
+    return command.startswith(("evaluate", "report", "predict"))
 
 
 @pytest.mark.parametrize("command", [pytest.param(one, marks=[pytest.mark.slow] * heavy(one)) for one in RUN])
@@ -180,6 +182,7 @@ negatives = torch.randn(64, 16)
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.language == "python"} - {ELSEWHERE}))
 def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of one page run in order in one namespace."""
+    (inside / "cut").unlink()  # a page makes it
     names: dict[str, Any] = {"__name__": "page"}
     if page == "README.md":  # it says what these are in words
         exec(README, names)
@@ -189,12 +192,13 @@ def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -
             exec(code, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/**/*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path) -> None:
     """In small: after the cell of parameters others are set."""
     notebook = nbformat.read(path, as_version=4)
     place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("STEPS, TILES = 2, 16"))
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("STEPS, TILES = 2, 32"))
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert path.stat().st_size < 300_000
 

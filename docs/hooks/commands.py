@@ -21,13 +21,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def help_of(*words: str) -> str:
-    """The longest help that the command gives, 100 columns wide, without frames."""
+    """The longest help that the command gives, 80 columns wide, without frames."""
     printed = _printed(*words, "--help")
     return _printed(*words, "--help-all") if "--help-all" in printed else printed
 
 
 def _printed(*words: str) -> str:
-    text, wide = io.StringIO(), patch.dict(os.environ, COLUMNS="104")
+    text, wide = io.StringIO(), patch.dict(os.environ, COLUMNS="84")
     with wide, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main(words)
     lines = (re.sub("^[ -]{9,}$", "", line.translate(FRAME).rstrip()) for line in text.getvalue().splitlines())
