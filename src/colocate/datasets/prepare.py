@@ -54,8 +54,10 @@ def prepare(
     parts: folder.Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
-) -> None:
+) -> Labelled | Path:
     """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
+
+    Returns the data set, of nct-crc-he the table of its tiles; and prints what was understood.
 
     Args:
         kind: Which data set it is, or in what shape.
@@ -89,9 +91,11 @@ def prepare(
         for note in nct.list_tiles(src, out):
             say(note)
         say(f"done: pretrain with --data {out}")
-        return
+        return out
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
-    _say(write(out, facts, drafts, partial=partial))
+    data = write(out, facts, drafts, partial=partial)
+    _say(data)
+    return data
 
 
 def _say(data: Labelled) -> None:
