@@ -104,9 +104,7 @@ class Model:
             UserError: no RGB image of bytes, an impossible `mpp`, or one for a model that does not know its own.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(
-                f"an image is a uint8 array of height x width x 3, not {image.dtype} of {image.shape}"
-            )
+            raise UserError(f"an image is a uint8 array of height x width x 3, not {image.dtype} of {image.shape}")
         batch = settings.pop("batch", 4)
         config = PredictConfig(**settings)
         scale = 1.0
