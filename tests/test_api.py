@@ -105,9 +105,9 @@ def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytes
     assert isinstance(found, Objects) and found.labels(64, 80).max() == len(found.outlines)
     with pytest.raises(UserError, match="not float64 of"):
         model.predict(np.zeros((4, 4, 3)))
-    assert colocate.predict(model, slides / "s0.tif", tmp_path / "out", window=128, overlap=32, **TINY).worked == 1
+    assert colocate.predict(model, slides / "s0.tif", tmp_path / "out", window=512, overlap=32, **TINY).worked == 1
     words = [str(judged.models[0]), str(slides / "s0.tif"), "--out", str(tmp_path / "out"), "--accelerator", "cpu"]
-    main(["predict", *words, "--window", "128", "--overlap", "32"])
+    main(["predict", *words, "--window", "512", "--overlap", "32"])
     assert "0 slides in" in capsys.readouterr().out  # of the same settings
 
 
