@@ -27,9 +27,9 @@ def box(left: float, top: float, right: float, bottom: float) -> list[list[float
     return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
 
 
-def annotate(folder: Path, seed: int, *regions: list[list[float]], mpp: float = 0.5) -> np.ndarray:
+def annotate(folder: Path, seed: int, *regions: list[list[float]], mpp: float = 0.5, side: int = SIDE) -> np.ndarray:
     """A slide and its annotations, every gland outlined; returns the glands' ids."""
-    pixels, ids = tissue_slide(SIDE, mpp, seed)
+    pixels, ids = tissue_slide(side, mpp, seed)
     write_pyramid(folder / f"s{seed}.tif", pixels, mpp)
     glands = []
     for number in np.unique(ids[ids > 0]).tolist():
