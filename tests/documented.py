@@ -80,7 +80,7 @@ def make_world(folder: Path) -> Path:
     for seed in range(3):
         pixels, glands = tissue_slide(1024, 0.5, seed)
         write_pyramid(folder / "slides" / f"s{seed}.tif", pixels, 0.5)
-        write_outlines(folder / "annotations" / f"s{seed}.geojson", glands)
+        write_outlines(folder / "annotations" / f"s{seed}.geojson", glands, region=(256, 256, 768, 768))
     for number in range(16):
         tile = phantom_tile(3, number, 96)
         save(tile.image, folder / "pngs" / f"{number:02}.png")
@@ -105,7 +105,7 @@ def make_world(folder: Path) -> Path:
     judged = f"evaluate instances --data {folder}/data --backbone run={folder}/run moco=random --keep-models"
     main(f"{judged} --out {folder}/results {FOUND}".split())
     main(f"features {folder}/run {folder}/slides --out {folder}/features {LOOKING}".split())
-    for name, other in (("RUN", "run"), ("DOWNLOADED", "GlaS"), ("few", "results"), ("cut", "labelled")):
+    for name, other in (("RUN", "run"), ("DOWNLOADED", "GlaS"), ("few", "results")):
         (folder / name).symlink_to(other)
     return folder
 
@@ -122,17 +122,19 @@ def save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_outlines(path: Path, ids: np.ndarray) -> None:
-    """Objects as QuPath exports them."""
+def write_outlines(path: Path, ids: np.ndarray, region: tuple[int, int, int, int] | None = None) -> None:
+    """Objects as QuPath exports them; and a box in which all are outlined."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shapes = [outline(ids == number) for number in np.unique(ids)[1:]]
+    shapes = [(outline(ids == number), "gland") for number in np.unique(ids)[1:]]
+    if region is not None:
+        shapes.append((shapely.box(*region), "Region*"))
     features = [
         {
             "type": "Feature",
             "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"classification": {"name": "gland"}},
+            "properties": {"classification": {"name": name}},
         }
-        for shape in shapes
+        for shape, name in shapes
     ]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 

@@ -29,6 +29,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "start": Command(
+        "colocate.cli.start:start",
+        "From slides and a few annotated regions to objects on all slides: tile, pretrain, fine-tune, predict.",
+    ),
     "pretrain": Command(
         "colocate.cli.pretrain:pretrain",
         "Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.",
