@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from colocate.base.errors import UserError
-from colocate.core.views import ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method
 from colocate.training.recipe import EncoderConfig

@@ -101,7 +101,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["pretrain", "plm", "--help"])
+        main(["pretrain", "plm", "--help-all"])
     text = capsys.readouterr().out.replace("│", "").split("--")
     options = [part for part in text if "(default:" in part or "STR" in part]
     assert len(options) > 45

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from colocate.core.geometry import Crop
     from colocate.core.matching import Match, overlap
     from colocate.core.objectives import info_nce
-    from colocate.core.views import Batch, View, ViewConfig, sample_views
+    from colocate.core.settings import ViewConfig
+    from colocate.core.views import Batch, View, sample_views
     from colocate.models.backbones import load_backbone
 
 __all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
@@ -34,7 +35,7 @@ _MODULES = {
     "Crop": "core.geometry",
     "Match": "core.matching",
     "View": "core.views",
-    "ViewConfig": "core.views",
+    "ViewConfig": "core.settings",
     "info_nce": "core.objectives",
     "load_backbone": "models.backbones",
     "overlap": "core.matching",

@@ -12,7 +12,7 @@ from PIL import Image
 from colocate.data.index import Index
 from colocate.slides import tile as on_the_fly
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import are_slides, tile
 from colocate.training.loop import pretrain

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -120,6 +123,9 @@ def _run(arguments: list[str]) -> None:
     if name == "--version":
         print(f"colocate {__version__}")
         return
+    if name == COMPLETION:
+        _print_completion(arguments[1:])
+        return
     if name in RETIRED:
         raise UserError(f"colocate {name} {RETIRED[name]}")
     if name not in COMMANDS:
@@ -133,6 +139,26 @@ def _run(arguments: list[str]) -> None:
         tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 
+COMPLETION = "--tyro-print-completion"
+
+
+def _print_completion(words: list[str]) -> None:
+    """Print a script that completes commands and options in a shell (docs/training.md says where it goes)."""
+    from colocate.cli import evaluate, pretrain
+
+    if words not in (["bash"], ["zsh"]):
+        raise UserError(f"for which shell? colocate {COMPLETION} bash (or zsh)")
+    commands: dict[str, Callable[..., Any]] = {name: command.load() for name, command in COMMANDS.items()}
+    commands |= {"pretrain": pretrain.Pretrain, "evaluate": evaluate.Asked[evaluate.InstancesTask]}
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="colocate", args=[COMPLETION, *words], config=(tyro.conf.AvoidSubcommands,)
+        )
+    # A help of two lines would be two words to choose from.
+    print(re.sub(r"^COMPLETION_SPEC = .*$", lambda line: line[0].replace("\\n", " "), script.getvalue(), flags=re.M))
+
+
 def _usage() -> str:
     return "\n".join(
         [
@@ -141,5 +167,7 @@ def _usage() -> str:
             "usage: colocate COMMAND ...    (colocate COMMAND --help; --debug shows tracebacks)",
             "",
             *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+            "",
+            f'To have bash or zsh complete commands and options: eval "$(colocate {COMPLETION} bash)"',
         ]
     )

@@ -10,7 +10,7 @@ import tyro
 from colocate.base.text import say
 from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 
 
 def tile(

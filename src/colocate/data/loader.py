@@ -23,7 +23,6 @@ from colocate.base.processes import end_with_parent
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
-Balance = Literal["tiles", "sources"]
 Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 """From the number of tiles, the seed and the epoch to as many numbers of tiles."""
 
@@ -35,7 +34,7 @@ def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
 
 
-def tile_order(index: Index, balance: Balance) -> Order:
+def tile_order(index: Index, balance: Literal["tiles", "sources"]) -> Order:
     """Choose the order of an epoch: every tile once, or every source equally often."""
     return one_order if balance == "tiles" else balanced(index.source_numbers)
 

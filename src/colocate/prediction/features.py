@@ -28,9 +28,10 @@ from colocate.pages.page import principal_components
 from colocate.prediction.outputs import beside, check_settings
 from colocate.prediction.predictor import DeviceConfig, read_regions
 from colocate.slides.listing import Listed
-from colocate.slides.one_slide import TilingConfig, places
+from colocate.slides.one_slide import places
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import TilingConfig, check_mpp
+from colocate.slides.slide import Slide
 from colocate.slides.tissue import find_tissue
 from colocate.training.probes import cell_features
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from colocate.base.errors import UserError
 from colocate.base.tables import TABLES, as_text, column, read_table
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, one_a_series
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import check_mpp
+from colocate.slides.slide import Slide
 
 MANIFEST = "manifest.parquet"
 SETTINGS = "tiling.json"  # in the folder from the first slide on

@@ -27,9 +27,10 @@ from colocate.base.tables import TABLES, read_table
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
-from colocate.slides.one_slide import TilingConfig, cut
+from colocate.slides.one_slide import cut
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, open_reader
 from colocate.slides.runner import Meter, Quarantine
+from colocate.slides.settings import TilingConfig
 
 FAILED = "failed.csv"
 RETRIES = 3  # of a slide whose worker was lost

@@ -23,10 +23,10 @@ from colocate.base.files import write_atomically
 from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.methods.method import Method
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 from colocate.slides.tile import are_slides, cut_for_training
 from colocate.training import checkpoint
-from colocate.training.journal import has_rows
+from colocate.training.journal import begun
 from colocate.training.recipe import (
     MachineConfig,
     Precision,
@@ -91,10 +91,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
     """
     stored = run / "recipe.json"
-    begun = stored.exists() and (checkpoint.checkpoints(run / "checkpoints") or has_rows(run))
-    if begun and not resume:
-        raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
-    if begun:
+    if begun(run, resume):
         before = read_recipe(stored)
         if changed := _changes(recipe, before):
             raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
