@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from colocate import __version__
-from colocate.base.errors import Interrupted, UserError, printable
+from colocate.base.errors import EXTRAS, Interrupted, UserError, not_installed, printable
 
 
 class Command(NamedTuple):
@@ -25,6 +25,8 @@ class Command(NamedTuple):
     """module:function"""
     summary: str
     """The first line of the function's docstring."""
+    extras: tuple[str, ...] = ()
+    """What brings all it needs, where the core is not enough."""
 
     def load(self) -> Callable[..., None]:
         module, _, function = self.place.partition(":")
@@ -39,22 +41,27 @@ COMMANDS = {
     "evaluate": Command(
         "colocate.cli.evaluate:evaluate",
         "Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...",
+        ("evaluation",),
     ),
     "table": Command(
         "colocate.cli.evaluate:table",
         "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
+        ("evaluation",),
     ),
     "tile": Command(
         "colocate.cli.tile:tile",
         "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.",
+        ("slides",),
     ),
     "features": Command(
         "colocate.cli.predict:features",
         "What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.",
+        ("features",),
     ),
     "predict": Command(
         "colocate.cli.predict:predict",
         "What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.",
+        ("slides", "evaluation"),
     ),
     "recipes": Command(
         "colocate.cli.pretrain:recipes",
@@ -67,6 +74,7 @@ COMMANDS = {
     "prepare": Command(
         "colocate.datasets.prepare:prepare",
         "Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.",
+        ("evaluation",),
     ),
     "export": Command("colocate.cli.runs:export", "Write a run's backbone for timm, torchvision or detectron2."),
     "report": Command(
@@ -105,14 +113,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
         os._exit(130)
-    except (UserError, OSError) as error:
-        if debug:
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        if debug or (isinstance(error, ModuleNotFoundError) and _package(error) not in EXTRAS):
             raise
-        sentence = (
-            str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
-        )
+        if isinstance(error, ModuleNotFoundError):
+            sentence = not_installed(_package(error), COMMANDS[arguments[0]].extras)
+        elif isinstance(error, UserError):
+            sentence = str(error)
+        else:
+            sentence = f"{error.filename or 'a file'}: {error.strerror or error}"
         print(printable(f"colocate: {sentence}"), file=sys.stderr)
         sys.exit(2)
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
 
 
 def _run(arguments: list[str]) -> None:

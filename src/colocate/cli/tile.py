@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from colocate.base.text import say
-from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
 from colocate.slides.settings import TilingConfig
 
@@ -36,6 +35,8 @@ def tile(
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/slides.md); it is run.
     """
+    from colocate.slides import tile as work
+
     done = work.tile(
         find_slides([slides], slide_mpp),
         out,

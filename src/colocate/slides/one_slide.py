@@ -88,7 +88,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool, fi
             corners = [(row["x"], row["y"]) for row in rows]
             write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
         write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)), shards.bytes)
-    except (UserError, OSError):
+    except (UserError, OSError, ModuleNotFoundError):
         raise
     except Exception as error:  # one odd slide must not end the run
         raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from colocate.base.errors import UserError
+from colocate.base.errors import UserError, not_installed
 from colocate.base.files import write_atomically
 from colocate.base.text import Terminal
 
@@ -152,18 +152,30 @@ def begun(run: Path, resume: bool) -> bool:
     return found
 
 
+DEFAULT = "tensorboard"  # which a run does without
+
+
+def without_default(names: Sequence[str]) -> str | None:
+    """A sentence where the default tracker is not installed: the run goes on with its journal alone."""
+    if DEFAULT not in names or find_spec(DEFAULT):
+        return None
+    return f"only journal.csv is written, for {not_installed(DEFAULT)}"
+
+
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises UserError if the package of a tracker is not installed."""
+    """Raises UserError if the package of a tracker that was asked for (so not the default) is not installed."""
     for name in names:
-        if find_spec(name) is None:
-            raise UserError(f"the {name} journal needs its package: pip install 'colocate[{name}]'")
+        if name != DEFAULT and find_spec(name) is None:
+            raise UserError(f"the {name} journal: {not_installed(name)}")
 
 
 def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
     """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
     made: list[Tracker] = []
     for name in names:
-        if name == "tensorboard":
+        if name == DEFAULT:
+            if without_default(names):
+                continue
             from torch.utils.tensorboard import SummaryWriter
 
             folder = run / "tensorboard"

@@ -23,8 +23,8 @@ from colocate.base.files import write_atomically
 from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.methods.method import Method
+from colocate.slides.listing import are_slides
 from colocate.slides.settings import check_mpp
-from colocate.slides.tile import are_slides, cut_for_training
 from colocate.training import checkpoint
 from colocate.training.journal import begun
 from colocate.training.recipe import (
@@ -143,6 +143,8 @@ def _index(path: Path, recipe: Recipe) -> Index:
             raise UserError(
                 f"--root {recipe.root} goes with lists and tables of tiles, and {data} holds slides: leave it out"
             )
+        from colocate.slides.tile import cut_for_training
+
         data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
     root = None if recipe.root is None else Path(recipe.root)
     index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
