@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,44 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"colocate {command}" in capsys.readouterr().out
     main([])
     assert command in capsys.readouterr().out
+
+
+def test_the_short_help_names_every_option_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("plm", "concl", "distil"):
+        main(["pretrain", name, "--help"])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 120
+        with pytest.raises(SystemExit):
+            main(["pretrain", name, "--help-all"])
+        options = set(re.findall(r"^\W{1,3}(--[a-z][\w.-]*)", capsys.readouterr().out, re.M))
+        assert len(options) > 40
+        for option in options:
+            group, dot, rest = option.partition(".")
+            row = f"{group}.NAME" if dot else "--NAME"
+            listed = text.partition(f"  {row} ")[2].partition("  --")[0].replace(",", " ").split()
+            assert (f"  {option} " in text) != ((rest if dot else group[2:]) in listed), option
+
+
+def test_shells_are_told_every_command_and_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--tyro-print-completion", "bash"])
+    (tmp_path / "complete.sh").write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> set[str]:
+        typed = " ".join(f"'{word}'" for word in words)
+        script = f"source {tmp_path}/complete.sh; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _tyro_colocate; "
+        script += r'printf "%s\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        return set(done.stdout.split("\n")) - {""}
+
+    assert completed("colocate", "") >= COMMANDS.keys()
+    assert completed("colocate", "pretrain", "plm", "--da") == {"--data", "--data-licence"}
+    assert completed("colocate", "evaluate", "instances", "--back") == {"--backbone"}
+    assert completed("colocate", "tile", "SLIDES", "OUT", "--m") >= {"--mpp", "--manifest-only", "--min-tissue"}
+    main(["--tyro-print-completion", "zsh"])
+    assert capsys.readouterr().out.startswith("#compdef colocate")
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "fish"])
+    assert "bash (or zsh)" in capsys.readouterr().err
 
 
 def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

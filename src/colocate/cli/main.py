@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
+        if os.name != "posix":  # a file that is open cannot be renamed there, and more
+            raise UserError("colocate runs on Linux and macOS: on Windows, install it within WSL 2")
         _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed (head, less) has seen enough

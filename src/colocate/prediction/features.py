@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import light_png, write_atomically
+from colocate.base.files import light_png, reserve, write_atomically
 from colocate.base.text import Terminal
 from colocate.evaluation.candidates import Candidate
 from colocate.models.backbones import Backbone
@@ -180,7 +179,7 @@ class _Extractor:
                 rows.attrs.update(of_features)
                 stored.create_dataset("coords", data=coords).attrs.update(of_coords)
                 # Room is taken first: on a full disk HDF5 ends the process, without an error (h5py issue 914).
-                os.posix_fallocate(file.fileno(), 0, rows.nbytes + coords.nbytes + SPARE_BYTES)
+                reserve(file, rows.nbytes + coords.nbytes + SPARE_BYTES)
                 start = 0
                 for batch in batches:
                     rows[start : start + len(batch)] = batch

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, claimed, read_json, remove_unfinished, write_atomically
 from colocate.base.plugins import load, name_of, sha256_of
-from colocate.base.processes import end_with_parent
+from colocate.base.processes import cores, end_with_parent, start_method
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
@@ -80,7 +80,7 @@ def tile(
     before = {slide.name: notes for slide in own if (notes := notes_of(out, slide))}
     if waiting := [slide for slide in own if slide.name not in before]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
-        with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
+        with _executor(min(workers or cores(), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, (config, out, manifest_only, tissue))
         remove_unfinished(out)
     return _conclude(slides, out, before)
@@ -178,7 +178,7 @@ def _failed_path(out: Path, name: str) -> Path:
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
-        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
+        context, others = multiprocessing.get_context(start_method()), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
         try:
             yield pool

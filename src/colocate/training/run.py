@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.processes import cores
 from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.methods.method import Method
@@ -76,7 +77,7 @@ def workers(machine: MachineConfig) -> int:
     """Loader processes per device."""
     if machine.workers is not None:
         return machine.workers
-    return min(8, len(os.sched_getaffinity(0)))
+    return min(8, cores())
 
 
 def planned_steps(recipe: Recipe, tiles: int) -> int:
