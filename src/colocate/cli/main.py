@@ -76,7 +76,9 @@ COMMANDS = {
         "Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.",
         ("evaluation",),
     ),
-    "export": Command("colocate.cli.runs:export", "Write a run's backbone for timm, torchvision or detectron2."),
+    "export": Command(
+        "colocate.cli.runs:export", "Write a run's backbone for timm, Hugging Face, torchvision or detectron2."
+    ),
     "report": Command(
         "colocate.cli.runs:report",
         "Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.",
