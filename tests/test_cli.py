@@ -197,6 +197,19 @@ def test_a_stored_recipe_with_an_unknown_field(tiles: Path, tmp_path: Path, caps
     assert "old.json: optim.learning_rate" in said
 
 
+def test_masks_given_as_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiles(tmp_path / "set" / "images", count=8)
+    for path in sorted((tmp_path / "set" / "images").iterdir()):
+        mask = Image.open(path).convert("L").point(lambda value: value // 100)
+        (tmp_path / "set" / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "set" / "masks" / path.name)
+    run = ["--out", str(tmp_path / "run"), *TINY]
+    main(["pretrain", "plm", "--data", str(tmp_path / "set"), *run])
+    assert "note: 8 of 16 tiles hold 32 values or fewer, as masks of labels do" in capsys.readouterr().out
+    main(["pretrain", "plm", "--data", str(tmp_path / "set" / "images"), *run[:1], str(tmp_path / "again"), *TINY])
+    assert "masks" not in capsys.readouterr().out
+
+
 def test_all_tiles_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "tiles"
     folder.mkdir()

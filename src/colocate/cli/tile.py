@@ -55,7 +55,7 @@ def inspect(
     root: Path | None = None,
     mpp: float | None = None,
     sample: int | None = None,
-    out: Path = Path("contact-sheet.png"),
+    out: Path | None = None,
 ) -> None:
     """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.
 
@@ -64,7 +64,7 @@ def inspect(
         root: Folder that listed paths are relative to.
         mpp: Micrometres per pixel of tiles that do not say.
         sample: Open only so many tiles, evenly spaced (default: all).
-        out: The contact sheet.
+        out: Where a contact sheet of 48 tiles is drawn (.png); without it none is.
     """
     from colocate.data import inspect as tiles
 

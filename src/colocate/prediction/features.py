@@ -74,7 +74,10 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
     """
     mpp = config.mpp or candidate.mpp
     if mpp is None:
-        raise UserError(f"{candidate.origin} does not say at which resolution it sees tissue: give --mpp")
+        raise UserError(
+            f"{candidate.origin} does not say at which resolution it sees tissue: give --mpp "
+            "(0.5 for what learned from 20x scans, 0.25 from 40x)"
+        )
     tiling = TilingConfig(mpp, config.size, min_tissue=config.min_tissue)
     if candidate.mpp and not 1 / NEAR <= mpp / candidate.mpp <= NEAR:
         told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from types import FrameType
@@ -18,11 +18,13 @@ from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from colocate.base.errors import UserError
+from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
 from colocate.base.processes import cores
-from colocate.base.text import counted
+from colocate.base.text import counted, say
 from colocate.data.index import Index
+from colocate.data.inspect import labels_note, looks_like_labels
+from colocate.data.loader import spaced
 from colocate.methods.method import Method
 from colocate.slides.listing import are_slides
 from colocate.slides.settings import check_mpp
@@ -154,7 +156,23 @@ def _index(path: Path, recipe: Recipe) -> Index:
         raise UserError(
             f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
+    note_labels(index)
     return index
+
+
+SAMPLED = 16
+
+
+def note_labels(index: Index) -> None:
+    """Say so where tiles look like masks of labels, by a few of them; those that cannot be read are for training."""
+    labels = opened = 0
+    for number in spaced(range(len(index)), SAMPLED):
+        with suppress(TileError):
+            channels = index.read(number).flatten(1)
+            labels += looks_like_labels(torch.stack([torch.bincount(one, minlength=256) for one in channels]).numpy())
+            opened += 1
+    if note := labels_note(labels, opened):
+        say(f"note: {note}")
 
 
 def state(
