@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from colocate.data.index import Index
-from colocate.slides import tile as on_the_fly
+from colocate.slides import listing as on_the_fly
 from colocate.slides.listing import are_slides, find_slides
 from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide

@@ -100,7 +100,7 @@ def pretrain(arguments: list[str]) -> None:
             raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")
     if "--help" in rest or "-h" in rest:
         print(_short_help(name or "RECIPE", recipe))
-        return
+        raise SystemExit(0)  # as tyro does
     asked = _read(name or "RECIPE", recipe, ["--help" if word == "--help-all" else word for word in rest])
     if not (name or origin):
         raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")

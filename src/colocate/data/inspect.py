@@ -244,19 +244,17 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
         "µm per px",
         _counts({"unknown" if np.isnan(mpp) else f"{mpp:g}": count for mpp, count in summary.mpp.items()}),
     )
-    if not summary.sizes:
-        yield "Unreadable", f"all of {summary.opened:,}"
-        yield "", _few(list(summary.unreadable.values()))
-        return
-    yield "Mean", " ".join(f"{value:.4f}" for value in summary.mean)
-    yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
+    if summary.sizes:
+        yield "Mean", " ".join(f"{value:.4f}" for value in summary.mean)
+        yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
     more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
     yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
     yield "", _few([_same(group) for group in summary.duplicates])
     yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
     yield "", _few(list(summary.unreadable.values()))
+    missing = "--out SHEET.png draws one" if summary.sizes else "no tile could be read"
     yield "Labels?", labels_note(summary.labels, summary.opened) or ""
-    yield "Contact sheet", str(summary.contact_sheet or "none: --out SHEET.png draws one")
+    yield "Contact sheet", str(summary.contact_sheet or f"none: {missing}")
 
 
 def _same(names: Sequence[str]) -> str:
