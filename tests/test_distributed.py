@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import scaling
 from colocate.base.distributed import Shuffle
 from colocate.base.errors import UserError
-from colocate.core.views import Batch, View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
 from colocate.methods.method import Method
 from colocate.training import checkpoint
 from colocate.training.journal import read_journal

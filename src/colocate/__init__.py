@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from colocate.core.geometry import Crop
     from colocate.core.matching import Match, overlap
     from colocate.core.objectives import info_nce
-    from colocate.core.views import Batch, View, ViewConfig, sample_views
+    from colocate.core.settings import ViewConfig
+    from colocate.core.views import Batch, View, sample_views
     from colocate.data.inspect import inspect
     from colocate.datasets.prepare import prepare
     from colocate.models.backbones import load_backbone
@@ -70,7 +71,8 @@ _PLACES = {
     "core.geometry": ("Crop",),
     "core.matching": ("Match", "overlap"),
     "core.objectives": ("info_nce",),
-    "core.views": ("Batch", "View", "ViewConfig", "sample_views"),
+    "core.settings": ("ViewConfig",),
+    "core.views": ("Batch", "View", "sample_views"),
     "data.inspect": ("inspect",),
     "datasets.prepare": ("prepare",),
     "models.backbones": ("load_backbone",),
