@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test docs check fuzz faults bench gpu-pack lock clean
+.PHONY: setup help demo test docs check fuzz faults bench gpu-pack dist lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -43,6 +43,9 @@ bench: setup           ## ratios within one run, written to docs/benchmarks
 
 gpu-pack: setup        ## what a GPU without a network needs, in carry/gpu (carry/race first: benchmarks/race)
 	$(BIN)/python benchmarks/gpu/pack.py
+
+dist: setup            ## the wheel and the source distribution, in dist/
+	$(BIN)/python -m hatchling build
 
 lock: setup            ## renew the pins and their hashes; no URL may stand in them
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \

@@ -106,7 +106,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     parse = tyro.cli
     monkeypatch.setattr(tyro, "cli", cli)
-    monkeypatch.setattr("colocate.cli.pretrain.loop.pretrain", reached)
+    monkeypatch.setattr("colocate.cli.pretrain.check_is_there", reached)
     stored = replace(find_recipe("plm"), data="tiles", out="run")
     monkeypatch.setattr("colocate.cli.pretrain.read_recipe", lambda *_, **__: stored)
     monkeypatch.setattr("colocate.cli.pretrain.find_recipe", lambda name: find_recipe("plm" if ":" in name else name))
@@ -196,7 +196,7 @@ def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -
             exec(code, names)
 
 
-# What a call writes: out=..., or its last word.
+# What a call writes: out=..., or its last word without a name.
 MADE = re.compile(
     r'\bout="([\w-]+)"|colocate\.(?:tile|prepare|features|predict)\((?:[^,]*, )+?"([\w-]+)"(?:, \w+=.*)?\)'
 )

@@ -28,7 +28,8 @@ from colocate import load_backbone
 from colocate.cli.main import main
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import Batch, View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.models.encoder import Features
 from colocate.training.loop import build_method

@@ -27,14 +27,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colocate.api import Results, Run, evaluate, features, load_model, predict, pretrain, report, tile
+    from colocate.api import Results, Run, evaluate, features, load_model, predict, prepare, pretrain, report, tile
     from colocate.base.errors import Interrupted, UserError
     from colocate.core.geometry import Crop
     from colocate.core.matching import Match, overlap
     from colocate.core.objectives import info_nce
-    from colocate.core.views import Batch, View, ViewConfig, sample_views
+    from colocate.core.settings import ViewConfig
+    from colocate.core.views import Batch, View, sample_views
     from colocate.data.inspect import inspect
-    from colocate.datasets.prepare import prepare
     from colocate.models.backbones import load_backbone
     from colocate.training.checkpoint import export
 
@@ -65,14 +65,14 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 _PLACES = {
-    "api": ("Results", "Run", "evaluate", "features", "load_model", "predict", "pretrain", "report", "tile"),
+    "api": ("Results", "Run", "evaluate", "features", "load_model", "predict", "prepare", "pretrain", "report", "tile"),
     "base.errors": ("Interrupted", "UserError"),
     "core.geometry": ("Crop",),
     "core.matching": ("Match", "overlap"),
     "core.objectives": ("info_nce",),
-    "core.views": ("Batch", "View", "ViewConfig", "sample_views"),
+    "core.settings": ("ViewConfig",),
+    "core.views": ("Batch", "View", "sample_views"),
     "data.inspect": ("inspect",),
-    "datasets.prepare": ("prepare",),
     "models.backbones": ("load_backbone",),
     "training.checkpoint": ("export",),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, get_args, get_type_hints
 
 import pydantic
 
@@ -19,6 +19,7 @@ from colocate.base.errors import UserError
 from colocate.base.text import reason
 
 if TYPE_CHECKING:
+    from colocate.datasets.labelled import Labelled
     from colocate.evaluation.table import Drawn, Table
     from colocate.models.backbones import Backbone
     from colocate.prediction.image import Model
@@ -112,6 +113,16 @@ def tile(slides: Place | Sequence[Place], out: Place, *, slide_mpp: float | None
 
     how = {name: settings.pop(name) for name in ("manifest_only", "workers", "scheduler", "tissue") if name in settings}
     return work.tile(find_slides(_paths(slides), slide_mpp), Path(out), configured(TilingConfig(), settings), **how)
+
+
+def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Path:
+    """Bring a labelled data set into the one form that `evaluate` reads; see `colocate.datasets.prepare.prepare`."""
+    from colocate.datasets.prepare import Kind
+    from colocate.datasets.prepare import prepare as work
+
+    if kind not in get_args(Kind):
+        raise UserError(f"no data set {kind!r}: there are {', '.join(get_args(Kind))}")
+    return work(kind, Path(src), Path(out), **options)  # pyright: ignore[reportArgumentType]
 
 
 def features(

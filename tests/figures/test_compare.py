@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from colocate.base.errors import UserError
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.vicregl import VICRegLConfig
+from colocate.methods.settings import MoCoConfig, VICRegLConfig
 from colocate.pages.compare import CHARTS, COLUMNS, compare, different_settings, draw, markdown, read_runs
 from colocate.training.loop import pretrain
 from colocate.training.recipe import read_recipe, to_json

@@ -13,7 +13,7 @@ from PIL import Image
 
 from colocate.base.errors import UserError
 from colocate.cli.main import main
-from colocate.core.views import ViewConfig
+from colocate.core.settings import ViewConfig
 from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
 from colocate.models.backbones import load_backbone

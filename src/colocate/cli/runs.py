@@ -13,11 +13,11 @@ from colocate.training.checkpoint import export as write_for
 
 
 def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -> None:
-    """Write a run's backbone for timm, torchvision or detectron2.
+    """Write a run's backbone for timm, Hugging Face, torchvision or detectron2.
 
     Args:
         run: The run folder.
-        out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
+        out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2); a folder (huggingface).
         to: The library.
     """
     say(f"{write_for(run, to, out)}")

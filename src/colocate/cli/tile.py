@@ -8,9 +8,8 @@ from typing import Annotated
 import tyro
 
 from colocate.base.text import say
-from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 
 
 def tile(
@@ -36,6 +35,8 @@ def tile(
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
+    from colocate.slides import tile as work
+
     done = work.tile(
         find_slides([slides], slide_mpp),
         out,
@@ -54,7 +55,7 @@ def inspect(
     root: Path | None = None,
     mpp: float | None = None,
     sample: int | None = None,
-    out: Path = Path("contact-sheet.png"),
+    out: Path | None = None,
 ) -> None:
     """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.
 
@@ -63,7 +64,7 @@ def inspect(
         root: Folder that listed paths are relative to.
         mpp: Micrometres per pixel of tiles that do not say.
         sample: Open only so many tiles, evenly spaced (default: all).
-        out: The contact sheet.
+        out: Where a contact sheet of 48 tiles is drawn (.png); without it none is.
     """
     from colocate.data import inspect as tiles
 

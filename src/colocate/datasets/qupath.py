@@ -23,7 +23,8 @@ from colocate.datasets.outlines import Canvas, Remarks
 from colocate.datasets.own import Known, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import check_mpp
+from colocate.slides.slide import Slide
 
 REGION = "Region*"
 RECTANGLE = 0.98  # of its box that a rectangle drawn by hand covers

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 
 from colocate.base.errors import UserError
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from colocate.models.backbones import Backbone, load_backbone
 
 ANY = "resnet18"  # the architecture where nothing says another

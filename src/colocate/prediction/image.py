@@ -23,7 +23,7 @@ from colocate.evaluation.saved import load_model as read_model
 from colocate.prediction.predict import PredictConfig
 from colocate.prediction.predictor import DeviceConfig, Predictor, predictor
 from colocate.prediction.stitch import Window, Windows, merge, pieces
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 
 
 @final
