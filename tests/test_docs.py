@@ -9,6 +9,7 @@ import logging
 import pkgutil
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -180,7 +181,7 @@ negatives = torch.randn(64, 16)
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.language == "python"} - {ELSEWHERE}))
-def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(page: str, world: Path, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of one page run in order in one namespace."""
     names: dict[str, Any] = {"__name__": "page"}
     if page == "README.md":  # it says what these are in words
@@ -190,10 +191,13 @@ def test_python_runs(page: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -
     for block in [block for block in BLOCKS if block.page == page and block.language == "python"]:
         code = compile(block.text, page, "exec")
         if "not run" not in block.marks and not block.lacking():
-            for made in MADE.findall(block.text):
-                for name in filter(None, made):
-                    (inside / name).unlink(missing_ok=True)
+            made = [name for pair in MADE.findall(block.text) for name in pair if (inside / name).is_symlink()]
+            for name in made:
+                (inside / name).unlink()
             exec(code, names)
+            for name in made:  # the next block finds the world's again
+                shutil.rmtree(inside / name)
+                (inside / name).symlink_to(world / name)
 
 
 # What a call writes: out=..., or its last word without a name.

@@ -167,7 +167,7 @@ COMPLETION = "--tyro-print-completion"
 
 
 def _print_completion(words: list[str]) -> None:
-    """Print a script that completes commands and options in a shell (docs/training.md says where it goes)."""
+    """Print a script that completes commands and options in a shell (docs/index.md says where it goes)."""
     from colocate.cli import evaluate, pretrain
     from colocate.evaluation.tasks import InstancesTask
 
