@@ -17,8 +17,8 @@ from colocate.core.views import ViewConfig
 from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
 from colocate.models.backbones import load_backbone
-from colocate.pages.page import read_run, report
-from colocate.pages.sample import masks_beside, read_spread, spread, square, view_px
+from colocate.pages.page import report
+from colocate.pages.sample import masks_beside, read_run, read_spread, spread, square, view_px
 from colocate.training.loop import build_method, pretrain
 from colocate.training.recipe import EncoderConfig
 from tests.tiny import tiny_recipe, write_tiles
@@ -43,11 +43,21 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(folder / "tiles", folder / "run", steps=2))
 
 
-def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
+def test_the_page_is_one_file_with_all_in_it(phantom_run: Path) -> None:
     path = report(phantom_run)
-    assert path == phantom_run / "report.png"
-    assert 20_000 < path.stat().st_size < 300_000
-    with Image.open(path) as page:
+    assert path == phantom_run / "report.html"
+    assert 100_000 < path.stat().st_size < 5_000_000
+    page = path.read_text()
+    assert page.count("<img ") == page.count('alt="') == page.count('src="data:image/webp') == 2 * 3 + 6 * 3 + 6 * 2
+    assert "://" not in page and "<script" not in page  # nothing from elsewhere
+    for title in ("same tissue", "tells apart", "How training went", "know glands", "What was trained", "How to go on"):
+        assert f"{title}" in page
+
+
+def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> None:
+    report(phantom_run, tmp_path / "a.html", tmp_path / "a.png")
+    assert 20_000 < (tmp_path / "a.png").stat().st_size < 300_000
+    with Image.open(tmp_path / "a.png") as page:
         pixels = np.asarray(page.convert("RGB"))
     assert pixels.shape[1] > 900 and pixels.shape[0] > pixels.shape[1]
     inked = (pixels < 250).any(2)
@@ -55,17 +65,28 @@ def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
-    first, second = (report(phantom_run, tmp_path / name) for name in ("a.png", "b.png"))
-    assert first.read_bytes() == second.read_bytes()
+    for name in ("a", "b"):
+        report(phantom_run, tmp_path / f"{name}.html", tmp_path / f"{name}.png")
+    for ending in ("html", "png"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
 def test_any_run_has_a_page_and_one_without_masks_no_probe(
-    plain_run: Path, phantom_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["report", str(plain_run), "--out", str(tmp_path / "plain.png")])
-    assert str(tmp_path / "plain.png") in capsys.readouterr().out
-    with Image.open(tmp_path / "plain.png") as plain, Image.open(report(phantom_run, tmp_path / "p.png")) as phantom:
-        assert plain.height / plain.width < 0.85 * phantom.height / phantom.width
+    main(["report", str(plain_run), "--out", str(tmp_path / "plain.html")])
+    assert str(tmp_path / "plain.html") in capsys.readouterr().out
+    assert "know glands" not in (tmp_path / "plain.html").read_text()
+
+
+def test_a_page_named_as_a_picture_is_refused(
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for runs in ([plain_run], [plain_run, tmp_path]):
+        with pytest.raises(SystemExit):
+            main(["report", *map(str, runs), "--out", str(tmp_path / "page.png")])
+        assert "--png FILE" in capsys.readouterr().err
+    assert not (tmp_path / "page.png").exists()
 
 
 def test_before_is_the_seeds_network_and_after_the_trained_one(phantom_run: Path) -> None:

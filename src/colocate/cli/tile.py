@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from colocate.base.text import say
+from colocate.pages.slides import write_slides
 from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
 from colocate.slides.one_slide import TilingConfig
@@ -24,7 +25,7 @@ def tile(
     scheduler: str | None = None,
     tissue: str | None = None,
 ) -> None:
-    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
+    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.
 
     Args:
         slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
@@ -47,6 +48,8 @@ def tile(
         tissue=tissue,
     )
     say(work.sentence(done, out))
+    if not done.missing:
+        say(f"look at {write_slides(out)}")
 
 
 def inspect(
