@@ -1,4 +1,4 @@
-"""The pages in a browser: nothing from elsewhere, no error, no barrier, all there without scripts, in light and dark."""
+"""The pages in a browser: nothing from elsewhere, no error, no barrier; light, dark, printed, without scripts."""
 
 from __future__ import annotations
 
