@@ -78,7 +78,7 @@ def write_scores(tables: Sequence[Table], out: Path) -> None:
                 "facts": facts(table),
                 "dots": [dots(table, name) for name in table.headlines],
                 "against": table.against,
-                "overlays": list(_overlays(table)),
+                "sheets": list(_sheets(table)),
                 "images": images(table),
             }
             for table in tables
@@ -117,12 +117,17 @@ def _heading(name: str) -> str:
     return f"{name}, px (lower is better)" if name in LOWER_IS_BETTER else f"{name}, %"
 
 
-def _overlays(table: Table) -> Iterator[tuple[str, str]]:
-    """Words and picture of the overlays that the evaluation kept, of the first seed of each backbone."""
+def _sheets(table: Table) -> Iterator[tuple[str, str]]:
+    """Words and the sheet of worst and best images of the first seed of each backbone, where the evaluation kept it.
+
+    Of an evaluation that kept none: its overlays, evenly spaced.
+    """
     for row in table.rows[:MOST_SHEETS]:
-        sheet = Path(row.results[0].path).parent / "overlays.png"
-        if sheet.is_file():
-            yield f"{row.label}, seed {row.seeds[0]}", embedded(sheet.read_bytes())
+        folder = Path(row.results[0].path).parent
+        for name, what in (("worst-best.png", "the worst and the best"), ("overlays.png", "some, evenly spaced")):
+            if (folder / name).is_file():
+                yield f"{row.label}, seed {row.seeds[0]}: {what}", embedded((folder / name).read_bytes())
+                break
 
 
 def images(table: Table) -> list[list[str]]:
