@@ -17,7 +17,7 @@ help:                  ## these lines
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
+demo: setup            ## pretrain on built-in tissue, write a page of it (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included

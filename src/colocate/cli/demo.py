@@ -16,7 +16,7 @@ from colocate.training.loop import pretrain
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import colocate_demo
 
-OURS = {"phantom", "run", "report.html", "report.png"}  # the last: of demos before 0.2
+OURS = {"phantom", "run", "report.html", "report.png"}  # the last: of earlier demos
 TRIAL = 8  # steps, the first half of which are slower
 DRAWING = 40  # steps that take as long as the page does, about
 LEAST, MOST = 30, 500  # steps: fewer show nothing, more only learn the tiles by heart

@@ -73,7 +73,7 @@ def compare(runs: Sequence[Path], out: Path = Path("compare.html"), picture: Pat
         version=__version__,
         heading=f"{counted(len(compared), 'run')} compared",
         runs=[run.name for run in compared],
-        table=table,
+        table=[list(column) for column in zip(*table, strict=True)],
         different=different,
         note=NOTE,
         charts=[(chart, svg.draw(chart)) for chart in charts],

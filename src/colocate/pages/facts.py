@@ -47,7 +47,7 @@ def facts(shown: Shown) -> dict[str, str]:
     recipe, index, last = shown.recipe, shown.index, shown.rows[-1]
     known: Mapping[str, Any] = read_json(shown.run / "backbone.json", "backbone of a run")
     machine, weights = recipe.machine, recipe.encoder.init
-    where = f"{machine.accelerator}, {counted(machine.devices, 'device')}" if machine.devices else machine.accelerator
+    devices = f", {counted(machine.devices, 'device')}" if machine.devices else ""
     out = f", held out: {'; '.join(recipe.hold_out)}" if recipe.hold_out else ""
     seen = int(last["step"]) * recipe.batch * recipe.accumulate
     return {
@@ -63,8 +63,9 @@ def facts(shown: Shown) -> dict[str, str]:
         "Optimiser": f"{recipe.optim.name}, learning rate {recipe.optim.lr:g}, batch {recipe.batch}"
         + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else ""),
         "Seed": str(recipe.seed),
-        "Machine": f"{where}, {recipe.precision} precision; {late_mean(shown.rows, 'pairs_per_s'):.1f} pairs/s at "
-        f"last, {late_mean(shown.rows, 'waiting'):.0%} of the time waiting for tiles",
+        "Machine": f"accelerator {machine.accelerator}{devices}, precision {recipe.precision}",
+        "Speed": f"{late_mean(shown.rows, 'pairs_per_s'):.1f} pairs/s at last, "
+        f"{late_mean(shown.rows, 'waiting'):.0%} of the time waiting for tiles",
         "Versions": ", ".join(f"{name} {number}" for name, number in known["versions"].items()),
     }
 
@@ -77,7 +78,7 @@ def own_settings(recipe: Recipe) -> list[list[str]] | None:
     if recipe.name not in RECIPES:
         return None
     found = differences(recipe, RECIPES[recipe.name]())
-    return [[name, str(value), str(default)] for name, (value, default) in found.items()]
+    return [[name, *("not set" if one is None else str(one) for one in both)] for name, both in found.items()]
 
 
 def warnings(shown: Shown) -> list[str]:
