@@ -16,11 +16,12 @@ INK = "#1d2433"
 SOFT = "#667085"  # secondary text, axes
 RULE = "#d9dde5"
 # Okabe and Ito's palette. On pink and purple tissue its light half shows best, and every cell bears a number as well.
+BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 COLOURS = {
-    "blue": "#0072b2",
-    "vermilion": "#d55e00",
-    "green": "#009e73",
-    "orange": "#e69f00",
+    "blue": BLUE,
+    "vermilion": VERMILION,
+    "green": GREEN,
+    "orange": ORANGE,
     "purple": "#cc79a7",
     "sky": "#56b4e9",
     "ink": INK,
