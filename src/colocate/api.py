@@ -63,9 +63,9 @@ class Run:
 
         return load_backbone(self.path)
 
-    def report(self, out: Place | None = None) -> Path:
-        """Draw the page of the run; returns where it is."""
-        return report(self, out=out)
+    def report(self, out: Place | None = None, png: Place | None = None) -> Path:
+        """Write the page of the run, and draw it as a PNG where one is named; returns where the page is."""
+        return report(self, out=out, png=png)
 
 
 def pretrain(
@@ -107,12 +107,16 @@ def tile(slides: Place | Sequence[Place], out: Place, *, slide_mpp: float | None
     Raises:
         UserError: as `colocate.slides.tile.tile`.
     """
+    from colocate.pages.slides import write_slides
     from colocate.slides import tile as work
     from colocate.slides.listing import find_slides
     from colocate.slides.one_slide import TilingConfig
 
     how = {name: settings.pop(name) for name in ("manifest_only", "workers", "scheduler", "tissue") if name in settings}
-    return work.tile(find_slides(_paths(slides), slide_mpp), Path(out), configured(TilingConfig(), settings), **how)
+    done = work.tile(find_slides(_paths(slides), slide_mpp), Path(out), configured(TilingConfig(), settings), **how)
+    if not done.missing:
+        write_slides(Path(out))
+    return done
 
 
 def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Path:
@@ -264,17 +268,21 @@ def predict(
     return work(predictor(saved, config.device.launch(), config.score, model_mpp), listed, Path(out), config)
 
 
-def report(*runs: Place | Run, out: Place | None = None) -> Path:
-    """Draw the page of a run, or of several to compare them; returns where it is."""
+def report(*runs: Place | Run, out: Place | None = None, png: Place | None = None) -> Path:
+    """Write the page of a run, or of several to compare them, and draw it as a PNG where one is named.
+
+    Returns where the page is: RUN/report.html or compare.html, if not `out`.
+    """
     from colocate.pages.compare import compare
-    from colocate.pages.page import report as draw
+    from colocate.pages.page import report as of_one
 
     paths = [Path(_word(run)) for run in runs]
+    picture = None if png is None else Path(png)
     if len(paths) == 1:
-        return draw(paths[0], None if out is None else Path(out))
-    picture = Path(out or "compare.png")
-    compare(paths, picture)
-    return picture
+        return of_one(paths[0], None if out is None else Path(out), picture)
+    page = Path(out or "compare.html")
+    compare(paths, page, picture)
+    return page
 
 
 def configured(config: Config, settings: Mapping[str, Any]) -> Config:

@@ -94,14 +94,14 @@ def table(
         results: Folders of results, or result.json files.
         against: The backbone that others are compared with (default: random, else the first).
         by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
-        out: Folder for table.md, table.csv and table.png.
+        out: Folder for index.html, table.md, table.csv and table.png.
     """
     tables = results_table.collect(results, against, by)
     text = markdown(tables)
     say(text)
     if out is not None:
-        from colocate.pages.scores import scores as draw_scores
+        from colocate.pages.scores import write_scores
 
         results_table.write(tables, text + "\n", out)
-        draw_scores(tables, out / "table.png")
-        say(f"\nwritten: {out}/table.md, .csv and .png")
+        write_scores(tables, out)
+        say(f"\nwritten: {out / 'index.html'}, and table.md, .csv and .png beside it")

@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "tile": Command(
         "colocate.cli.tile:tile",
-        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.",
+        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.",
         ("slides",),
     ),
     "features": Command(
@@ -86,11 +86,11 @@ COMMANDS = {
     ),
     "report": Command(
         "colocate.cli.runs:report",
-        "Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.",
+        "Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.",
     ),
     "demo": Command(
         "colocate.cli.demo:demo",
-        "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
+        "Pretrain on made-up tissue and write a page of it: three minutes on two cores.",
     ),
 }
 

@@ -23,7 +23,7 @@ def tile(
     scheduler: str | None = None,
     tissue: str | None = None,
 ) -> None:
-    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
+    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.
 
     Args:
         slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
@@ -35,6 +35,7 @@ def tile(
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
+    from colocate.pages.slides import write_slides
     from colocate.slides import tile as work
 
     done = work.tile(
@@ -48,6 +49,8 @@ def tile(
         tissue=tissue,
     )
     say(work.sentence(done, out))
+    if not done.missing:
+        say(f"look at {write_slides(out)}")
 
 
 def inspect(

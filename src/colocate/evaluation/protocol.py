@@ -214,7 +214,7 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     torch.manual_seed(trial.seed)
     overlays = Overlays(trial.data, trial.test)
     outcome = task.run(trial, overlays)
-    overlays.write(trial.folder / "overlays.png")
+    overlays.write(trial.folder)
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
         write_atomically(trial.folder / "predictions.json", text)

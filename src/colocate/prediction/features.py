@@ -23,7 +23,7 @@ from colocate.base.files import light_png, reserve, write_atomically
 from colocate.base.text import Terminal
 from colocate.evaluation.candidates import Candidate
 from colocate.models.backbones import Backbone
-from colocate.pages.page import principal_components
+from colocate.pages.panels import principal_components
 from colocate.prediction.outputs import beside, check_settings
 from colocate.prediction.predictor import DeviceConfig, read_regions
 from colocate.slides.listing import Listed

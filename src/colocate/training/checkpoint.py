@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
-from colocate.base.text import escaped, grid
+from colocate.base.text import grid
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.training.recipe import Recipe, to_json
@@ -199,7 +199,7 @@ def _card(backbone: Backbone, size: int) -> str:
             "",
             "Self-supervised, for dense prediction: nothing but a backbone, without a classifier.",
             "",
-            grid([["", "what it is"], *([name, escaped(words)] for name, words in rows.items())], left=2),
+            grid([["", "what it is"], *([name, words] for name, words in rows.items())], left=2),
             "",
             "```python",
             "import timm",
