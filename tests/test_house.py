@@ -24,6 +24,7 @@ PACKAGES = [
     "evaluation",
     "pages",
     "prediction",
+    "viewer",
     "cli",
     "__main__",
 ]
@@ -82,7 +83,7 @@ def test_no_file_is_a_crumb() -> None:
 
 def test_the_root_is_read_at_a_glance() -> None:
     entries = [path.name for path in SOURCE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
-    assert sorted(entries) == sorted(PACKAGES[:-1]) and len(entries) <= 12
+    assert sorted(entries) == sorted(PACKAGES[:-1]) and len(entries) <= 14
     assert (SOURCE / "py.typed").is_file()
 
 

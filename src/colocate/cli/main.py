@@ -70,6 +70,10 @@ COMMANDS = {
         "colocate.cli.runs:report",
         "Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.",
     ),
+    "view": Command(
+        "colocate.cli.view:view",
+        "Look at slides, at what was made of them and at a run's views, in the browser of this machine.",
+    ),
     "demo": Command(
         "colocate.cli.demo:demo",
         "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
