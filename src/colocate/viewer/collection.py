@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import h5py
 
@@ -16,7 +16,7 @@ from colocate.base.tables import as_text, read_table
 from colocate.prediction.features import SETTINGS as OF_FEATURES
 from colocate.prediction.outputs import beside
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
-from colocate.slides.manifest import SLIDES
+from colocate.slides.manifest import SLIDES, part_path
 
 Kind = Literal["tiles", "predictions", "features"]
 
@@ -26,7 +26,9 @@ class Made(NamedTuple):
 
     kind: Kind
     place: Path
-    """The manifest; of predictions the path of their files without its ending; the file of features."""
+    """The slide's part of the manifest; the path of its predictions without their endings; its file of features."""
+    folder: str
+    """The name of the folder of all that was made at once."""
     slide: Path
     """The slide's path at that time."""
     name: str
@@ -34,11 +36,6 @@ class Made(NamedTuple):
     """Micrometres per pixel of level0 at that time."""
     bytes: int | None = None
     """Of the slide's file, where known."""
-
-    @property
-    def title(self) -> str:
-        """The folder and the name under which people know it."""
-        return self.place.parent.name if self.kind == "tiles" else f"{self.place.parent.name}/{self.place.name}"
 
 
 @final
@@ -117,7 +114,8 @@ def _made(place: Path, notes: list[str]) -> list[Made]:
         if not (place / MANIFEST).is_file():
             raise UserError(f"{place} has no {MANIFEST} yet: let `colocate tile` cut its slides to the end")
         rows = as_text(read_table(place / SLIDES))
-        return [Made("tiles", place / MANIFEST, Path(row["path"]), row["slide"], float(row["mpp"])) for row in rows]
+        named = [(row["slide"], Path(row["path"]), float(row["mpp"])) for row in rows]
+        return [Made("tiles", part_path(place, name), place.name, slide, name, mpp) for name, slide, mpp in named]
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     found = []
     for path in files:
@@ -140,17 +138,17 @@ def _predicted(path: Path, folder: Path) -> Made:
     except (UserError, KeyError, TypeError, ValueError) as error:
         message = "is left out: it is not by `colocate predict`, or not whole; give that command again"
         raise TileError(f"{path} {message}") from error
-    return Made("predictions", place, slide, place.relative_to(folder).as_posix(), mpp, size)
+    return Made("predictions", place, folder.name, slide, place.relative_to(folder).as_posix(), mpp, size)
 
 
 def _features(path: Path, folder: Path) -> Made:
     """Features. Raises TileError if they are not those of colocate."""
     try:
         with h5py.File(path, locking=False) as file:
-            settings, of_coords = json.loads(str(file.attrs[OF_FEATURES])), dict(file["coords"].attrs)
-        slide = Path(str(of_coords.get("slide", settings["file"])))  # those of 0.1 do not say where the slide was
-        return Made(
-            "features", path, slide, str(of_coords["name"]), float(of_coords["level0_mpp"]), int(settings["bytes"])
-        )
+            settings: Any = json.loads(str(file.attrs[OF_FEATURES]))
+            of_coords: Any = dict(file["coords"].attrs)
+        slide = Path(str(of_coords.get("slide", settings["file"])))  # older ones do not say where the slide was
+        name, mpp, size = str(of_coords["name"]), float(of_coords["level0_mpp"]), int(settings["bytes"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise TileError(f"{path} is left out: it is no file of `colocate features`; give that command again") from error
+    return Made("features", path, folder.name, slide, name, mpp, size)

@@ -125,7 +125,7 @@ class _Slides:
         shown, slide = self._shown(request), self._slide(request)
         size = {"width": slide.width, "height": slide.height, "mpp": slide.mpp}
         zoom = {"tile": TILE_PX, "levels": finest(slide.width, slide.height)}
-        made = {kind: [one.title for one in made] for kind, made in shown.made.items()}
+        made = {kind: [one.folder for one in made] for kind, made in shown.made.items()}
         return JSONResponse({"name": shown.listed.name, "file": slide.path.name, **size, **zoom, "made": made})
 
     def thumbnail(self, request: Request) -> Response:
@@ -144,7 +144,7 @@ class _Slides:
             raise LookupError(kind)
         made = self._made(request, kind)
         if kind == "tiles":
-            return read_tiles(made.place, made.name)
+            return read_tiles(made.place)
         return read_predictions(made.place, self._slide(request).origin)
 
     def classes(self, request: Request) -> Response:
@@ -164,7 +164,8 @@ class _Slides:
 
     def shape(self, request: Request) -> Response:
         found = self._outlines(request)
-        number = found.at(*(_number(request, name) for name in ("x", "y", "scale")), found.visible(*_filter(request)))
+        x, y, scale = (_number(request, name) for name in ("x", "y", "scale"))
+        number = found.at(x, y, scale, found.visible(*_filter(request)))
         return JSONResponse(None if number is None else found.describe(number))
 
     def lattice(self, request: Request) -> Response:
@@ -267,7 +268,7 @@ def serve(collection: Collection, host: str, port: int, open_browser: bool) -> N
     Raises:
         UserError: the port is taken, or there is no such address here.
     """
-    heard = _listen(host, port)
+    heard = listen(host, port)
     port = heard.getsockname()[1]
     token = secrets.token_urlsafe(24)
     app = application(collection, token, hosts(host), port)
@@ -292,14 +293,15 @@ def hosts(host: str) -> tuple[str, ...]:
     return (*LOOPBACK, host, socket.gethostname(), socket.getfqdn())
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port; 0: any that is free. Raises UserError as `serve`."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         heard = socket.socket(*found[:3])
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind(found[4])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", 0) == errno.EADDRINUSE:
             raise UserError(f"port {port} is in use: give another one, or --port 0 for any that is free") from None
         raise UserError(
             f"--host {host} --port {port}: {error.strerror or error}; give an address of this machine"
