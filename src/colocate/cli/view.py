@@ -31,7 +31,8 @@ def view(
     try:
         from colocate.viewer.server import serve
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn"):
             raise
-        raise UserError(f"colocate view needs {error.name}: pip install 'colocate[viewer]'") from None
+        raise UserError(f"colocate view needs {package}: pip install 'colocate[viewer]'") from None
     serve(collect(places, slide_mpp), host, port, open)

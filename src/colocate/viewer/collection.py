@@ -75,10 +75,17 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
         if (place / "recipe.json").is_file():
             runs.append(place)
             continue
-        made = _made(place, notes)
+        told, made = len(notes), _made(place, notes)
         results += made
-        if not made and not notes:
-            for listed in find_slides([place], slide_mpp):
+        maps = {beside(one.place, ".tif") for one in made}  # of classes, which are no slides
+        try:
+            found = find_slides([place], slide_mpp) if place.is_dir() or not made else []
+        except UserError:
+            if not made and len(notes) == told:
+                raise
+            continue
+        for listed in found:
+            if listed.path not in maps:
                 slides.setdefault(listed.path, Shown(listed))
     for made in results:
         found = slides.get(made.slide) or _moved(made, slides.values())

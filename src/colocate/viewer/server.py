@@ -295,15 +295,16 @@ def hosts(host: str) -> tuple[str, ...]:
 
 def listen(host: str, port: int) -> socket.socket:
     """Take a port; 0: any that is free. Raises UserError as `serve`."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port {port} is no port: give a number up to 65535, or 0 for any that is free")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         heard = socket.socket(*found[:3])
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind(found[4])
-    except (OSError, OverflowError) as error:
-        if getattr(error, "errno", 0) == errno.EADDRINUSE:
+        heard.listen()  # so that who comes before the server is up waits
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} is in use: give another one, or --port 0 for any that is free") from None
-        raise UserError(
-            f"--host {host} --port {port}: {error.strerror or error}; give an address of this machine"
-        ) from None
+        raise UserError(f"--host {host}: {error.strerror}; give a name or an address of this machine") from None
     return heard
