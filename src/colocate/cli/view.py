@@ -19,12 +19,17 @@ def view(
 ) -> None:
     """Look at slides, at what was made of them and at a run's views, in the browser of this machine.
 
+    The address that is printed holds a token, without which nothing is shown. Ctrl-C ends it.
+
     Args:
         places: Slides, folders of slides, what `colocate tile`, `features` and `predict` wrote, or runs.
         port: Of the address; 0: any that is free.
         host: The name or address to listen at; others than localhost let other machines in.
         open: Open the browser.
         slide_mpp: Micrometres per pixel of slides that do not say.
+
+    Raises:
+        UserError: nothing to show, the port is in use, or a package is missing.
     """
     from colocate.viewer.collection import collect
 
