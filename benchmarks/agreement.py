@@ -69,7 +69,7 @@ def main() -> None:
     heading(figure, "The same training by other arithmetic", f"Every {EVERY}nd step of {STEPS}. {where}")
     for axes, (column, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         plot(axes, title, "step")
-        for colour, (way, rows) in zip((*COLOURS[:3], SOFT), journals.items(), strict=True):
+        for colour, (way, rows) in zip((*list(COLOURS.values())[:3], SOFT), journals.items(), strict=True):
             steps, values = ([row[name] for row in rows] for name in ("step", column))
             axes.plot(steps, values, color=colour, label=way, linewidth=1, alpha=0.5 if colour == SOFT else 1)
         if column == "loss":

@@ -31,7 +31,7 @@ spent = time.perf_counter() - began
 print(f"{{spent:.1f}} s | {{after / 1024:,.0f}} MiB, of which {{before / 1024:,.0f}} before it began")
 """
 CUT = """
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.one_slide import cut
 from colocate.slides.listing import Listed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from benchmarks.timing import Row, compare, in_turns, peak_bytes, ratio
 from colocate.core.geometry import Crop, bounding_box
 from colocate.core.matching import overlap
-from colocate.core.views import ViewConfig, sample_params, sample_views
-from colocate.methods.concl import ConCLConfig, k_means, prototypes
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_params, sample_views
+from colocate.methods.concl import k_means, prototypes
+from colocate.methods.settings import ConCLConfig
 from colocate.training.loop import build_method
 from colocate.training.optim import build_optimizer
 from colocate.training.recipe import Recipe

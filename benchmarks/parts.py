@@ -11,7 +11,8 @@ from benchmarks.timing import Row, compare
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
 from colocate.core.objectives import info_nce
-from colocate.core.views import ViewConfig, sample_params, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_params, sample_views
 from tests.reference import overlap as plain_overlap
 from tests.reference.info_nce import info_nce as plain_info_nce
 from tests.reference.views import batch_of, moco_v2_chain

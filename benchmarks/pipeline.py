@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.timing import cpu_model
 from colocate.base.text import grid
-from colocate.core.views import ViewConfig, sample_params
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_params
 from colocate.data.index import Index
 from colocate.data.phantom import phantom_tile
 from colocate.methods.moco import MoCo

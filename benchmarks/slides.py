@@ -20,7 +20,8 @@ from PIL import Image
 from benchmarks.timing import Row, compare, ratio
 from colocate.data.phantom import phantom_tile
 from colocate.slides.listing import Listed
-from colocate.slides.one_slide import Places, TilingConfig, cut, places
+from colocate.slides.one_slide import Places, cut, places
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue

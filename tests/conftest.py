@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,8 @@ from tests import checked
 
 # Before anything imports colocate: every annotated shape in it is checked on every call, in tests only.
 install_import_hook("colocate", f"{checked.__name__}.checker")
+for light in ("methods.rules", "methods.settings", "training.journal", "training.optim", "training.recipe"):
+    checked.name_types(import_module(f"colocate.{light}"))
 
 torch.set_num_threads(1)
 

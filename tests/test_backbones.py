@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from colocate.base.errors import UserError
-from colocate.core.views import ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method
 from colocate.training.recipe import EncoderConfig
@@ -107,8 +109,23 @@ def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) ->
 
     backbone = Backbone("test_resnet")
     monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr("colocate.models.backbones._hub_answers", lambda: True)
     with pytest.raises(UserError, match=r"could not be had .*give the file, or take random weights"):
         backbone.load("published")
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_CACHE", str(tmp_path))):
+        monkeypatch.setattr(constants, name, value)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=r"are not on this machine, and http://127.0.0.1:9 cannot be reached: download"):
+        Backbone("test_resnet").load("published")
+    assert time.perf_counter() - began < 20 and "etry" not in capfd.readouterr().err
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,11 +57,11 @@ def test_runs_are_compared_in_whole_rows_on_any_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     capsys.readouterr()
     folders = [str(tmp_path / f"a-long-name-of-a-{recipe}") for recipe in ("moco-v2", "plm")]
-    main(["report", *folders, "--out", str(tmp_path / "both.png")])
+    main(["report", *folders, "--out", str(tmp_path / "both.html"), "--png", str(tmp_path / "both.png")])
     said = capsys.readouterr().out
     rows = [line for line in said.splitlines() if line.startswith("| a-long-name")]
     assert len(rows) == 2 and all(row.endswith("% |") for row in rows)
-    assert f"curves: {tmp_path}/both.png" in said and (tmp_path / "both.png").is_file()
+    assert f"page: {tmp_path}/both.html" in said and (tmp_path / "both.html").is_file()
     with Image.open(tmp_path / "both.png") as page:
         assert page.width > 900
 
@@ -99,9 +100,48 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert command in capsys.readouterr().out
 
 
+def test_the_short_help_names_every_option_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("plm", "concl", "distil"):
+        with pytest.raises(SystemExit):
+            main(["pretrain", name, "--help"])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 120
+        with pytest.raises(SystemExit):
+            main(["pretrain", name, "--help-all"])
+        options = set(re.findall(r"^\W{1,3}(--[a-z][\w.-]*)", capsys.readouterr().out, re.M))
+        assert len(options) > 40
+        for option in options:
+            group, dot, rest = option.partition(".")
+            row = f"{group}.NAME" if dot else "--NAME"
+            listed = text.partition(f"  {row} ")[2].partition("  --")[0].replace(",", " ").split()
+            assert (f"  {option} " in text) != ((rest if dot else group[2:]) in listed), option
+
+
+def test_shells_are_told_every_command_and_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--tyro-print-completion", "bash"])
+    (tmp_path / "complete.sh").write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> set[str]:
+        typed = " ".join(f"'{word}'" for word in words)
+        script = f"source {tmp_path}/complete.sh; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _tyro_colocate; "
+        script += r'printf "%s\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        return set(done.stdout.split("\n")) - {""}
+
+    assert completed("colocate", "") >= COMMANDS.keys()
+    assert completed("colocate", "pretrain", "plm", "--da") == {"--data", "--data-licence"}
+    assert completed("colocate", "evaluate", "instances", "--back") == {"--backbone"}
+    assert completed("colocate", "tile", "SLIDES", "OUT", "--m") >= {"--mpp", "--manifest-only", "--min-tissue"}
+    main(["--tyro-print-completion", "zsh"])
+    assert capsys.readouterr().out.startswith("#compdef colocate")
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "fish"])
+    assert "bash (or zsh)" in capsys.readouterr().err
+
+
 def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["pretrain", "plm", "--help"])
+        main(["pretrain", "plm", "--help-all"])
     text = capsys.readouterr().out.replace("│", "").split("--")
     options = [part for part in text if "(default:" in part or "STR" in part]
     assert len(options) > 45
@@ -156,6 +196,19 @@ def test_a_stored_recipe_with_an_unknown_field(tiles: Path, tmp_path: Path, caps
     (tmp_path / "old.json").write_text(json.dumps(content))
     said = sentence(capsys, "pretrain", "--from", tmp_path / "old.json")
     assert "old.json: optim.learning_rate" in said
+
+
+def test_masks_given_as_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiles(tmp_path / "set" / "images", count=8)
+    for path in sorted((tmp_path / "set" / "images").iterdir()):
+        mask = Image.open(path).convert("L").point(lambda value: value // 100)
+        (tmp_path / "set" / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "set" / "masks" / path.name)
+    run = ["--out", str(tmp_path / "run"), *TINY]
+    main(["pretrain", "plm", "--data", str(tmp_path / "set"), *run])
+    assert "note: 8 of 16 tiles hold 32 values or fewer, as masks of labels do" in capsys.readouterr().out
+    main(["pretrain", "plm", "--data", str(tmp_path / "set" / "images"), *run[:1], str(tmp_path / "again"), *TINY])
+    assert "labels" not in capsys.readouterr().out
 
 
 def test_all_tiles_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

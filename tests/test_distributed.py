@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import scaling
 from colocate.base.distributed import Shuffle
 from colocate.base.errors import UserError
-from colocate.core.views import Batch, View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
 from colocate.methods.method import Method
 from colocate.training import checkpoint
 from colocate.training.journal import read_journal
@@ -31,6 +32,7 @@ from colocate.training.loop import build_method
 from colocate.training.recipe import EncoderConfig
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
+FEW = ("plm", "plm-vicregl", "plm-concl", "prototypes")  # one of each kind, for four processes
 NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ
 VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
 
@@ -86,7 +88,7 @@ def one_of_several(rank: int, port: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    for name, norm in product(METHODS, NORMS):
+    for name, norm in product(METHODS if world == 2 else FEW, NORMS):
         method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
         after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
@@ -100,7 +102,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
     """What each of several processes computed, for every method, with both kinds of batch norm."""
     folder, world = tmp_path_factory.mktemp("several"), request.param
@@ -110,7 +112,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("processes", "name"),
+    [(2, name) for name in METHODS] + [pytest.param(4, name, marks=pytest.mark.slow) for name in FEW],
+    indirect=["processes"],
+)
 def test_several_processes_compute_what_one_does(processes: tuple[Path, int], name: str, norm: str) -> None:
     folder, world = processes
     results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]

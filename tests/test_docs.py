@@ -45,7 +45,7 @@ def test_documented_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
             continue
         if words not in known:
             with pytest.raises(SystemExit, match="0"):
-                main([*words, "--help"])
+                main([*words, "--help-all" if words[0] == "pretrain" else "--help"])
             known[words] = capsys.readouterr().out
         options = re.findall(r"--[a-z][\w.-]*", command)
         if words[-1] not in command.split():  # of another recipe: a file's, or one that a shell's variable names

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+import yaml
 from safetensors.torch import load_file, save_file
 
 from colocate import load_backbone
@@ -145,3 +146,51 @@ def test_what_a_library_does_not_have_is_said(tmp_path: Path) -> None:
         export(tmp_path, "detectron2", tmp_path / "out.pkl")
     with pytest.raises(UserError, match=r"must end in \.safetensors or \.pth"):
         export(tmp_path, "timm", tmp_path / "out.pkl")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("resnet18", 32),
+        ("resnet18", 16),
+        ("convnext_tiny", 32),
+        ("vit_tiny_patch16_224", 32),
+        ("resnet10t.c3_in1k", 32),
+    ],
+)
+def test_hugging_face_rebuilds_it_offline(tmp_path: Path, name: str, stride: int) -> None:
+    backbone = written(tmp_path / "run", name, stride)
+    folder = export(tmp_path / "run", "huggingface", tmp_path / "folder")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    size = 224 if name.startswith("vit") else 96
+    images = torch.randn(2, 3, size, size)
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    intermediates = again.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
+    assert torch.equal(intermediates[0], backbone.eval()(images))
+    config = timm.data.resolve_model_data_config(again)
+    assert tuple(config["mean"]) == FACTS["mean"] and tuple(config["std"]) == FACTS["std"]
+    twin = Backbone(f"local-dir:{folder}")
+    twin.load("published")
+    assert torch.equal(twin.eval()(images), backbone(images))
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [("CC BY-NC 4.0", {"license": "cc-by-nc-4.0"}), ("ours: ask", {"license": "other", "license_name": "ours: ask"})],
+)
+def test_the_model_card_says_what_hugging_face_asks_for(tmp_path: Path, licence: str, said: dict[str, str]) -> None:
+    written(tmp_path, "test_resnet")
+    stored = json.loads((tmp_path / "backbone.json").read_text())
+    facts = stored | {"mpp": 0.5, "steps": 7, "data": {"tiles": 20, "licence": licence}, "recipe": {"name": "plm"}}
+    (tmp_path / "backbone.json").write_text(json.dumps(facts))
+    card = (export(tmp_path, "huggingface", tmp_path / "folder") / "README.md").read_text()
+    _, head, body = card.split("---\n", 2)
+    fields = yaml.safe_load(head)
+    assert fields["library_name"] == "timm" and "colocate" in fields["tags"] and said.items() <= fields.items()
+    assert all(words in body for words in ("plm, 7 steps", licence, "0.5 micrometres", "test_resnet"))
+
+
+def test_hugging_face_gets_a_folder(tmp_path: Path) -> None:
+    written(tmp_path, "test_resnet")
+    with pytest.raises(UserError, match="give a folder"):
+        export(tmp_path, "huggingface", tmp_path / "backbone.pth")

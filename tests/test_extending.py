@@ -28,7 +28,8 @@ from colocate import load_backbone
 from colocate.cli.main import main
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import Batch, View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.models.encoder import Features
 from colocate.training.loop import build_method
@@ -105,7 +106,7 @@ def test_the_commands_do_what_the_page_says(ran: Path) -> None:
     assert recipe.name == "simclr-overlap" and recipe.method.match == Overlap()
     assert stored["kind"] == f"{ran.resolve()}/my_simclr.py:SimCLRConfig" and stored["match"]["rule"] == "overlap"
     same_run(ran / "RUN", ran / "OTHER")  # repeated from recipe.json alone
-    assert (ran / "RUN" / "report.png").stat().st_size > 10_000
+    assert (ran / "RUN" / "report.html").stat().st_size > 10_000
     timm.create_model("test_resnet", num_classes=0).load_state_dict(torch.load(ran / "backbone.pth"), strict=False)
     rule = read_recipe(ran / "HALF" / "recipe.json", trust=True).method.match
     assert (type(rule).__name__, rule.least) == ("HalfSeen", 0.6)

@@ -25,6 +25,7 @@ PACKAGES = [
     "pages",
     "prediction",
     "viewer",
+    "api",
     "cli",
     "__main__",
 ]
@@ -82,7 +83,7 @@ def test_no_file_is_a_crumb() -> None:
 
 
 def test_the_root_is_read_at_a_glance() -> None:
-    entries = [path.name for path in SOURCE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
+    entries = [path.stem for path in SOURCE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
     assert sorted(entries) == sorted(PACKAGES[:-1]) and len(entries) <= 14
     assert (SOURCE / "py.typed").is_file()
 

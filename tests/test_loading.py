@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import colocate
-from colocate.cli.main import COMMANDS
+from colocate.cli.main import COMMANDS, main
+from colocate.training.recipes import RECIPES
 from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.tiny import write_tiles
 
 HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "torchmetrics", "matplotlib"}
 LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
@@ -53,6 +55,41 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
+@pytest.mark.parametrize("words", ["pretrain --help", "pretrain concl --help-all", "recipes"])
+def test_help_is_there_without_torch(words: str) -> None:
+    assert not loaded(TYPED, *words.split()) & HEAVY
+
+
+def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiles, used = write_tiles(tmp_path / "tiles", count=1), tmp_path / "used"
+    (used / "checkpoints").mkdir(parents=True)
+    (used / "checkpoints" / "step000000001.pt").touch()
+    (used / "recipe.json").touch()
+    run = ["--data", tiles, "--out", tmp_path / "run"]
+    for words, says in (
+        (["pretrain", "mistyped"], "no recipe 'mistyped'"),
+        (["pretrain", "plm", *run, "--optim.lr", "fast"], "--optim.lr"),
+        (["pretrain", "plm", *run, "--epoch", "3"], "--epoch"),
+        (["pretrain", "plm", *run, "--method.dense", "2"], "method.dense is a share"),
+        (["pretrain", "plm", "--data", tmp_path / "nowhere", "--out", tmp_path / "run"], "nowhere cannot be opened"),
+        (["pretrain", "plm", "--data", tiles, "--out", used], "used holds a run already"),
+    ):
+        assert not loaded(TYPED, *words) & HEAVY, words
+        with pytest.raises(SystemExit, match="2"):
+            main([str(word) for word in words])
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_recipe_builds_what_its_settings_name() -> None:
+    """Settings name their network in an import of their own, which nothing else looks at."""
+    from colocate.models.backbones import Backbone
+
+    for name in ("plm", "vicregl", "concl", "colocate-continue"):
+        method = RECIPES[name]().method
+        assert type(method.build(Backbone("test_resnet"))).__name__ + "Config" == type(method).__name__
+
+
 @pytest.mark.parametrize("module", ["colocate", "colocate.slides.slide", "colocate.slides.tile"])
 def test_what_a_module_brings_along(module: str) -> None:
     assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
@@ -76,6 +113,8 @@ def test_the_public_names_are_there() -> None:
 def test_public_names_are_documented_and_typed(name: str) -> None:
     thing = getattr(colocate, name)
     assert thing.__doc__ and not thing.__doc__.startswith(f"{name}(")  # a dataclass's own is no documentation
+    if isinstance(thing, type) and issubclass(thing, Exception):
+        return
     parameters = inspect.signature(thing).parameters.values()
     assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
     assert inspect.isclass(thing) or inspect.signature(thing).return_annotation is not inspect.Signature.empty

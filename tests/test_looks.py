@@ -14,7 +14,8 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.core.geometry import Crop
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, AugmentParams, ViewConfig, sample_params, sample_views
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ViewConfig
+from colocate.core.views import AugmentParams, sample_params, sample_views
 
 STEP = 1 / 255
 RAW = ViewConfig(size=48, mean=(0, 0, 0), std=(1, 1, 1), symmetries="all")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.core.geometry import bounding_box, cell_centres
-from colocate.core.views import View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import View, sample_views
 
 CONFIG = ViewConfig(size=64, local_views=3, local_size=32, reference=True, symmetries="all")
 PLAIN = replace(CONFIG, jitter_p=0, grey_p=0, blur_p=0, mean=(0, 0, 0), std=(1, 1, 1))

@@ -16,7 +16,8 @@ from colocate.base.errors import UserError
 from colocate.base.plugins import load, name_of
 from colocate.cli.main import main
 from colocate.evaluation.candidates import find_candidate
-from colocate.methods.method import Method, MethodConfig, Terms
+from colocate.methods.method import Method
+from colocate.methods.settings import MethodConfig, Terms
 from colocate.models.backbones import Backbone
 from colocate.training.loop import pretrain
 from colocate.training.recipe import differences, from_json, read_recipe, to_json

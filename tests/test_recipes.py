@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from colocate.core.views import sample_views
-from colocate.methods.concl import ConCLConfig
-from colocate.methods.distil import DistilConfig
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.vicregl import VICRegLConfig
+from colocate.methods.settings import ConCLConfig, DistilConfig, MoCoConfig, VICRegLConfig
 from colocate.training.loop import build_method
 from colocate.training.optim import build_optimizer
 from colocate.training.recipe import EncoderConfig, Recipe, differences

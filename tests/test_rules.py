@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from colocate.core.geometry import Crop, bounding_box, cell_centres, coarser
 from colocate.core.matching import attend, most_similar, nearest_centre, nearest_feature, overlap
-from colocate.core.views import ViewConfig, sample_params
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_params
 from tests.reference import vicreg as slow
 from tests.strategies import crop_pairs, grids, intersection
 

@@ -18,7 +18,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import alone
 from colocate.data.index import Index
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.tile import tile
 from colocate.training import checkpoint
 from colocate.training import loop as train

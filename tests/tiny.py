@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from colocate.core.views import ViewConfig
-from colocate.methods.concl import ConCLConfig
-from colocate.methods.distil import DistilConfig
-from colocate.methods.method import MethodConfig
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.prototypes import PrototypesConfig
+from colocate.core.settings import ViewConfig
 from colocate.methods.rules import MostSimilar, Overlap
-from colocate.methods.vicregl import VICRegLConfig
+from colocate.methods.settings import (
+    ConCLConfig,
+    DistilConfig,
+    MethodConfig,
+    MoCoConfig,
+    PrototypesConfig,
+    VICRegLConfig,
+)
 from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe
 
 MOCO = MoCoConfig(match=Overlap(), queue_length=20, momentum=0.9, hidden=16, width=8, norm_group=4)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from benchmarks.race.pack import FOLDS
 from colocate.base.errors import UserError
 from colocate.core.matching import overlap
-from colocate.core.views import ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
 from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled

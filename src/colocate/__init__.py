@@ -1,5 +1,11 @@
 """colocate: self-supervised pretraining for dense prediction in digital pathology.
 
+What the commands do, from Python (each function's options are those of its command):
+
+    run = colocate.pretrain("colocate", data="tiles", out="run", epochs=10)
+    print(colocate.evaluate("probe", data="glas", backbones=[run, "random"]))
+    objects = colocate.load_model("results/...").predict(image)
+
 The pieces for your own training loop, a complete dense loss in ten lines:
 
 >>> import torch
@@ -21,25 +27,58 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from colocate.api import Results, Run, evaluate, features, load_model, predict, pretrain, report, tile
+    from colocate.base.errors import Interrupted, UserError
     from colocate.core.geometry import Crop
     from colocate.core.matching import Match, overlap
     from colocate.core.objectives import info_nce
-    from colocate.core.views import Batch, View, ViewConfig, sample_views
+    from colocate.core.settings import ViewConfig
+    from colocate.core.views import Batch, View, sample_views
+    from colocate.data.inspect import inspect
+    from colocate.datasets.prepare import prepare
     from colocate.models.backbones import load_backbone
+    from colocate.training.checkpoint import export
 
-__all__ = ["Batch", "Crop", "Match", "View", "ViewConfig", "info_nce", "load_backbone", "overlap", "sample_views"]
+__all__ = [
+    "Batch",
+    "Crop",
+    "Interrupted",
+    "Match",
+    "Results",
+    "Run",
+    "UserError",
+    "View",
+    "ViewConfig",
+    "evaluate",
+    "export",
+    "features",
+    "info_nce",
+    "inspect",
+    "load_backbone",
+    "load_model",
+    "overlap",
+    "predict",
+    "prepare",
+    "pretrain",
+    "report",
+    "sample_views",
+    "tile",
+]
 __version__ = "0.1.0"
-_MODULES = {
-    "Batch": "core.views",
-    "Crop": "core.geometry",
-    "Match": "core.matching",
-    "View": "core.views",
-    "ViewConfig": "core.views",
-    "info_nce": "core.objectives",
-    "load_backbone": "models.backbones",
-    "overlap": "core.matching",
-    "sample_views": "core.views",
+_PLACES = {
+    "api": ("Results", "Run", "evaluate", "features", "load_model", "predict", "pretrain", "report", "tile"),
+    "base.errors": ("Interrupted", "UserError"),
+    "core.geometry": ("Crop",),
+    "core.matching": ("Match", "overlap"),
+    "core.objectives": ("info_nce",),
+    "core.settings": ("ViewConfig",),
+    "core.views": ("Batch", "View", "sample_views"),
+    "data.inspect": ("inspect",),
+    "datasets.prepare": ("prepare",),
+    "models.backbones": ("load_backbone",),
+    "training.checkpoint": ("export",),
 }
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -92,6 +92,28 @@ def test_shown_names_are_taken_literally(
         assert words in " ".join(text.split())
 
 
+def test_without_a_place_no_sheet_is_drawn(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert inspect(many).contact_sheet is None
+    assert not any((tmp_path / "here").iterdir())
+
+
+def test_masks_among_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for number, values in enumerate((256, 256, 3, 2)):
+        pixels = rng.integers(0, values, (16, 16) + (3,) * (values == 256)).astype(np.uint8)
+        picture = Image.fromarray(pixels)
+        if number == 3:  # numbers of colours in a palette
+            picture.putpalette([200, 0, 0, 0, 0, 200])
+        picture.save(tmp_path / f"{number}.png")
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "glass.png")
+    summary = inspect(tmp_path)
+    assert (summary.labels, summary.opened) == (2, 5)
+    show(summary)
+    assert "2 of 5 tiles hold 32 values or fewer, as masks of labels do" in " ".join(capsys.readouterr().out.split())
+
+
 def test_nothing_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "words.jpg").write_text("words")
     summary = inspect(tmp_path, out=tmp_path / "sheet.png")

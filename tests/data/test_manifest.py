@@ -18,7 +18,7 @@ from colocate.data.index import Index
 from colocate.data.inspect import inspect
 from colocate.data.loader import tile_loader
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid

@@ -8,8 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from colocate.base.errors import UserError
 from colocate.base.files import claimed
@@ -20,7 +22,7 @@ from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
 from colocate.evaluation.fit import Engine, FitConfig
 from colocate.evaluation.protocol import Protocol, evaluate, some_of
-from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.evaluation.tasks import InstancesTask, Overlays, ProbeTask, SemanticsTask, Task
 from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
@@ -66,10 +68,28 @@ def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Cand
     assert set(result["parts"]) == {"testA", "testB"}
     assert result["leakage"]["found"] == [] and not result["leakage"]["forced"]
     assert not (file.parent / "checkpoints").exists()
-    assert (file.parent / "overlays.png").stat().st_size > 1000
+    assert all((file.parent / name).stat().st_size > 1000 for name in ("overlays.png", "worst-best.png"))
     if name in ("semantics", "linear", "nearest"):  # dark discs on light ground: colour is enough
         score = "Dice gland" if name == "semantics" else "pooled Dice"
         assert result["scores"][score] > 60, result["scores"]
+
+
+def test_the_worst_and_the_best_images_are_kept(data: Labelled, tmp_path: Path) -> None:
+    test = list(range(16))
+    rights = np.random.default_rng(0).permutation(len(test))  # rows of each image that are right
+    overlays = Overlays(data, test[:3])
+    for number, right in zip(test, rights.tolist(), strict=True):
+        truth = torch.ones(64, 80, dtype=torch.int64)
+        found = truth.clone()
+        found[right:] = 0
+        overlays.classes(number, truth, found)
+    order = [test[place] for place in rights.argsort()]
+    assert [number for _, number in overlays.worst] == order[:4]
+    assert [number for _, number in overlays.best] == order[:-5:-1]
+    assert set(overlays.pictures) == {*test[:3], *order[:4], *order[-4:]}
+    overlays.write(tmp_path)
+    with Image.open(tmp_path / "worst-best.png") as sheet, Image.open(tmp_path / "overlays.png") as spread:
+        assert sheet.height > 1.5 * spread.height  # two rows, one row
 
 
 def test_a_second_call_computes_nothing(

@@ -20,7 +20,7 @@ from colocate.data.inspect import inspect
 from colocate.data.rows import SCHEMA
 from colocate.slides import manifest as packing
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.tile import tile
 from tests.data.pictures import pack, picture
 from tests.faults.killed import contents

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from colocate.base.errors import UserError
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.vicregl import VICRegLConfig
-from colocate.pages.compare import CHARTS, COLUMNS, compare, different_settings, draw, markdown, read_runs
+from colocate.base.text import grid
+from colocate.methods.settings import MoCoConfig, VICRegLConfig
+from colocate.pages.compare import CHARTS, COLUMNS, charts_of, compare, different_settings, draw, read_runs, rows_of
 from colocate.training.loop import pretrain
 from colocate.training.recipe import read_recipe, to_json
 from tests.tiny import tiny_recipe, write_tiles
@@ -51,7 +51,7 @@ def cells(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_the_table_says_what_the_journals_say(runs: tuple[Path, Path]) -> None:
-    found = cells(markdown(read_runs(runs)))
+    found = cells(grid(rows_of(read_runs(runs)), 2))
     assert list(found) == ["plm", "moco"]
     for run, late, recipe in zip(runs, (2, 1), ("plm", "moco-v2"), strict=True):
         with (run / "journal.csv").open(newline="") as file:
@@ -71,7 +71,7 @@ def test_the_table_says_what_the_journals_say(runs: tuple[Path, Path]) -> None:
 
 def test_curves_are_over_pairs_and_end_where_their_runs_do(runs: tuple[Path, Path], tmp_path: Path) -> None:
     larger = variant(runs[0], tmp_path / "larger", batch=16, accumulate=2)
-    figure = draw(read_runs([runs[1], larger]))
+    figure = draw(charts_of(read_runs([runs[1], larger])))
     for axes, column in zip(figure.axes, CHARTS, strict=True):
         curves = [line for line in axes.lines if line.get_linewidth() > 1.5]
         assert [line.get_xdata()[-1] for line in curves] == [13 * 8, 24 * 32]
@@ -80,7 +80,7 @@ def test_curves_are_over_pairs_and_end_where_their_runs_do(runs: tuple[Path, Pat
 
 
 def test_twenty_runs_look_different(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    figure = draw(read_runs([variant(runs[1], tmp_path / f"run{number}") for number in range(20)]))
+    figure = draw(charts_of(read_runs([variant(runs[1], tmp_path / f"run{number}") for number in range(20)])))
     lines = figure.legends[0].get_lines()
     assert len({(line.get_color(), str(line.get_linestyle())) for line in lines}) == 20
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run{number}" for number in range(20)]
@@ -91,11 +91,10 @@ def test_settings_that_differ_are_listed(runs: tuple[Path, Path], tmp_path: Path
     method = read_recipe(runs[0] / "recipe.json").method
     assert isinstance(method, MoCoConfig)
     milder = variant(runs[0], tmp_path / "milder", method=replace(method, dense=0.25), seed=3)
-    both = read_runs([runs[0], milder, runs[0].parent / "moco"])
-    found = different_settings(both)
+    found = different_settings(read_runs([runs[0], milder, runs[0].parent / "moco"]))
     assert found["method.dense"] == [str(method.dense), "0.25", "0.0"]
     assert found["seed"] == ["0", "3", "0"] and found["steps"] == ["24", "24", "13"]
-    assert "\n| seed" in markdown(both)
+    assert "\n| seed" in compare([runs[0], milder, runs[0].parent / "moco"], tmp_path / "page.html")
     other = variant(runs[0], tmp_path / "other", method=VICRegLConfig(), batch=4)
     assert different_settings(read_runs([runs[0], other])) == {"batch": ["8", "4"]}
 
@@ -114,15 +113,17 @@ def test_a_run_fetched_without_its_tiles_is_compared(runs: tuple[Path, Path], tm
         (tmp_path / run.name).mkdir()
         for name in ("recipe.json", "journal.csv"):
             shutil.copy(run / name, tmp_path / run.name)
-    told = compare([tmp_path / "plm", tmp_path / "moco"], tmp_path / "new" / "a.png")
-    assert cells(told) == cells(markdown(read_runs(runs)))
-    with Image.open(tmp_path / "new" / "a.png") as page:
-        assert page.width > 900
+    told = compare([tmp_path / "plm", tmp_path / "moco"], tmp_path / "new" / "a.html", tmp_path / "new" / "a.png")
+    assert cells(told) == cells(grid(rows_of(read_runs(runs)), 2))
+    page = (tmp_path / "new" / "a.html").read_text()
+    assert page.count('<svg class="chart"') == len(CHARTS) and "All settings are the same" not in page
+    with Image.open(tmp_path / "new" / "a.png") as picture:
+        assert picture.width > 900
 
 
 def test_runs_of_one_name_are_told_by_their_paths(runs: tuple[Path, Path], tmp_path: Path) -> None:
     folders = [variant(runs[0], tmp_path / parent / "run", name="") for parent in ("a", "b|c")]
-    text = markdown(read_runs(folders)).split("\n\n")[0]
+    text = grid(rows_of(read_runs(folders)), 2)
     assert list(cells(text)) == [str(folder).replace("|", "\\|") for folder in folders]
     assert len({len(line) for line in text.splitlines()}) == 1
 
@@ -138,5 +139,5 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(runs: tuple[Path, Path], 
         ([runs[0], fresh], "fresh has logged nothing yet"),
     ):
         with pytest.raises(UserError, match=says):
-            compare(folders, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+            compare(folders, tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()

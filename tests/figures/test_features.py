@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from colocate.pages.page import principal_colours
+from colocate.pages.panels import principal_colours
 
 
 def two_kinds() -> torch.Tensor:

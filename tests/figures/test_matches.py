@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import AugmentParams, ViewConfig, render, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import AugmentParams, render, sample_views
 from colocate.pages.matches import (
     LEAST_SHARED,
     box_in_view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from PIL import Image
 
 from colocate.base.errors import UserError
 from colocate.cli.main import main
-from colocate.core.views import ViewConfig
+from colocate.core.settings import ViewConfig
 from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
 from colocate.models.backbones import load_backbone
-from colocate.pages.page import read_run, report
-from colocate.pages.sample import masks_beside, read_spread, spread, square, view_px
+from colocate.pages.facts import next_commands, own_settings, warnings
+from colocate.pages.page import charts_of, report
+from colocate.pages.sample import masks_beside, read_run, read_spread, spread, square, view_px
 from colocate.training.loop import build_method, pretrain
 from colocate.training.recipe import EncoderConfig
+from colocate.training.recipes import find_recipe
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -43,11 +46,21 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(folder / "tiles", folder / "run", steps=2))
 
 
-def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
+def test_the_page_is_one_file_with_all_in_it(phantom_run: Path) -> None:
     path = report(phantom_run)
-    assert path == phantom_run / "report.png"
-    assert 20_000 < path.stat().st_size < 300_000
-    with Image.open(path) as page:
+    assert path == phantom_run / "report.html"
+    assert 100_000 < path.stat().st_size < 5_000_000
+    page = path.read_text()
+    assert page.count("<img ") == page.count('alt="') == page.count('src="data:image/webp') == 2 * 3 + 6 * 3 + 6 * 2
+    assert "://" not in page and "<script" not in page  # nothing from elsewhere
+    for title in ("same tissue", "tells apart", "How training went", "know glands", "What was trained", "How to go on"):
+        assert f"{title}" in page
+
+
+def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> None:
+    report(phantom_run, tmp_path / "a.html", tmp_path / "a.png")
+    assert 20_000 < (tmp_path / "a.png").stat().st_size < 300_000
+    with Image.open(tmp_path / "a.png") as page:
         pixels = np.asarray(page.convert("RGB"))
     assert pixels.shape[1] > 900 and pixels.shape[0] > pixels.shape[1]
     inked = (pixels < 250).any(2)
@@ -55,17 +68,28 @@ def test_the_page_is_a_picture_of_decent_size(phantom_run: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
-    first, second = (report(phantom_run, tmp_path / name) for name in ("a.png", "b.png"))
-    assert first.read_bytes() == second.read_bytes()
+    for name in ("a", "b"):
+        report(phantom_run, tmp_path / f"{name}.html", tmp_path / f"{name}.png")
+    for ending in ("html", "png"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
 def test_any_run_has_a_page_and_one_without_masks_no_probe(
-    plain_run: Path, phantom_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["report", str(plain_run), "--out", str(tmp_path / "plain.png")])
-    assert str(tmp_path / "plain.png") in capsys.readouterr().out
-    with Image.open(tmp_path / "plain.png") as plain, Image.open(report(phantom_run, tmp_path / "p.png")) as phantom:
-        assert plain.height / plain.width < 0.85 * phantom.height / phantom.width
+    main(["report", str(plain_run), "--out", str(tmp_path / "plain.html")])
+    assert str(tmp_path / "plain.html") in capsys.readouterr().out
+    assert "know glands" not in (tmp_path / "plain.html").read_text()
+
+
+def test_a_page_named_as_a_picture_is_refused(
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for runs in ([plain_run], [plain_run, tmp_path]):
+        with pytest.raises(SystemExit):
+            main(["report", *map(str, runs), "--out", str(tmp_path / "page.png")])
+        assert "--png FILE" in capsys.readouterr().err
+    assert not (tmp_path / "page.png").exists()
 
 
 def test_before_is_the_seeds_network_and_after_the_trained_one(phantom_run: Path) -> None:
@@ -149,3 +173,56 @@ def test_tiles_that_moved_are_found_again_by_the_command_that_the_error_names(tm
     main(["pretrain", *command.split()])
     assert (run / "backbone.safetensors").stat().st_mtime_ns == weights  # nothing was trained again
     assert report(run).is_file()
+
+
+def test_warnings_say_what_is_wrong_and_since_when(phantom_run: Path, tmp_path: Path) -> None:
+    shown = read_run(phantom_run)
+    fine = {"step": 3.0, "feature_std": 0.9, "effective_rank": 20.0, "waiting": 0.01, "crowded": 0.0}
+    assert warnings(replace(shown, rows=[fine])) == []
+    rows = [fine | {"step": 1.0}, fine | {"step": 2.0, "feature_std": 0.04}, fine | {"waiting": 0.4, "crowded": 0.3}]
+    collapse, waiting, crowded = warnings(replace(shown, rows=rows))
+    assert collapse.startswith("At step 2 features look collapsed (std 0.04") and "at step 3 they no longer" in collapse
+    assert "40%" in waiting and "30%" in crowded
+    (unfinished,) = warnings(replace(shown, rows=[fine | {"step": 2.0}]))
+    assert unfinished == "It is not done: step 2 of 3."
+    (places,) = warnings(replace(shown, rows=[fine | {"displaced": 0.0, "displaced_chance": 0.2}]))
+    assert "places rather than tissue" in places
+    shutil.copytree(phantom_run, tmp_path / "run")
+    (tmp_path / "run" / "skipped.csv").write_text("tile,reason\na.png,is no picture\n")
+    (skipped,) = warnings(replace(shown, run=tmp_path / "run", rows=[fine]))
+    assert skipped.startswith("1 tile could not be read, and was left out")
+
+
+def test_the_commands_to_go_on_are_those_of_the_command_line(phantom_run: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a 'run' $HOME;"
+    shutil.copytree(phantom_run, odd)
+    shown = replace(read_run(odd), rows=[{"step": 2.0}])
+    commands = [shlex.split(command) for _, command in next_commands(shown)]
+    assert [words[:2] for words in commands] == [
+        ["colocate", name] for name in ("pretrain", "evaluate", "features", "export", "report", "pretrain")
+    ]
+    assert all(any(word.startswith(str(odd)) for word in words) for words in commands)
+    done = replace(shown, rows=[{"step": 3.0}])
+    assert len(next_commands(done)) == 5
+    (_, repeat) = next_commands(done)[-1]
+    main(shlex.split(repeat.replace("OTHER_RUN", shlex.quote(str(tmp_path / "other"))))[1:])
+    assert (tmp_path / "other" / "backbone.safetensors").is_file()
+    export = next(words for words in commands if words[1] == "export")
+    main(export[1:])
+    assert (odd / "backbone.pth").is_file()
+
+
+def test_settings_beside_those_of_the_named_recipe() -> None:
+    recipe = find_recipe("plm")
+    assert own_settings(recipe) == []
+    assert own_settings(replace(recipe, batch=32, data="tiles", out="run")) == [["batch", "32", "256"]]
+    assert own_settings(replace(recipe, name="my-own")) is None
+    assert own_settings(replace(recipe, name="mine.py:recipe")) is None  # whose code is not run for a page
+
+
+def test_a_probed_run_shows_its_history(phantom_run: Path, tmp_path: Path) -> None:
+    assert len(charts_of(read_run(phantom_run))) == 4
+    shutil.copytree(phantom_run, tmp_path / "run")
+    (tmp_path / "run" / "probes.csv").write_text("step,epoch,dice\n1,0.5,0.41\n3,1.5,0.57\n")
+    probe = charts_of(read_run(tmp_path / "run"))[-1]
+    assert probe.title.startswith("Probe") and probe.lines[0].y.tolist() == [0.41, 0.57]

@@ -28,7 +28,7 @@ from colocate.evaluation.results import read_result
 from colocate.evaluation.saved import load_model
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue

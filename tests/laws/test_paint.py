@@ -14,7 +14,8 @@ from torch import Tensor
 
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
-from colocate.core.views import AugmentParams, ViewConfig, render, sample_params
+from colocate.core.settings import ViewConfig
+from colocate.core.views import AugmentParams, render, sample_params
 from tests.strategies import TILE, crop_pairs, intersection, same_crops
 
 SIZE = 60  # view pixels: whole pixels a cell for grids of 3, 4, 5, 6 and 10

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from colocate.base.errors import UserError
-from colocate.core.views import Batch, View, ViewConfig, sample_views
-from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig
-from colocate.methods.moco import MoCoConfig
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
+from colocate.methods.concl import LEAST_CELLS, ConCL
 from colocate.methods.rules import Overlap
+from colocate.methods.settings import ConCLConfig, MoCoConfig
 from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe

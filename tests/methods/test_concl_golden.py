@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
 from colocate.core.views import Batch, View
-from colocate.methods.concl import LEAST_CELLS, ConCL, ConCLConfig, carried, prototypes
-from colocate.methods.moco import MoCo, MoCoConfig
+from colocate.methods.concl import LEAST_CELLS, ConCL, carried, prototypes
+from colocate.methods.moco import MoCo
+from colocate.methods.settings import ConCLConfig, MoCoConfig
 from colocate.models.encoder import Encoder, Features
 from tests.reference import concl as slow
 from tests.reference.info_nce import info_nce as plain_info_nce

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 
 from colocate.base.errors import UserError
 from colocate.core.matching import overlap
-from colocate.core.views import ViewConfig, sample_views
-from colocate.methods.distil import Distil, DistilConfig, Teacher
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
+from colocate.methods.distil import Distil, Teacher, find_teacher
+from colocate.methods.settings import DistilConfig
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method, pretrain
 from tests.reference import distil as reference
@@ -101,16 +103,16 @@ def test_teachers_by_file_by_folder_and_by_run(tmp_path: Path) -> None:
     about = {"architecture": "test_vit", "num_classes": 0, "model_args": {"init_values": 0.1, "img_size": 160}}
     look = {"mean": [0.7, 0.5, 0.7], "std": [0.2, 0.2, 0.2], "num_classes": 0}
     (tmp_path / "config.json").write_text(json.dumps({**about, "pretrained_cfg": look}))
-    teacher = DistilConfig(f"local-dir:{tmp_path}").find_teacher()
+    teacher = find_teacher(DistilConfig(f"local-dir:{tmp_path}"))
     assert teacher.mean == (0.7, 0.5, 0.7)
     for name, tensor in teacher.backbone.net.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[name])
     with pytest.raises(UserError, match=r"fits another variant of test_vit: \d+ tensors too many \(blocks.0.ls1.gamma"):
-        DistilConfig("test_vit", str(tmp_path / "model.safetensors")).find_teacher()
+        find_teacher(DistilConfig("test_vit", str(tmp_path / "model.safetensors")))
 
     tiles = write_tiles(tmp_path / "tiles")
     run = pretrain(tiny_recipe(tiles, tmp_path / "run", views=ViewConfig(64, mean=(0.6, 0.6, 0.6)), steps=1))
-    taught = DistilConfig(str(run)).find_teacher()
+    taught = find_teacher(DistilConfig(str(run)))
     assert tuple(taught.mean) == (0.6, 0.6, 0.6) and taught.backbone.name == "test_resnet"
     student = pretrain(tiny_recipe(tiles, tmp_path / "student", method=DistilConfig(str(run), norm_group=4), steps=2))
     assert (student / "backbone.safetensors").is_file()
@@ -132,4 +134,4 @@ def test_settings_that_cannot_be_are_refused(config: dict[str, Any]) -> None:
 )
 def test_teachers_that_cannot_be_had(config: DistilConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        config.find_teacher()
+        find_teacher(config)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from colocate.base.errors import UserError
-from colocate.core.views import ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
 from colocate.training.journal import read_journal
 from colocate.training.loop import Interrupted, build_method, pretrain
 from colocate.training.recipe import Recipe, from_json, to_json

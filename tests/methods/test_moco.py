@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from colocate.base.errors import UserError
 from colocate.core.geometry import Crop
-from colocate.core.views import Batch, View, ViewConfig, sample_views
-from colocate.methods.moco import MoCo, MoCoConfig
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View, sample_views
+from colocate.methods.moco import MoCo
 from colocate.methods.rules import MostSimilar, Overlap
+from colocate.methods.settings import MoCoConfig
 from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe

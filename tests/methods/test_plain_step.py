@@ -9,7 +9,8 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock
 
-from colocate.core.views import View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import View, sample_views
 from colocate.methods.moco import MoCo
 from colocate.training.loop import build_method
 from colocate.training.optim import OptimConfig, build_optimizer

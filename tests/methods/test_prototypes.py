@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from colocate.base.errors import UserError
 from colocate.core.matching import overlap
 from colocate.core.objectives import sinkhorn
-from colocate.core.views import ViewConfig, sample_views
-from colocate.methods.prototypes import PrototypeHead, Prototypes, PrototypesConfig
+from colocate.core.settings import ViewConfig
+from colocate.core.views import sample_views
+from colocate.methods.prototypes import PrototypeHead, Prototypes
+from colocate.methods.settings import PrototypesConfig
 from colocate.training.loop import build_method
 from tests.reference import prototypes as reference
 from tests.tiny import METHODS, tiny_recipe

@@ -17,7 +17,8 @@ from colocate.core.geometry import Crop
 from colocate.core.matching import Nearest, nearest_centre
 from colocate.core.views import Batch, View
 from colocate.methods.rules import NearestCentre, NearestFeature, Overlap
-from colocate.methods.vicregl import VICRegL, VICRegLConfig
+from colocate.methods.settings import VICRegLConfig
+from colocate.methods.vicregl import VICRegL
 from colocate.models.encoder import Features
 from colocate.training.loop import build_method
 from tests.methods.test_golden import close, crops

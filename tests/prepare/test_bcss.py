@@ -13,6 +13,7 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.data.decode import decode
 from colocate.datasets import bcss
+from colocate.datasets.files import boxes
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
@@ -87,7 +88,7 @@ def test_pieces_fit_together_again(made: Callable[[], Labelled], release: Path) 
 def test_pieces_are_about_equal_and_cover_all(height: int, width: int, piece: int) -> None:
     covered = np.zeros((height, width), int)
     sizes = []
-    for left, top, right, bottom in bcss._boxes(height, width, piece):
+    for left, top, right, bottom in boxes(height, width, piece):
         covered[top:bottom, left:right] += 1
         sizes.append((bottom - top, right - left))
     assert (covered == 1).all()

@@ -29,6 +29,17 @@ def test_instances(tmp_path: Path) -> None:
     assert data.notes == ("mine names no cases: a patient may be on both sides.",)
 
 
+def test_folders_of_any_name_and_depth(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    for name, place in (("images", "a/My pictures"), ("masks", "b/c/labels")):
+        (src / place).parent.mkdir(parents=True)
+        (src / name).rename(src / place)
+    data = prepared(src, tmp_path / "out", images="a/My pictures", masks="b/c/labels", mpp=0.5)
+    assert len(data.items) == 5 and data.mask(2).unique().tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="has no folder labelz"):
+        folder.drafts(src, images="a/My pictures", masks="b/c/labelz")
+
+
 def test_classes_and_an_ignored_one(tmp_path: Path) -> None:
     src = write_folder(tmp_path / "mine")
     mask = row_of_objects(2, 10, 8)

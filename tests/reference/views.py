@@ -15,7 +15,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, AugmentParams
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.views import AugmentParams
 
 
 class PillowBlur:

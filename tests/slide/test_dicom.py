@@ -13,9 +13,8 @@ import pytest
 from jaxtyping import UInt8
 
 from colocate.base.errors import TileError
-from colocate.slides.listing import find_slides
+from colocate.slides.listing import are_slides, find_slides
 from colocate.slides.slide import Slide
-from colocate.slides.tile import are_slides
 from tests.phantom_slide import painted
 
 Pixels = UInt8[np.ndarray, "h w 3"]

@@ -12,7 +12,7 @@ import pytest
 from colocate.base.errors import UserError
 from colocate.slides import tile as work
 from colocate.slides.listing import Listed, find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.tile import tile
 from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiling.test_tile import files

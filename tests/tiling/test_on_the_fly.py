@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from colocate.data.index import Index
-from colocate.slides import tile as on_the_fly
-from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides import listing as on_the_fly
+from colocate.slides.listing import are_slides, find_slides
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
-from colocate.slides.tile import are_slides, tile
+from colocate.slides.tile import tile
 from colocate.training.loop import pretrain
 from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiny import tiny_recipe, write_tiles

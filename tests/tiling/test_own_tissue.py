@@ -11,7 +11,7 @@ import pytest
 
 from colocate.base.errors import UserError
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue

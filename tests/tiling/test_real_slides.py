@@ -12,7 +12,7 @@ from PIL import Image
 
 from colocate.data.decode import decode
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue

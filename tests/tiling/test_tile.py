@@ -22,7 +22,7 @@ from colocate.slides import one_slide
 from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
 from colocate.slides.manifest import notes_of
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
 from tests.phantom_slide import tissue_slide, write_pyramid, write_slides

@@ -99,7 +99,7 @@ def test_a_missing_package_is_a_sentence(
     for name in [name for name in sys.modules if name.partition(".")[0] in (package,) or "colocate.viewer" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    assert refused(capsys, slide) == f"colocate: colocate view needs {package}: pip install 'colocate[viewer]'\n"
+    assert refused(capsys, slide) == f"colocate: {package} is not installed: pip install 'colocate[viewer,features]'\n"
 
 
 def test_a_place_without_slides_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,35 @@ class UserError(Exception):
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
 
 
+EXTRAS = {
+    "openslide": ("slides", "features"),
+    "skimage": ("slides", "features", "evaluation"),
+    "shapely": ("slides", "features", "evaluation"),
+    "pycocotools": ("slides", "features", "evaluation"),
+    "imagehash": ("evaluation",),
+    "segmentation_models_pytorch": ("evaluation",),
+    "h5py": ("features",),
+    "tensorboard": ("trackers",),
+    "distributed": ("cluster",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "starlette": ("viewer",),
+    "uvicorn": ("viewer",),
+}
+"""Packages that colocate does without until they are needed, and the extras that bring each."""
+
+
+def not_installed(package: str, extras: tuple[str, ...] = ()) -> str:
+    """The sentence about a package that is missing; `extras` are those that the command at hand stands on.
+
+    >>> not_installed("shapely", ("evaluation",))
+    "shapely is not installed: pip install 'colocate[evaluation]'"
+    """
+    bring = EXTRAS[package]
+    wanted = extras if {*bring} & {*extras} else (*extras, bring[0])
+    return f"{package} is not installed: pip install 'colocate[{','.join(wanted)}]'"
+
+
 class TileError(UserError):
     """A tile that cannot be read: skipped and listed while training."""
 

@@ -85,6 +85,18 @@ def _unfinished(path: Path) -> _Raw:
         return raw
 
 
+def reserve(file: Any, size: int) -> None:
+    """Take room on the disk for an open file, which is longer then; where a system cannot (macOS), make it longer only.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
+
+
 def write_atomically(path: Path, content: bytes | str | Callable[[io.BufferedWriter], object]) -> None:
     """Write bytes, a text (UTF-8) or what a function writes, whole or not at all. Raises UserError as `whole` does."""
     with whole(path) as file:

@@ -22,11 +22,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def escaped(cell: str) -> str:
-    """A cell of a Markdown table."""
-    return cell.replace("|", "\\|")
-
-
 def say(sentence: str) -> None:
     """Print what may hold names of files or classes."""
     print(printable(sentence))
@@ -51,9 +46,10 @@ def grid(rows: Sequence[Sequence[str]], left: int) -> str:
     | --- | ----: |
     | plm |     7 |
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     sides = ["<" if place < left else ">" for place in range(len(widths))]
-    lines = [[f"{t:{side}{w}}" for t, side, w in zip(row, sides, widths, strict=True)] for row in rows]
+    lines = [[f"{t:{side}{w}}" for t, side, w in zip(row, sides, widths, strict=True)] for row in cells]
     lines.insert(1, ["-" * w if side == "<" else "-" * (w - 1) + ":" for side, w in zip(sides, widths, strict=True)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

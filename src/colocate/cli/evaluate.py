@@ -12,18 +12,15 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.datasets.labelled import Labelled
 from colocate.evaluation import table as results_table
-from colocate.evaluation.candidates import PlainWeights, find_candidate
-from colocate.evaluation.protocol import Protocol, instances_for, semantics_for, smoke_instances, smoke_semantics
+from colocate.evaluation.candidates import PlainWeights, find_candidates
+from colocate.evaluation.protocol import TASKS, Protocol, task_for
 from colocate.evaluation.protocol import evaluate as judge
 from colocate.evaluation.table import markdown
-from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
-from colocate.training.probes import ProbeConfig
+from colocate.evaluation.tasks import Task
 
 Flat = tyro.conf.arg(name="")
 AnyTask = TypeVar("AnyTask", bound=Task)
-TASKS = ("instances", "semantics", "probe")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def evaluate(arguments: list[str]) -> None:
     if name not in TASKS and not asks_help:
         raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
     smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
-    task = _default_task(name, taken("--data", rest)[0], smoke)
+    task = task_for(name or "instances", taken("--data", rest)[0], smoke)
     asked: Any = tyro.cli(
         Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
         prog=f"colocate evaluate {name or 'TASK'}",
@@ -69,13 +66,8 @@ def evaluate(arguments: list[str]) -> None:
     )
     if not asked.protocol.data:
         raise UserError("give --data DATA, a folder that `colocate prepare` wrote")
-    if not asked.backbones.backbone:
-        raise UserError("give --backbone RUN (or a weights file, imagenet, random; several to compare them)")
     chosen = asked.backbones
-    candidates = [find_candidate(word, chosen.architecture, chosen.mean, chosen.std) for word in chosen.backbone]
-    labels = [candidate.label for candidate in candidates]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
+    candidates = find_candidates(chosen.backbone, chosen.architecture, chosen.mean, chosen.std)
     files = judge(asked.task, asked.protocol, candidates)
     say(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
 
@@ -90,18 +82,6 @@ def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
     return "", list(arguments)
 
 
-def _default_task(name: str, data: str, smoke: bool) -> InstancesTask | SemanticsTask | ProbeTask:
-    if name == "probe":
-        return ProbeTask(ProbeConfig())
-    if name == "semantics":
-        return SemanticsTask(
-            smoke_semantics() if smoke else semantics_for(Labelled.open(data)) if data else SemanticsTask().config
-        )
-    return InstancesTask(
-        smoke_instances() if smoke else instances_for(Labelled.open(data)) if data else InstancesTask().config
-    )
-
-
 def table(
     results: tyro.conf.Positional[list[Path]],
     against: str | None = None,
@@ -114,14 +94,14 @@ def table(
         results: Folders of results, or result.json files.
         against: The backbone that others are compared with (default: random, else the first).
         by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
-        out: Folder for table.md, table.csv and table.png.
+        out: Folder for index.html, table.md, table.csv and table.png.
     """
     tables = results_table.collect(results, against, by)
     text = markdown(tables)
     say(text)
     if out is not None:
-        from colocate.pages.scores import scores as draw_scores
+        from colocate.pages.scores import write_scores
 
         results_table.write(tables, text + "\n", out)
-        draw_scores(tables, out / "table.png")
-        say(f"\nwritten: {out}/table.md, .csv and .png")
+        write_scores(tables, out)
+        say(f"\nwritten: {out / 'index.html'}, and table.md, .csv and .png beside it")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tyro
 
 from colocate import __version__
-from colocate.base.errors import Interrupted, UserError, printable
+from colocate.base.errors import EXTRAS, Interrupted, UserError, not_installed, printable
 
 
 class Command(NamedTuple):
@@ -22,6 +25,8 @@ class Command(NamedTuple):
     """module:function"""
     summary: str
     """The first line of the function's docstring."""
+    extras: tuple[str, ...] = ()
+    """What brings all it needs, where the core is not enough."""
 
     def load(self) -> Callable[..., None]:
         module, _, function = self.place.partition(":")
@@ -29,6 +34,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "start": Command(
+        "colocate.cli.start:start",
+        "From slides and a few annotated regions to objects on all slides: tile, pretrain, fine-tune, predict.",
+        ("slides", "evaluation"),
+    ),
     "pretrain": Command(
         "colocate.cli.pretrain:pretrain",
         "Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.",
@@ -36,22 +46,27 @@ COMMANDS = {
     "evaluate": Command(
         "colocate.cli.evaluate:evaluate",
         "Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...",
+        ("evaluation",),
     ),
     "table": Command(
         "colocate.cli.evaluate:table",
         "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
+        ("evaluation",),
     ),
     "tile": Command(
         "colocate.cli.tile:tile",
-        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.",
+        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.",
+        ("slides",),
     ),
     "features": Command(
         "colocate.cli.predict:features",
         "What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.",
+        ("features",),
     ),
     "predict": Command(
         "colocate.cli.predict:predict",
         "What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.",
+        ("slides", "evaluation"),
     ),
     "recipes": Command(
         "colocate.cli.pretrain:recipes",
@@ -64,19 +79,23 @@ COMMANDS = {
     "prepare": Command(
         "colocate.datasets.prepare:prepare",
         "Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.",
+        ("evaluation",),
     ),
-    "export": Command("colocate.cli.runs:export", "Write a run's backbone for timm, torchvision or detectron2."),
+    "export": Command(
+        "colocate.cli.runs:export", "Write a run's backbone for timm, Hugging Face, torchvision or detectron2."
+    ),
     "report": Command(
         "colocate.cli.runs:report",
-        "Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.",
+        "Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.",
     ),
     "view": Command(
         "colocate.cli.view:view",
         "Look at slides, at what was made of them and at a run's views, in the browser of this machine.",
+        ("viewer", "features"),
     ),
     "demo": Command(
         "colocate.cli.demo:demo",
-        "Pretrain on made-up tissue and draw a page of pictures: three minutes on two cores.",
+        "Pretrain on made-up tissue and write a page of it: three minutes on two cores.",
     ),
 }
 
@@ -95,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
+        if os.name != "posix":  # a file that is open cannot be renamed there, and more
+            raise UserError("colocate runs on Linux and macOS: on Windows, install it within WSL 2")
         _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed (head, less) has seen enough
@@ -106,14 +127,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
         os._exit(130)
-    except (UserError, OSError) as error:
-        if debug:
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        if debug or (isinstance(error, ModuleNotFoundError) and _package(error) not in EXTRAS):
             raise
-        sentence = (
-            str(error) if isinstance(error, UserError) else f"{error.filename or 'a file'}: {error.strerror or error}"
-        )
+        if isinstance(error, ModuleNotFoundError):
+            sentence = not_installed(_package(error), COMMANDS[arguments[0]].extras)
+        elif isinstance(error, UserError):
+            sentence = str(error)
+        else:
+            sentence = f"{error.filename or 'a file'}: {error.strerror or error}"
         print(printable(f"colocate: {sentence}"), file=sys.stderr)
         sys.exit(2)
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
 
 
 def _run(arguments: list[str]) -> None:
@@ -123,6 +151,9 @@ def _run(arguments: list[str]) -> None:
         return
     if name == "--version":
         print(f"colocate {__version__}")
+        return
+    if name == COMPLETION:
+        _print_completion(arguments[1:])
         return
     if name in RETIRED:
         raise UserError(f"colocate {name} {RETIRED[name]}")
@@ -137,6 +168,27 @@ def _run(arguments: list[str]) -> None:
         tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 
+COMPLETION = "--tyro-print-completion"
+
+
+def _print_completion(words: list[str]) -> None:
+    """Print a script that completes commands and options in a shell (docs/training.md says where it goes)."""
+    from colocate.cli import evaluate, pretrain
+    from colocate.evaluation.tasks import InstancesTask
+
+    if words not in (["bash"], ["zsh"]):
+        raise UserError(f"for which shell? colocate {COMPLETION} bash (or zsh)")
+    commands: dict[str, Callable[..., Any]] = {name: command.load() for name, command in COMMANDS.items()}
+    commands |= {"pretrain": pretrain.Pretrain, "evaluate": evaluate.Asked[InstancesTask]}
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="colocate", args=[COMPLETION, *words], config=(tyro.conf.AvoidSubcommands,)
+        )
+    # A help of two lines would be two words to choose from.
+    print(re.sub(r"^COMPLETION_SPEC = .*$", lambda line: line[0].replace("\\n", " "), script.getvalue(), flags=re.M))
+
+
 def _usage() -> str:
     return "\n".join(
         [
@@ -145,5 +197,7 @@ def _usage() -> str:
             "usage: colocate COMMAND ...    (colocate COMMAND --help; --debug shows tracebacks)",
             "",
             *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+            "",
+            f'To have bash or zsh complete commands and options: eval "$(colocate {COMPLETION} bash)"',
         ]
     )

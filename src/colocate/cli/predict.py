@@ -16,7 +16,7 @@ from colocate.prediction.predict import PredictConfig
 from colocate.prediction.predict import predict as look_at
 from colocate.prediction.predictor import predictor
 from colocate.slides.listing import find_slides
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 
 Flat = tyro.conf.arg(name="")
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shlex
-from dataclasses import dataclass
+import textwrap
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from colocate.base import distributed
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.training import loop
+from colocate.data.sources import check_is_there
+from colocate.training.journal import begun
 from colocate.training.recipe import Recipe, StoredMethod, read_recipe
 from colocate.training.recipes import RECIPES, find_recipe, summary
 
@@ -38,11 +42,37 @@ def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
     return name, origin, rest
 
 
+ABOUT = (
+    "RECIPE sets the defaults shown here: one that `colocate recipes` lists, my_module.py:my_recipe, or\n"
+    "--from RUN [--trust]."
+)
+COMMON = {
+    "data": "tiles: a folder, list or table of them, tar shards, what `colocate tile` wrote; or slides",
+    "out": "the run folder",
+    "resume": "go on with the run in --out where it stopped",
+    "backbone": "any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224",
+    "init": "its first weights: random, published, or a file",
+    "epochs": "times every tile is seen",
+    "steps": "optimiser steps, in place of --epochs",
+    "batch": "tiles a forward pass, over all devices",
+    "optim.lr": "learning rate at its peak",
+    "views.size": "height and width of a view, in pixels",
+    "views.mpp": "draw views at one physical scale, in micrometres per pixel",
+    "tile-mpp": "micrometres per pixel of tiles or slides that do not say",
+    "precision": "32, bf16-mixed or 16-mixed",
+    "devices": "GPUs (on a CPU: processes) per machine; all GPUs where not given",
+    "workers": "processes per device that read tiles",
+    "probe": "a labelled data set to ask the backbone about now and then",
+    "seed": "everything random follows from this",
+}
+"""The options that most runs are started with; all others are under --help-all."""
+
+
 @dataclass
 class Pretrain:
     """Pretrain a backbone on tiles."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=RECIPES["plm"])
     resume: bool = False
     """Go on with the run in --out where it stopped (or start it, if it has not begun)."""
 
@@ -50,7 +80,8 @@ class Pretrain:
 def pretrain(arguments: list[str]) -> None:
     """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.
 
-    The recipe, named or stored, gives the options and their defaults; without one --help shows those of plm.
+    The recipe, named or stored, gives the options and their defaults; without one --help shows those of plm. What can
+    be refused without torch is refused before it is loaded.
 
     Raises:
         UserError: no such recipe, one and --from as well, a file that names code without --trust, an option that is
@@ -67,26 +98,72 @@ def pretrain(arguments: list[str]) -> None:
         if isinstance(recipe.method, StoredMethod):
             kind = recipe.method.kind
             raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")
-    asked = tyro.cli(
-        Pretrain,
-        prog=f"colocate pretrain {name or 'RECIPE'}",
-        description="RECIPE sets the defaults shown here: one that `colocate recipes` lists, my_module.py:my_recipe, "
-        "or --from RUN [--trust].",
-        default=Pretrain(recipe),
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    if "--help" in rest or "-h" in rest:
+        print(_short_help(name or "RECIPE", recipe))
+        raise SystemExit(0)  # as tyro does
+    asked = _read(name or "RECIPE", recipe, ["--help" if word == "--help-all" else word for word in rest])
     if not (name or origin):
         raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")
-    for field, example in (("data", "TILES"), ("out", "RUN")):
-        if not getattr(asked.recipe, field):
-            raise UserError(f"give --{field} {example}")
+    for option, example in (("data", "TILES"), ("out", "RUN")):
+        if not getattr(asked.recipe, option):
+            raise UserError(f"give --{option} {example}")
+    check_is_there(Path(asked.recipe.data).expanduser())  # now, before what takes seconds to load
+    begun(Path(asked.recipe.out), asked.resume)
+
+    from colocate.base import distributed
+    from colocate.training import loop
+
     try:
         folder = loop.pretrain(asked.recipe, asked.resume)
     finally:
         distributed.leave()
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
         say(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
+
+
+def _read(name: str, recipe: Recipe, arguments: list[str]) -> Pretrain:
+    return tyro.cli(
+        Pretrain,
+        prog=f"colocate pretrain {name}",
+        description=ABOUT,
+        default=Pretrain(recipe),
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _short_help(name: str, recipe: Recipe) -> str:
+    """The common options, explained; all others by name, a group in a paragraph. Defaults are the recipe's."""
+    said = io.StringIO()
+    with redirect_stdout(said), suppress(SystemExit):
+        _read(name, recipe, ["--help"])
+    names = [word for word in re.findall(r"^\W{1,3}--([a-z][\w.-]*)", said.getvalue(), re.M) if word not in COMMON]
+    groups: dict[str, list[str]] = {}
+    for word in names:
+        group, dot, rest = word.partition(".")
+        groups.setdefault(f"--{group}.NAME" if dot else "--NAME", []).append(rest if dot else word)
+    lines = [f"usage: colocate pretrain {name} --data TILES --out RUN [options]", "", ABOUT, ""]
+    for option, words in COMMON.items():
+        default = _default(option, recipe)
+        words = words if default in (None, "", False) else f"{words} ({default})"
+        lines += _paragraph(f"--{option}", words)
+    lines += ["", "more, explained by --help-all:", ""]
+    for group, words in groups.items():
+        lines += _paragraph(group, ", ".join(words))
+    return "\n".join(lines)
+
+
+def _default(option: str, recipe: Recipe) -> Any:
+    place: Any = next(
+        (part for part in (recipe, recipe.encoder, recipe.machine) if hasattr(part, option.replace("-", "_"))), recipe
+    )
+    for name in option.replace("-", "_").split("."):
+        place = getattr(place, name, None)
+    return place
+
+
+def _paragraph(head: str, words: str) -> list[str]:
+    return textwrap.wrap(words, 100, initial_indent=f"  {head:<16}", subsequent_indent=" " * 18, break_on_hyphens=False)
 
 
 def recipes() -> None:

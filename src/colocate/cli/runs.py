@@ -13,32 +13,33 @@ from colocate.training.checkpoint import export as write_for
 
 
 def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -> None:
-    """Write a run's backbone for timm, torchvision or detectron2.
+    """Write a run's backbone for timm, Hugging Face, torchvision or detectron2.
 
     Args:
         run: The run folder.
-        out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2).
+        out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2); a folder (huggingface).
         to: The library.
     """
     say(f"{write_for(run, to, out)}")
 
 
-def report(runs: Positional[list[Path]], out: Path | None = None) -> None:
-    """Draw a run as one page of pictures; of several runs print a table and draw their curves on one page.
+def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | None = None) -> None:
+    """Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.
 
     Args:
         runs: The run folder, or several of any methods.
-        out: The picture (default: RUN/report.png; of several compare.png).
+        out: The page, one HTML file (default: RUN/report.html; of several compare.html).
+        png: The same as a picture, too.
     """
     if not runs:
         raise UserError("give the folder of a run, or several to compare: colocate report RUN [RUN ...]")
     if len(runs) == 1:
-        from colocate.pages.page import report as draw
+        from colocate.pages.page import report as write_report
 
-        say(f"{draw(runs[0], out)}")
+        say(f"{write_report(runs[0], out, png)}")
         return
     from colocate.pages.compare import compare
 
-    picture = out or Path("compare.png")
-    say(compare(runs, picture))
-    say(f"\ncurves: {picture}")
+    page = out or Path("compare.html")
+    say(compare(runs, page, png))
+    say(f"\npage: {page}")

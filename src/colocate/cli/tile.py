@@ -8,9 +8,8 @@ from typing import Annotated
 import tyro
 
 from colocate.base.text import say
-from colocate.slides import tile as work
 from colocate.slides.listing import find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 
 
 def tile(
@@ -24,7 +23,7 @@ def tile(
     scheduler: str | None = None,
     tissue: str | None = None,
 ) -> None:
-    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a picture of each slide.
+    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.
 
     Args:
         slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
@@ -36,6 +35,9 @@ def tile(
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/slides.md); it is run.
     """
+    from colocate.pages.slides import write_slides
+    from colocate.slides import tile as work
+
     done = work.tile(
         find_slides([slides], slide_mpp),
         out,
@@ -47,6 +49,8 @@ def tile(
         tissue=tissue,
     )
     say(work.sentence(done, out))
+    if not done.missing:
+        say(f"look at {write_slides(out)}")
 
 
 def inspect(
@@ -54,7 +58,7 @@ def inspect(
     root: Path | None = None,
     mpp: float | None = None,
     sample: int | None = None,
-    out: Path = Path("contact-sheet.png"),
+    out: Path | None = None,
 ) -> None:
     """Look at data before training: counts, sizes, colours, duplicates, unreadable files, a contact sheet.
 
@@ -63,7 +67,7 @@ def inspect(
         root: Folder that listed paths are relative to.
         mpp: Micrometres per pixel of tiles that do not say.
         sample: Open only so many tiles, evenly spaced (default: all).
-        out: The contact sheet.
+        out: Where a contact sheet of 48 tiles is drawn (.png); without it none is.
     """
     from colocate.data import inspect as tiles
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from colocate.base.errors import UserError
-
 
 def view(
     places: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="PATH ...")],
@@ -19,25 +17,24 @@ def view(
 ) -> None:
     """Look at slides, at what was made of them and at a run's views, in the browser of this machine.
 
-    The address that is printed holds a token, without which nothing is shown. Ctrl-C ends it.
+    The address that is printed holds a token, without which nothing is shown; nothing is written, and no other host is
+    asked for anything. Slides on another machine: start it there, and bring the page here with
+    ssh -L 8765:localhost:8765 MACHINE. Ctrl-C ends it.
+    docs/view.md says what can be clicked and pressed.
 
     Args:
-        places: Slides, folders of slides, what `colocate tile`, `features` and `predict` wrote, or runs.
+        places: Slides, folders or tables of slides, what `colocate tile`, `features` and `predict` wrote, or runs; in
+            any order.
         port: Of the address; 0: any that is free.
-        host: The name or address to listen at; others than localhost let other machines in.
+        host: The name or address to listen at; others than localhost let other machines in, and the token and slides
+            then cross the network in plain text.
         open: Open the browser.
         slide_mpp: Micrometres per pixel of slides that do not say.
 
     Raises:
-        UserError: nothing to show, the port is in use, or a package is missing.
+        UserError: nothing to show, the port is in use, or the host is not this machine.
     """
     from colocate.viewer.collection import collect
+    from colocate.viewer.server import serve
 
-    try:
-        from colocate.viewer.server import serve
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("starlette", "uvicorn"):
-            raise
-        raise UserError(f"colocate view needs {package}: pip install 'colocate[viewer]'") from None
     serve(collect(places, slide_mpp), host, port, open)

@@ -11,8 +11,8 @@ edge by renormalising, not by reflection; nothing is rounded to 8 bits in betwee
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -22,73 +22,7 @@ from colocate.base.distributed import to_device
 from colocate.base.errors import UserError
 from colocate.base.rng import uniforms
 from colocate.core.geometry import Crop, bounding_box, resampling
-
-Symmetries = Literal["none", "horizontal", "flips", "all"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """How views are drawn. The defaults are the paper's (MoCo-v2's with crops of 20-100 % area)."""
-
-    size: int = 224
-    """Height and width of a view, in pixels."""
-    area: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest crop, as a fraction of the tile's area (with `mpp`: of a view's area at that mpp)."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width-to-height ratio of a crop."""
-    symmetries: Symmetries = "horizontal"
-    """none; horizontal (flips, as the paper); flips (both ways); all (flips and quarter turns: tissue has no up)."""
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    """Strength of brightness, contrast, saturation and hue (in turns) jitter."""
-    jitter_p: float = 0.8
-    """Probability of colour jitter."""
-    grey_p: float = 0.2
-    """Probability of turning the view grey."""
-    blur_px: tuple[float, float] = (0.1, 2.0)
-    """Smallest and largest sigma of the Gaussian blur, in view pixels."""
-    blur_p: float = 0.5
-    """Probability of blur."""
-    stain: float = 0.0
-    """Strength of stain jitter: haematoxylin, eosin and DAB scaled by 1 +- this, shifted by +- this in optical
-    density (Tellez et al. 2018); 0 = none."""
-    stain_p: float = 0.5
-    """Probability of stain jitter, where it is on."""
-    mpp: float | None = None
-    """Draw crops at one physical scale: a view of full `area` shows `size` pixels at this many micrometres each,
-    whatever the tile's own resolution. None: crops are fractions of the tile."""
-    local_views: int = 0
-    """Smaller views of each tile beside the two whole ones (multi-crop)."""
-    local_size: int = 96
-    """Height and width of local views, in pixels."""
-    local_area: tuple[float, float] = (0.05, 0.2)
-    """Smallest and largest crop of a local view, as `area`."""
-    reference: bool = False
-    """A third view, in the tile's own colours, of all that the two whole ones show (ConCL clusters it)."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Channel means subtracted from views (RGB in 0-1)."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Channel standard deviations views are divided by."""
-
-    def __post_init__(self) -> None:
-        for name in ("area", "local_area", "ratio", "blur_px"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"views.{name} must be two positive numbers, the smaller first, not {low} {high}")
-        for name in ("jitter_p", "grey_p", "blur_p", "stain_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"views.{name} is a probability between 0 and 1, not {getattr(self, name)}")
-        if not all(strength >= 0 for strength in self.jitter) or self.jitter[3] > 0.5:
-            raise UserError(f"views.jitter must be four numbers from 0, the last at most 0.5, not {self.jitter}")
-        if not all(0 <= mean <= 1 for mean in self.mean) or not all(std > 0 for std in self.std):
-            raise UserError(f"views: mean must lie in [0, 1] and std be positive, not {self.mean} and {self.std}")
-        if min(self.size, self.local_size) < 1 or max(self.area[1], self.local_area[1]) > 1 or not 0 <= self.stain < 1:
-            raise UserError("views: sizes must be positive, areas at most 1, stain in [0, 1)")
-        if self.local_views < 0:
-            raise UserError(f"views.local_views must be 0 or more, not {self.local_views}")
-        if self.mpp is not None and not 0 < self.mpp < 100:
-            raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+from colocate.core.settings import Symmetries, ViewConfig
 
 
 class AugmentParams(NamedTuple):

@@ -27,7 +27,8 @@ from colocate.data.decode import decode
 from colocate.data.rows import SCHEMA, SLIDES, Rows
 from colocate.data.sources import find
 from colocate.slides.pictures import too_large
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import check_mpp
+from colocate.slides.slide import Slide
 
 VERSION = 2  # 1 has no checksums, neither of tiles nor of itself
 TRAILER = struct.Struct("<8sI")  # after the Arrow file: these words, and its CRC-32

@@ -100,7 +100,8 @@ class Summary:
     std: Float64[np.ndarray, "3"]
     duplicates: list[list[str]]  # groups of files with the same bytes, of places in slides with the same pixels
     unreadable: dict[str, str]  # name and reason
-    contact_sheet: Path | None  # none if no tile could be read
+    labels: int  # tiles with few values, as masks of labels have
+    contact_sheet: Path | None  # none if it was not asked for, or no tile could be read
 
 
 def inspect(
@@ -111,7 +112,7 @@ def inspect(
     sample: int | None = None,
     out: Path | None = None,
 ) -> Summary:
-    """Open the tiles of `data`, or an even `sample` of them, and draw a contact sheet to `out` (contact-sheet.png).
+    """Open the tiles of `data`, or an even `sample` of them, and draw a contact sheet to `out`, if given.
 
     data, root, mpp: as for `Index.build`. Raises UserError if they are wrong or the sheet cannot be written.
     """
@@ -122,6 +123,7 @@ def inspect(
     values = np.zeros((3, 256), np.int64)
     same: dict[bytes, list[int]] = {}
     unreadable: dict[str, str] = {}
+    labels = 0
     thumbs: list[tuple[Image.Image, str, str]] = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
@@ -140,11 +142,12 @@ def inspect(
                 formats[seen.format] += 1
                 sizes[seen.size] += 1
                 values += seen.values
+                labels += looks_like_labels(seen.values)
                 same.setdefault(seen.digest, []).append(number)
                 if seen.thumb is not None:
                     scale = "" if np.isnan(index.mpp[number]) else f", mpp {index.mpp[number]:g}"  # the font has no µ
                     thumbs.append((seen.thumb, Path(name).name, f"{_size(seen.size)}{scale}"))
-        sheet = (out or Path("contact-sheet.png")) if thumbs else None
+        sheet = out if thumbs else None
         if sheet:
             contact_sheet(thumbs, sheet)
         levels = np.arange(256) / 255
@@ -165,8 +168,26 @@ def inspect(
             std=np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1)),
             duplicates=[[index.name(number) for number in group] for group in same.values() if len(group) > 1],
             unreadable=unreadable,
+            labels=labels,
             contact_sheet=sheet,
         )
+
+
+FEW_VALUES = 32
+
+
+def looks_like_labels(values: Int64[np.ndarray, "3 256"]) -> bool:
+    """Whether a tile, by how often each value occurs in each channel, has so few as a mask of labels; not one alone."""
+    kinds = (values > 0).sum(1)
+    return bool(2 <= kinds.max() <= FEW_VALUES)
+
+
+def labels_note(labels: int, opened: int) -> str | None:
+    """A sentence where some of the tiles that were opened look like masks."""
+    if not labels:
+        return None
+    how = f"{labels:,} of {opened:,} tiles hold {FEW_VALUES} values or fewer"
+    return f"{how}, as masks of labels do: give the folder of the images alone"
 
 
 class _Seen(NamedTuple):
@@ -223,14 +244,17 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
         "µm per px",
         _counts({"unknown" if np.isnan(mpp) else f"{mpp:g}": count for mpp, count in summary.mpp.items()}),
     )
-    yield "Mean", " ".join(f"{value:.4f}" for value in summary.mean)
-    yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
+    if summary.sizes:
+        yield "Mean", " ".join(f"{value:.4f}" for value in summary.mean)
+        yield "Std", " ".join(f"{value:.4f}" for value in summary.std)
     more = sum(map(len, summary.duplicates)) - len(summary.duplicates)
     yield "Duplicates", f"{more:,} more copies of {len(summary.duplicates):,} files" if more else "none"
     yield "", _few([_same(group) for group in summary.duplicates])
     yield "Unreadable", f"{len(summary.unreadable):,}" if summary.unreadable else "none"
     yield "", _few(list(summary.unreadable.values()))
-    yield "Contact sheet", str(summary.contact_sheet or "none: no tile could be read")
+    missing = "--out SHEET.png draws one" if summary.sizes else "no tile could be read"
+    yield "Labels?", labels_note(summary.labels, summary.opened) or ""
+    yield "Contact sheet", str(summary.contact_sheet or f"none: {missing}")
 
 
 def _same(names: Sequence[str]) -> str:

@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.processes import end_with_parent
+from colocate.base.processes import end_with_parent, start_method
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
-Balance = Literal["tiles", "sources"]
 Order = Callable[[int, int, int], Int64[Tensor, "count"]]
 """From the number of tiles, the seed and the epoch to as many numbers of tiles."""
 
@@ -35,7 +34,7 @@ def one_order(count: int, seed: int, epoch: int) -> Int64[Tensor, "count"]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(mixed)))
 
 
-def tile_order(index: Index, balance: Balance) -> Order:
+def tile_order(index: Index, balance: Literal["tiles", "sources"]) -> Order:
     """Choose the order of an epoch: every tile once, or every source equally often."""
     return one_order if balance == "tiles" else balanced(index.source_numbers)
 
@@ -164,11 +163,11 @@ def read_ahead(
         dataset,
         sampler=map(plan, steps),
         batch_size=None,  # the sampler's items are whole batches
-        collate_fn=lambda item: item,
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
     for item in loader:
@@ -236,12 +235,19 @@ def _stack(index: Index, tiles: list[_Tile]) -> Tiles:
     return Tiles(images, sizes, numbers, torch.from_numpy(index.mpp[numbers.numpy()]), tuple(skipped.items()))
 
 
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
 def _start_worker(_: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads below, too
+    waits = hasattr(signal, "sigwaitinfo")  # not on macOS, where SIGTERM ends workers whoever sends it
+    if waits:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads below, too
     end_with_parent()
-    threading.Thread(target=_obey_parent, daemon=True).start()
+    if waits:
+        threading.Thread(target=_obey_parent, daemon=True).start()
 
 
 def _obey_parent() -> None:

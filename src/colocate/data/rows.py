@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int32
 from colocate.base.errors import UserError
 from colocate.base.tables import column, pc, read_table
 from colocate.slides.listing import NAMES
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 
 SCHEMA = pa.schema(
     [

@@ -26,7 +26,7 @@ from colocate.data.rows import (
     texts,
 )
 from colocate.slides.listing import MANIFEST, NEEDED, SETTINGS
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 SHARD = ".tar"
@@ -44,7 +44,7 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
     to be left out, as `held_out` reads it.
     Raises UserError if there is nothing to find, or if a list, table or shard cannot be read.
     """
-    _check_is_there(data, f"give --data {KINDS}")
+    check_is_there(data)
     if data.is_dir():
         data = _manifest_in(data)
     name = data.name.lower()
@@ -58,7 +58,7 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
         return _folder(data)
     if name.endswith((*LISTS, *TABLES)):
         home = data.parent if root is None else root
-        _check_is_there(home, f"give --root the folder that the paths in {data} start from")
+        check_is_there(home, f"give --root the folder that the paths in {data} start from")
         if name.endswith(LISTS):
             return _list(data, home)
         if is_manifest(data):
@@ -69,7 +69,8 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
     raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
 
 
-def _check_is_there(path: Path, remedy: str) -> None:
+def check_is_there(path: Path, remedy: str = f"give --data {KINDS}") -> None:
+    """Raises UserError where a file or folder cannot be looked at."""
     try:
         path.stat()
     except OSError as error:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, folder_in, opened, pairs, patient
+from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25
@@ -91,7 +91,7 @@ def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Itera
             sizes = f"is {png.width} x {png.height} px and its mask {mask} {width} x {height}"
             raise UserError(f"{image} {sizes}: one of them is not as released, get it again")
         png.load()
-        for left, top, right, bottom in _boxes(height, width, piece):
+        for left, top, right, bottom in boxes(height, width, piece):
             found = codes[top:bottom, left:right]
             if not found.any():
                 continue
@@ -104,19 +104,6 @@ def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Itera
                 float(named[1]) if named else mpp,
                 {"institutes": "test" if source.split("-")[1] in TEST_SITES else "train"},
             )
-
-
-def _boxes(height: int, width: int, piece: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right, bottom of the pieces of an image, row by row.
-
-    >>> _boxes(3, 5, 4)
-    [(0, 0, 2, 3), (2, 0, 5, 3)]
-    """
-    columns, rows = (
-        [(size * number // count, size * (number + 1) // count) for number in range(count)]
-        for size, count in ((width, -(-width // piece)), (height, -(-height // piece)))
-    )
-    return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
 
 
 def _codes(mask: Path) -> UInt8[np.ndarray, "h w"]:

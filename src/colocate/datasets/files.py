@@ -202,3 +202,16 @@ def patient(name: str) -> str:
     if match := BARCODE.match(name):
         return match[0]
     raise UserError(f"{name} does not begin with a TCGA barcode, which says whose it is: undo its renaming")
+
+
+def boxes(height: int, width: int, piece: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right, bottom of the pieces of an image, row by row.
+
+    >>> boxes(3, 5, 4)
+    [(0, 0, 2, 3), (2, 0, 5, 3)]
+    """
+    columns, rows = (
+        [(size * number // count, size * (number + 1) // count) for number in range(count)]
+        for size, count in ((width, -(-width // piece)), (height, -(-height // piece)))
+    )
+    return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]

@@ -55,7 +55,7 @@ def drafts(
         raise UserError(f"--ignored {ignored} does not fit in 8 bits: save the masks with classes of 0 to 255")
     if parts is not None and semantics:
         raise UserError("--parts is about objects, and with --semantics there are none: leave one of them out")
-    image_files, folder, table = by_stem(folder_in(src, images)), folder_in(src, masks), src / "items.csv"
+    image_files, folder, table = by_stem(_folder(src, images)), _folder(src, masks), src / "items.csv"
     known = read_items(table, image_files, mpp)
     facts = Facts(
         name=src.absolute().name,
@@ -71,6 +71,13 @@ def drafts(
         for name, image, mask in pairs(image_files, by_stem(folder), folder)
     }
     return own_drafts(facts, found, test_share, table)
+
+
+def _folder(src: Path, name: str) -> Path:
+    """A folder of `src`, or of one below it: slides/images. Raises UserError as `folder_in` does."""
+    for part in Path(name).parts:
+        src = folder_in(src, part)
+    return src
 
 
 def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:

@@ -42,13 +42,13 @@ def drafts(
     known = read_items(table, image_files, mpp)
     found = {
         name: Outlined(image, outlines, known[name], partial(_draw, outlines))
-        for name, image, outlines in pairs(image_files, _outlines(src), src)
+        for name, image, outlines in pairs(image_files, outline_files(src), src)
     }
     facts = Facts(src.absolute().name, "instances", (), "Not stated.")
     return outlined_drafts(facts, found, Remarks(), test_share=test_share, where=table, skip=skip_broken)
 
 
-def _outlines(src: Path) -> dict[str, Path]:
+def outline_files(src: Path) -> dict[str, Path]:
     """The files of outlines by the names of their images: QuPath calls that of a.tif a.geojson or a.tif.geojson."""
     files: dict[str, Path] = {}
     for stem, path in by_stem(src, (".geojson", ".json")).items():
@@ -63,12 +63,12 @@ def _draw(path: Path, canvas: Canvas) -> None:
     """Draw the features of a file."""
     for feature in read_geojson(path):
         if feature.kind in POLYGONS:
-            canvas.shape(feature.name, feature.shape, feature.mended, _class(feature, path))
+            canvas.shape(feature.name, feature.shape, feature.mended, class_of(feature, path))
         else:
             canvas.leave_out(NO_POLYGON, feature.name, f"is a {feature.kind}, not a polygon")
 
 
-def _class(feature: Feature, path: Path) -> str:
+def class_of(feature: Feature, path: Path) -> str:
     """The name of a feature's class, in the ways that QuPath has written it."""
     classification = feature.properties.get("classification") or {}
     if isinstance(classification, str):

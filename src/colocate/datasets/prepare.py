@@ -21,11 +21,11 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct
+from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct, qupath
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import SHEET, Converted, check_free, write
 
-Kind = Literal["glas", "crag", "ebhi-seg", "nct-crc-he", "monuseg", "bcss", "folder", "coco", "geojson"]
+Kind = Literal["glas", "crag", "ebhi-seg", "nct-crc-he", "monuseg", "bcss", "folder", "coco", "geojson", "qupath"]
 CONVERTERS: dict[str, Callable[..., Converted]] = {
     "glas": glas.drafts,
     "crag": crag.drafts,
@@ -35,6 +35,7 @@ CONVERTERS: dict[str, Callable[..., Converted]] = {
     "folder": folder.drafts,
     "coco": coco.drafts,
     "geojson": geojson.drafts,
+    "qupath": qupath.drafts,
 }
 
 
@@ -54,8 +55,10 @@ def prepare(
     parts: folder.Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
-) -> None:
+) -> Labelled | Path:
     """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
+
+    Returns the data set, of nct-crc-he the table of its tiles; and prints what was understood.
 
     Args:
         kind: Which data set it is, or in what shape.
@@ -65,15 +68,18 @@ def prepare(
         semantics: Masks hold the class of each pixel, not the number of its object (folder).
         classes: Names of the classes; with --semantics those of 0, 1, ... (folder).
         ignored: With --semantics, the class of pixels that do not count (folder).
-        mpp: Micrometres per pixel, where the files do not say (folder, coco, geojson, bcss).
-        test_share: Share of the images to test on, where no split is given (default: 0.2; folder, coco, geojson).
+        mpp: Micrometres per pixel, where the files do not say (folder, coco, geojson, bcss); of the images that
+            are cut from slides (default: 0.5; qupath).
+        test_share: Share of the images to test on, where no split is given (default: 0.2; folder, coco, geojson,
+            qupath).
         images: Name of the folder of images (default: images; folder), or where the images lie, seen from the
-            outlines (default: beside them; coco, geojson).
+            outlines (default: beside them; coco, geojson, qupath).
         masks: Name of the folder of masks (default: masks; folder).
         parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
             together one (folder).
-        piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss).
-        skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson).
+        piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss, qupath).
+        skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson,
+            qupath).
     """
     given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
     given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
@@ -89,9 +95,11 @@ def prepare(
         for note in nct.list_tiles(src, out):
             say(note)
         say(f"done: pretrain with --data {out}")
-        return
+        return out
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
-    _say(write(out, facts, drafts, partial=partial))
+    data = write(out, facts, drafts, partial=partial)
+    _say(data)
+    return data
 
 
 def _say(data: Labelled) -> None:

@@ -35,7 +35,7 @@ from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
 from colocate.datasets.files import check_upright
 from colocate.datasets.labelled import COLUMNS, VERSION, Item, Kind, Labelled
-from colocate.slides.slide import check_mpp
+from colocate.slides.settings import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
 MOST_OBJECTS = 65535

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, final
 import torch
 
 from colocate.base.errors import UserError
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from colocate.models.backbones import Backbone, load_backbone
 
 ANY = "resnet18"  # the architecture where nothing says another
@@ -131,6 +132,22 @@ def find_candidate(
         recipe=facts.get("recipe", {}).get("name") or None,
         weights=weights,
     )
+
+
+def find_candidates(
+    words: Sequence[str],
+    architecture: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> list[Candidate]:
+    """Find several, each as `find_candidate`. Raises UserError also if there is none, or if two are called the same."""
+    if not words:
+        raise UserError("give --backbone RUN (or a weights file, imagenet, random; several to compare them)")
+    candidates = [find_candidate(word, architecture, mean, std) for word in words]
+    labels = [candidate.label for candidate in candidates]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two backbones are called the same ({', '.join(labels)}): give them labels, LABEL=RUN")
+    return candidates
 
 
 def _checked(

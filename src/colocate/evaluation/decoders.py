@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from scipy.ndimage import find_objects
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
@@ -331,6 +329,9 @@ class Segmenter(nn.Module):
         channels = self.pyramid.channels
         if self.pyramid.strides[0] == 4:
             channels = (0, *channels)  # a network whose first grid has stride 4: no grid at 2
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
         self.decoder = UnetDecoder((3, *channels), (256, 128, 64, 32, 16), n_blocks=5)
         self.head = SegmentationHead(16, classes, kernel_size=3)
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1), persistent=False)

@@ -7,7 +7,6 @@ both, shrunk to 32 x 32 grey pixels. docs/evaluation/leakage.md has the measurem
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from torch.utils.data import Dataset
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.processes import cores
 from colocate.data.loader import read_ahead
 
 VERSION = 2
@@ -60,7 +60,7 @@ def hashes(read: Callable[[int], Tensor], count: int, cache: Path, key: str, sym
     exact, near = _cached(cache, key, count, turns) or ([b""] * count, np.zeros((count, turns), np.uint64))
     unreadable: dict[int, str] = {}
     todo = [number for number, digest in enumerate(exact) if not digest]
-    processes = 0 if len(todo) <= FEW else min(16, len(os.sched_getaffinity(0)))
+    processes = 0 if len(todo) <= FEW else min(16, cores())
     parts = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
     hashed = read_ahead(_Hashing(read, turns), range(len(parts)), parts.__getitem__, processes)
     shown = track(hashed, "Hashing images", len(parts), console=Console(stderr=True), disable=not processes)

@@ -77,6 +77,27 @@ def smoke_semantics() -> SemanticsConfig:
     return SemanticsConfig(fit, crop=96)
 
 
+TASKS = ("instances", "semantics", "probe")
+
+
+def task_for(name: str, data: str, smoke: bool = False) -> Task:
+    """The task `instances`, `semantics` or `probe` with its defaults on a prepared data set, or with tiny settings.
+
+    Raises:
+        UserError: no such task, or `data` is no prepared data set. Empty: the defaults of any.
+    """
+    known = Labelled.open(data) if data and not smoke else None
+    if name == "semantics":
+        usual = SemanticsConfig() if known is None else semantics_for(known)
+        return SemanticsTask(smoke_semantics() if smoke else usual)
+    if name == "instances":
+        usual = InstancesConfig() if known is None else instances_for(known)
+        return InstancesTask(smoke_instances() if smoke else usual)
+    if name != "probe":
+        raise UserError(f"no task {name!r}: there are {', '.join(TASKS)}")
+    return ProbeTask()
+
+
 VERSION = 1  # of results; to be raised when the same settings would give other numbers
 
 
@@ -193,7 +214,7 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     torch.manual_seed(trial.seed)
     overlays = Overlays(trial.data, trial.test)
     outcome = task.run(trial, overlays)
-    overlays.write(trial.folder / "overlays.png")
+    overlays.write(trial.folder)
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
         write_atomically(trial.folder / "predictions.json", text)

@@ -1,4 +1,4 @@
-"""Tables of results in Markdown and CSV: facts, scores with intervals, and paired differences."""
+"""Tables of results in Markdown and CSV: scores with intervals, paired differences, and facts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 from colocate.base.tables import write_csv
-from colocate.base.text import escaped, grid
+from colocate.base.text import grid
 from colocate.evaluation.metrics import LOWER_IS_BETTER
 from colocate.evaluation.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
 from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask
@@ -197,8 +197,32 @@ AGAINST = (
 )
 
 
+class Numbers(NamedTuple):
+    """A table as it is shown."""
+
+    part: str
+    """Of the test images; empty: all of them."""
+    rows: list[list[str]]
+    """Heads first; a row a backbone, a column a score. **Bold** as in Markdown."""
+    note: str
+    """What the cells are."""
+
+
+def numbers(table: Table) -> Iterator[Numbers]:
+    """What is shown of a table: scores and differences of all images and of each part, then the other scores."""
+    for scores in table.scores:
+        note = f"As above, over {scores.over}." if scores.part else NOTE.format(over=scores.over)
+        yield Numbers(scores.part, _rows(table.headlines, table.rows, lambda row: row.seeds, scores, _cell), note)
+        if len(table.rows) > 1:
+            rows = _rows(table.headlines, table.rows[1:], table.common, scores, _difference_cell)
+            yield Numbers(scores.part, rows, AGAINST.format(against=table.against))
+    if others := [name for name in table.names if name not in table.headlines]:
+        rows = _rows(others, table.rows, lambda row: row.seeds, table.scores[0], _cell)
+        yield Numbers("", rows, "The other scores of all images.")
+
+
 def markdown(tables: Sequence[Table]) -> str:
-    """All tables in Markdown, each below its facts."""
+    """All tables in Markdown: the numbers, below them what they mean, at last what they are of."""
     return "\n\n".join(_section(table) for table in tables)
 
 
@@ -210,22 +234,17 @@ def title(table: Table) -> str:
 
 
 def _section(table: Table) -> str:
-    blocks = [f"## {title(table)}", "\n".join(f"- {line}" for line in facts(table))]
-    for scores in table.scores:
-        blocks += [f"### {scores.part}"] if scores.part else []
-        blocks.append(f"As above, over {scores.over}." if scores.part else NOTE.format(over=scores.over))
-        blocks.append(_grid(table.headlines, table.rows, lambda row: row.seeds, scores, _cell))
-        if len(table.rows) > 1:
-            blocks.append(AGAINST.format(against=table.against))
-            blocks.append(_grid(table.headlines, table.rows[1:], table.common, scores, _difference_cell))
-        others = [name for name in table.names if name not in table.headlines]
-        if others and not scores.part:
-            blocks += ["The other scores:", _grid(others, table.rows, lambda row: row.seeds, scores, _cell)]
-    return "\n\n".join(blocks)
+    blocks, part = [f"## {title(table)}"], ""
+    for its in numbers(table):
+        if its.part != part:
+            blocks.append(f"### {its.part or 'all images'}")
+        part = its.part
+        blocks += [grid(its.rows, left=2), its.note]
+    return "\n\n".join([*blocks, "\n".join(f"- {line}" for line in facts(table))])
 
 
 def facts(table: Table) -> list[str]:
-    """Facts to state above a table, a line each: data, settings, seeds, leakage, versions."""
+    """Facts to state with a table, a line each: data, settings, seeds, leakage, versions."""
     results = [result for row in table.rows for result in row.results]
     data, fraction = table.first.dataset, table.first.fraction
     cases = sorted({result.dataset.train_sources for result in results})  # each seed may choose others
@@ -284,20 +303,20 @@ def _leakage(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _grid(
+def _rows(
     names: Sequence[str],
     rows: Sequence[Row],
     seeds: Callable[[Row], Sequence[int]],
     scores: Scores,
     cell: Callable[[Scores, str, str], str],
-) -> str:
-    """A Markdown table with a row a backbone and a column a score."""
+) -> list[list[str]]:
+    """Heads, then a row a backbone, with a column a score."""
     heads = (f"{name} (px, lower is better)" if name in LOWER_IS_BETTER else name for name in names)
     texts = [["backbone", "architecture", "seeds", *heads]]
     for row in rows:
-        start = [escaped(row.label), row.backbone.architecture, str(len(seeds(row)))]
+        start = [row.label, row.backbone.architecture, str(len(seeds(row)))]
         texts.append([*start, *(cell(scores, row.label, name) for name in names)])
-    return grid(texts, left=2)
+    return texts
 
 
 def _cell(scores: Scores, label: str, name: str) -> str:

@@ -42,19 +42,21 @@ SHEET = 8
 
 @final
 class Overlays:
-    """Pictures of a few test images, evenly spaced: green where truth and prediction agree, vermilion where something
-    was found that is not there, yellow where something was missed."""
+    """Pictures of a few test images, evenly spaced, and of the worst and the best: green where truth and prediction
+    agree, vermilion where something was found that is not there, yellow where something was missed."""
 
     def __init__(self, data: Labelled, test: Sequence[int]) -> None:
         self.data = data
-        self.wanted = set(spaced(test, SHEET))
-        self.pictures: list[tuple[Image.Image, str, str]] = []
+        self.wanted = spaced(test, SHEET)
+        self.pictures: dict[int, tuple[Image.Image, str, str]] = {}
+        """By the image's number; with its name and a few words."""
+        self.worst: list[tuple[float, int]] = []
+        """Share that is right and number of half a sheet's images, the worst first."""
+        self.best: list[tuple[float, int]] = []
 
     def objects(self, number: int, truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> None:
         """Tint objects: found ones green where they share half of themselves and a true one, else vermilion; true ones
         that no found one matches yellow."""
-        if number not in self.wanted:
-            return
         shared = shared_pixels(truth, found)
         union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
         good = shared > 0.5 * union
@@ -63,36 +65,45 @@ class Overlays:
         true, false = ((shared[1:].sum(1) > 0).sum(), (shared[:, 1:].sum(0) > 0).sum() - good.sum())
         wrong = (found.numpy() > 0) & ~hit
         missed = (truth.numpy() > 0) & ~met & (found.numpy() == 0)
-        self._add(number, hit, wrong, missed, f"{good.sum()} of {true}, {false} false")
+        share = float(good.sum() / (true + false)) if true + false else 1.0
+        self._add(number, share, hit, wrong, missed, f"{good.sum()} of {true}, {false} false")
 
     def classes(self, number: int, truth: Int64[Tensor, "h w"], found: Int64[Tensor, "h w"]) -> None:
         """Tint pixels of other classes than background (0) by whether they were called right."""
-        if number not in self.wanted:
-            return
         counted = np.ones(truth.shape, bool) if self.data.ignored is None else (truth != self.data.ignored).numpy()
         right, true, called = (truth == found).numpy(), (truth > 0).numpy(), (found > 0).numpy()
-        words = f"{right[counted].mean() if counted.any() else 1:.0%} of pixels right"
-        self._add(number, right & true, ~right & called & counted, ~right & true & ~called & counted, words)
+        share = float(right[counted].mean()) if counted.any() else 1.0
+        words = f"{share:.0%} of pixels right"
+        self._add(number, share, right & true, ~right & called & counted, ~right & true & ~called & counted, words)
 
     def _add(
         self,
         number: int,
+        share: float,
         right: Bool[np.ndarray, "h w"],
         wrong: Bool[np.ndarray, "h w"],
         missed: Bool[np.ndarray, "h w"],
         words: str,
     ) -> None:
+        self.worst = sorted([*self.worst, (share, number)])[: SHEET // 2]
+        self.best = sorted([*self.best, (share, number)], key=lambda its: (-its[0], its[1]))[: SHEET // 2]
+        kept = {*self.wanted, *(one for _, one in self.worst + self.best)}
+        if number not in kept:
+            return
+        self.pictures = {one: its for one, its in self.pictures.items() if one in kept}
         picture = self.data.image(number).permute(1, 2, 0).numpy().astype(np.float32)
         for where, colour in ((right, TRUE), (wrong, FOUND), (missed, MISSED)):
             picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour, np.float32)
         image = Image.fromarray(picture.astype(np.uint8))
         image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
-        self.pictures.append((image, self.data.items[number].name, words))
+        self.pictures[number] = (image, self.data.items[number].name, words)
 
-    def write(self, path: Path) -> None:
-        """The pictures on one sheet. Raises UserError where it cannot be written."""
-        if self.pictures:
-            contact_sheet(self.pictures, path, SIDE_PX, columns=4)
+    def write(self, folder: Path) -> None:
+        """Write two sheets, overlays.png and worst-best.png. Raises UserError where they cannot be written."""
+        extremes = dict.fromkeys(number for _, number in [*self.worst, *reversed(self.best)])  # of few images each once
+        for name, numbers in (("overlays.png", self.wanted), ("worst-best.png", list(extremes))):
+            if numbers:
+                contact_sheet([self.pictures[one] for one in numbers], folder / name, SIDE_PX, columns=4)
 
 
 @final

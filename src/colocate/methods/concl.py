@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,8 +14,10 @@ from colocate.base.errors import UserError
 from colocate.core.matching import overlap
 from colocate.core.objectives import info_nce
 from colocate.core.views import Batch, View
-from colocate.methods.method import Losses, Method, MethodConfig, Terms
-from colocate.methods.moco import MoCo, MoCoConfig
+from colocate.methods import moco
+from colocate.methods.method import Losses, Method
+from colocate.methods.moco import MoCo
+from colocate.methods.settings import ConCLConfig
 from colocate.models.backbones import Backbone
 from colocate.models.encoder import Encoder, Features, Queue
 
@@ -69,46 +69,6 @@ def prototypes(cells: Float[Tensor, "b n d"], shares: Float[Tensor, "b n k"]) ->
 
 
 LEAST_CELLS = 0.5  # cells' worth of a view that a concept must cover there, or its prototype is but a neighbour's
-
-
-@dataclass(frozen=True)
-class ConCLConfig(MethodConfig):
-    """ConCL on MoCo-v2; needs `views.reference`."""
-
-    moco: Annotated[MoCoConfig, tyro.conf.arg(name="")] = field(default_factory=MoCoConfig)
-    """What it stands on. After the warm-up concepts take the place of whole views: `dense` is the share of matched
-    cells, the rest is the concepts'."""
-    concepts: int = 8
-    """Clusters a tile."""
-    iterations: int = 10
-    """Rounds of k-means."""
-    warmup_epochs: int = 10
-    """Epochs on whole views alone, before clusters mean something."""
-
-    def __post_init__(self) -> None:
-        if min(self.concepts, self.iterations) < 1 or self.warmup_epochs < 0:
-            raise UserError("method: concepts and iterations must be 1 or more, warmup_epochs 0 or more")
-        if self.moco.dense == 1:
-            raise UserError("method.dense 1 leaves concepts no part, and whole views none in the warm-up: give less")
-
-    @property
-    def terms(self) -> Terms:
-        """What it is made of."""
-        whole, dense, matching = self.moco.terms
-        matched = self.moco.match is not None
-        return Terms(
-            f"{whole}, at first",
-            "InfoNCE + queue on concepts" + (f"; {dense}" if matched else ""),
-            f"{self.concepts} concepts" + (f"; {matching}" if matched else ""),
-        )
-
-    def filling(self, batch: int) -> int:
-        """As MoCo's."""
-        return self.moco.filling(batch)
-
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
-        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        return ConCL(self.moco.build(backbone, forwards_per_step), self)
 
 
 @final
@@ -194,3 +154,8 @@ def carried(
     """The prototypes that a view shows of the reference view's clusters: mean features of the backbone."""
     shares = overlap(view.crop, reference.crop, features.grid, grid).pool(clusters)
     return prototypes(features.field, shares)
+
+
+def build(config: ConCLConfig, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
+    """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+    return ConCL(moco.build(config.moco, backbone, forwards_per_step), config)

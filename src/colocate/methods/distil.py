@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -12,66 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from colocate.base.distributed import gather, to_device
-from colocate.base.errors import UserError
 from colocate.core.geometry import exact
 from colocate.core.matching import SharedArea, overlap
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD, Batch
-from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.views import Batch
+from colocate.methods.method import Losses, Method
+from colocate.methods.settings import RGB, DistilConfig
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.models.encoder import Encoder, Features, group_batch_norm, linear
-
-RGB = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class DistilConfig(MethodConfig):
-    """Dense distillation along the overlap, from a network that stays as it is."""
-
-    teacher: str = "vit_small_patch14_dinov2.lvd142m"
-    """Any timm network (also hf-hub:OWNER/NAME and local-dir:FOLDER), or the folder of a colocate run."""
-    weights: str = "published"
-    """The teacher's weights: published (downloaded by timm), a file in timm's names, or random (a control)."""
-    mean: RGB | None = None
-    """Mean of the images that the teacher learned from, where it is not as published."""
-    std: RGB | None = None
-    """Their standard deviation."""
-    relations: float = 1.0
-    """Weight of the similarities between a tile's cells, beside the cells themselves."""
-    norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
-
-    def __post_init__(self) -> None:
-        if self.relations < 0 or self.norm_group < 2:
-            raise UserError("method: relations must be 0 or more, norm_group 2 or more")
-        if (self.mean is None) != (self.std is None):
-            raise UserError("method: mean and std go together")
-
-    @property
-    def terms(self) -> Terms:
-        """What it is made of."""
-        return Terms("none", f"cosine and relations to {self.teacher}, weighted", "overlap")
-
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Distil:
-        """The method around a backbone, with the teacher's weights."""
-        group_batch_norm(backbone, self.norm_group)
-        teacher = self.find_teacher()
-        head = linear(backbone.channels, teacher.backbone.channels)
-        return Distil(Encoder(backbone, whole=nn.Identity(), cells=head), teacher, self.relations)
-
-    def find_teacher(self) -> Teacher:
-        """The teacher with its weights and normalisation.
-
-        Raises:
-            UserError: no such network or file, or weights that do not fit.
-        """
-        if Path(self.teacher, "backbone.json").is_file():
-            backbone = load_backbone(self.teacher)
-            look: dict[str, Any] = backbone.facts
-        else:
-            backbone = Backbone(self.teacher)
-            backbone.load(self.weights)
-            look = backbone.published_look
-        return Teacher(backbone, self.mean or tuple(look["mean"]), self.std or tuple(look["std"]))
 
 
 @final
@@ -166,3 +113,27 @@ def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, _: A
 def _with_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     assert isinstance(module, Distil)
     state |= {f"{prefix}teacher.{name}": tensor for name, tensor in module.teacher.state_dict().items()}
+
+
+def build(config: DistilConfig, backbone: Backbone, forwards_per_step: int = 1) -> Distil:
+    """The method around a backbone, with the teacher's weights."""
+    group_batch_norm(backbone, config.norm_group)
+    teacher = find_teacher(config)
+    head = linear(backbone.channels, teacher.backbone.channels)
+    return Distil(Encoder(backbone, whole=nn.Identity(), cells=head), teacher, config.relations)
+
+
+def find_teacher(config: DistilConfig) -> Teacher:
+    """The teacher with its weights and normalisation.
+
+    Raises:
+        UserError: no such network or file, or weights that do not fit.
+    """
+    if Path(config.teacher, "backbone.json").is_file():
+        backbone = load_backbone(config.teacher)
+        look: dict[str, Any] = backbone.facts
+    else:
+        backbone = Backbone(config.teacher)
+        backbone.load(config.weights)
+        look = backbone.published_look
+    return Teacher(backbone, config.mean or tuple(look["mean"]), config.std or tuple(look["std"]))

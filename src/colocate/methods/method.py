@@ -1,10 +1,9 @@
-"""The interface of a method: a module whose forward takes a batch of views and returns its losses; its settings."""
+"""The interface of a method: a module whose forward takes a batch of views and returns its losses."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -52,29 +51,3 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Losses of one batch. State that is not learned (key encoder, queues) moves here as well."""
-
-
-class Terms(NamedTuple):
-    """What a method is made of, in words, for `colocate recipes`."""
-
-    whole: str
-    dense: str
-    matching: str
-
-
-@dataclass(frozen=True)
-class MethodConfig(ABC):
-    """The settings of a method: a frozen dataclass whose fields become options of `colocate pretrain`."""
-
-    @property
-    @abstractmethod
-    def terms(self) -> Terms:
-        """What it is made of."""
-
-    def filling(self, batch: int) -> int:
-        """Forward passes until its queue holds as many different keys as it can: the loss rises until then."""
-        return 0
-
-    @abstractmethod
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
-        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""

@@ -2,112 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import torch
-import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from colocate.base.distributed import gather, to_device
-from colocate.base.errors import UserError
 from colocate.core.objectives import info_nce
 from colocate.core.views import Batch, View
-from colocate.methods.method import Losses, Method, MethodConfig, Terms
-from colocate.methods.rules import MostSimilar, Overlap, Rule
+from colocate.methods.method import Losses, Method
+from colocate.methods.rules import Rule
+from colocate.methods.settings import MoCoConfig
 from colocate.models.backbones import Backbone
 from colocate.models.encoder import Encoder, Features, Momentum, Queue, group_batch_norm, linear, projector
-
-
-@dataclass(frozen=True)
-class MoCoConfig(MethodConfig):
-    """MoCo-v2 (match None), or PLM or DenseCL on top of it, by the match."""
-
-    match: Annotated[Overlap | MostSimilar | None, tyro.conf.AvoidSubcommands] = None
-    """What pairs the cells of two views; none: whole views are contrasted only."""
-    dense: float = 0.5
-    """Share of the dense term in the loss (lambda in the paper); 0 without a match. At 1 whole views have no part."""
-    both_ways: bool = True
-    """Match the cells of either view (PLM), not the query's alone (DenseCL)."""
-    align: bool = True
-    """A linear layer on matched cells after pooling (A in the PLM paper); DenseCL has none."""
-    negatives: Literal["tiles", "cells"] = "tiles"
-    """What cells are told from: the mean cells of past tiles (PLM, DenseCL), or the cells of this batch."""
-    norm: bool = False
-    """Batch norm in the projectors."""
-    most_cells: int | None = None
-    """Average finer grids to at most so many cells a side before they are contrasted."""
-    temperature: float = 0.2
-    """Temperature of all InfoNCE terms."""
-    queue_length: int = 16_384
-    """Past keys kept as negatives, in each queue."""
-    momentum: float = 0.999
-    """Momentum of the key encoder."""
-    hidden: int = 512
-    """Hidden width of the projectors."""
-    width: int = 128
-    """Output width of the projectors."""
-    norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dense <= 1:
-            raise UserError(f"method.dense is a share between 0 and 1, not {self.dense}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"method.momentum must lie in [0, 1), not {self.momentum}")
-        if self.match is None and self.dense == 1:
-            raise UserError("method.dense 1 leaves nothing to learn from without a match (--method.match)")
-        if self.match is not None and self.align and not self.both_ways:
-            raise UserError(
-                "method.align learns from matched queries, which come with --method.both-ways: "
-                "give both, or leave the linear layer out (--method.no-align)"
-            )
-        positive = (self.temperature, self.queue_length, self.hidden, self.width, self.most_cells or 1)
-        if min(positive) <= 0 or self.norm_group < 2:
-            raise UserError(
-                "method: temperature, queue_length, hidden, width and most_cells must be positive, norm_group 2 or more"
-            )
-
-    @property
-    def terms(self) -> Terms:
-        """What it is made of."""
-        if self.match is None:
-            return Terms("InfoNCE + queue", "none", "none")
-        weighted = ", weighted" if isinstance(self.match, Overlap) and self.match.weighted else ""
-        sides = "" if self.both_ways else ", query side"
-        whole = "InfoNCE + queue" if self.dense < 1 else "none"
-        told_from = "queue" if self.negatives == "tiles" else "the batch's cells"
-        return Terms(whole, f"InfoNCE + {told_from}{weighted}{sides}", self.match.words)
-
-    def filling(self, batch: int) -> int:
-        """A batch of keys a forward pass, of whole views and of mean cells alike."""
-        has_queue = self.dense < 1 or self.negatives == "tiles"
-        return -(-self.queue_length // batch) if has_queue else 0
-
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
-        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        group_batch_norm(backbone, self.norm_group)
-        sizes = (backbone.channels, self.hidden, self.width)
-        encoder = Encoder(
-            backbone,
-            whole=projector(*sizes, norm=self.norm) if self.dense < 1 else nn.Identity(),
-            cells=projector(*sizes, norm=self.norm) if self.match is not None else None,
-            align=linear(self.width, self.width) if self.match is not None and self.align else None,
-            most_cells=self.most_cells,
-        )
-        return MoCo(
-            encoder,
-            self.match,
-            dense=self.dense if self.match is not None else 0.0,
-            both_ways=self.both_ways,
-            negatives=self.negatives,
-            temperature=self.temperature,
-            width=self.width,
-            queue_length=self.queue_length,
-            # The key encoder follows at every forward; over a whole step it shall have moved by `momentum` once.
-            momentum=self.momentum ** (1 / forwards_per_step),
-        )
 
 
 class Contrast(NamedTuple):
@@ -221,3 +129,28 @@ class MoCo(Method):
 
 def _aligned(encoder: Encoder, partners: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     return partners if encoder.align is None else encoder.align(partners)
+
+
+def build(config: MoCoConfig, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
+    """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+    group_batch_norm(backbone, config.norm_group)
+    sizes = (backbone.channels, config.hidden, config.width)
+    encoder = Encoder(
+        backbone,
+        whole=projector(*sizes, norm=config.norm) if config.dense < 1 else nn.Identity(),
+        cells=projector(*sizes, norm=config.norm) if config.match is not None else None,
+        align=linear(config.width, config.width) if config.match is not None and config.align else None,
+        most_cells=config.most_cells,
+    )
+    return MoCo(
+        encoder,
+        config.match,
+        dense=config.dense if config.match is not None else 0.0,
+        both_ways=config.both_ways,
+        negatives=config.negatives,
+        temperature=config.temperature,
+        width=config.width,
+        queue_length=config.queue_length,
+        # The key encoder follows at every forward; over a whole step it shall have moved by `momentum` once.
+        momentum=config.momentum ** (1 / forwards_per_step),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -11,55 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from colocate.base.distributed import gather, own_part, to_device
-from colocate.base.errors import UserError
 from colocate.core.geometry import exact
 from colocate.core.matching import overlap
 from colocate.core.objectives import sinkhorn
 from colocate.core.views import Batch, View
-from colocate.methods.method import Losses, Method, MethodConfig, Terms
+from colocate.methods.method import Losses, Method
+from colocate.methods.settings import PrototypesConfig
 from colocate.models.backbones import Backbone
 from colocate.models.encoder import Encoder, Features, Momentum, group_batch_norm
-
-
-@dataclass(frozen=True)
-class PrototypesConfig(MethodConfig):
-    """Prototypes along the overlap: no negatives, no queue."""
-
-    prototypes: int = 256
-    """Prototypes that cells are assigned to."""
-    temperature: float = 0.1
-    """Temperature of the student's softmax over prototypes."""
-    teacher_temperature: float = 0.05
-    """Temperature of the teacher's balanced assignment; lower is harder."""
-    iterations: int = 3
-    """Rounds of Sinkhorn-Knopp that balance the assignment."""
-    memory: int = 9216
-    """Past teacher cells among which the assignment is balanced as well; 0: the batch's alone."""
-    momentum: float = 0.99
-    """Momentum of the teacher."""
-    hidden: int = 512
-    """Hidden width of the projector."""
-    width: int = 128
-    """Width of the space that prototypes lie in."""
-    norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
-
-    def __post_init__(self) -> None:
-        if min(self.prototypes, self.hidden, self.width) < 2 or self.iterations < 1 or self.norm_group < 2:
-            raise UserError("method: prototypes, hidden, width and norm_group must be 2 or more, iterations 1 or more")
-        if min(self.temperature, self.teacher_temperature) <= 0 or not 0 <= self.momentum < 1 or self.memory < 0:
-            raise UserError("method: temperatures must be positive, momentum in [0, 1), memory 0 or more")
-
-    @property
-    def terms(self) -> Terms:
-        """What it is made of."""
-        return Terms("none", f"cross-entropy on {self.prototypes} prototypes, weighted", "overlap")
-
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Prototypes:
-        """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
-        group_batch_norm(backbone, self.norm_group)
-        head = PrototypeHead(backbone.channels, self.hidden, self.width, self.prototypes)
-        return Prototypes(Encoder(backbone, whole=head, cells=head), self, self.momentum ** (1 / forwards_per_step))
 
 
 @final
@@ -143,3 +101,10 @@ class Prototypes(Method):
         return torch.stack(
             [(to_device(weight.to(each.dtype), each.device) * each).mean() for weight, each in sides]
         ).mean()
+
+
+def build(config: PrototypesConfig, backbone: Backbone, forwards_per_step: int = 1) -> Prototypes:
+    """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+    group_batch_norm(backbone, config.norm_group)
+    head = PrototypeHead(backbone.channels, config.hidden, config.width, config.prototypes)
+    return Prototypes(Encoder(backbone, whole=head, cells=head), config, config.momentum ** (1 / forwards_per_step))

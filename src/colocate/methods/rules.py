@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import tyro
 
-from colocate.core.matching import Match, attend, most_similar, nearest_centre, nearest_feature, overlap
-from colocate.core.views import View
-from colocate.models.encoder import Features
+if TYPE_CHECKING:
+    from colocate.core.matching import Match
+    from colocate.core.views import View
+    from colocate.models.encoder import Features
 
 
 class Rule(ABC):
@@ -37,6 +38,8 @@ class Overlap(Rule):
     """Pool by shared area times similarity (softmax at temperature 0.2), an ablation, in place of shared area alone."""
 
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
+        from colocate.core.matching import attend, overlap
+
         match = overlap(own.crop, other.crop, mine.grid, theirs.grid)
         if not self.weighted:
             match = replace(match, weight=(match.seen > 0).to(match.seen))
@@ -55,6 +58,8 @@ class MostSimilar(Rule):
     rule: Annotated[Literal["most-similar"], tyro.conf.Suppress] = "most-similar"
 
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
+        from colocate.core.matching import most_similar
+
         return most_similar(mine.field, theirs.field)
 
 
@@ -67,6 +72,8 @@ class NearestFeature(Rule):
     rule: Annotated[Literal["nearest-feature"], tyro.conf.Suppress] = "nearest-feature"
 
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
+        from colocate.core.matching import nearest_feature
+
         assert mine.cells is not None and theirs.cells is not None
         return nearest_feature(mine.cells, theirs.cells)
 
@@ -80,4 +87,6 @@ class NearestCentre(Rule):
     rule: Annotated[Literal["nearest-centre"], tyro.conf.Suppress] = "nearest-centre"
 
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
+        from colocate.core.matching import nearest_centre
+
         return nearest_centre(own.crop, other.crop, mine.grid, theirs.grid)

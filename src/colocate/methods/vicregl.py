@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, final
+from typing import final
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,56 +12,11 @@ from colocate.base.distributed import gather_with_gradient, to_device
 from colocate.base.errors import UserError
 from colocate.core.objectives import vicreg_covariance, vicreg_invariance, vicreg_variance
 from colocate.core.views import Batch, View
-from colocate.methods.method import Losses, Method, MethodConfig, Terms
-from colocate.methods.rules import NearestCentre, NearestFeature, Overlap, Rule
+from colocate.methods.method import Losses, Method
+from colocate.methods.rules import NearestFeature, Rule
+from colocate.methods.settings import VICRegLConfig
 from colocate.models.backbones import Backbone
 from colocate.models.encoder import Encoder, Expander, Features
-
-
-@dataclass(frozen=True)
-class VICRegLConfig(MethodConfig):
-    """VICRegL: cells paired by nearest feature, and by place."""
-
-    location: Annotated[NearestCentre | Overlap, tyro.conf.AvoidSubcommands] = field(default_factory=NearestCentre)
-    """What pairs cells by place: the nearest centre (VICRegL) or the tissue they share (PLM)."""
-    alpha: float = 0.75
-    """Share of the whole term in the loss."""
-    invariance: float = 25.0
-    """Coefficient of the squared differences between partners."""
-    variance: float = 25.0
-    """Coefficient of the variance term."""
-    covariance: float = 1.0
-    """Coefficient of the covariance term."""
-    best: int = 20
-    """Cells of a whole view that are compared by place: the best matched."""
-    best_local: int = 4
-    """The same of a local view."""
-    width: int = 2048
-    """Width of the expander of whole views (8,192 for a ResNet-50)."""
-    cells_width: int = 512
-    """Width of the expander of cells."""
-    most_cells: int | None = None
-    """Average finer grids to at most so many cells a side before they are compared."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"method.alpha is a share between 0 and 1, not {self.alpha}")
-        if min(self.invariance, self.variance, self.covariance) < 0:
-            raise UserError("method: invariance, variance and covariance must not be negative")
-        if min(self.best, self.best_local, self.width, self.cells_width, self.most_cells or 1) < 1:
-            raise UserError("method: best, best_local, width, cells_width and most_cells must be 1 or more")
-
-    @property
-    def terms(self) -> Terms:
-        """What it is made of."""
-        weighted = ", weighted" if isinstance(self.location, Overlap) and self.location.weighted else ""
-        matching = f"{NearestFeature.words}; {self.location.words}, best {self.best}"
-        return Terms("VICReg", f"VICReg on cell pairs{weighted}", matching)
-
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> VICRegL:
-        """The method around a backbone; nothing in it counts forwards."""
-        whole, cells = (Expander(backbone.channels, width) for width in (self.width, self.cells_width))
-        return VICRegL(Encoder(backbone, whole, cells, most_cells=self.most_cells), self)
 
 
 @final
@@ -132,3 +85,9 @@ class VICRegL(Method):
 
 def _chosen(cells: Float[Tensor, "b n d"], chosen: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
     return cells.gather(1, chosen[:, :, None].expand(-1, -1, cells.shape[2]))
+
+
+def build(config: VICRegLConfig, backbone: Backbone, forwards_per_step: int = 1) -> VICRegL:
+    """The method around a backbone; nothing in it counts forwards."""
+    whole, cells = (Expander(backbone.channels, width) for width in (config.width, config.cells_width))
+    return VICRegL(Encoder(backbone, whole, cells, most_cells=config.most_cells), config)

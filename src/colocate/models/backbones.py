@@ -10,6 +10,8 @@ from typing import Annotated, Any, NotRequired, final
 import pydantic
 import timm
 import torch
+from huggingface_hub import constants as hub
+from huggingface_hub import get_session
 from jaxtyping import Float
 from pydantic import Field, FiniteFloat, PositiveInt
 from safetensors.torch import load, load_file
@@ -20,6 +22,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.text import reason
 
+ANSWER_S = 5  # which the hub may take to answer
 Scale = Annotated[FiniteFloat, Field(gt=0)]
 
 
@@ -170,13 +173,20 @@ class Backbone(nn.Module):
         if weights != "published":
             self.load_file(Path(weights))
             return
+        offline, reached = hub.HF_HUB_OFFLINE, self.name.startswith("local-dir:") or _hub_answers()
+        hub.HF_HUB_OFFLINE = offline or not reached  # what is in its cache is taken at once then
         try:
             published = timm.create_model(self.name, pretrained=True, num_classes=0)
         except Exception as error:  # hub, network and cache errors of several libraries
+            why = f"could not be had ({type(error).__name__}: {error})"
+            if not reached:
+                why = f"are not on this machine, and {hub.ENDPOINT} cannot be reached"
             raise UserError(
-                f"the published weights of {self.name} could not be had ({type(error).__name__}: {error}); "
-                "download them elsewhere and give the file, or take random weights"
+                f"the published weights of {self.name} {why}: download them elsewhere and give the file, or take "
+                "random weights"
             ) from error
+        finally:
+            hub.HF_HUB_OFFLINE = offline
         self.fill(published.state_dict(), f"the published {self.name}")
 
     @property
@@ -221,6 +231,15 @@ class Backbone(nn.Module):
         if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
             raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         self.net.load_state_dict({name: tensors[name] for name in own})
+
+
+def _hub_answers() -> bool:
+    """Whether Hugging Face's hub can be reached: its own client finds out in a minute, by trying again and again."""
+    try:
+        get_session().head(hub.ENDPOINT, timeout=ANSWER_S)
+    except Exception:  # of whichever client of HTTP it has
+        return False
+    return True
 
 
 def load_backbone(path: str | Path) -> Backbone:

@@ -1,4 +1,4 @@
-"""Compare runs on what means the same in every method: a table, and one page of curves."""
+"""Compare runs on what means the same in every method: a table, settings that differ, and curves, on one page."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
+from colocate import __version__
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
-from colocate.base.text import counted, escaped, grid
+from colocate.base.text import counted, grid
 from colocate.data.index import Index
-from colocate.pages.curves import Rows, draw_line, late_mean
-from colocate.pages.style import COLOURS, SMALL, plot, png
+from colocate.pages import svg
+from colocate.pages.curves import STYLES, Chart, Rows, draw_chart, late_mean, line
+from colocate.pages.html import check_ending, write_page
+from colocate.pages.sample import read_recipe_of
+from colocate.pages.style import NAMES, SMALL, png
 from colocate.training.journal import loss_terms, read_journal
-from colocate.training.recipe import Recipe, differences, read_recipe
+from colocate.training.recipe import Recipe, differences
 
 COLUMNS = {
     "correspondence": ".3f",
@@ -38,7 +41,6 @@ CHARTS = {
     "feature_std": "Standard deviation of projected whole views (about 1: spread out, 0: collapsed)",
     "within_tile": "Share of variance within tiles (0: the cells of a tile are all alike)",
 }
-STYLES = ("-", "--", ":", "-.")  # when colours run out
 NOTE = (
     "Values are means over the last tenth of each journal's rows. Losses of different methods are on different scales. "
     "Effective rank cannot exceed the batch: compare that of equal batches only."
@@ -55,23 +57,32 @@ class Run(NamedTuple):
     """The same for the same tiles, wherever they lie; without tiles.arrow their path."""
 
 
-def compare(runs: Sequence[Path], out: Path = Path("compare.png")) -> str:
-    """Draw the curves of the runs as `out`; returns their table and the settings that differ, in Markdown.
+def compare(runs: Sequence[Path], out: Path = Path("compare.html"), picture: Path | None = None) -> str:
+    """Write a page of the runs as `out`, and draw their curves as a PNG too; returns their tables in Markdown.
 
     Raises:
         UserError: fewer than two runs, one given twice, no run there, or one that has logged nothing.
     """
+    check_ending(out)
     compared = read_runs(runs)
-    packed = png(draw(compared))
-    write_atomically(Path(out), packed)
-    return markdown(compared)
-
-
-def read_recipe_of(run: Path) -> Recipe:
-    """The recipe that a run folder keeps. Raises UserError if it is not the folder of a run."""
-    if not (run / "recipe.json").is_file():
-        raise UserError(f"{run} is not the folder of a run (it has no recipe.json): give the --out of a pretraining")
-    return read_recipe(run / "recipe.json")
+    charts = charts_of(compared)
+    table, different = rows_of(compared), rows_of_settings(compared)
+    write_page(
+        out,
+        "runs.html",
+        version=__version__,
+        heading=f"{counted(len(compared), 'run')} compared",
+        runs=[run.name for run in compared],
+        table=[list(column) for column in zip(*table, strict=True)],
+        different=different,
+        note=NOTE,
+        charts=[(chart, svg.draw(chart)) for chart in charts],
+        size=svg,
+    )
+    if picture is not None:
+        write_atomically(picture, png(draw(charts)))
+    settings = grid(different, left=1) if different else "All settings are the same."
+    return "\n\n".join([grid(table, left=2), NOTE, settings])
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -110,38 +121,51 @@ def different_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     return found
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """A row a run, then a row a setting that differs; a cell is empty where a method has no such term."""
+def rows_of(runs: Sequence[Run]) -> list[list[str]]:
+    """Heads, then a row a run; a cell is empty where a method has no such term."""
     columns = dict.fromkeys(["loss", *(term for run in runs for term in loss_terms(run.rows))], "#.3g") | COLUMNS
     rows = [["run", "recipe", "steps", *(column.replace("_", " ") for column in columns)]]
     for run in runs:
         late = {column: late_mean(run.rows, column) for column in columns}
         values = [f"{late[name]:{form}}" if math.isfinite(late[name]) else "" for name, form in columns.items()]
-        rows.append([escaped(run.name), escaped(run.recipe.name), f"{run.rows[-1]['step']:,.0f}", *values])
-    parts = [grid(rows, left=2), NOTE]
-    if different := different_settings(runs):
-        head = ["setting", *(escaped(run.name) for run in runs)]
-        parts.append(grid([head, *([name, *map(escaped, values)] for name, values in different.items())], left=1))
-    else:
-        parts.append("All settings are the same.")
-    return "\n\n".join(parts)
+        rows.append([run.name, run.recipe.name, f"{run.rows[-1]['step']:,.0f}", *values])
+    return rows
 
 
-def draw(runs: Sequence[Run]) -> Figure:
-    """Four charts over the pairs of views seen, the level of chance dotted, and a legend below."""
+def rows_of_settings(runs: Sequence[Run]) -> list[list[str]]:
+    """Heads, then a row a setting that differs; nothing where none does."""
+    rows = [[name, *values] for name, values in different_settings(runs).items()]
+    return [["setting", *(run.name for run in runs)], *rows] if rows else []
+
+
+def charts_of(runs: Sequence[Run]) -> list[Chart]:
+    """The curves over the pairs of views seen, with the level of chance; what no run has logged is left out."""
+    charts = []
+    for column, title in CHARTS.items():
+        lines = [
+            line(
+                run.rows,
+                column,
+                run.name,
+                NAMES[number % len(NAMES)],
+                style=number // len(NAMES) % len(STYLES),
+                pairs=run.recipe.batch * run.recipe.accumulate,
+            )
+            for number, run in enumerate(runs)
+        ]
+        charts.append(Chart(title, "pairs of views seen", [one for one in lines if len(one.x)]))
+    return [chart for chart in charts if chart.lines]
+
+
+def draw(charts: Sequence[Chart]) -> Figure:
+    """The charts on one sheet, a legend below."""
     figure = Figure(figsize=(12, 8), layout="constrained")
-    charts = figure.subplots(2, 2).ravel()
-    for axes, (column, title) in zip(charts, CHARTS.items(), strict=True):
-        plot(axes, title, "pairs of views seen")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        for number, run in enumerate(runs):
-            colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
-            pairs = run.recipe.batch * run.recipe.accumulate
-            draw_line(axes, run.rows, column, colour, run.name[-40:], style=style, pairs=pairs)
-            chance = late_mean(run.rows, f"{column}_chance")
-            if math.isfinite(chance):
-                axes.axhline(chance, color=colour, lw=1, ls=":")
-        axes.set_xlim(0, None)
-    handles = charts[0].get_legend_handles_labels()
+    boxes = figure.subplots(2, 2).ravel()
+    for axes, chart in zip(boxes, charts, strict=False):
+        shortened = [one._replace(label=one.label[-40:]) for one in chart.lines]
+        draw_chart(axes, chart._replace(lines=shortened), legend=False)
+    for axes in boxes[len(charts) :]:
+        axes.set_axis_off()
+    handles = boxes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
     return figure

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 from scipy.ndimage import uniform_filter1d
 
-from colocate.pages.style import INK, SMALL, plot
+from colocate.pages.style import COLOURS, INK, SMALL, plot
 
 Rows = Sequence[dict[str, float]]
+STYLES = ("-", "--", ":", "-.")
 
 
 def late_mean(rows: Rows, column: str) -> float:
@@ -27,33 +31,63 @@ def late_mean(rows: Rows, column: str) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def draw_line(
-    axes: Axes, rows: Rows, column: str, colour: str, label: str, *, style: str = "-", pairs: int = 1
-) -> None:
-    """Draw a column over the steps, and its running mean over a tenth of the rows.
+class Line(NamedTuple):
+    """A column of a journal, where it has values."""
 
-    label: the legend's; style: of the running mean's line; pairs: units of the x axis a step.
-    """
+    label: str
+    colour: str
+    """A name of COLOURS."""
+    x: Float64[np.ndarray, " n"]
+    y: Float64[np.ndarray, " n"]
+    late: float
+    """The mean over the last tenth of the journal's rows; nan where none of them has a value."""
+    style: int = 0
+    """Of the running mean: a place in STYLES."""
+    level: float = math.nan
+    """A level to compare with, such as that of chance; nan where there is none."""
+
+    @property
+    def smooth(self) -> Float64[np.ndarray, " n"]:
+        """The running mean over a tenth of the values."""
+        return uniform_filter1d(self.y, max(1, len(self.y) // 10), mode="nearest")
+
+
+class Chart(NamedTuple):
+    """Lines over one axis."""
+
+    title: str
+    xlabel: str
+    lines: list[Line]
+    filling: float = 0
+    """How much of the x axis, from 0, is shaded: there a queue fills."""
+
+
+def line(rows: Rows, column: str, label: str, colour: str, *, style: int = 0, pairs: int = 1) -> Line:
+    """A column over the steps, or over `pairs` a step; with the level of its chance where the journal has that."""
     known = [row for row in rows if math.isfinite(row.get(column, math.nan))]
-    steps = [row["step"] * pairs for row in known]
-    values = np.array([row[column] for row in known], np.float64)
-    axes.plot(steps, values, color=colour, lw=0.7, alpha=0.3)
-    smooth = uniform_filter1d(values, max(1, len(values) // 10), mode="nearest")
-    axes.plot(steps, smooth, color=colour, lw=1.8, ls=style, label=label, marker="o" if len(values) == 1 else None)
+    x, y = (np.array([row[name] for row in known], np.float64) for name in ("step", column))
+    return Line(label, colour, x * pairs, y, late_mean(rows, column), style, late_mean(rows, f"{column}_chance"))
 
 
-def draw_chart(axes: Axes, rows: Rows, title: str, lines: dict[str, tuple[str, str]], filling: float = 0) -> None:
-    """Draw some columns of one run with their late means in the legend; columns without values are left out.
+def draw_line(axes: Axes, line: Line, label: str) -> None:
+    """Draw the values and their running mean, which stands as `label` in the legend, and the level."""
+    colour = COLOURS[line.colour]
+    axes.plot(line.x, line.y, color=colour, lw=0.7, alpha=0.3)
+    marker = "o" if len(line.y) == 1 else None
+    axes.plot(line.x, line.smooth, color=colour, lw=1.8, ls=STYLES[line.style], label=label, marker=marker)
+    if math.isfinite(line.level):
+        axes.axhline(line.level, color=colour, lw=1, ls=":")
 
-    lines: label and colour by column; filling: steps in which a queue fills, which are shaded.
-    """
-    plot(axes, title, "step")
-    for column, (label, colour) in lines.items():
-        end = late_mean(rows, column)
-        if math.isfinite(end):
-            draw_line(axes, rows, column, colour, f"{label} {end:.3g}")
-    if filling > 0.02 * rows[-1]["step"]:
-        axes.axvspan(0, filling, color=INK, alpha=0.1, lw=0, label="queue fills: more negatives")
-    axes.set_xlim(0, rows[-1]["step"])
+
+def draw_chart(axes: Axes, chart: Chart, *, legend: bool = True) -> None:
+    """Draw a chart; its legend, if it has one, tells the late means."""
+    plot(axes, chart.title, chart.xlabel)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for one in chart.lines:
+        draw_line(axes, one, f"{one.label} {one.late:.3g}" if legend else one.label)
+    if chart.filling:
+        axes.axvspan(0, chart.filling, color=INK, alpha=0.1, lw=0, label="queue fills: more negatives")
+    axes.set_xlim(0, max((one.x.max() for one in chart.lines if len(one.x)), default=1))
     axes.margins(y=0.12)
-    axes.legend(fontsize=SMALL, frameon=False)
+    if legend:
+        axes.legend(fontsize=SMALL, frameon=False)

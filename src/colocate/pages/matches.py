@@ -14,7 +14,8 @@ from torch import Tensor
 
 from colocate.core.geometry import Crop, cell_edges
 from colocate.core.matching import SharedArea, overlap
-from colocate.core.views import View, ViewConfig, sample_views
+from colocate.core.settings import ViewConfig
+from colocate.core.views import View, sample_views
 from colocate.data.loader import spaced
 from colocate.pages.style import CELLS, INK, SMALL, halo, picture
 

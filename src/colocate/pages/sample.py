@@ -1,8 +1,9 @@
-"""Choose the tiles of a run that are shown, and the scale at which its networks see them."""
+"""Read a run; choose the tiles of it that are shown, and the scale at which its networks see them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,12 @@ from colocate.base.errors import TileError, UserError
 from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.loader import spaced
-from colocate.training.recipe import Recipe
+from colocate.models.backbones import Backbone, load_backbone
+from colocate.pages.curves import Rows
+from colocate.training.journal import read_journal
+from colocate.training.loop import build_backbone
+from colocate.training.probes import settle_batch_norm
+from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.run import resume_command
 
 
@@ -32,6 +38,8 @@ class Split(NamedTuple):
 
     train: Masked
     test: Masked
+    names: list[str]
+    """Of the test images."""
 
 
 def masks_beside(index: Index, most: int = 512) -> Split | None:
@@ -47,10 +55,11 @@ def masks_beside(index: Index, most: int = 512) -> Split | None:
     test = [image for image in others if _mask(image).is_file()]
     if not test:
         return None
-    train, asked = (_read(spaced(images, most)) for images in (own, test))
+    test = spaced(test, most)
+    train, asked = _read(spaced(own, most)), _read(test)
     if train is None or asked is None or train.images.shape[1:] != asked.images.shape[1:]:
         return None
-    return Split(train, asked)
+    return Split(train, asked, [image.name for image in test])
 
 
 def _above(image: Path) -> Path:
@@ -137,3 +146,63 @@ def resized(tiles: UInt8[Tensor, "n 3 h w"], px: int) -> UInt8[Tensor, "n 3 px p
         return tiles
     smooth: Float[Tensor, "n 3 px px"] = F.interpolate(tiles.float(), (px, px), mode="bicubic", antialias=True)
     return smooth.round().clamp(0, 255).to(torch.uint8)
+
+
+def short(name: str) -> str:
+    """The last part of a tile's name.
+
+    >>> short("tiles/a/07.png"), short("shards/a-0000.tar:a/000000_000256.jpg"), short("slides/a.svs@0,256")
+    ('07.png', '000000_000256.jpg', 'a.svs@0,256')
+    """
+    return PurePath(name).name
+
+
+SETTLING = 64  # tiles whose statistics batch norm takes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as the parts of the page need it."""
+
+    run: Path
+    recipe: Recipe
+    rows: Rows
+    index: Index
+    networks: dict[str, Backbone]
+    """The backbone before and after training, by name."""
+    px: int
+    """Height and width that tiles are given to the networks with."""
+
+    def tiles(self, count: int) -> tuple[list[str], UInt8[Tensor, "n 3 h w"]]:
+        """Names and middle squares of tiles spread over the index."""
+        found = read_spread(self.index, count, self.run)
+        return [short(self.index.name(number)) for number, _ in found], torch.stack(
+            [square(tile, self.px) for _, tile in found]
+        )
+
+
+def read_recipe_of(run: Path) -> Recipe:
+    """The recipe that a run folder keeps. Raises UserError if it is not the folder of a run."""
+    if not (run / "recipe.json").is_file():
+        raise UserError(f"{run} is not the folder of a run (it has no recipe.json): give the --out of a pretraining")
+    return read_recipe(run / "recipe.json")
+
+
+def read_run(run: Path) -> Shown:
+    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
+    recipe = read_recipe_of(run)
+    rows = read_journal(run) if (run / "journal.csv").is_file() else []
+    if not rows or not (run / "backbone.json").is_file():
+        raise UserError(
+            f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: {resume_command(run)}"
+        )
+    index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
+    config = recipe.encoder
+    initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)
+    initial.load_state_dict(build_backbone(recipe).state_dict())
+    shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
+    _, settling = shown.tiles(SETTLING)
+    for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):
+        normalised = (settling, recipe.views.mean, recipe.views.std)
+        shown.networks[name] = network.eval() if config.freeze_norm else settle_batch_norm(network, *normalised)
+    return shown

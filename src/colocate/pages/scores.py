@@ -1,32 +1,153 @@
-"""Draw scores of backbones as dots with intervals, one chart a score."""
+"""Results as a page: tables, scores as dots with intervals, the worst and best images; and as a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from colocate import __version__
 from colocate.base.files import write_atomically
-from colocate.evaluation.metrics import LOWER_IS_BETTER
-from colocate.evaluation.table import Table, settings, title
+from colocate.base.text import counted
+from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluation.table import Table, facts, numbers, settings, title
+from colocate.pages import svg
+from colocate.pages.html import embedded, write_page
 from colocate.pages.style import COLOURS, RULE, SMALL, SOFT, TEXT, heading, plot, png
+from colocate.pages.style import NAMES as COLOUR_NAMES
 
 ACROSS = 3  # charts beside each other
 LETTERS = 22  # of a label
+NAMES_PX, SCALE_PX, WIDE_PX, ROW_PX = 150, 430, 480, 30  # of the SVG: where names and the scale end, width, a row
+MOST_SHEETS, MOST_IMAGES = 8, 5
+JUDGED = {
+    "instances": ("glas", "object Dice"),
+    "semantics": ("semantic", "micro Dice"),
+    "probe": ("probe", "image Dice"),
+}
+"""The score by which single images are compared: its family and name."""
 FOOTNOTE = (
     "Large dot: mean over seeds; line: 95 % interval over test images; small dots: seeds; dashed: the reference. "
     "Bold: better than the next best by their paired interval."
 )
 
 
-def scores(tables: Sequence[Table], out: Path) -> None:
-    """Draw the headline scores of the tables over all test images as the picture `out`."""
-    packed = png(draw(tables))
-    write_atomically(out, packed)
+class Interval(NamedTuple):
+    """A backbone in the SVG of a score; lengths in units of its viewBox."""
+
+    label: str
+    colour: str
+    y: float
+    low: float
+    high: float
+    mean: float
+    seeds: list[float]
+    value: str
+    best: bool
+    words: str
+    """What the pointer is told."""
+
+
+class Dots(NamedTuple):
+    """The SVG of a score."""
+
+    title: str
+    across: list[tuple[float, str]]
+    rows: list[Interval]
+    reference: float | None
+    height: float
+
+
+def write_scores(tables: Sequence[Table], out: Path) -> None:
+    """Write the page OUT/index.html of the tables, and draw their headline scores as OUT/table.png."""
+    write_page(
+        out / "index.html",
+        "scores.html",
+        version=__version__,
+        heading=title(tables[0]) if len(tables) == 1 else f"Results: {counted(len(tables), 'table')}",
+        tables=[
+            {
+                "title": title(table),
+                "numbers": list(numbers(table)),
+                "facts": facts(table),
+                "dots": [dots(table, name) for name in table.headlines],
+                "against": table.against,
+                "sheets": list(_sheets(table)),
+                "images": images(table),
+            }
+            for table in tables
+        ],
+        footnote=FOOTNOTE,
+        wide=(NAMES_PX, SCALE_PX, WIDE_PX),
+    )
+    write_atomically(out / "table.png", png(draw(tables)))
+
+
+def dots(table: Table, name: str) -> Dots:
+    """Lay out a headline score over all test images: a line a backbone, the reference on top."""
+    intervals = {row.label: table.scores[0].intervals[row.label][name] for row in table.rows}
+    known = [value for its in intervals.values() for value in (its.low, its.high, its.mean, *its.values)]
+    known = [value for value in known if math.isfinite(value)] or [0.0]
+    margin = 0.05 * (max(known) - min(known)) or 1
+    x = svg.Scale(min(known) - margin, max(known) + margin, NAMES_PX, SCALE_PX)
+    rows = []
+    for place, (label, its) in enumerate(intervals.items()):
+        value = "undefined" if math.isnan(its.mean) else f"{its.mean:.1f}"
+        told = f"{label}: {value}"
+        if not math.isnan(its.mean):
+            told += f" [{its.low:.1f}, {its.high:.1f}]; seeds {', '.join(f'{one:.1f}' for one in its.values)}"
+        best = table.scores[0].best.get(name) == label
+        seeds = [x(one) for one in its.values if len(its.values) > 1]
+        y = ROW_PX * (place + 0.5)
+        colour = COLOUR_NAMES[place % len(COLOUR_NAMES)]
+        rows.append(Interval(label, colour, y, x(its.low), x(its.high), x(its.mean), seeds, value, best, told))
+    reference = intervals[table.against].mean
+    shown = len(rows) > 1 and not math.isnan(reference)
+    ticks = [(x(tick), f"{tick:g}") for tick in svg.ticks(x.low, x.high)]
+    return Dots(_heading(name), ticks, rows, x(reference) if shown else None, ROW_PX * len(rows))
+
+
+def _heading(name: str) -> str:
+    return f"{name}, px (lower is better)" if name in LOWER_IS_BETTER else f"{name}, %"
+
+
+def _sheets(table: Table) -> Iterator[tuple[str, str]]:
+    """Words and the sheet of worst and best images of the first seed of each backbone, where the evaluation kept it.
+
+    Of an evaluation that kept none: its overlays, evenly spaced.
+    """
+    for row in table.rows[:MOST_SHEETS]:
+        folder = Path(row.results[0].path).parent
+        for name, what in (("worst-best.png", "the worst and the best"), ("overlays.png", "some, evenly spaced")):
+            if (folder / name).is_file():
+                yield f"{row.label}, seed {row.seeds[0]}: {what}", embedded((folder / name).read_bytes())
+                break
+
+
+def images(table: Table) -> list[list[str]]:
+    """Heads, then the worst and the best test images by their mean score over backbones and seeds."""
+    family, score = JUDGED[table.first.task]
+    found = {
+        row.label: [
+            [FAMILIES[family].scores([record[family]]).get(score, math.nan) for record in result.records]
+            for result in row.results
+        ]
+        for row in table.rows
+    }
+    means = {label: np.mean(values, 0) for label, values in found.items()}
+    over = np.mean(list(means.values()), 0)
+    order = [int(place) for place in np.argsort(over, kind="stable") if not math.isnan(over[place])]
+    few = min(MOST_IMAGES, len(order) // 2)
+    chosen = [("worst", place) for place in order[:few]] + [("best", place) for place in order[::-1][:few]]
+    names = [name for _, name in table.first.images]
+    rows = [["image", "", *(f"{label}: {score}" for label in means)]]
+    return rows + [[names[place], what, *(f"{its[place]:.1f}" for its in means.values())] for what, place in chosen]
 
 
 def draw(tables: Sequence[Table]) -> Figure:
@@ -49,14 +170,14 @@ def draw(tables: Sequence[Table]) -> Figure:
 
 def _chart(axes: Axes, table: Table, name: str) -> None:
     """Draw a row a backbone, the reference on top."""
-    plot(axes, f"{name}, px (lower is better)" if name in LOWER_IS_BETTER else f"{name}, %", "")
+    plot(axes, _heading(name), "")
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     axes.set_yticks(range(len(table.rows)), [row.label[:LETTERS] for row in table.rows])
     axes.margins(x=0.08)
     for place, row in enumerate(table.rows):
-        found, colour = table.scores[0].intervals[row.label][name], COLOURS[place % len(COLOURS)]
+        found, colour = table.scores[0].intervals[row.label][name], COLOURS[COLOUR_NAMES[place % len(COLOUR_NAMES)]]
         words = "undefined" if math.isnan(found.mean) else f"{found.mean:.1f}"
         weight = "bold" if table.scores[0].best.get(name) == row.label else "normal"
         axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT, weight=weight)

@@ -17,7 +17,18 @@ SOFT = "#667085"  # secondary text, axes
 RULE = "#d9dde5"
 # Okabe and Ito's palette. On pink and purple tissue its light half shows best, and every cell bears a number as well.
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#cc79a7", "#56b4e9", INK, "#999999")  # without yellow: paper is white
+COLOURS = {
+    "blue": BLUE,
+    "vermilion": VERMILION,
+    "green": GREEN,
+    "orange": ORANGE,
+    "purple": "#cc79a7",
+    "sky": "#56b4e9",
+    "ink": INK,
+    "grey": "#999999",
+}
+"""Of lines and dots, by the names that templates/style.css has too; without yellow: paper is white."""
+NAMES = tuple(COLOURS)
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
 TEXT, SMALL = 9.5, 8.5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import tifffile
 from jaxtyping import Int64, UInt8, UInt16
 
 from colocate.base.errors import UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import reserve, write_atomically
 from colocate.prediction.outputs import class_colour
 from colocate.prediction.predictor import Classes
 from colocate.prediction.stitch import Window, Windows
@@ -41,7 +40,7 @@ class ClassMap:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             try:
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a mapped file must not meet a full disk
+                reserve(file, int(np.prod(shape)))  # a mapped file must not meet a full disk
             except OSError as error:
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 reason = f"no room for a map of {np.prod(shape) / 2**30:.1f} GiB" if full else error.strerror

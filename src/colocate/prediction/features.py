@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,17 +19,18 @@ from PIL import Image
 from torch import nn
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import light_png, write_atomically
+from colocate.base.files import light_png, reserve, write_atomically
 from colocate.base.text import Terminal
 from colocate.evaluation.candidates import Candidate
 from colocate.models.backbones import Backbone
-from colocate.pages.page import principal_components
+from colocate.pages.panels import principal_components
 from colocate.prediction.outputs import beside, check_settings
 from colocate.prediction.predictor import DeviceConfig, read_regions
 from colocate.slides.listing import Listed
-from colocate.slides.one_slide import TilingConfig, places
+from colocate.slides.one_slide import places
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import TilingConfig, check_mpp
+from colocate.slides.slide import Slide
 from colocate.slides.tissue import find_tissue
 from colocate.training.probes import cell_features
 
@@ -74,7 +74,10 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
     """
     mpp = config.mpp or candidate.mpp
     if mpp is None:
-        raise UserError(f"{candidate.origin} does not say at which resolution it sees tissue: give --mpp")
+        raise UserError(
+            f"{candidate.origin} does not say at which resolution it sees tissue: give --mpp "
+            "(0.5 for what learned from 20x scans, 0.25 from 40x)"
+        )
     tiling = TilingConfig(mpp, config.size, min_tissue=config.min_tissue)
     if candidate.mpp and not 1 / NEAR <= mpp / candidate.mpp <= NEAR:
         told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"
@@ -180,7 +183,7 @@ class _Extractor:
                 rows.attrs.update(of_features)
                 stored.create_dataset("coords", data=coords).attrs.update(of_coords)
                 # Room is taken first: on a full disk HDF5 ends the process, without an error (h5py issue 914).
-                os.posix_fallocate(file.fileno(), 0, rows.nbytes + coords.nbytes + SPARE_BYTES)
+                reserve(file, rows.nbytes + coords.nbytes + SPARE_BYTES)
                 start = 0
                 for batch in batches:
                     rows[start : start + len(batch)] = batch

@@ -52,6 +52,14 @@ class PredictConfig:
         if not 0 < self.score < 1 or self.min_area < 0:
             raise UserError("score is a number between 0 and 1, min_area not negative")
 
+    def windows(self, task: str) -> tuple[int, int]:
+        """Side and overlap of the windows of a task. Raises UserError if they do not fit each other."""
+        side = self.window or WINDOW_PX[task]
+        overlap = side // 4 // STRIDE_PX * STRIDE_PX if self.overlap is None else self.overlap
+        if 2 * overlap > side:
+            raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
+        return side, overlap
+
 
 def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: PredictConfig) -> Tally:
     """Write OUT/SLIDE.geojson, .csv, .png (and .tif of classes), then .json, for each slide that is not done.
@@ -61,10 +69,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
     Raises:
         UserError: settings that do not fit, or are not those of the files that are there; a full disk.
     """
-    side = config.window or WINDOW_PX[predictor.task]
-    overlap = side // 4 // STRIDE_PX * STRIDE_PX if config.overlap is None else config.overlap
-    if 2 * overlap > side:
-        raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
+    side, overlap = config.windows(predictor.task)
     if any(slide.name == "failed" for slide in slides):
         raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
     runner = _Runner(predictor, out, config, side, overlap)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
+from pyarrow import parquet
 
-from colocate.base.errors import UserError
+from colocate.base.errors import TileError, UserError
 from colocate.base.tables import TABLES, as_text, column, read_table
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, one_a_series
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.readers import AMBIGUOUS, ENDINGS, PLAIN_ENDINGS, one_a_series, open_reader
+from colocate.slides.settings import check_mpp
+from colocate.slides.slide import Slide
 
 MANIFEST = "manifest.parquet"
 SETTINGS = "tiling.json"  # in the folder from the first slide on
@@ -160,3 +162,43 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         others = {key: value for key, value in row.items() if key not in KNOWN}
         slides.append(Listed(name, path, own_mpp, row.get("source") or name, mask, others, mpp))
     return slides
+
+
+LONGEST_TILE_PX = 4096
+
+
+def are_slides(data: Path) -> bool:
+    """Whether a file, folder or table holds slides rather than tiles, judged by its first picture.
+
+    A TIFF is a slide if it is longer than 4,096 px.
+    """
+    first = _first(data)
+    if first is None or not first.name.lower().endswith(ENDINGS):
+        return False
+    if not first.name.lower().endswith(AMBIGUOUS):
+        return True
+    try:
+        reader = open_reader(first)
+    except TileError:
+        return False
+    reader.close()
+    return max(reader.size) > LONGEST_TILE_PX
+
+
+def _first(data: Path) -> Path | None:
+    """The first picture of a folder or table, in the order of names; a file itself."""
+    if data.is_dir():
+        for here, folders, files in os.walk(data, followlinks=True):
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            for file in sorted(files):
+                if file.lower().endswith((*ENDINGS, *PLAIN_ENDINGS)) and not file.startswith("."):
+                    return Path(here) / file
+        return None
+    if data.suffix.lower() not in TABLES:
+        return data
+    try:
+        if data.suffix.lower() == ".parquet" and "slide_mpp" in parquet.read_schema(data).names:
+            return None  # a manifest, whose paths are of slides and whose rows are tiles
+        return data.parent / str(read_table(data, ["path"])["path"][0])
+    except (UserError, pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError):
+        return None  # whoever reads it will say what is wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,37 +17,9 @@ from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
 from colocate.slides.listing import Listed
 from colocate.slides.manifest import Shards, part_path, write_part
-from colocate.slides.slide import Slide, check_mpp
+from colocate.slides.settings import TilingConfig
+from colocate.slides.slide import Slide
 from colocate.slides.tissue import Finder, Tissue, find_tissue
-
-
-@dataclass(frozen=True)
-class TilingConfig:
-    """Tiles on a grid from the slide's top left, where tissue is."""
-
-    mpp: float = 0.5
-    """Micrometres per pixel of the tiles; a level of the slide within 1 % of it is taken as it is."""
-    size: int = 256
-    """Side of a tile, in px."""
-    overlap: int = 0
-    """How much of it neighbouring tiles share, in px."""
-    min_tissue: float = 0.5
-    """Least share of a tile that is tissue."""
-    min_sharpness: float = 2.0
-    """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Most empty
-    glass and strong blur lie below 2; 0 keeps all, unread if there is only a manifest to write."""
-    quality: int = 90
-    """JPEG quality; chroma is kept at full resolution."""
-
-    def __post_init__(self) -> None:
-        check_mpp(self.mpp, "--mpp")
-        if not 16 <= self.size <= 4096 or not 0 <= self.overlap < self.size:
-            raise UserError(
-                f"size is 16 to 4096 px, overlap at least 0 and less than it, not {self.size} and {self.overlap}"
-            )
-        if not 0 <= self.min_tissue <= 1 or self.min_sharpness < 0 or not 1 <= self.quality <= 100:
-            raise UserError("min_tissue is a share in [0, 1], min_sharpness at least 0, quality 1 to 100")
-
 
 LONGEST_PX = 1000
 EDGE = (0, 140, 70)
@@ -117,7 +88,7 @@ def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool, fi
             corners = [(row["x"], row["y"]) for row in rows]
             write_overlay(out / "overlays" / f"{listed.name}.png", slide, tissue, corners, found.side)
         write_part(out, listed, rows, _facts(slide, tissue, found, len(rows)), shards.bytes)
-    except (UserError, OSError):
+    except (UserError, OSError, ModuleNotFoundError):
         raise
     except Exception as error:  # one odd slide must not end the run
         raise TileError(f"{listed.path}: {type(error).__name__}: {' '.join(str(error).split())}") from error

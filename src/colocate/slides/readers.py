@@ -6,18 +6,22 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
-import openslide
 from PIL import Image
 
 from colocate.base.errors import TileError
 from colocate.slides.pictures import RGB, Plain, Reader, reading
 from colocate.slides.tiff import CACHE_BYTES, MAGIC, Tiff
 
+if TYPE_CHECKING:
+    from openslide import OpenSlideCache
+
 ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi", ".dcm")
+AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides
 PLAIN_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # slides only where they are named one by one
 LARGEST_CHUNK_PX = 1 << 25  # of a TIFF: a piece is unpacked whole for each read from it
 
@@ -36,8 +40,8 @@ def open_reader(path: Path) -> Reader:
             start = file.read(4)
     except OSError as error:
         raise TileError(f"{path} cannot be opened ({error.strerror}): check it and its permissions") from None
+    vendor = _vendor(path)
     with reading(path):
-        vendor = openslide.OpenSlide.detect_format(path)
         if start not in MAGIC:
             return _OpenSlide(path) if vendor else Plain(path)
         if vendor == "aperio":  # OpenSlide fills its holes and reads its JPEG 2000, Tiff what libtiff cannot unpack
@@ -51,6 +55,16 @@ def open_reader(path: Path) -> Reader:
         elif vendor not in (None, "generic-tiff"):
             return _OpenSlide(path)
         return Tiff(path, most_px=LARGEST_CHUNK_PX)
+
+
+def _vendor(path: Path) -> str | None:
+    """OpenSlide's name of a slide's kind. Where it is not installed, what may be a tile is none; slides then raise."""
+    if path.suffix.lower() in (*AMBIGUOUS, *PLAIN_ENDINGS) and find_spec("openslide") is None:
+        return None
+    import openslide
+
+    with reading(path):
+        return openslide.OpenSlide.detect_format(path)
 
 
 SERIES = re.compile(rb"\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)  # DICOM's SeriesInstanceUID, as slides store it
@@ -71,6 +85,8 @@ def one_a_series(paths: Iterable[Path]) -> list[Path]:
 @final
 class _OpenSlide(Reader):
     def __init__(self, path: Path) -> None:
+        import openslide
+
         self.path = path
         try:
             self.slide = openslide.OpenSlide(path)
@@ -105,5 +121,7 @@ class _OpenSlide(Reader):
 
 
 @cache
-def _shared_cache() -> openslide.OpenSlideCache:
+def _shared_cache() -> OpenSlideCache:
+    import openslide
+
     return openslide.OpenSlideCache(CACHE_BYTES)

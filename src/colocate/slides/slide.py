@@ -14,22 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from colocate.base.errors import TileError, UserError
+from colocate.base.errors import TileError
 from colocate.slides.pictures import Reader
 from colocate.slides.readers import open_reader
-
-
-def check_mpp(mpp: float, where: str) -> None:
-    """Raises UserError unless `mpp` (micrometres per pixel) lies above 0 and below 100.
-
-    >>> check_mpp(-1, "tiles.csv")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    colocate...UserError: tiles.csv: -1 micrometres per pixel is no resolution: give a number above 0 and below 100
-    """
-    if not 0 < mpp < 100:
-        message = f"{mpp:g} micrometres per pixel is no resolution: give a number above 0 and below 100"
-        raise UserError(f"{where}: {message}")
-
+from colocate.slides.settings import check_mpp
 
 SAID_MPP = (0.01, 20.0)  # that a file can mean: 21 micrometres are 1200 dots per inch, which say how to print
 OPEN = 32  # files that a process keeps open

@@ -16,20 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-from pyarrow import parquet
-
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, claimed, read_json, remove_unfinished, write_atomically
 from colocate.base.plugins import load, name_of, sha256_of
-from colocate.base.processes import end_with_parent
-from colocate.base.tables import TABLES, read_table
+from colocate.base.processes import cores, end_with_parent, start_method
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
-from colocate.slides.one_slide import TilingConfig, cut
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, open_reader
+from colocate.slides.one_slide import cut
 from colocate.slides.runner import Meter, Quarantine
+from colocate.slides.settings import TilingConfig
 
 FAILED = "failed.csv"
 RETRIES = 3  # of a slide whose worker was lost
@@ -84,7 +80,7 @@ def tile(
     before = {slide.name: notes for slide in own if (notes := notes_of(out, slide))}
     if waiting := [slide for slide in own if slide.name not in before]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
-        with _executor(min(workers or len(os.sched_getaffinity(0)), len(waiting)), scheduler) as executor:
+        with _executor(min(workers or cores(), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, (config, out, manifest_only, tissue))
         remove_unfinished(out)
     return _conclude(slides, out, before)
@@ -182,7 +178,7 @@ def _failed_path(out: Path, name: str) -> Path:
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
-        context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
+        context, others = multiprocessing.get_context(start_method()), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
         try:
             yield pool
@@ -193,10 +189,8 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         finally:
             pool.shutdown(cancel_futures=True)
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError("--scheduler needs Dask: pip install 'colocate[cluster]'") from None
+    from distributed import Client
+
     try:
         client: Any = Client(scheduler, timeout=WAIT_S)
     except (OSError, ValueError) as error:
@@ -243,28 +237,6 @@ def _conclude(slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str
     return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged)
 
 
-AMBIGUOUS = (".tif", ".tiff")  # tiles as well as slides
-LONGEST_TILE_PX = 4096
-
-
-def are_slides(data: Path) -> bool:
-    """Whether a file, folder or table holds slides rather than tiles, judged by its first picture.
-
-    A TIFF is a slide if it is longer than 4,096 px.
-    """
-    first = _first(data)
-    if first is None or not first.name.lower().endswith(ENDINGS):
-        return False
-    if not first.name.lower().endswith(AMBIGUOUS):
-        return True
-    try:
-        reader = open_reader(first)
-    except TileError:
-        return False
-    reader.close()
-    return max(reader.size) > LONGEST_TILE_PX
-
-
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
     """Write a manifest of slides, without shards, into `out` and return its path. Raises what `tile` raises."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -274,22 +246,3 @@ def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | N
     done = tile(find_slides([data], mpp), out, config, manifest_only=True)
     Terminal().say(sentence(done, out))
     return out / MANIFEST
-
-
-def _first(data: Path) -> Path | None:
-    """The first picture of a folder or table, in the order of names; a file itself."""
-    if data.is_dir():
-        for here, folders, files in os.walk(data, followlinks=True):
-            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-            for file in sorted(files):
-                if file.lower().endswith((*ENDINGS, *PLAIN_ENDINGS)) and not file.startswith("."):
-                    return Path(here) / file
-        return None
-    if data.suffix.lower() not in TABLES:
-        return data
-    try:
-        if data.suffix.lower() == ".parquet" and "slide_mpp" in parquet.read_schema(data).names:
-            return None  # a manifest, whose paths are of slides and whose rows are tiles
-        return data.parent / str(read_table(data, ["path"])["path"][0])
-    except (UserError, pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError):
-        return None  # whoever reads it will say what is wrong

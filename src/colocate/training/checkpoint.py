@@ -12,11 +12,13 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import timm
 import torch
 from safetensors.torch import save
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
+from colocate.base.text import grid
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.training.recipe import Recipe, to_json
@@ -57,7 +59,7 @@ def load_checkpoint(path: Path, holding: str = "method") -> dict[str, Any]:
     return state
 
 
-Library = Literal["timm", "torchvision", "detectron2"]
+Library = Literal["timm", "torchvision", "detectron2", "huggingface"]
 
 
 def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:
@@ -100,12 +102,15 @@ def export(run: Path, library: Library, out: Path) -> Path:
 
     timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
     `model.load_state_dict(..., strict=False)` (all but the classifier); ResNets and ConvNeXts. detectron2: a .pkl for
-    `MODEL.WEIGHTS`; ResNets of bottleneck blocks or basic ones.
+    `MODEL.WEIGHTS`; ResNets of bottleneck blocks or basic ones. huggingface: a folder for
+    `timm.create_model("local-dir:OUT", pretrained=True)`, or to be uploaded: weights, config.json and a model card.
 
     Raises:
         UserError: the library has no such network, or `out` has another ending than the library reads.
     """
     backbone = load_backbone(run)
+    if library == "huggingface":
+        return _export_folder(backbone, out)
     tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
     endings = (".pkl",) if library == "detectron2" else (".safetensors", ".pth")
     if out.suffix not in endings:
@@ -123,6 +128,88 @@ def export(run: Path, library: Library, out: Path) -> Path:
     else:
         write_atomically(out, save(tensors))
     return out
+
+
+def _export_folder(backbone: Backbone, out: Path) -> Path:
+    """Write config.json, model.safetensors and README.md as Hugging Face's hub keeps networks of timm."""
+    if out.suffix in (".safetensors", ".pth", ".pkl") or out.is_file():
+        raise UserError(f"{out}: for huggingface give a folder, not a file")
+    if ":" in backbone.name:
+        raise UserError(f"{backbone.name} is no network of timm's own, whose name its hub could build it by")
+    arguments: dict[str, Any] = {} if backbone.output_stride == 32 else {"output_stride": backbone.output_stride}
+    if getattr(backbone.net, "dynamic_img_size", False):
+        arguments["dynamic_img_size"] = True
+    # The network as timm builds it: of some the norm before the classifier, which learns nothing here, is a part.
+    whole: Any = timm.create_model(backbone.name, num_classes=0, **arguments)
+    whole.load_state_dict(backbone.net.state_dict(), strict=False)
+    facts = backbone.facts
+    size = facts.get("recipe", {}).get("views", {}).get("size", 224)
+    architecture, _, tag = backbone.name.partition(".")
+    config = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": whole.num_features,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "tag": tag or "colocate",
+            "input_size": [3, size, size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": facts["mean"],
+            "std": facts["std"],
+            "num_classes": 0,
+        },
+    }
+    write_atomically(out / "model.safetensors", save({name: t.contiguous() for name, t in whole.state_dict().items()}))
+    write_atomically(out / "config.json", json.dumps(config, indent=2) + "\n")
+    write_atomically(out / "README.md", _card(backbone, size))
+    return out
+
+
+LICENCES = ("apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "mit")
+
+
+def _card(backbone: Backbone, size: int) -> str:
+    """The model card: what Hugging Face reads (between the dashes), what the weights are, how they are used."""
+    facts = backbone.facts
+    data, recipe = facts.get("data", {}), facts.get("recipe", {})
+    said = str(data.get("licence", "not stated"))
+    licence = said.lower().replace(" ", "-")
+    named = [f"license: {licence}"] if licence in LICENCES else ["license: other", f"license_name: {json.dumps(said)}"]
+    mpp = facts.get("mpp")
+    rows = {
+        "network": f"{backbone.name}, {backbone.channels} channels, {backbone.stride} px a cell",
+        "recipe": f"{recipe.get('name') or 'of the user'}, {facts.get('steps', '?')} steps",
+        "tiles": f"{data.get('tiles', '?')}, licence: {said}",
+        "resolution": f"{mpp:g} micrometres per pixel" if mpp else "not stated",
+        "views": f"{size} px, normalised by mean {facts['mean']} and std {facts['std']} (RGB in 0-1)",
+        "made with": ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items()) or "colocate",
+    }
+    return "\n".join(
+        [
+            "---",
+            "library_name: timm",
+            *named,
+            "pipeline_tag: image-feature-extraction",
+            "tags: [timm, colocate, histopathology, self-supervised-learning, image-feature-extraction]",
+            "---",
+            "",
+            f"# {backbone.name}, pretrained on histology by colocate",
+            "",
+            "Self-supervised, for dense prediction: nothing but a backbone, without a classifier.",
+            "",
+            grid([["", "what it is"], *([name, words] for name, words in rows.items())], left=2),
+            "",
+            "```python",
+            "import timm",
+            "",
+            'backbone = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:OWNER/NAME',
+            "cells = backbone.forward_features(images)",
+            "```",
+            "",
+        ]
+    )
 
 
 def _torchvision(name: str, architecture: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -107,13 +107,27 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     return found
 
 
-def warning(measures: dict[str, float], batch: int) -> str | None:
+def warning(measures: Mapping[str, float], batch: int) -> str | None:
     """A sentence where the features look collapsed, else None."""
     if measures["feature_std"] < 0.1 or (batch >= 8 and measures["effective_rank"] < 1.5):
         return (
             f"features look collapsed (std {measures['feature_std']:.2f} of 1, effective rank "
             f"{measures['effective_rank']:.1f}): try a lower optim.lr or more warm-up"
         )
+    return None
+
+
+def first_warning(rows: Sequence[Mapping[str, float]], batch: int) -> str | None:
+    """The warning of the first row of a journal that deserves one, and whether the last row still does; else None.
+
+    >>> rows = [{"step": step, "feature_std": std, "effective_rank": 20.0} for step, std in ((10, 0.9), (20, 0.04))]
+    >>> first_warning(rows, 8)
+    'at step 20 features look collapsed (std 0.04 of 1, effective rank 20.0): try a lower optim.lr or more warm-up'
+    """
+    for row in rows:
+        if sentence := warning(row, batch):
+            after = "" if warning(rows[-1], batch) else f"; at step {rows[-1]['step']:,.0f} they no longer do"
+            return f"at step {row['step']:,.0f} {sentence}{after}"
     return None
 
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from colocate.base.errors import UserError
+from colocate.base.errors import UserError, not_installed
 from colocate.base.files import write_atomically
 from colocate.base.text import Terminal
-from colocate.data.index import Index
+
+if TYPE_CHECKING:
+    from colocate.data.index import Index
 
 CROWDED = 0.1  # of the time: other processes slow a run, not its data
 
@@ -136,24 +138,44 @@ def loss_terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
     return [name for name in names[names.index("loss") + 1 : names.index("grad_norm")] if name != "overlap"]
 
 
-def has_rows(run: Path) -> bool:
-    """Whether a run has logged anything yet."""
-    path = run / "journal.csv"
-    return path.exists() and bool(_read_table(path)[1])
+def begun(run: Path, resume: bool) -> bool:
+    """Whether a folder holds a run that has saved or logged anything yet.
+
+    Raises:
+        UserError: it does, and is not to be gone on with.
+    """
+    journal = run / "journal.csv"
+    saved = any((run / "checkpoints").glob("step*.pt")) or (journal.exists() and bool(_read_table(journal)[1]))
+    found = saved and (run / "recipe.json").exists()
+    if found and not resume:
+        raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
+    return found
+
+
+DEFAULT = "tensorboard"  # which a run does without
+
+
+def without_default(names: Sequence[str]) -> str | None:
+    """A sentence where the default tracker is not installed: the run goes on with its journal alone."""
+    if DEFAULT not in names or find_spec(DEFAULT):
+        return None
+    return f"only journal.csv is written, for {not_installed(DEFAULT)}"
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises UserError if the package of a tracker is not installed."""
+    """Raises UserError if the package of a tracker that was asked for (so not the default) is not installed."""
     for name in names:
-        if find_spec(name) is None:
-            raise UserError(f"the {name} journal needs its package: pip install 'colocate[{name}]'")
+        if name != DEFAULT and find_spec(name) is None:
+            raise UserError(f"the {name} journal: {not_installed(name)}")
 
 
 def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
     """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
     made: list[Tracker] = []
     for name in names:
-        if name == "tensorboard":
+        if name == DEFAULT:
+            if without_default(names):
+                continue
             from torch.utils.tensorboard import SummaryWriter
 
             folder = run / "tensorboard"

@@ -31,7 +31,15 @@ from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.training import checkpoint, diagnostics
 from colocate.training.checkpoint import backbone_facts, write_backbone
 from colocate.training.diagnostics import OnlineProbe
-from colocate.training.journal import Journal, ProgressBar, Throughput, UnreadableTiles, check_trackers, trackers
+from colocate.training.journal import (
+    Journal,
+    ProgressBar,
+    Throughput,
+    UnreadableTiles,
+    check_trackers,
+    trackers,
+    without_default,
+)
 from colocate.training.optim import build_optimizer, learning_rate, peak_lr
 from colocate.training.recipe import Recipe
 from colocate.training.run import (
@@ -176,6 +184,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
     make = partial(views_of, recipe, batches_per_epoch)
     with stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
+        screen.warn_once(without_default(recipe.machine.journals))
         if recipe.compile:
             screen.warn_once(_compile(bare, recipe, fabric))
         for turn, tiles, batch in prefetch_views(turns, make, fabric.device):

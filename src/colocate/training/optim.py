@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from timm.optim import create_optimizer_v2
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from colocate.base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def learning_rate(peak: float, step: int, steps: int, warmup_steps: float = 0) -
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of a module's parameters that take gradients."""
+    from timm.optim import create_optimizer_v2
+
     return create_optimizer_v2(
         module,
         opt="momentum" if config.name == "sgd" else config.name,  # timm's plain "sgd" is Nesterov's

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.base.rng import uniforms
-from colocate.core.views import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from colocate.datasets.labelled import Labelled
 
 Network = TypeVar("Network", bound=nn.Module)

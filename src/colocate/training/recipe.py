@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.plugins import load, name_of, sha256_of
-from colocate.core.views import ViewConfig
-from colocate.data.loader import Balance
-from colocate.methods.concl import ConCLConfig
-from colocate.methods.distil import DistilConfig
-from colocate.methods.method import Method, MethodConfig, Terms
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.prototypes import PrototypesConfig
-from colocate.methods.vicregl import VICRegLConfig
-from colocate.models.backbones import Backbone
-from colocate.slides.one_slide import TilingConfig
+from colocate.core.settings import ViewConfig
+from colocate.methods.settings import (
+    ConCLConfig,
+    DistilConfig,
+    MethodConfig,
+    MoCoConfig,
+    PrototypesConfig,
+    Terms,
+    VICRegLConfig,
+)
+from colocate.slides.settings import TilingConfig
 from colocate.training.optim import OptimConfig
+
+if TYPE_CHECKING:
+    from colocate.methods.method import Method
+    from colocate.models.backbones import Backbone
 
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]
@@ -101,7 +106,7 @@ class Recipe:
     """Tiles left out of training, by a column of the table or manifest: COLUMN=VALUE[,VALUE...], one or more."""
     data_licence: str = "not stated"
     """Licence of the data, written beside the exported backbone."""
-    balance: Balance = "tiles"
+    balance: Literal["tiles", "sources"] = "tiles"
     """Every tile equally often, or every source (slide, or patient where the table says): the tiles of a small one then
     come more often."""
     tile_mpp: float | None = None

@@ -9,13 +9,9 @@ from difflib import get_close_matches
 
 from colocate.base.errors import UserError
 from colocate.base.plugins import call
-from colocate.core.views import ViewConfig
-from colocate.methods.concl import ConCLConfig
-from colocate.methods.distil import DistilConfig
-from colocate.methods.moco import MoCoConfig
-from colocate.methods.prototypes import PrototypesConfig
+from colocate.core.settings import ViewConfig
 from colocate.methods.rules import MostSimilar, Overlap
-from colocate.methods.vicregl import VICRegLConfig
+from colocate.methods.settings import ConCLConfig, DistilConfig, MoCoConfig, PrototypesConfig, VICRegLConfig
 from colocate.training.optim import OptimConfig
 from colocate.training.recipe import EncoderConfig, Recipe
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from types import FrameType
@@ -18,15 +18,18 @@ from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from colocate.base.errors import UserError
+from colocate.base.errors import TileError, UserError
 from colocate.base.files import write_atomically
-from colocate.base.text import counted
+from colocate.base.processes import cores
+from colocate.base.text import counted, say
 from colocate.data.index import Index
+from colocate.data.inspect import labels_note, looks_like_labels
+from colocate.data.loader import spaced
 from colocate.methods.method import Method
-from colocate.slides.slide import check_mpp
-from colocate.slides.tile import are_slides, cut_for_training
+from colocate.slides.listing import are_slides
+from colocate.slides.settings import check_mpp
 from colocate.training import checkpoint
-from colocate.training.journal import has_rows
+from colocate.training.journal import begun
 from colocate.training.recipe import (
     MachineConfig,
     Precision,
@@ -76,7 +79,7 @@ def workers(machine: MachineConfig) -> int:
     """Loader processes per device."""
     if machine.workers is not None:
         return machine.workers
-    return min(8, len(os.sched_getaffinity(0)))
+    return min(8, cores())
 
 
 def planned_steps(recipe: Recipe, tiles: int) -> int:
@@ -91,10 +94,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
     """
     stored = run / "recipe.json"
-    begun = stored.exists() and (checkpoint.checkpoints(run / "checkpoints") or has_rows(run))
-    if begun and not resume:
-        raise UserError(f"{run} holds a run already: go on with it by --resume, or choose another --out")
-    if begun:
+    if begun(run, resume):
         before = read_recipe(stored)
         if changed := _changes(recipe, before):
             raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
@@ -146,6 +146,8 @@ def _index(path: Path, recipe: Recipe) -> Index:
             raise UserError(
                 f"--root {recipe.root} goes with lists and tables of tiles, and {data} holds slides: leave it out"
             )
+        from colocate.slides.tile import cut_for_training
+
         data = cut_for_training(data, path.parent / "tiles", recipe.tiling, recipe.tile_mpp)
     root = None if recipe.root is None else Path(recipe.root)
     index = Index.build(data, path, root=root, mpp=recipe.tile_mpp, hold_out=recipe.hold_out, origin=_origin(recipe))
@@ -154,7 +156,23 @@ def _index(path: Path, recipe: Recipe) -> Index:
         raise UserError(
             f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
+    note_labels(index)
     return index
+
+
+SAMPLED = 16
+
+
+def note_labels(index: Index) -> None:
+    """Say so where tiles look like masks of labels, by a few of them; those that cannot be read are for training."""
+    labels = opened = 0
+    for number in spaced(range(len(index)), SAMPLED):
+        with suppress(TileError):
+            channels = index.read(number).flatten(1)
+            labels += looks_like_labels(torch.stack([torch.bincount(one, minlength=256) for one in channels]).numpy())
+            opened += 1
+    if note := labels_note(labels, opened):
+        say(f"note: {note}")
 
 
 def state(

@@ -1,0 +1,118 @@
+"""`colocate start`: from slides and a few annotated regions to objects on all slides, command after command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.parquet as pq
+import torch
+import tyro
+
+from colocate import api
+from colocate.base.text import counted, say
+from colocate.cli.demo import pairs_per_s
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.prepare import prepare
+from colocate.slides.listing import MANIFEST, Listed, find_slides
+from colocate.training.recipe import Recipe, read_recipe
+from colocate.training.recipes import find_recipe
+from colocate.training.run import planned_steps
+
+U_NET = {"crop": 128, "fit": {"steps": 200, "batch": 8, "warmup": 0.1}}
+"""With which a U-Net learns glands on a CPU within minutes (benchmarks/race)."""
+
+
+def start(
+    slides: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SLIDES")],
+    out: Path,
+    labels: Path | None = None,
+    mpp: float = 1.0,
+    slide_mpp: float | None = None,
+    recipe: str = "colocate",
+    hours: float = 4.0,
+    dry_run: bool = False,
+) -> None:
+    """From slides and a few annotated regions to objects on all slides: tile, pretrain, fine-tune, predict.
+
+    It says first what it will do. Stopped, it goes on with the same command; what is done is not done again.
+
+    Args:
+        slides: A folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
+        out: The folder for everything: labels, tiles, run, results, objects.
+        labels: Folder of SLIDE.geojson, annotations of some of the slides (`colocate prepare qupath`); without it the
+            journey ends with the pretraining.
+        mpp: Micrometres per pixel of everything: 1 for glands, 0.5 or 0.25 for nuclei.
+        slide_mpp: Micrometres per pixel of slides that do not say.
+        recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
+        hours: Longest time of pretraining.
+        dry_run: Only say what would be done.
+    """
+    listed = find_slides([slides], slide_mpp)
+    asked = find_recipe(recipe)
+    for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
+        say(f"{number}. {line}")
+    if dry_run:
+        return
+    if labels is not None and not (out / "labels" / "dataset.json").exists():
+        folder = slides if slides.is_dir() else slides.parent
+        prepare("qupath", labels.absolute(), out / "labels", images=str(folder.absolute()), mpp=mpp)
+    api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
+    data, results = out / "labels", out / "results"
+    tested = [] if labels is None else tested_slides(Labelled.open(data), listed)
+    held_out = (f"slide={','.join(tested)}",) if tested else ()
+    fitting = fit_into(hours, replace(asked, data=str(out / "tiles"), hold_out=held_out), out / "run", tested)
+    run = api.pretrain(fitting, data=out / "tiles", out=out / "run", resume=True)
+    page = run.report()
+    if labels is None:
+        say(f"done: look at {page}")
+        return
+    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": not tested}
+    how |= {"backbones": [f"pretrained={run.path}", "random"], "architecture": asked.encoder.backbone}
+    api.evaluate("probe", **how)
+    if torch.cuda.is_available():
+        judged = api.evaluate("instances", keep_models=True, **how)
+    else:
+        judged = api.evaluate("semantics", keep_models=True, **how, **U_NET)
+    model = judged.models[0]  # the pretrained one's
+    api.predict(model, slides, out / "objects", slide_mpp=slide_mpp)
+    say(f"{api.Results(tuple(results.rglob('result.json')))}")
+    say(f"done: drag a slide's .geojson of {out / 'objects'} onto it in QuPath; the pretraining: {page}")
+
+
+def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:
+    number = counted(len(slides), "slide")
+    if labels is not None:
+        annotated = len([*labels.glob("*.geojson")])
+        yield f"labels: the regions annotated on {counted(annotated, 'slide')} of {labels}"
+    yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
+    rest = ", without the slides that are tested on" if labels else ""
+    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most"
+    if labels is not None:
+        kind = "Mask R-CNN" if torch.cuda.is_available() else "a U-Net (no GPU, which Mask R-CNN would want)"
+        yield f"results: {kind}, fine-tuned from the run and from random weights, and a linear probe of both"
+        yield f"objects: what the model finds on {number}"
+
+
+def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
+    """The slides that labels test on, which pretraining must not see; none where labels are of one slide alone."""
+    scheme = next(iter(data.schemes))
+    if data.shared_sources(scheme):
+        return []
+    names = {data.items[number].name.rsplit("_", 2)[0] for number in data.test(scheme)}
+    return [slide.name for slide in slides if slide.path.stem in names]
+
+
+def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -> Recipe:
+    """The recipe with as many steps as fit, or as the run has begun with; with a batch that the tiles fill."""
+    stored = run / "recipe.json"
+    if stored.is_file():
+        before = read_recipe(stored)
+        return replace(recipe, steps=before.steps, batch=before.batch)
+    column = pq.read_table(Path(recipe.data) / MANIFEST, columns=["slide"])["slide"]
+    tiles = sum(name not in left_out for name in column.to_pylist())
+    recipe = replace(recipe, batch=min(recipe.batch, max(2, tiles)))
+    fits = int(hours * 3600 * pairs_per_s(recipe) / recipe.batch)
+    return replace(recipe, steps=max(1, min(fits, planned_steps(recipe, tiles))))

@@ -1,0 +1,173 @@
+"""Objects outlined on whole slides in QuPath: SLIDE.geojson beside each slide, in the slide's pixels.
+
+Nobody outlines every gland of a slide. So regions say where all of them are: rectangles of QuPath's class `Region*`,
+in which every object is outlined. They become the images; what lies outside of them is left out.
+SRC/items.csv may say more of the slides: columns path (its name, with or without ending), source (case), mpp, split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import shapely
+import torch
+
+from colocate.base.errors import UserError
+from colocate.base.shapes import Feature, rasterise, read_geojson
+from colocate.datasets.files import boxes, by_stem
+from colocate.datasets.geojson import NO_POLYGON, POLYGONS, class_of, outline_files
+from colocate.datasets.outlines import Canvas, Remarks
+from colocate.datasets.own import Known, read_items, split_by_case
+from colocate.datasets.writer import Converted, Draft, Facts
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.settings import check_mpp
+from colocate.slides.slide import Slide
+
+REGION = "Region*"
+RECTANGLE = 0.98  # of its box that a rectangle drawn by hand covers
+OUTSIDE = f"Objects outside of every {REGION}, left out"
+HOW = f"draw rectangles in which every object is outlined, and give them the class {REGION} (it is in QuPath's list)"
+
+
+class _Piece(NamedTuple):
+    """A region of a slide, or a part of one that is larger than a piece may be."""
+
+    name: str
+    slide: Slide
+    known: Known
+    file: Path
+    """Of the outlines."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom in the slide's pixels."""
+    objects: list[tuple[Feature, str]]
+    """What lies in it, at least in part, and its class."""
+
+
+def drafts(
+    src: Path,
+    *,
+    images: str = ".",
+    mpp: float | None = None,
+    piece: int = 1024,
+    test_share: float | None = None,
+    skip_broken: bool = False,
+) -> Converted:
+    """Read the regions of the slides in `images` (a folder, seen from `src`) that have a SLIDE.geojson in `src`.
+
+    Images have `mpp` micrometres per pixel (0.5 if not given) and at most `piece` px a side. Test images are of other
+    slides (or cases) than training images; where all are of one, they are other regions of it, which is said.
+
+    Raises:
+        UserError: outlines without their slide, a slide that cannot be read or is coarser than `mpp`, no region, one
+            that is no rectangle or lies outside of its slide, or a broken object (unless `skip_broken`).
+    """
+    mpp = 0.5 if mpp is None else mpp
+    check_mpp(mpp, "--mpp")
+    if piece < 32:
+        raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
+    files = outline_files(src)
+    slides = by_stem(src / images, (*ENDINGS, *PLAIN_ENDINGS))
+    if lonely := [file for name, file in files.items() if name not in slides]:
+        raise UserError(f"{lonely[0]} has no slide of its name in {src / images}: put it there, or give --images")
+    if not files:
+        raise UserError(f"{src} holds no .geojson: export the annotations there (QuPath: File, Export objects)")
+    known = read_items(src / "items.csv", list(files), None)
+    remarks = Remarks()
+    pieces = [
+        one
+        for name, file in files.items()
+        for one in _pieces(name, slides[name], file, known[name], mpp, piece, remarks)
+    ]
+    classes = sorted({class_ for one in pieces for _, class_ in one.objects})
+    if not classes:
+        raise UserError(f"{src} has regions without an object in any of them: outline the objects too")
+    scheme, parts, caution = _split(pieces, test_share, src / "items.csv")
+    notes = (*caution, f"Images are regions of slides, read at {mpp:g} micrometres per pixel.", *remarks.notes())
+    facts = Facts(src.absolute().name, "instances", tuple(classes), "Not stated.", notes=notes)
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+    split = zip(pieces, parts, strict=True)
+    return facts, (_draft(one, mpp, numbers, {scheme: part}, skip_broken) for one, part in split)
+
+
+def _pieces(
+    name: str, path: Path, file: Path, known: Known, mpp: float, piece: int, remarks: Remarks
+) -> Iterator[_Piece]:
+    """The regions of a slide in pieces, each with its objects."""
+    slide = Slide.open(path, None if math.isnan(known.mpp) else known.mpp)
+    slide.check_shows(mpp)
+    features = [(feature, class_of(feature, file)) for feature in read_geojson(file)]
+    regions = [feature for feature, class_ in features if class_ == REGION]
+    objects = []
+    for feature, class_ in features:
+        if class_ == REGION:
+            continue
+        if feature.kind in POLYGONS:
+            objects.append((feature, class_))
+        else:
+            remarks.add(NO_POLYGON, f"{file.name}, {feature.name}")
+    if not regions:
+        raise UserError(f"{file} has no annotation of class {REGION}: {HOW}")
+    inside = set()
+    for region in regions:
+        left, top, right, bottom = _rectangle(region, slide, file)
+        size = [max(1, round((end - start) * slide.mpp / mpp)) for start, end in ((left, right), (top, bottom))]
+        for x, y, x_end, y_end in boxes(size[1], size[0], piece):
+            across, down = (right - left) / size[0], (bottom - top) / size[1]
+            box = (left + x * across, top + y * down, left + x_end * across, top + y_end * down)
+            own = [number for number, (one, _) in enumerate(objects) if one.shape.intersects(shapely.box(*box))]
+            inside.update(own)
+            yield _Piece(
+                f"{name}_{round(box[0])}_{round(box[1])}", slide, known, file, box, [objects[number] for number in own]
+            )
+    for number, (feature, _) in enumerate(objects):
+        if number not in inside:
+            remarks.add(OUTSIDE, f"{file.name}, {feature.name}")
+
+
+def _rectangle(region: Feature, slide: Slide, file: Path) -> tuple[float, float, float, float]:
+    """The box of a region, cut to its slide. Raises UserError if it is no rectangle, or lies outside."""
+    if not region.shape.area or region.shape.area < RECTANGLE * shapely.box(*region.shape.bounds).area:
+        raise UserError(f"{file}, {region.name} is a {REGION} but no upright rectangle: {HOW}")
+    left, top, right, bottom = (
+        float(round(edge)) for edge in region.shape.bounds
+    )  # between pixels they would be mixed
+    box = max(left, 0.0), max(top, 0.0), min(right, float(slide.width)), min(bottom, float(slide.height))
+    if box[0] >= box[2] or box[1] >= box[3]:
+        size = f"{slide.width} x {slide.height} px"
+        raise UserError(f"{file}, {region.name} lies outside of {slide.path} ({size}): are they of one slide?")
+    return box
+
+
+def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple[str, list[str], tuple[str, ...]]:
+    """The scheme, what each piece is for, and what is to be said of that."""
+    if any(one.known.split for one in pieces):
+        if test_share is not None:
+            raise UserError(f"{table} gives a split: leave out --test-share, or remove the split there")
+        return "given", [one.known.split for one in pieces], ()
+    cases = [one.known.source or str(one.slide.path) for one in pieces]
+    share = 0.2 if test_share is None else test_share
+    if len(set(cases)) > 1:
+        return "slides", split_by_case(cases, share), ()
+    if len(pieces) < 2:
+        raise UserError(f"{pieces[0].file} has one {REGION} alone, and one is needed to test on: {HOW}")
+    caution = "All images are of one slide: scores say nothing of other patients."
+    return "regions", split_by_case([one.name for one in pieces], share), (caution,)
+
+
+def _draft(one: _Piece, mpp: float, numbers: dict[str, int], parts: dict[str, str], skip: bool) -> Draft:
+    left, top, right, bottom = one.box
+    scale = mpp / one.slide.mpp
+    width, height = (max(1, round((end - start) / scale)) for start, end in ((left, right), (top, bottom)))
+    canvas = Canvas(height, width, one.file, Remarks(), skip=skip)
+    for feature, class_ in one.objects:
+        shape = shapely.transform(feature.shape, lambda points: (points - (left, top)) / scale)
+        patch = rasterise(shape, height, width)
+        if patch.mask.any() or not feature.shape.intersects(shapely.box(*one.box).exterior):  # a sliver may be empty
+            canvas.patch(feature.name, patch, class_)
+    ids, names = canvas.finish()
+    image = torch.tensor(one.slide.read(left, top, width, height, mpp)).permute(2, 0, 1).contiguous()
+    source = one.known.source or one.slide.path.stem
+    return Draft(one.name, image, ids, source, mpp, parts, {id: numbers[name] for id, name in names.items()})

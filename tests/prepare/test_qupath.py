@@ -1,0 +1,156 @@
+"""Annotations on whole slides: regions become images, with every object in its place; what is wrong is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+import torch
+
+from colocate.base.errors import UserError
+from colocate.base.shapes import outline
+from colocate.datasets import qupath
+from colocate.datasets.labelled import Labelled
+from colocate.datasets.writer import write
+from colocate.slides.slide import Slide
+from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.prepare.test_geojson import classed, feature, put
+
+SIDE = 512
+REGION = classed("Region*")
+
+
+def box(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def annotate(folder: Path, seed: int, *regions: list[list[float]], mpp: float = 0.5, side: int = SIDE) -> np.ndarray:
+    """A slide and its annotations, every gland outlined; returns the glands' ids."""
+    pixels, ids = tissue_slide(side, mpp, seed)
+    write_pyramid(folder / f"s{seed}.tif", pixels, mpp)
+    glands = []
+    for number in np.unique(ids[ids > 0]).tolist():
+        shape = outline(ids == number, 0, 0)
+        for part in shapely.get_parts(shape):
+            rings = [shapely.get_coordinates(ring).tolist() for ring in (part.exterior, *part.interiors)]
+            glands.append(feature(*rings, **classed("gland")))
+    put(folder / f"s{seed}.geojson", *glands, *(feature(region, **REGION) for region in regions))
+    return ids
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    src = tmp_path / "labels"
+    for seed in range(3):
+        annotate(src, seed, box(130, 140, 330, 300), box(300.4, 130, 380.4, 230))
+    (src / "other.tif").write_bytes((src / "s0.tif").read_bytes())  # a slide that nobody annotated
+    return src
+
+
+def prepared(src: Path, **options: object) -> Labelled:
+    facts, drafts = qupath.drafts(src, **options)  # pyright: ignore
+    return write(src.parent / "out", facts, drafts)
+
+
+def test_regions_become_images_with_their_objects(src: Path) -> None:
+    data = prepared(src)
+    assert len(data.items) == 6 and data.classes == ("gland",)
+    for number, item in enumerate(data.items):
+        slide = Slide.open(src / f"{item.source}.tif")
+        left, top = (int(place) for place in item.name.split("_")[1:])
+        assert np.array_equal(
+            data.image(number).permute(1, 2, 0).numpy(), slide.read(left, top, item.width, item.height)
+        )
+        _, ids = tissue_slide(SIDE, 0.5, int(item.source[1:]))
+        truth = ids[top : top + item.height, left : left + item.width]
+        found = data.mask(number).numpy()
+        assert np.array_equal(found > 0, truth > 0)
+        inside = truth > 0
+        assert len(np.unique(found[inside & (found > 0)])) == len(np.unique(truth[inside]))
+    assert not data.shared_sources("slides")
+    assert {item.splits["slides"] for item in data.items} == {"train", "test"}
+
+
+def test_images_have_the_resolution_asked_for_and_objects_stay_on_their_pixels(src: Path) -> None:
+    data = prepared(src, mpp=1.0)
+    first = data.items[0]
+    assert (first.width, first.height, first.mpp) == (100, 80, 1.0)
+    _, ids = tissue_slide(SIDE, 0.5, 0)
+    truth = torch.from_numpy((ids > 0)[140:300, 130:330].astype(np.float32))
+    halved = truth.view(80, 2, 100, 2).mean((1, 3))
+    found = data.mask(0) > 0
+    certain = (halved == 0) | (halved == 1)
+    assert (found[certain] == (halved[certain] == 1)).float().mean() > 0.995
+
+
+def test_large_regions_come_in_pieces_that_join_without_a_seam(src: Path) -> None:
+    whole = prepared(src)
+    _, drafts = qupath.drafts(src, piece=90)
+    pieces = [draft for draft in drafts if draft.source == "s0"][:6]
+    assert [draft.name for draft in pieces] == [f"s0_{left}_{top}" for top in (140, 220) for left in (130, 196, 263)]
+    rows = [torch.cat([draft.mask > 0 for draft in pieces[start : start + 3]], 1) for start in (0, 3)]
+    assert ((torch.cat(rows) == (whole.mask(0) > 0)).float().mean() > 0.995).item()
+
+
+def test_a_single_slide_is_split_by_region_and_says_so(tmp_path: Path) -> None:
+    annotate(tmp_path / "one", 0, box(130, 140, 230, 240), box(240, 140, 340, 240))
+    data = prepared(tmp_path / "one")
+    assert sorted(item.splits["regions"] for item in data.items) == ["test", "train"]
+    assert data.notes[0] == "All images are of one slide: scores say nothing of other patients."
+    assert data.shared_sources("regions") == {"s0"}
+
+
+def test_what_lies_in_no_region_is_left_out_and_counted(src: Path) -> None:
+    notes = prepared(src).notes
+    assert any(note.startswith("Objects outside of every Region*, left out: ") for note in notes)
+
+
+def no_region(src: Path) -> None:
+    put(src / "s1.geojson", feature(box(150, 150, 180, 180), **classed("gland")))
+
+
+def turned(src: Path) -> None:
+    put(src / "s1.geojson", feature([[200, 150], [250, 200], [200, 250], [150, 200], [200, 150]], **REGION))
+
+
+def far(src: Path) -> None:
+    put(src / "s1.geojson", feature(box(600, 600, 700, 700), **REGION))
+
+
+def lonely(src: Path) -> None:
+    (src / "s1.tif").unlink()
+
+
+def none_outlined(src: Path) -> None:
+    for number in range(3):
+        put(src / f"s{number}.geojson", feature(box(130, 140, 230, 240), **REGION))
+
+
+def empty(src: Path) -> None:
+    for file in src.glob("*.geojson"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (no_region, r"s1\.geojson has no annotation of class Region\*: draw rectangles"),
+        (turned, r"s1\.geojson, feature 1 is a Region\* but no upright rectangle"),
+        (far, r"s1\.geojson, feature 1 lies outside of .*s1\.tif \(512 x 512 px\)"),
+        (lonely, r"s1\.geojson has no slide of its name in"),
+        (none_outlined, "regions without an object in any of them"),
+        (empty, r"holds no \.geojson"),
+    ],
+)
+def test_what_is_wrong_is_named(break_it: Callable[[Path], None], sentence: str, src: Path) -> None:
+    break_it(src)
+    with pytest.raises(UserError, match=sentence):
+        prepared(src)
+
+
+def test_a_slide_too_coarse_is_refused(src: Path) -> None:
+    with pytest.raises(UserError, match=r"0\.5 micrometres per pixel, which cannot show 0\.25"):
+        prepared(src, mpp=0.25)

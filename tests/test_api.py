@@ -1,0 +1,119 @@
+"""The commands as functions: the same settings by the same names, the same sentences, the same files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import colocate
+from colocate.api import configured
+from colocate.base.errors import UserError
+from colocate.cli.main import main
+from colocate.evaluation.protocol import task_for
+from colocate.prediction.image import Objects
+from colocate.prediction.predict import PredictConfig
+from colocate.training.recipe import Recipe, leaves, to_json
+from colocate.training.recipes import RECIPES, find_recipe
+from tests.evaluate.tissue import discs, write_tissue
+from tests.phantom_slide import write_slides
+from tests.tiny import tiny_recipe, write_tiles
+
+TINY = {"accelerator": "cpu", "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> colocate.Run:
+    folder = tmp_path_factory.mktemp("run")
+    recipe = tiny_recipe(Path("elsewhere"), Path("nowhere"))
+    return colocate.pretrain(recipe, data=write_tiles(folder / "tiles"), out=folder / "out", steps=4, tile_mpp=0.5)
+
+
+def test_a_run_is_what_its_folder_holds(run: colocate.Run) -> None:
+    assert [row["step"] for row in run.journal] == [1, 2, 3, 4] and run.recipe.steps == 4
+    backbone = run.backbone()
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.channels, 2, 2)
+    assert colocate.Run(run.path).journal == run.journal
+    with pytest.raises(UserError, match=r"recipe\.json cannot be read"):
+        colocate.Run(run.path / "tiles")
+
+
+def test_a_run_goes_on_and_is_not_begun_twice(run: colocate.Run) -> None:
+    again: dict[str, Any] = {"data": run.recipe.data, "out": run.path, "steps": 4, "tile_mpp": 0.5}
+    with pytest.raises(UserError, match="holds a run already"):
+        colocate.pretrain(tiny_recipe(Path(), Path()), **again)
+    assert colocate.pretrain(tiny_recipe(Path(), Path()), resume=True, **again).journal == run.journal
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_option_has_its_name(name: str) -> None:
+    """Each value of a recipe, given by the name of its option, arrives where the recipe has it."""
+    recipe = find_recipe(name)
+    for group in ("encoder", "machine"):
+        values = {field: getattr(getattr(recipe, group), field) for field in vars(getattr(recipe, group))}
+        plain = Recipe(recipe.method)
+        assert configured(plain, values) == replace(plain, **{group: getattr(recipe, group)})
+    assert configured(recipe, {"views": {"size": 160}, "epochs": 3}) == replace(
+        recipe, views=replace(recipe.views, size=160), epochs=3
+    )
+    changed = configured(recipe, {"optim": {"lr": 0.5}, "steps": 7, "backbone": "resnet50", "workers": 3})
+    before, after = ({**leaves(vars(one))} for one in (recipe, changed))
+    assert before.keys() == after.keys() and to_json(changed) != to_json(recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"epoch": 3}, "Recipe has no setting 'epoch': did you mean epochs"),
+        ({"epochs": "many"}, "Recipe: epochs: Input should be a valid integer"),
+        ({"epochs": 0}, "epochs must be 1 or more, not 0"),
+        ({"optim": {"rate": 1}}, "OptimConfig has no setting 'rate': there are name, lr"),
+        ({"workers": -1}, "workers 0 or more"),
+        ({"method": 3}, "Recipe: method"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        configured(find_recipe("plm"), settings)
+
+
+def test_groups_take_their_own_dataclass() -> None:
+    recipe = find_recipe("plm")
+    assert configured(recipe, {"optim": replace(recipe.optim, lr=1.0)}) == configured(recipe, {"optim": {"lr": 1.0}})
+    assert configured(PredictConfig(), {"batch": 2, "score": 0.25}).device.batch == 2
+
+
+@pytest.mark.slow
+def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slides = write_slides(tmp_path / "slides", 2, 1536, mpp=0.24)
+    assert colocate.tile(slides, tmp_path / "tiles", mpp=0.48, size=64, min_sharpness=0, workers=1).tiles > 4
+    assert colocate.features(run, slides, tmp_path / "features", mpp=0.48, size=64, **TINY).worked == 2
+    write_tissue(tmp_path / "data")
+    asked: dict[str, Any] = {"data": tmp_path / "data", "out": tmp_path / "results", "seeds": 1, **TINY}
+    results = colocate.evaluate("probe", backbones=[run, "random"], architecture="test_resnet", **asked)
+    assert len(results.files) == 2 and "image Dice" in str(results) and results.models == []
+    fit = {"steps": 2, "batch": 2}
+    judged = colocate.evaluate("instances", backbones=run, smoke=True, fit=fit, keep_models=True, **asked)
+    model = colocate.load_model(judged.models[0], "cpu")
+    assert (model.task, model.classes) == ("instances", ("gland",)) and model.mpp
+    found = model.predict(discs(1, 64, 80)[0].permute(1, 2, 0).numpy(), mpp=0.5, score=0.01)
+    assert isinstance(found, Objects) and found.labels(64, 80).max() == len(found.outlines)
+    with pytest.raises(UserError, match="not float64 of"):
+        model.predict(np.zeros((4, 4, 3)))
+    assert colocate.predict(model, slides / "s0.tif", tmp_path / "out", window=512, overlap=32, **TINY).worked == 1
+    words = [str(judged.models[0]), str(slides / "s0.tif"), "--out", str(tmp_path / "out"), "--accelerator", "cpu"]
+    main(["predict", *words, "--window", "512", "--overlap", "32"])
+    assert "0 slides in" in capsys.readouterr().out  # of the same settings
+
+
+def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) -> None:
+    data = write_tissue(tmp_path / "data").folder
+    with pytest.raises(UserError, match="no task 'instance': there are instances, semantics, probe"):
+        task_for("instance", str(data))
+    with pytest.raises(UserError, match="two backbones are called the same"):
+        colocate.evaluate("probe", data=data, backbones=[run, run])

@@ -1,0 +1,73 @@
+"""The whole journey in one command: each stage once, nothing of what is tested on in the pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colocate.cli import start as journey
+from colocate.cli.main import main
+from colocate.data.index import Index
+from colocate.datasets.labelled import Labelled
+from colocate.slides.listing import find_slides
+from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.prepare.test_qupath import annotate, box
+
+RECIPE = """
+from dataclasses import replace
+from pathlib import Path
+from tests.tiny import tiny_recipe
+
+def recipe():
+    return replace(tiny_recipe(Path(), Path()), steps=None, epochs=2)
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two annotated slides and one that is not, of four tiles each; a tiny recipe."""
+    slides, labels = tmp_path / "slides", tmp_path / "labels"
+    for seed in range(2):
+        annotate(labels, seed, box(270, 270, 370, 370), box(400, 300, 500, 400), mpp=1.0, side=1024)
+        slides.mkdir(exist_ok=True)
+        (labels / f"s{seed}.tif").rename(slides / f"s{seed}.tif")
+    write_pyramid(slides / "s2.tif", tissue_slide(1024, 1.0, 2)[0], 1.0)
+    (tmp_path / "mine.py").write_text(RECIPE)
+    monkeypatch.setattr(journey, "U_NET", {"crop": 64, "fit": {"steps": 2, "batch": 2}, "workers": 0})
+    asked = ["--labels", str(labels), "--out", str(tmp_path / "out"), "--recipe", f"{tmp_path}/mine.py:recipe"]
+    return ["start", str(slides), *asked]
+
+
+def test_a_dry_run_tells_and_does_nothing(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*words, "--dry-run"])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told] == ["1. labels", "2. tiles", "3. run", "4. results", "5. objects"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_from_slides_to_objects_and_nothing_twice(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    out = tmp_path / "out"
+    data = Labelled.open(out / "labels")
+    tested = journey.tested_slides(data, find_slides([tmp_path / "slides"]))
+    assert len(tested) == 1
+    trained = set(Index.open(out / "run" / "tiles.arrow").sources)
+    assert len(trained) == 2 and not trained & set(tested)
+    assert {path.stem for path in (out / "objects").glob("*.geojson")} == {"s0", "s1", "s2"}
+    said = capsys.readouterr().out
+    assert "pretrained" in said and "random" in said and "onto it in QuPath" in said
+    made = ("*.safetensors", "result.json", "*.geojson", "*.tar", "items.csv", "*.ckpt")
+    before = {path: path.stat().st_mtime_ns for name in made for path in out.rglob(name)}
+    assert len(before) > 10
+    main(words)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:
+    annotate(tmp_path / "labels", 0, box(130, 140, 230, 240), box(240, 140, 340, 240))
+    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data")])
+    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([tmp_path / "labels"])) == []
