@@ -24,6 +24,7 @@ PACKAGES = [
     "evaluation",
     "pages",
     "prediction",
+    "viewer",
     "api",
     "cli",
     "__main__",

@@ -149,6 +149,7 @@ def test_the_file_says_what_it_holds(folder: Path, slide: Listed, run: Candidate
         assert file["coords"].dtype == np.int64
         of_coords, of_features = dict(file["coords"].attrs), dict(file["features"].attrs)
     assert of_coords == {
+        "slide": str(folder / "slide.tif"),
         "name": "cohort/slide.1",
         "patch_size": SIZE,
         "patch_size_level0": SIZE,

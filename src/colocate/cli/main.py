@@ -88,6 +88,11 @@ COMMANDS = {
         "colocate.cli.runs:report",
         "Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.",
     ),
+    "view": Command(
+        "colocate.cli.view:view",
+        "Look at slides, at what was made of them and at a run's views, in the browser of this machine.",
+        ("viewer", "features"),
+    ),
     "demo": Command(
         "colocate.cli.demo:demo",
         "Pretrain on made-up tissue and write a page of it: three minutes on two cores.",

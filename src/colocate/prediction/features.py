@@ -152,6 +152,7 @@ class _Extractor:
             coords = cell_places(coords, grid, found.side / grid)
         of_coords = {
             "name": listed.name,
+            "slide": str(listed.path),
             "patch_size": side,
             "patch_size_level0": round(side * found.mpp / slide.mpp),
             "overlap": 0,

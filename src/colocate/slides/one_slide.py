@@ -124,12 +124,13 @@ def _tiles(
         row = facts | {"x": x, "y": y}
         stored = {}
         if shards is not None and pixels is not None:
-            stored = shards.add(f"{listed.name}/{x:06d}_{y:06d}", _jpeg(pixels, config.quality), row)
+            stored = shards.add(f"{listed.name}/{x:06d}_{y:06d}", jpeg(pixels, config.quality), row)
         rows.append(row | stored | {"slide_mpp": slide.mpp, "tissue": tissue, "sharpness": score})
     return rows
 
 
-def _jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+def jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    """Pack pixels as a JPEG whose chroma has full resolution."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)  # stains differ in chroma
     return file.getvalue()

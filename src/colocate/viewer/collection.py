@@ -1,0 +1,161 @@
+"""What the places given to `colocate view` hold: slides with what was made of them, and runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
+
+import h5py
+
+from colocate.base.errors import TileError, UserError
+from colocate.base.files import read_json
+from colocate.base.tables import as_text, read_table
+from colocate.prediction.features import SETTINGS as OF_FEATURES
+from colocate.prediction.outputs import beside
+from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
+from colocate.slides.manifest import SLIDES, part_path
+
+Kind = Literal["tiles", "predictions", "features"]
+
+
+class Made(NamedTuple):
+    """What colocate made of a slide."""
+
+    kind: Kind
+    place: Path
+    """The slide's part of the manifest; the path of its predictions without their endings; its file of features."""
+    folder: str
+    """The name of the folder of all that was made at once."""
+    slide: Path
+    """The slide's path at that time."""
+    name: str
+    mpp: float | None
+    """Micrometres per pixel of level0 at that time."""
+    bytes: int | None = None
+    """Of the slide's file, where known."""
+
+
+@final
+@dataclass(eq=False)
+class Shown:
+    """A slide to be looked at, and what was made of it."""
+
+    listed: Listed
+    made: dict[Kind, list[Made]] = field(default_factory=lambda: {"tiles": [], "predictions": [], "features": []})
+
+
+@final
+@dataclass(frozen=True)
+class Collection:
+    """All that is shown."""
+
+    slides: list[Shown]
+    runs: list[Path]
+    notes: list[str]
+    """What is left out and why, a sentence each."""
+
+
+def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collection:
+    """Find slides, what colocate made of slides, and runs. `slide_mpp`: of slides that do not say.
+
+    Nothing is opened but what says which slide something belongs to. Several things made of one slide come together.
+
+    Raises:
+        UserError: a place that does not exist, or where nothing can be shown.
+    """
+    slides: dict[Path, Shown] = {}
+    runs: list[Path] = []
+    results: list[Made] = []
+    notes: list[str] = []
+    for place in places:
+        place = (place.parent if place.name == MANIFEST else place).absolute()
+        if (place / "recipe.json").is_file():
+            runs.append(place)
+            continue
+        told, made = len(notes), _made(place, notes)
+        results += made
+        maps = {beside(one.place, ".tif") for one in made}  # of classes, which are no slides
+        try:
+            found = find_slides([place], slide_mpp) if place.is_dir() or not made else []
+        except UserError:
+            if not made and len(notes) == told:
+                raise
+            continue
+        for listed in found:
+            if listed.path not in maps:
+                slides.setdefault(listed.path, Shown(listed))
+    for made in results:
+        found = slides.get(made.slide) or _moved(made, slides.values())
+        if found is None and made.slide.is_file():
+            found = slides.setdefault(made.slide, Shown(Listed(made.name, made.slide, source=made.name)))
+        if found is None:
+            notes.append(f"{made.place} is left out: its slide {made.slide} is not there; give the slide as well")
+            continue
+        if found.listed.mpp is None:
+            found.listed = replace(found.listed, mpp=made.mpp)
+        found.made[made.kind].append(made)
+    if not slides and not runs:
+        raise UserError(notes[0] if notes else "nothing to show: give slides, what colocate made of them, or runs")
+    return Collection(sorted(slides.values(), key=lambda shown: shown.listed.name), runs, notes)
+
+
+def _moved(made: Made, slides: Iterable[Shown]) -> Shown | None:
+    """The slide whose file is called the same and, where that is known, is as long, if just one is."""
+    if made.slide.is_file():
+        return None
+    alike = [
+        shown
+        for shown in slides
+        if shown.listed.path.name == made.slide.name
+        and made.bytes in (None, shown.listed.path.stat().st_size if shown.listed.path.is_file() else None)
+    ]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _made(place: Path, notes: list[str]) -> list[Made]:
+    """What colocate made of slides, in a folder and those below it, or in one file. Raises UserError as `collect`."""
+    if place.is_dir() and (place / SETTINGS).is_file():
+        if not (place / MANIFEST).is_file():
+            raise UserError(f"{place} has no {MANIFEST} yet: let `colocate tile` cut its slides to the end")
+        rows = as_text(read_table(place / SLIDES))
+        named = [(row["slide"], Path(row["path"]), float(row["mpp"])) for row in rows]
+        return [Made("tiles", part_path(place, name), place.name, slide, name, mpp) for name, slide, mpp in named]
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    found = []
+    for path in files:
+        read = {".geojson": _predicted, ".h5": _features}.get(path.suffix.lower())
+        if read is not None and path.is_file():
+            try:
+                found.append(read(path, place if place.is_dir() else place.parent))
+            except TileError as error:
+                notes.append(str(error))
+    return found
+
+
+def _predicted(path: Path, folder: Path) -> Made:
+    """Predictions, by the marker that ends them. Raises TileError if they are not those of colocate, or not whole."""
+    place = path.with_suffix("")
+    try:
+        said = read_json(beside(place, ".json"))
+        size = int(said["settings"]["bytes"])
+        slide, mpp = Path(said["slide"]), float(said["level0_mpp"])
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        message = "is left out: it is not by `colocate predict`, or not whole; give that command again"
+        raise TileError(f"{path} {message}") from error
+    return Made("predictions", place, folder.name, slide, place.relative_to(folder).as_posix(), mpp, size)
+
+
+def _features(path: Path, folder: Path) -> Made:
+    """Features. Raises TileError if they are not those of colocate."""
+    try:
+        with h5py.File(path, locking=False) as file:
+            settings: Any = json.loads(str(file.attrs[OF_FEATURES]))
+            of_coords: Any = dict(file["coords"].attrs)
+        slide = Path(str(of_coords.get("slide", settings["file"])))  # older ones do not say where the slide was
+        name, mpp, size = str(of_coords["name"]), float(of_coords["level0_mpp"]), int(settings["bytes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TileError(f"{path} is left out: it is no file of `colocate features`; give that command again") from error
+    return Made("features", path, folder.name, slide, name, mpp, size)

@@ -1,0 +1,139 @@
+"""Two views of a tile as training drew them: which of their cells share tissue, and which are alike to the backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from colocate.base.errors import UserError
+from colocate.core.geometry import Crop
+from colocate.core.matching import SharedArea, overlap
+from colocate.core.views import View, sample_views
+from colocate.data.index import Index
+from colocate.models.backbones import Backbone, load_backbone
+from colocate.pages.compare import read_recipe_of
+from colocate.pages.matches import box_in_view, cell_box, matched_cells, shown, training_pair
+from colocate.training.journal import read_journal
+from colocate.training.recipe import Recipe
+from colocate.training.run import resume_command
+from colocate.viewer.cache import READING, kept
+
+CHOICE = 12  # epochs that the first pair of a tile is taken from
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as its pairs need it."""
+
+    recipe: Recipe
+    index: Index
+    backbone: Backbone
+    """As it was when training ended, with the statistics that its batch norms have of views."""
+    grid: tuple[int, int]
+    """Rows and columns of a view's cells."""
+    epochs: int
+    """That have begun."""
+
+    def best_epoch(self, number: int) -> int:
+        """The epoch of which the views of a tile show most: about half of the cells are shared."""
+        views, seed, mpp = self.recipe.views, self.recipe.seed, float(self.index.mpp[number])
+        tile = self.index.read(number)
+        return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=min(CHOICE, self.epochs)).epoch
+
+
+@kept(2, READING)
+def read_run(folder: Path) -> Run:
+    """Read a run. Raises UserError if it has no backbone yet, or cannot be read."""
+    recipe, rows = read_recipe_of(folder), read_journal(folder)
+    if not rows or not (folder / "backbone.json").is_file():
+        raise UserError(
+            f"{folder} has no backbone yet: wait for its first checkpoint, or go on with it: {resume_command(folder)}"
+        )
+    backbone = load_backbone(folder)
+    with torch.no_grad():
+        high, wide = backbone(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
+    return Run(recipe, Index.open(folder / "tiles.arrow"), backbone, (high, wide), max(1, int(rows[-1]["epoch"])))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two views of a tile, in both directions."""
+
+    tile: UInt8[Tensor, "3 h w"]
+    views: tuple[View, View]
+    matches: tuple[SharedArea, SharedArea]
+    """From the first view's cells to the second's, and back."""
+    cells: Float[Tensor, "2 n c"]
+    """Features of both views' cells, of length 1."""
+    run: Run
+
+    def cell(self, view: int, number: int) -> dict[str, Any]:
+        """What is known of a cell of the first (0) or second (1) view.
+
+        `tissue`: where it lies on the tile (top, left, bottom, right, in pixels of the tile); `truth`: where that lies
+        in the other view, in pixels of the view, and may reach beyond it; `shares`: the other view's cells that share
+        its tissue, and what share of it each holds; `seen`: their sum; `similar`: the cosine similarity to every cell
+        of the first and of the second view.
+
+        Raises:
+            LookupError: there is no such view or cell.
+        """
+        if view not in (0, 1) or not 0 <= number < self.cells.shape[1]:
+            raise LookupError(f"no cell {number} in view {view}")
+        own, other = self.views[view].crop, self.views[1 - view].crop
+        tissue = cell_box(own, self.run.grid, number)
+        return {
+            "tissue": tissue,
+            "truth": box_in_view(other, self.run.recipe.views.size, tissue),
+            "shares": matched_cells(self.matches[view], number),
+            "seen": float(self.matches[view].seen[0, number]),
+            "similar": (self.cells @ self.cells[view, number]).tolist(),
+        }
+
+    def picture(self, what: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The first view (0), the second (1), as the network saw them, or the tile (2). Raises LookupError: another."""
+        if what == 2:
+            return self.tile.permute(1, 2, 0).numpy()
+        if what not in (0, 1):
+            raise LookupError(f"no picture {what}")
+        return shown(self.views[what], self.run.recipe.views)
+
+    def crops(self) -> list[list[list[float]]]:
+        """Both crops' corners (x, y in pixels of the tile), from the view's top left on, clockwise in the view."""
+        return [_corners(view.crop) for view in self.views]
+
+
+@kept(16, READING)
+@torch.no_grad()
+def pair(folder: Path, number: int, epoch: int) -> Pair:
+    """Draw the views of tile `number` as training drew them in an epoch.
+
+    Raises:
+        LookupError: there is no such tile or epoch.
+        UserError: as `read_run`; TileError: the tile cannot be read.
+    """
+    run = read_run(folder)
+    if not (0 <= number < len(run.index) and 0 <= epoch < run.epochs):
+        raise LookupError(f"no tile {number} in epoch {epoch}")
+    tile, mpp = run.index.read(number), torch.tensor([float(run.index.mpp[number])])
+    seed, config = run.recipe.seed, run.recipe.views
+    batch = sample_views(tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=mpp)
+    views = (batch.first, batch.second)
+    matches = (overlap(views[0].crop, views[1].crop, run.grid), overlap(views[1].crop, views[0].crop, run.grid))
+    cells = run.backbone(torch.cat([view.images for view in views])).flatten(2).mT
+    return Pair(tile, views, matches, F.normalize(cells, dim=2), run)
+
+
+def _corners(crop: Crop) -> list[list[float]]:
+    (down, across), turned = crop.view_axes(), bool(crop.transpose[0])
+    ends = [(down[0, v].item(), across[0, h].item()) for v, h in ((0, 0), (0, 1), (1, 1), (1, 0))]
+    return [[v, h] if turned else [h, v] for v, h in ends]

@@ -1,0 +1,39 @@
+// A slide with zoom and pan, what lies on it, and what is known of the place where one clicks.
+
+import { deepZoom } from "./zoom.js";
+import { ask, element, number } from "./page.js";
+import { tissueLayer } from "./tissue.js";
+import { outlinesLayer } from "./outlines.js";
+import { featuresLayer } from "./features.js";
+
+export async function showSlide(id, stage, panel, current) {
+  const base = `/api/slides/${id}`;
+  const facts = await ask(base);
+  if (!current()) return () => {};
+  document.title = `${facts.name} – colocate`;
+  document.getElementById("title").textContent = facts.file;
+  const zoom = deepZoom(stage, facts, (tile) => `${base}/pixels/${tile}`, `${base}/thumbnail`);
+  const details = element("section", { "aria-live": "polite" });
+  const made = [
+    tissueLayer(zoom, base),
+    ...facts.made.tiles.map((title, place) => outlinesLayer(zoom, `${base}/tiles/${place}`, `Tiles, ${title}`, details, 2, 0.5)),
+    ...facts.made.features.map((title, place) => featuresLayer(zoom, `${base}/similar/${place}`, `Similarity, ${title}`, details, 3)),
+    ...facts.made.predictions.map((title, place) => outlinesLayer(zoom, `${base}/predictions/${place}`, `Found, ${title}`, details, 4, 1)),
+  ];
+  const [wide, high] = [facts.width, facts.height].map((side) => number((side * facts.mpp) / 1000, 2));
+  const size = `${number(facts.width)} × ${number(facts.height)} px, ${number(facts.mpp, 3)} µm per pixel, ${wide} × ${high} mm`;
+  panel.replaceChildren(
+    element("h2", {}, facts.name),
+    element("p", { class: "soft" }, size),
+    ...made.map((layer) => layer.section),
+    details,
+    element("p", { class: "soft" }, "Click, or in the picture press ", element("kbd", {}, "Enter"), ", to ask what is there. ",
+      element("kbd", {}, "+"), " ", element("kbd", {}, "−"), " ", element("kbd", {}, "0"), " and arrows move."),
+  );
+  zoom.asked(async (x, y) => {
+    zoom.mark();
+    details.replaceChildren();
+    for (const layer of made) await layer.asked?.(x, y);
+  });
+  return () => zoom.leave();
+}
