@@ -12,7 +12,8 @@ from PIL import Image
 
 from colocate.core.geometry import Crop, cell_edges
 from colocate.core.matching import SharedArea, overlap
-from colocate.core.views import ViewConfig, identity_params, render
+from colocate.core.settings import ViewConfig
+from colocate.core.views import identity_params, render
 from colocate.data.phantom import phantom_tile
 from colocate.pages.matches import cell_box
 

@@ -19,7 +19,7 @@ from colocate.prediction.features import FeatureConfig, features
 from colocate.prediction.outputs import Marker, Outlined, write_outlines
 from colocate.prediction.predictor import DeviceConfig
 from colocate.slides.listing import Listed, find_slides
-from colocate.slides.one_slide import TilingConfig
+from colocate.slides.settings import TilingConfig
 from colocate.slides.tile import tile
 from colocate.training.checkpoint import write_backbone
 from colocate.training.loop import pretrain

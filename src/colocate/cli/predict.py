@@ -43,7 +43,7 @@ def features(
 
 
 def predict(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     slides: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE ...")],
     out: Path,
     config: Annotated[PredictConfig, Flat],
