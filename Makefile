@@ -21,7 +21,7 @@ demo: setup            ## pretrain on built-in tissue, write a page of it (3 min
 	$(BIN)/colocate demo --out $(DEMO)
 
 test: setup            ## the quick suite, doctests included
-	$(BIN)/python -m pytest -q -n auto -m "not slow" --durations 10
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow" --durations 10
 
 docs: setup            ## the site, in site/index.html; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -34,7 +34,7 @@ check: setup           ## what CI runs: style, types, all tests, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n auto --durations 10 --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations 10 --cov --cov-report term:skip-covered
 
 fuzz: setup            ## 2,000 mutations of each kind of file that is read (half an hour)
 	$(BIN)/python -m tests.fuzz --count 2000

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,15 @@ def fresh(name: str, norm: str) -> Method:
     return method.train(norm == "synchronised")
 
 
+def methods_of(world: int) -> Iterable[str]:
+    return METHODS if world == 2 else FEW
+
+
 def one_of_several(rank: int, port: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    for name, norm in product(METHODS if world == 2 else FEW, NORMS):
+    for name, norm in product(methods_of(world), NORMS):
         method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
         after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
@@ -102,7 +106,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
     """What each of several processes computed, for every method, with both kinds of batch norm."""
     folder, world = tmp_path_factory.mktemp("several"), request.param
@@ -112,26 +116,23 @@ def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    ("processes", "name"),
-    [(2, name) for name in METHODS] + [pytest.param(4, name, marks=pytest.mark.slow) for name in FEW],
-    indirect=["processes"],
-)
-def test_several_processes_compute_what_one_does(processes: tuple[Path, int], name: str, norm: str) -> None:
+def test_several_processes_compute_what_one_does(processes: tuple[Path, int], norm: str) -> None:
     folder, world = processes
-    results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
-    method = fresh(name, norm)
-    before = copy.deepcopy(method.state_dict())
-    alone = state_after(method, method, batches())
-    torch.testing.assert_close(torch.stack([one["losses"] for one in results]).mean(0), alone["losses"])
-    for key, tensor in alone["state"].items():
-        for one in results[1:]:
-            assert torch.equal(one["state"][key], results[0]["state"][key]), key
-        torch.testing.assert_close(results[0]["state"][key], tensor, msg=key)
-    moved = [key for key, tensor in alone["state"].items() if not torch.equal(before[key], tensor)]
-    remembers = "vicregl" not in name and name not in ("distil", "cells")
-    assert any(key.endswith("vectors") or key == "past" for key in moved) == remembers
-    assert ("past_prototypes.vectors" in moved) == ("concl" in name)
+    for name in methods_of(world):
+        results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
+        method = fresh(name, norm)
+        before = copy.deepcopy(method.state_dict())
+        alone = state_after(method, method, batches())
+        found = torch.stack([one["losses"] for one in results]).mean(0)
+        torch.testing.assert_close(found, alone["losses"], msg=lambda why, name=name: f"{name}: {why}")
+        for key, tensor in alone["state"].items():
+            for one in results[1:]:
+                assert torch.equal(one["state"][key], results[0]["state"][key]), (name, key)
+            torch.testing.assert_close(results[0]["state"][key], tensor, msg=f"{name}: {key}")
+        moved = [key for key, tensor in alone["state"].items() if not torch.equal(before[key], tensor)]
+        remembers = "vicregl" not in name and name not in ("distil", "cells")
+        assert any(key.endswith("vectors") or key == "past" for key in moved) == remembers, name
+        assert ("past_prototypes.vectors" in moved) == ("concl" in name), name
 
 
 def shuffled_halves(rank: int, port: int, folder: str) -> None:
