@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colocate.core.views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    AugmentParams,
-    ViewConfig,
-    render,
-    sample_params,
-    sample_views,
-)
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ViewConfig
+from colocate.core.views import AugmentParams, render, sample_params, sample_views
 from tests.reference.views import view_of
 from tests.strategies import SYMMETRIES, crops, placed
 

@@ -7,14 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.browser import Tabs, launched
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One Chromium for all tests of a process."""
-    with launched() as browser:
-        yield browser
+from tests.browser.browser import Tabs
 
 
 @pytest.fixture

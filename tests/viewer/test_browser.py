@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from colocate.viewer.pairs import pair, read_run
 from tests.viewer.conftest import World
 from tests.viewer.test_command import viewing
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium to click in")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def page(world: World) -> Iterator[Page]:
+def page(world: World, chromium: Browser) -> Iterator[Page]:
     """The page of a world, opened as it is printed; at the end no error was told and no other host asked."""
-    with viewing(*world.all, "--port", 0) as (_, address), sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 800}, reduced_motion="reduce")
+    with viewing(*world.all, "--port", 0) as (_, address):
+        page = chromium.new_page(viewport={"width": 1300, "height": 800}, reduced_motion="reduce")
         page.set_default_timeout(20_000)
         expect.set_options(timeout=20_000)
         wrong: list[str] = []
@@ -33,7 +30,7 @@ def page(world: World) -> Iterator[Page]:
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         yield page
-        browser.close()
+        page.close()
         base = address.partition("/?")[0] + "/"
         assert wrong == [] and len(asked) > 20
         assert [url for url in asked if not url.startswith((base, f"blob:{base}"))] == []
