@@ -58,9 +58,9 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One headless Chromium for all tests of a process: Playwright cannot be started twice in it."""
+    """A headless Chromium for the tests of a module: while Playwright is at work, nothing else runs asyncio."""
     from tests.browser.browser import launched
 
     with launched() as browser:

@@ -46,6 +46,16 @@ def test_a_dry_run_tells_and_does_nothing(words: list[str], tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_that_are_not_there_are_named_before_any_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for place, sentence in (("nowhere", "is no folder"), ("empty", "holds no .geojson")):
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, "--labels", str(tmp_path / place), "--dry-run"])
+        assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_from_slides_to_objects_and_nothing_twice(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

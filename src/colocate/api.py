@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from colocate.datasets.labelled import Labelled
     from colocate.evaluation.table import Drawn, Table
     from colocate.models.backbones import Backbone
+    from colocate.prediction.features import FeatureConfig
     from colocate.prediction.image import Model
+    from colocate.prediction.predict import PredictConfig
     from colocate.slides.runner import Tally
+    from colocate.slides.settings import TilingConfig
     from colocate.slides.tile import Tiled
     from colocate.training.recipe import Recipe
 
@@ -95,14 +98,32 @@ def pretrain(
     return Run(loop.pretrain(configured(asked, {"data": str(data), "out": str(out)} | settings), resume))
 
 
-def tile(slides: Place | Sequence[Place], out: Place, *, slide_mpp: float | None = None, **settings: Any) -> Tiled:
-    """Cut slides into tiles where tissue is; returns their numbers.
+def tile(
+    slides: Place | Sequence[Place],
+    out: Place,
+    *,
+    slide_mpp: float | None = None,
+    config: TilingConfig | None = None,
+    manifest_only: bool = False,
+    part: tuple[int, int] = (1, 1),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    tissue: str | None = None,
+    **settings: Any,
+) -> Tiled:
+    """Cut slides into tiles where tissue is, and write OUT/index.html of their pictures; returns their numbers.
 
     Args:
         slides: A slide, a folder of slides or a table, or several slides and folders.
         out: The folder of the tiles; the same call goes on in it.
         slide_mpp: Micrometres per pixel of slides that do not say.
-        settings: `mpp`, `size` and other fields of `TilingConfig`; `manifest_only`, `workers`, `scheduler`, `tissue`.
+        config: Settings of the tiles; `settings` are changes of it.
+        manifest_only: No shards: training reads tiles from the slides.
+        part: The k-th of n shares of the slides, for job arrays; the last to end writes the manifest.
+        workers: Processes (None: one a core).
+        scheduler: Address of a Dask scheduler, whose workers take the slides instead.
+        tissue: A function of your own that finds tissue, as my_module.py:function.
+        settings: `mpp`, `size` and other fields of `TilingConfig`.
 
     Raises:
         UserError: as `colocate.slides.tile.tile`.
@@ -110,10 +131,18 @@ def tile(slides: Place | Sequence[Place], out: Place, *, slide_mpp: float | None
     from colocate.pages.slides import write_slides
     from colocate.slides import tile as work
     from colocate.slides.listing import find_slides
-    from colocate.slides.one_slide import TilingConfig
+    from colocate.slides.settings import TilingConfig
 
-    how = {name: settings.pop(name) for name in ("manifest_only", "workers", "scheduler", "tissue") if name in settings}
-    done = work.tile(find_slides(_paths(slides), slide_mpp), Path(out), configured(TilingConfig(), settings), **how)
+    done = work.tile(
+        find_slides(_paths(slides), slide_mpp),
+        Path(out),
+        configured(config or TilingConfig(), settings),
+        manifest_only=manifest_only,
+        part=part,
+        workers=workers,
+        scheduler=scheduler,
+        tissue=tissue,
+    )
     if not done.missing:
         write_slides(Path(out))
     return done
@@ -135,7 +164,10 @@ def features(
     out: Place,
     *,
     slide_mpp: float | None = None,
+    config: FeatureConfig | None = None,
     architecture: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     **settings: Any,
 ) -> Tally:
     """Write what a backbone sees in slides as HDF5, a vector a tile or a cell; returns numbers of slides.
@@ -145,7 +177,10 @@ def features(
         slides: As for `tile`.
         out: The folder for SLIDE.h5; slides that are there are not done again.
         slide_mpp: Micrometres per pixel of slides that do not say.
+        config: Settings of the features; `settings` are changes of it.
         architecture: That of a plain weights file, of `imagenet` and of `random`.
+        mean: Of the images that a plain weights file was trained on.
+        std: Their standard deviation.
         settings: Fields of `FeatureConfig`: `of`, `mpp`, `size`, ...
 
     Raises:
@@ -156,9 +191,9 @@ def features(
     from colocate.prediction.features import features as work
     from colocate.slides.listing import find_slides
 
-    candidate = find_candidate(_word(backbone), architecture)
     listed = find_slides(_paths(slides), slide_mpp)
-    return work(candidate, listed, Path(out), configured(FeatureConfig(), settings))
+    candidate = find_candidate(_word(backbone), architecture, mean, std)
+    return work(candidate, listed, Path(out), configured(config or FeatureConfig(), settings))
 
 
 @final
@@ -238,6 +273,7 @@ def predict(
     *,
     slide_mpp: float | None = None,
     model_mpp: float | None = None,
+    config: PredictConfig | None = None,
     **settings: Any,
 ) -> Tally:
     """Write what a fine-tuned model finds in slides, as GeoJSON for QuPath; returns numbers of slides.
@@ -248,6 +284,7 @@ def predict(
         out: The folder for SLIDE.geojson, .csv, .png; slides that are done are not done again.
         slide_mpp: Micrometres per pixel of slides that do not say.
         model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
+        config: Settings of the prediction; `settings` are changes of it.
         settings: Fields of `PredictConfig`: `score`, `window`, `batch`, ...
 
     Raises:
@@ -262,10 +299,10 @@ def predict(
 
     if model_mpp is not None:
         check_mpp(model_mpp, "--model-mpp")
-    config = configured(PredictConfig(), settings)
-    saved = read_model(Path(model)) if isinstance(model, Place) else model.saved
+    asked = configured(config or PredictConfig(), settings)
     listed = find_slides(_paths(slides), slide_mpp)
-    return work(predictor(saved, config.device.launch(), config.score, model_mpp), listed, Path(out), config)
+    saved = read_model(Path(model)) if isinstance(model, Place) else model.saved
+    return work(predictor(saved, asked.device.launch(), asked.score, model_mpp), listed, Path(out), asked)
 
 
 def report(*runs: Place | Run, out: Place | None = None, png: Place | None = None) -> Path:

@@ -7,16 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from colocate import api
 from colocate.base.text import say
-from colocate.evaluation.candidates import PlainWeights, find_candidate
-from colocate.evaluation.saved import load_model
+from colocate.evaluation.candidates import PlainWeights
 from colocate.prediction.features import FeatureConfig
-from colocate.prediction.features import features as write_features
 from colocate.prediction.predict import PredictConfig
-from colocate.prediction.predict import predict as look_at
-from colocate.prediction.predictor import predictor
-from colocate.slides.listing import find_slides
-from colocate.slides.settings import check_mpp
 
 Flat = tyro.conf.arg(name="")
 
@@ -37,9 +32,8 @@ def features(
         out: Folder for SLIDE.h5 and the picture SLIDE.png; slides that are there are not done again.
         slide_mpp: Micrometres per pixel of slides that do not say.
     """
-    listed = find_slides(slides, slide_mpp)
-    candidate = find_candidate(run, weights.architecture, weights.mean, weights.std)
-    say(write_features(candidate, listed, out, config).sentence(out))
+    done = api.features(run, slides, out, slide_mpp=slide_mpp, config=config, **vars(weights))
+    say(done.sentence(out))
 
 
 def predict(
@@ -59,8 +53,5 @@ def predict(
         slide_mpp: Micrometres per pixel of slides that do not say.
         model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
     """
-    if model_mpp is not None:
-        check_mpp(model_mpp, "--model-mpp")
-    listed = find_slides(slides, slide_mpp)
-    model = predictor(load_model(run), config.device.launch(), config.score, model_mpp)
-    say(look_at(model, listed, out, config).sentence(out))
+    done = api.predict(run, slides, out, slide_mpp=slide_mpp, model_mpp=model_mpp, config=config)
+    say(done.sentence(out))

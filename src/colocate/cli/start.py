@@ -16,6 +16,7 @@ from colocate.base.text import counted, say
 from colocate.cli.demo import pairs_per_s
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
+from colocate.datasets.qupath import annotation_files
 from colocate.slides.listing import MANIFEST, Listed, find_slides
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import find_recipe
@@ -85,8 +86,7 @@ def start(
 def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:
     number = counted(len(slides), "slide")
     if labels is not None:
-        annotated = len([*labels.glob("*.geojson")])
-        yield f"labels: the regions annotated on {counted(annotated, 'slide')} of {labels}"
+        yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the slides that are tested on" if labels else ""
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from colocate import api
 from colocate.base.text import say
-from colocate.slides.listing import find_slides
 from colocate.slides.settings import TilingConfig
 
 
@@ -35,22 +35,22 @@ def tile(
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
-    from colocate.pages.slides import write_slides
-    from colocate.slides import tile as work
+    from colocate.slides.tile import read_part, sentence
 
-    done = work.tile(
-        find_slides([slides], slide_mpp),
+    done = api.tile(
+        slides,
         out,
-        config,
+        slide_mpp=slide_mpp,
+        config=config,
         manifest_only=manifest_only,
-        part=work.read_part(part),
+        part=read_part(part),
         workers=workers,
         scheduler=scheduler,
         tissue=tissue,
     )
-    say(work.sentence(done, out))
+    say(sentence(done, out))
     if not done.missing:
-        say(f"look at {write_slides(out)}")
+        say(f"look at {out / 'index.html'}")
 
 
 def inspect(

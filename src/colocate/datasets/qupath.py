@@ -68,12 +68,10 @@ def drafts(
     check_mpp(mpp, "--mpp")
     if piece < 32:
         raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
-    files = outline_files(src)
+    files = annotation_files(src)
     slides = by_stem(src / images, (*ENDINGS, *PLAIN_ENDINGS))
     if lonely := [file for name, file in files.items() if name not in slides]:
         raise UserError(f"{lonely[0]} has no slide of its name in {src / images}: put it there, or give --images")
-    if not files:
-        raise UserError(f"{src} holds no .geojson: export the annotations there (QuPath: File, Export objects)")
     known = read_items(src / "items.csv", list(files), None)
     remarks = Remarks()
     pieces = [
@@ -90,6 +88,14 @@ def drafts(
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     split = zip(pieces, parts, strict=True)
     return facts, (_draft(one, mpp, numbers, {scheme: part}, skip_broken) for one, part in split)
+
+
+def annotation_files(src: Path) -> dict[str, Path]:
+    """The files of outlines by the names of their slides. Raises UserError if there is none, or no such folder."""
+    files = outline_files(src)
+    if not files:
+        raise UserError(f"{src} holds no .geojson: export the annotations there (QuPath: File, Export objects)")
+    return files
 
 
 def _pieces(

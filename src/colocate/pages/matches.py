@@ -22,6 +22,7 @@ from colocate.pages.style import CELLS, INK, SMALL, halo, picture
 Box = tuple[float, float, float, float]  # top, left, bottom, right
 
 LEAST_SHARED = 0.4  # of a cell, for it to be drawn
+CHOICE = 12  # epochs that the pair of views is taken from
 
 
 class DrawnPair(NamedTuple):
@@ -50,16 +51,27 @@ def training_pair(
 ) -> DrawnPair:
     """Draw the views of tile `number` as training with this seed did, in one of the first `epochs`.
 
-    It is the epoch in which about half of the cells are shared: such a pair shows most.
+    It is the one of at most CHOICE epochs in which about half of the cells are shared: such a pair shows most.
     """
-    pairs = []
-    for epoch in range(epochs):
-        batch = sample_views(
-            tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=torch.tensor([mpp])
-        )
-        match = overlap(batch.first.crop, batch.second.crop, grid)
-        pairs.append(DrawnPair(tile, batch.first, batch.second, match, grid, config, epoch))
+    pairs = [pair_of_epoch(tile, number, config, seed, grid, mpp, epoch) for epoch in range(min(CHOICE, epochs))]
     return min(pairs, key=lambda pair: abs((pair.match.weight > LEAST_SHARED).double().mean().item() - 0.55))
+
+
+def pair_of_epoch(
+    tile: UInt8[Tensor, "3 h w"],
+    number: int,
+    config: ViewConfig,
+    seed: int,
+    grid: tuple[int, int],
+    mpp: float,
+    epoch: int,
+) -> DrawnPair:
+    """Draw the views of tile `number` as training with this seed did in an epoch."""
+    batch = sample_views(
+        tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=torch.tensor([mpp])
+    )
+    match = overlap(batch.first.crop, batch.second.crop, grid)
+    return DrawnPair(tile, batch.first, batch.second, match, grid, config, epoch)
 
 
 def matched_cells(match: SharedArea, cell: int) -> list[tuple[int, float]]:
@@ -144,11 +156,20 @@ def shown(view: View, config: ViewConfig) -> UInt8[np.ndarray, "s s 3"]:
     return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
+def crop_corners(crop: Crop) -> list[list[float]]:
+    """Corners (x, y in pixels of the tile) of the first crop, from its view's top left on, clockwise in the view.
+
+    >>> crop_corners(Crop.of([[0, 8, 8, 0]]))      # mirrored: the view's top left is the tile's top right
+    [[8.0, 0.0], [0.0, 0.0], [0.0, 8.0], [8.0, 8.0]]
+    """
+    (down, across), turned = crop.view_axes(), bool(crop.transpose[0])
+    ends = [(down[0, v].item(), across[0, h].item()) for v, h in ((0, 0), (0, 1), (1, 1), (1, 0))]
+    return [[v, h] if turned else [h, v] for v, h in ends]
+
+
 def _draw_crop(axes: Axes, crop: Crop, name: str, dashes: object) -> None:
     """The crop's outline on its tile; its name stands where the view has its top left."""
-    (down, across), turned = crop.view_axes(), bool(crop.transpose[0])
-    corners = [(down[0, v].item(), across[0, h].item()) for v, h in ((0, 0), (0, 1), (1, 1), (1, 0))]
-    outline = np.array([(v, h) if turned else (h, v) for v, h in corners])
+    outline = np.array(crop_corners(crop))
     style = {"fill": False, "joinstyle": "miter", "clip_on": False}
     axes.add_patch(Polygon(outline, ec=INK, lw=2.6, ls="-", **style))
     axes.add_patch(Polygon(outline, ec="white", lw=1.2, ls=dashes, **style))

@@ -25,7 +25,6 @@ from colocate.pages.style import INK, SMALL, SOFT, TEXT, heading, picture
 from colocate.training.probes import cell_features, nearest_neighbour_probe
 
 SHOWN = 6  # tiles beside each other
-CHOICE = 12  # epochs that the pair of views is taken from
 WIDTH = 12  # inches of a sheet
 ALONE_PX = 400  # side of a picture on its own
 
@@ -168,7 +167,7 @@ def matches(shown: Shown) -> Panel:
     network = next(iter(shown.networks.values()))
     with torch.no_grad():
         grid = network(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
-    epochs = min(CHOICE, max(1, int(shown.rows[-1]["epoch"])))
+    epochs = max(1, int(shown.rows[-1]["epoch"]))
     sets = []
     for number, tile in read_spread(index, 2, shown.run):
         mpp = float(index.mpp[number])

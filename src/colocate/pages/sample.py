@@ -188,14 +188,20 @@ def read_recipe_of(run: Path) -> Recipe:
     return read_recipe(run / "recipe.json")
 
 
-def read_run(run: Path) -> Shown:
-    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
+def read_saved(run: Path) -> tuple[Recipe, Rows]:
+    """The recipe and the journal of a run. Raises UserError if it is none, or has no backbone yet."""
     recipe = read_recipe_of(run)
     rows = read_journal(run) if (run / "journal.csv").is_file() else []
     if not rows or not (run / "backbone.json").is_file():
         raise UserError(
             f"{run} has no backbone yet: wait for its first checkpoint, or go on with it: {resume_command(run)}"
         )
+    return recipe, rows
+
+
+def read_run(run: Path) -> Shown:
+    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
+    recipe, rows = read_saved(run)
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
     config = recipe.encoder
     initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
-import h5py
 import numpy as np
 import torch
 import tyro
@@ -126,6 +125,8 @@ class _Extractor:
         Raises:
             UserError: it holds something else, or features of other settings.
         """
+        import h5py  # of an extra that `predict`, whose command stands beside this one's, does without
+
         path = beside(self.out / listed.name, ".h5")
         if not path.exists():
             return False
@@ -176,6 +177,8 @@ class _Extractor:
         place = self.out / listed.name
 
         def content(file: Any) -> None:
+            import h5py
+
             path = Path(file.name)
             with h5py.File(path, "w", locking=False) as stored:  # it is locked already
                 stored.attrs[SETTINGS] = json.dumps(self.settings(listed), sort_keys=True)
@@ -238,6 +241,8 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
 
 def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:
     """Draw each feature as a pixel, grey where there is none; also return the level0 pixels a pixel."""
+    import h5py
+
     with h5py.File(path, locking=False) as file:  # which may still be locked by its writer
         features: Any = file["features"]
         coords: Any = file["coords"]

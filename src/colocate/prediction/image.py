@@ -89,7 +89,14 @@ class Model:
         return self.saved.facts.mpp
 
     def predict(
-        self, image: Shaped[np.ndarray, "..."], mpp: float | None = None, **settings: Any
+        self,
+        image: Shaped[np.ndarray, "..."],
+        mpp: float | None = None,
+        *,
+        window: int | None = PredictConfig.window,
+        overlap: int | None = PredictConfig.overlap,
+        score: float = PredictConfig.score,
+        batch: int = 4,
     ) -> Objects | ClassMap:
         """Find objects in an RGB image, or the class of each pixel.
 
@@ -98,15 +105,17 @@ class Model:
         Args:
             image: Red, green and blue of each pixel, uint8 (h, w, 3).
             mpp: Its micrometres per pixel; it is resized to what the model sees. None: it has the model's resolution.
-            settings: `window`, `overlap`, `score` and `batch`, as for `colocate predict`.
+            window: Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes.
+            overlap: How much neighbouring windows share, in px; None: a quarter of the window.
+            score: Least score of an object.
+            batch: Windows a forward pass.
 
         Raises:
             UserError: no RGB image of bytes, an impossible `mpp`, or one for a model that does not know its own.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UserError(f"an image is a uint8 array of height x width x 3, not {image.dtype} of {image.shape}")
-        batch = settings.pop("batch", 4)
-        config = PredictConfig(**settings)
+        config = PredictConfig(window, overlap, score)
         scale = 1.0
         if mpp is not None:
             check_mpp(mpp, "mpp")

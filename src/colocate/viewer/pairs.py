@@ -12,20 +12,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from colocate.base.errors import UserError
-from colocate.core.geometry import Crop
 from colocate.core.matching import SharedArea, overlap
-from colocate.core.views import View, sample_views
+from colocate.core.views import View
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.pages.compare import read_recipe_of
-from colocate.pages.matches import box_in_view, cell_box, matched_cells, shown, training_pair
-from colocate.training.journal import read_journal
+from colocate.pages.matches import (
+    box_in_view,
+    cell_box,
+    crop_corners,
+    matched_cells,
+    pair_of_epoch,
+    shown,
+    training_pair,
+)
+from colocate.pages.sample import read_saved
 from colocate.training.recipe import Recipe
-from colocate.training.run import resume_command
 from colocate.viewer.cache import READING, kept
-
-CHOICE = 12  # epochs that the first pair of a tile is taken from
 
 
 @final
@@ -46,17 +48,13 @@ class Run:
         """The epoch of which the views of a tile show most: about half of the cells are shared."""
         views, seed, mpp = self.recipe.views, self.recipe.seed, float(self.index.mpp[number])
         tile = self.index.read(number)
-        return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=min(CHOICE, self.epochs)).epoch
+        return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=self.epochs).epoch
 
 
 @kept(2, READING)
 def read_run(folder: Path) -> Run:
     """Read a run. Raises UserError if it has no backbone yet, or cannot be read."""
-    recipe, rows = read_recipe_of(folder), read_journal(folder)
-    if not rows or not (folder / "backbone.json").is_file():
-        raise UserError(
-            f"{folder} has no backbone yet: wait for its first checkpoint, or go on with it: {resume_command(folder)}"
-        )
+    recipe, rows = read_saved(folder)
     backbone = load_backbone(folder)
     with torch.no_grad():
         high, wide = backbone(torch.zeros(1, 3, recipe.views.size, recipe.views.size)).shape[2:]
@@ -109,7 +107,7 @@ class Pair:
 
     def crops(self) -> list[list[list[float]]]:
         """Both crops' corners (x, y in pixels of the tile), from the view's top left on, clockwise in the view."""
-        return [_corners(view.crop) for view in self.views]
+        return [crop_corners(view.crop) for view in self.views]
 
 
 @kept(16, READING)
@@ -124,16 +122,9 @@ def pair(folder: Path, number: int, epoch: int) -> Pair:
     run = read_run(folder)
     if not (0 <= number < len(run.index) and 0 <= epoch < run.epochs):
         raise LookupError(f"no tile {number} in epoch {epoch}")
-    tile, mpp = run.index.read(number), torch.tensor([float(run.index.mpp[number])])
-    seed, config = run.recipe.seed, run.recipe.views
-    batch = sample_views(tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=mpp)
-    views = (batch.first, batch.second)
-    matches = (overlap(views[0].crop, views[1].crop, run.grid), overlap(views[1].crop, views[0].crop, run.grid))
+    tile, mpp = run.index.read(number), float(run.index.mpp[number])
+    drawn = pair_of_epoch(tile, number, run.recipe.views, run.recipe.seed, run.grid, mpp, epoch)
+    views = (drawn.first, drawn.second)
+    matches = (drawn.match, overlap(views[1].crop, views[0].crop, run.grid))
     cells = run.backbone(torch.cat([view.images for view in views])).flatten(2).mT
     return Pair(tile, views, matches, F.normalize(cells, dim=2), run)
-
-
-def _corners(crop: Crop) -> list[list[float]]:
-    (down, across), turned = crop.view_axes(), bool(crop.transpose[0])
-    ends = [(down[0, v].item(), across[0, h].item()) for v, h in ((0, 0), (0, 1), (1, 1), (1, 0))]
-    return [[v, h] if turned else [h, v] for v, h in ends]
