@@ -105,7 +105,7 @@ def make_world(folder: Path) -> Path:
     judged = f"evaluate instances --data {folder}/data --backbone run={folder}/run moco=random --keep-models"
     main(f"{judged} --out {folder}/results {FOUND}".split())
     main(f"features {folder}/run {folder}/slides --out {folder}/features {LOOKING}".split())
-    for name, other in (("RUN", "run"), ("DOWNLOADED", "GlaS"), ("few", "results")):
+    for name, other in (("RUN", "run"), ("DOWNLOADED", "GlaS"), ("few", "results"), ("ANNOTATIONS", "annotations")):
         (folder / name).symlink_to(other)
     return folder
 
