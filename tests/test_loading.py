@@ -95,6 +95,11 @@ def test_what_a_module_brings_along(module: str) -> None:
     assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
 
 
+def test_slides_are_looked_at_without_torch() -> None:
+    names = loaded("import colocate.viewer.server\nprint('loaded:', *sys.modules)")
+    assert names & HEAVY == {"matplotlib"}  # whose colours show what is similar
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_where_the_usage_says_and_what_it_says(name: str) -> None:
     function = COMMANDS[name].load()

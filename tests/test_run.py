@@ -13,6 +13,7 @@ from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.training.journal import trackers
 from colocate.training.loop import pretrain
+from colocate.training.run import prepare_folder
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -69,3 +70,14 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch:
         with pytest.raises(UserError, match=r"tensorboard was not written \(No space left on device\): make room, and"):
             make()
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"), [({"epochs": 3}, True), ({"epochs": 2000}, False), ({"steps": 1}, False)]
+)
+def test_few_steps_of_few_tiles_are_said(
+    changes: dict[str, Any], noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles", count=8), tmp_path / "run")
+    prepare_folder(tmp_path / "run", replace(recipe, **{"steps": None, **changes}), resume=False)
+    assert ("3 epochs of 8 tiles are 3 steps;" in capsys.readouterr().out) == noted

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from colocate.cli import start as journey
@@ -13,14 +16,14 @@ from colocate.datasets.labelled import Labelled
 from colocate.slides.listing import find_slides
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.prepare.test_qupath import annotate, box
+from tests.tiny import tiny_recipe
 
 RECIPE = """
-from dataclasses import replace
 from pathlib import Path
 from tests.tiny import tiny_recipe
 
 def recipe():
-    return replace(tiny_recipe(Path(), Path()), steps=None, epochs=2)
+    return tiny_recipe(Path(), Path(), steps=2)
 """
 
 
@@ -75,6 +78,20 @@ def test_from_slides_to_objects_and_nothing_twice(
     assert len(before) > 10
     main(words)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize(
+    ("hours", "changes", "steps"),
+    [(1, {"epochs": 2}, 1200), (0.1, {"epochs": 2}, 360), (1, {"steps": 7}, 7), (1, {"epochs": 900}, 1800), (0, {}, 1)],
+)
+def test_steps_fit_into_the_time_and_are_enough_where_tiles_are_few(
+    hours: float, changes: dict[str, int], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journey, "pairs_per_s", lambda recipe: 8.0)  # one batch of 8
+    pq.write_table(pa.table({"slide": ["a"] * 16 + ["b"] * 8}), tmp_path / "manifest.parquet")
+    recipe = replace(tiny_recipe(tmp_path, tmp_path), **{"steps": None, **changes})
+    fitted = journey.fit_into(hours, recipe, tmp_path / "run", ["b"])
+    assert (fitted.steps, fitted.batch) == (steps, 8)
 
 
 def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from colocate.datasets.qupath import annotation_files
 from colocate.slides.listing import MANIFEST, Listed, find_slides
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import find_recipe
-from colocate.training.run import planned_steps
+from colocate.training.run import ENOUGH, planned_steps
 
 U_NET = {"crop": 128, "fit": {"steps": 200, "batch": 8, "warmup": 0.1}}
 """With which a U-Net learns glands on a CPU within minutes (benchmarks/race)."""
@@ -106,7 +106,10 @@ def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
 
 
 def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -> Recipe:
-    """The recipe with as many steps as fit, or as the run has begun with; with a batch that the tiles fill."""
+    """The recipe with as many steps as fit, or as the run has begun with; with a batch that the tiles fill.
+
+    Few tiles are seen more often than the recipe's epochs say: dozens of steps would teach nothing.
+    """
     stored = run / "recipe.json"
     if stored.is_file():
         before = read_recipe(stored)
@@ -115,4 +118,5 @@ def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -
     tiles = sum(name not in left_out for name in column.to_pylist())
     recipe = replace(recipe, batch=min(recipe.batch, max(2, tiles)))
     fits = int(hours * 3600 * pairs_per_s(recipe) / recipe.batch)
-    return replace(recipe, steps=max(1, min(fits, planned_steps(recipe, tiles))))
+    wanted = recipe.steps or max(ENOUGH, planned_steps(recipe, tiles))
+    return replace(recipe, steps=max(1, min(fits, wanted)))

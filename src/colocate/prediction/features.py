@@ -23,7 +23,7 @@ from colocate.base.text import Terminal
 from colocate.evaluation.candidates import Candidate
 from colocate.models.backbones import Backbone
 from colocate.pages.panels import principal_components
-from colocate.prediction.outputs import beside, check_settings
+from colocate.prediction.outputs import FEATURE_SETTINGS, ROWS, beside, check_settings
 from colocate.prediction.predictor import DeviceConfig, read_regions
 from colocate.slides.listing import Listed
 from colocate.slides.one_slide import places
@@ -34,13 +34,11 @@ from colocate.slides.tissue import find_tissue
 from colocate.training.probes import cell_features
 
 VERSION = 4  # of features; to be raised when the same settings would give other numbers
-SETTINGS = "settings"  # attribute of a file: all that decides its numbers
 NEAR = 1.25  # a backbone may see tissue at a resolution so many times finer or coarser than its own without a note
 SIDES_PX = (790, 640, 520, 420, 320)  # of the slide's longer side in the picture; the largest whose PNG is light
 GAP_PX = 10
 GREY = (200, 200, 200)  # where there are no features
 MOST = 20_000  # rows that components are fitted to
-ROWS = 8192  # read at once
 SPARE_BYTES = 1 << 20  # of a file, for all that is not features
 
 
@@ -132,7 +130,7 @@ class _Extractor:
             return False
         try:
             with h5py.File(path) as file:
-                stored: Any = json.loads(str(file.attrs[SETTINGS]))
+                stored: Any = json.loads(str(file.attrs[FEATURE_SETTINGS]))
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path} is no file of colocate's features: choose another --out") from error
         check_settings(path, stored, self.settings(listed))
@@ -181,7 +179,7 @@ class _Extractor:
 
             path = Path(file.name)
             with h5py.File(path, "w", locking=False) as stored:  # it is locked already
-                stored.attrs[SETTINGS] = json.dumps(self.settings(listed), sort_keys=True)
+                stored.attrs[FEATURE_SETTINGS] = json.dumps(self.settings(listed), sort_keys=True)
                 rows = stored.create_dataset("features", (len(coords), self.backbone.channels), "<f4")
                 rows.attrs.update(of_features)
                 stored.create_dataset("coords", data=coords).attrs.update(of_coords)

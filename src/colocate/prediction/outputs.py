@@ -32,6 +32,8 @@ SIDES_PX = (1500, 1200, 950, 750, 600, 450)  # of the picture's longer side; the
 LINE_PX = 2
 AT_ONCE = 500  # outlines that are measured together
 LONGEST_PX = 8192  # of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel
+FEATURE_SETTINGS = "settings"  # attribute of a file of features: all that decides its numbers
+ROWS = 8192  # of features, read at once
 ENDINGS = (".geojson", ".csv", ".png", ".tif")
 # Okabe and Ito's palette, those first that show best on pink and purple tissue.
 COLOURS = (GREEN, "#f0e442", "#56b4e9", VERMILION, BLUE, ORANGE, "#999999", "#cc79a7")

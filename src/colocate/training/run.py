@@ -157,10 +157,14 @@ def _index(path: Path, recipe: Recipe) -> Index:
             f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
     note_labels(index)
+    if recipe.steps is None and (planned := planned_steps(recipe, len(index))) < ENOUGH:
+        asked = f"{counted(recipe.epochs, 'epoch')} of {counted(len(index), 'tile')}"
+        say(f"note: {asked} are {counted(planned, 'step')}; known to help are {ENOUGH:,}: --steps {ENOUGH}")
     return index
 
 
-SAMPLED = 16
+ENOUGH = 1200  # steps of 64 tiles, after which features were better in docs/results/race.md
+SAMPLED = 16  # tiles that are looked at
 
 
 def note_labels(index: Index) -> None:

@@ -13,8 +13,7 @@ import h5py
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import read_json
 from colocate.base.tables import as_text, read_table
-from colocate.prediction.features import SETTINGS as OF_FEATURES
-from colocate.prediction.outputs import beside
+from colocate.prediction.outputs import FEATURE_SETTINGS, beside
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, part_path
 
@@ -152,7 +151,7 @@ def _features(path: Path, folder: Path) -> Made:
     """Features. Raises TileError if they are not those of colocate."""
     try:
         with h5py.File(path, locking=False) as file:
-            settings: Any = json.loads(str(file.attrs[OF_FEATURES]))
+            settings: Any = json.loads(str(file.attrs[FEATURE_SETTINGS]))
             of_coords: Any = dict(file["coords"].attrs)
         slide = Path(str(of_coords.get("slide", settings["file"])))  # older ones do not say where the slide was
         name, mpp, size = str(of_coords["name"]), float(of_coords["level0_mpp"]), int(settings["bytes"])

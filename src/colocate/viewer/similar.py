@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from colocate.base.errors import UserError
-from colocate.prediction.features import ROWS
+from colocate.prediction.outputs import ROWS
 from colocate.viewer.cache import kept
 from colocate.viewer.pyramid import RGBA, Region
 
