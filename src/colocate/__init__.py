@@ -63,7 +63,7 @@ __all__ = [
     "sample_views",
     "tile",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _PLACES = {
     "api": ("Results", "Run", "evaluate", "features", "load_model", "predict", "prepare", "pretrain", "report", "tile"),
     "base.errors": ("Interrupted", "UserError"),

@@ -24,20 +24,14 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 @dataclass(frozen=True)
-class Backbones(PlainWeights):
-    """Which backbones are judged."""
-
-    backbone: tuple[str, ...] = ()
-    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
-
-
-@dataclass(frozen=True)
 class Asked(Generic[AnyTask]):
     """Judge backbones by segmentation."""
 
-    backbones: Annotated[Backbones, Flat]
-    task: Annotated[AnyTask, Flat]
+    backbone: tuple[str, ...]
+    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
     protocol: Annotated[Protocol, Flat]
+    weights: Annotated[PlainWeights, Flat]
+    task: Annotated[AnyTask, Flat]
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -60,14 +54,14 @@ def evaluate(arguments: list[str]) -> None:
         prog=f"colocate evaluate {name or 'TASK'}",
         description=f"TASK is one of {', '.join(TASKS)}. --data DATA sets the defaults shown here; --smoke takes tiny "
         "ones, to see that all is in place.",
-        default=Asked(Backbones(), task, Protocol()),
+        default=Asked((), Protocol(), PlainWeights(), task),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )
     if not asked.protocol.data:
         raise UserError("give --data DATA, a folder that `colocate prepare` wrote")
-    chosen = asked.backbones
-    candidates = find_candidates(chosen.backbone, chosen.architecture, chosen.mean, chosen.std)
+    plain = asked.weights
+    candidates = find_candidates(asked.backbone, plain.architecture, plain.mean, plain.std)
     files = judge(asked.task, asked.protocol, candidates)
     say(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
 
@@ -92,7 +86,7 @@ def table(
 
     Args:
         results: Folders of results, or result.json files.
-        against: The backbone that others are compared with (default: random, else the first).
+        against: The backbone that others are compared with; None: random, else the first.
         by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
         out: Folder for index.html, table.md, table.csv and table.png.
     """

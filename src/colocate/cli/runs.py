@@ -28,7 +28,7 @@ def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | No
 
     Args:
         runs: The run folder, or several of any methods.
-        out: The page, one HTML file (default: RUN/report.html; of several compare.html).
+        out: The page, one HTML file; None: RUN/report.html, of several compare.html.
         png: The same as a picture, too.
     """
     if not runs:

@@ -31,7 +31,7 @@ def tile(
         slide_mpp: Micrometres per pixel of slides that do not say.
         manifest_only: No shards: training reads tiles from the slides.
         part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
-        workers: Processes (default: one a core).
+        workers: Processes; None: one a core.
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
@@ -66,7 +66,7 @@ def inspect(
         data: A folder, list, table, tar shard, folder of shards, or index of tiles.
         root: Folder that listed paths are relative to.
         mpp: Micrometres per pixel of tiles that do not say.
-        sample: Open only so many tiles, evenly spaced (default: all).
+        sample: Open only so many tiles, evenly spaced; None: all.
         out: Where a contact sheet of 48 tiles is drawn (.png); without it none is.
     """
     from colocate.data import inspect as tiles

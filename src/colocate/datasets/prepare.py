@@ -69,15 +69,15 @@ def prepare(
         classes: Names of the classes; with --semantics those of 0, 1, ... (folder).
         ignored: With --semantics, the class of pixels that do not count (folder).
         mpp: Micrometres per pixel, where the files do not say (folder, coco, geojson, bcss); of the images that
-            are cut from slides (default: 0.5; qupath).
-        test_share: Share of the images to test on, where no split is given (default: 0.2; folder, coco, geojson,
+            are cut from slides; None: 0.5 (qupath).
+        test_share: Share of the images to test on, where no split is given; None: 0.2 (folder, coco, geojson,
             qupath).
-        images: Name of the folder of images (default: images; folder), or where the images lie, seen from the
-            outlines (default: beside them; coco, geojson, qupath).
-        masks: Name of the folder of masks (default: masks; folder).
+        images: Name of the folder of images; None: images (folder), or where the images lie, seen from the
+            outlines; None: beside them (coco, geojson, qupath).
+        masks: Name of the folder of masks; None: masks (folder).
         parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
             together one (folder).
-        piece: Largest width and height of the pieces of a region, in pixels (default: 1024; bcss, qupath).
+        piece: Largest width and height of the pieces of a region, in pixels; None: 1024 (bcss, qupath).
         skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson,
             qupath).
     """

@@ -22,11 +22,11 @@ class PlainWeights:
     """Architecture and normalisation of weights that no run of colocate wrote."""
 
     architecture: str | None = None
-    """The architecture of a plain weights file, of imagenet and of random (default: resnet18)."""
+    """The architecture of a plain weights file, of imagenet and of random; None: resnet18."""
     mean: tuple[float, float, float] | None = None
-    """Mean of the images that a plain weights file was trained on (default: ImageNet's)."""
+    """Mean of the images that a plain weights file was trained on; None: ImageNet's."""
     std: tuple[float, float, float] | None = None
-    """Their standard deviation."""
+    """Standard deviation of these images; None: ImageNet's."""
 
 
 @final

@@ -101,8 +101,7 @@ class InstancesConfig:
     symmetries: bool = False
     """All flips and quarter turns of training images; else sideways flips."""
     norm: Literal["tuned", "frozen"] = "tuned"
-    """Batch norm of the backbone: trained on whole batches, with more of it in the feature pyramid; or fixed at the
-    statistics that came with the weights (of random ones: the training images'), as tiny batches want it."""
+    """Batch norm: tuned on whole batches, in the feature pyramid too; or frozen at the weights' own statistics."""
     detections: int = 100
     """Most objects found in an image."""
     proposals: int = 512

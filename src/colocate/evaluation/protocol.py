@@ -110,13 +110,13 @@ class Protocol:
     out: str = "results"
     """Folder of results: each is written once, and a command that was stopped goes on."""
     split: str | None = None
-    """The way of splitting (None: the data set's first)."""
+    """The way of splitting; None: the data set's first."""
     fraction: float = 1.0
     """Share of the training images to learn from, of as few cases as they come from; another choice for each seed."""
     seeds: int = 3
     """Repetitions: initial weights, order, alterations and choice of images differ."""
     first_seed: int = 0
-    """The first of them."""
+    """Number of the first seed."""
     allow_leakage: bool = False
     """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
     keep_models: bool = False

@@ -49,13 +49,13 @@ class FeatureConfig:
     of: Literal["tiles", "cells"] = "tiles"
     """A vector for each tile (the mean of its cells), or one for each cell of the backbone's grid."""
     mpp: float | None = None
-    """Micrometres per pixel at which the backbone sees slides (default: that of the tiles it was pretrained on)."""
+    """Micrometres per pixel at which the backbone sees slides; None: that of the tiles it was pretrained on."""
     size: int = 256
     """Side of a tile in px, a whole number of cells."""
     min_tissue: float = 0.5
     """Least share of a tile that is tissue."""
     output_stride: int | None = None
-    """Pixels a cell (default: as the backbone was pretrained)."""
+    """Pixels a cell; None: as the backbone was pretrained."""
     device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:

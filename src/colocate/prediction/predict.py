@@ -36,9 +36,9 @@ class PredictConfig:
     """Settings of prediction."""
 
     window: int | None = None
-    """Side of the windows, in px of the model's resolution (default: 1024 for objects, 512 for classes)."""
+    """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes."""
     overlap: int | None = None
-    """How much neighbouring windows share, in px (default: a quarter of the window)."""
+    """How much neighbouring windows share, in px; None: a quarter of the window."""
     score: float = 0.5
     """Least score of an object."""
     min_area: float = 100.0

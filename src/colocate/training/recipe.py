@@ -101,7 +101,7 @@ class Recipe:
     """Tiles: a folder, a list of paths (.txt), a table (.csv, .parquet), a tar shard or folder of shards, what
     `colocate tile` wrote (its folder or manifest), an index (.arrow). Or slides: one, a folder or a table of them."""
     root: str | None = None
-    """Folder that listed paths are relative to (default: the list's own)."""
+    """Folder that listed paths are relative to; None: the list's own."""
     hold_out: tuple[str, ...] = ()
     """Tiles left out of training, by a column of the table or manifest: COLUMN=VALUE[,VALUE...], one or more."""
     data_licence: str = "not stated"
