@@ -37,6 +37,20 @@ def launched() -> Iterator[Browser]:
         browser.close()
 
 
+def barriers(page: Page) -> list[str]:
+    """What axe-core finds serious or critical, a line each; skips the test where axe-core is not installed."""
+    if not AXE.is_file():
+        wanting("axe-core (make browser)")
+    page.evaluate(AXE.read_text())
+    found: Any = page.evaluate("axe.run()")
+    return [
+        f"{rule['impact']}: {rule['help']}: {node['html'][:200]}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
 @final
 class Tab:
     """One page of its own context (no cookies, no cache), and what it did."""
@@ -57,19 +71,6 @@ class Tab:
         self.page.goto(place.absolute().as_uri() if isinstance(place, Path) else place, wait_until="load")
         self.requests = [url for url in self.requests if not url.startswith("data:")]
         return self.page
-
-    def barriers(self) -> list[str]:
-        """What axe-core finds serious or critical, a line each; skips the test where axe-core is not installed."""
-        if not AXE.is_file():
-            wanting("axe-core (make browser)")
-        self.page.evaluate(AXE.read_text())
-        found: Any = self.page.evaluate("axe.run()")
-        return [
-            f"{rule['impact']}: {rule['help']}: {node['html'][:200]}"
-            for rule in found["violations"]
-            if rule["impact"] in ("serious", "critical")
-            for node in rule["nodes"]
-        ]
 
 
 @final

@@ -14,7 +14,7 @@ from colocate.core.settings import ViewConfig
 from colocate.data.phantom import write_phantom
 from colocate.training.loop import pretrain
 from colocate.training.recipe import EncoderConfig
-from tests.browser.browser import Tabs
+from tests.browser.browser import Tabs, barriers
 from tests.evaluate.made import write_result
 from tests.tiny import tiny_recipe
 
@@ -70,7 +70,7 @@ def test_a_page_needs_nothing_and_has_no_barrier(pages: dict[str, Path], new_tab
     assert len(tab.requests) == (2 if kind == "slides" else 1)  # the overlay lies beside the page
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert tab.barriers() == [] and tab.errors == []
+    assert barriers(tab.page) == [] and tab.errors == []
     light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part > 128)")
     assert light == (scheme == "light")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.browser import Tabs
+from tests.browser.browser import Tabs, barriers
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def written(folder: Path, body: str) -> Path:
 def test_a_plain_page_has_nothing_to_say(tmp_path: Path, new_tab: Tabs) -> None:
     page, tab = written(tmp_path, "<p>Text</p>"), new_tab()
     tab.open(page)
-    assert (tab.requests, tab.errors, tab.barriers()) == ([page.as_uri()], [], [])
+    assert (tab.requests, tab.errors, barriers(tab.page)) == ([page.as_uri()], [], [])
 
 
 def test_requests_errors_and_barriers_are_seen(tmp_path: Path, new_tab: Tabs) -> None:
@@ -31,7 +31,7 @@ def test_requests_errors_and_barriers_are_seen(tmp_path: Path, new_tab: Tabs) ->
     tab.open(written(tmp_path, bad))
     assert (tmp_path / "gone.png").as_uri() in tab.requests
     assert all(any(word in error for error in tab.errors) for word in ("gone.png", "odd", "thrown"))
-    assert any("critical: " in found and "gone.png" in found for found in tab.barriers())
+    assert any("critical: " in found and "gone.png" in found for found in barriers(tab.page))
 
 
 def test_scripts_colours_and_sizes_are_as_asked(tmp_path: Path, new_tab: Tabs) -> None:

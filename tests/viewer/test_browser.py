@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from colocate.viewer.pairs import pair, read_run
+from tests.browser.browser import barriers
 from tests.viewer.conftest import World
 from tests.viewer.test_command import viewing
 
@@ -168,34 +170,10 @@ def test_a_run_by_keyboard(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_have_enough_contrast(page: Page, scheme: str) -> None:
-    """At least 4.5 to 1 (WCAG AA) for every colour of words on every ground."""
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    slide(page)
-
-    def light(name: str) -> float:
-        script = (
-            "name => { const d = document.createElement('p'); d.style.color = `var(${name})`; document.body.append(d);"
-        )
-        script += " const found = getComputedStyle(d).color; d.remove(); return found }"
-        parts = [int(part) / 255 for part in re.findall(r"\d+", page.evaluate(script, name))[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    for ink in ("--ink", "--soft", "--accent", "--problem"):
-        for ground in ("--paper", "--wall", "--tint"):
-            bright, dark = sorted((light(ink), light(ground)), reverse=True)
-            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
-
-
-def test_every_control_has_a_name(page: Page) -> None:
-    for show in (slide, run):
-        show(page)
-        script = (
-            "[...document.querySelectorAll('button, input, a, [tabindex=\"0\"]')].filter(e => e.checkVisibility() && "
-        )
-        script += "!(e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim())).map(e => e.outerHTML)"
-        assert page.evaluate(script) == []
+@pytest.mark.parametrize("show", [slide, run])
+def test_no_barrier_is_found(page: Page, show: Callable[[Page], Page], scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme)
+    assert barriers(show(page)) == []
 
 
 def test_pages_ask_for_nothing_by_the_network_in_their_own_files() -> None:
