@@ -100,18 +100,20 @@ def one_of_several(rank: int, port: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def free_port() -> int:
+def together(work: Callable[..., None], world: int, *arguments: object) -> None:
+    """Do work in several processes: ranks, a free port and the arguments are given to it."""
+    mp.set_forkserver_preload([__name__])  # torch is imported once, not by each process
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port = probe.getsockname()[1]
+    mp.start_processes(work, (port, *arguments), nprocs=world, start_method="forkserver")
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
     """What each of several processes computed, for every method, with both kinds of batch norm."""
     folder, world = tmp_path_factory.mktemp("several"), request.param
-    arguments = (free_port(), world, str(folder))
-    mp.start_processes(one_of_several, arguments, nprocs=world, start_method="spawn")
+    together(one_of_several, world, world, str(folder))
     return folder, world
 
 
@@ -155,7 +157,7 @@ def shuffled_halves(rank: int, port: int, folder: str) -> None:
 
 
 def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -> None:
-    mp.start_processes(shuffled_halves, (free_port(), str(tmp_path)), nprocs=2, start_method="spawn")
+    together(shuffled_halves, 2, str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     seen = torch.cat([part["seen"] for part in parts])
     assert sorted(seen.tolist()) == list(range(8))
@@ -187,7 +189,7 @@ def mix_four(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_every_process_gets_as_many_views_of_each_other(tmp_path: Path) -> None:
-    mp.start_processes(mix_four, (free_port(), str(tmp_path)), nprocs=4, start_method="spawn")
+    together(mix_four, 4, str(tmp_path))
     for count, group in ((2, 2), (8, 4), (12, 4)):
         mixed = [torch.load(tmp_path / f"{count}-{rank}.pt") for rank in range(4)]
         assert sorted(torch.cat(mixed).tolist()) == [view + 100 * rank for rank in range(4) for view in range(count)]
@@ -229,7 +231,7 @@ def count_sent(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_step_sends_what_the_estimate_for_many_devices_says(tmp_path: Path) -> None:
-    mp.start_processes(count_sent, (free_port(), str(tmp_path)), nprocs=4, start_method="spawn")
+    together(count_sent, 4, str(tmp_path))
     for rank in range(4):
         found = torch.load(tmp_path / f"{rank}.pt")
         sizes = {name: found[name] for name in ("cells", "channels", "width")}

@@ -19,7 +19,6 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from jaxtyping import install_import_hook
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -36,7 +35,7 @@ from colocate.training.loop import build_method
 from colocate.training.recipe import read_recipe
 from tests import checked
 from tests.reference.overlap import overlap_matrix, pooled
-from tests.test_distributed import free_port, state_after
+from tests.test_distributed import state_after, together
 from tests.test_train import same_run, stop_at
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -289,7 +288,7 @@ def one_of_two(rank: int, port: int, folder: str, out: str) -> None:
 def test_two_processes_compute_what_one_does(
     folder: Path, my_simclr: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mp.start_processes(one_of_two, (free_port(), str(folder), str(tmp_path)), nprocs=2, start_method="spawn")
+    together(one_of_two, 2, str(folder), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     method, batches = built(my_simclr), [batch_of(8, seed) for seed in range(3)]
     in_double(monkeypatch)
