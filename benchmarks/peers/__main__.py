@@ -1,4 +1,4 @@
-"""Side by side with what a lab would pick instead: `python benchmarks/peers run` and `report`; see the README beside."""
+"""Side by side with what a lab would pick instead: `python benchmarks/peers run` and `report`."""
 
 from __future__ import annotations
 
