@@ -24,12 +24,12 @@ class Peer:
 
 
 def environment(peer: Peer, root: Path) -> Path:
-    """The Python of a peer's environment; of colocate this one's. Made where it is not there yet.
+    """The Python of a peer's environment, made where it is not there yet; this one's where nothing is to be installed.
 
     Raises:
         UserError: it does not install, with the installer's own words.
     """
-    if peer.name == OURS:
+    if not peer.requirements:
         return Path(sys.executable)
     folder = root / peer.name
     python, mark = folder / "bin" / "python", folder / "requirements.json"
