@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from benchmarks.race import judge
 from benchmarks.race.__main__ import main
@@ -163,6 +164,14 @@ def test_an_arm_goes_from_tiles_to_a_row(
     assert "| colocate steps=2 | 2 | 16 |" in capsys.readouterr().out
     assert main([*told, "plm"]) == 2
     assert main(["run", "imagine", *places]) == 2
+    # Weights of a file are judged as the run is that they come from.
+    weights = load_file(tmp_path / "smoke-random" / "colocate_steps=2-0" / "backbone.safetensors")
+    torch.save(weights, tmp_path / "peer.pt")
+    assert main(["run", f"peer={tmp_path / 'peer.pt'}", *places, "--quick", "--pairs", "16"]) == 0
+    told_of = json.loads(rows.read_text().splitlines()[-1])
+    shared = ("scores", "health", "pairs", "network", "judged")
+    assert {name: told_of[name] for name in shared} == {name: written[1][name] for name in shared}
+    assert (told_of["arm"], told_of["steps"]) == ("peer", 0)
     assert main(["run", "supervised", *places, "--quick"]) == 2  # it knows the masks that valid judges by
     assert main(["run", "supervised", *places, "--quick", "--test"]) == 0
 

@@ -43,12 +43,14 @@ def run(
     test: bool = False,
     quick: bool = False,
     changes: tuple[str, ...] = (),
+    pairs: int = 0,
     rows: Path = ROWS,
 ) -> None:
     """Pretrain an arm, judge it, and append a row. The same command goes on where it was stopped.
 
     Args:
-        arm: A recipe; random or imagenet for none; supervised for the bound that masks set.
+        arm: A recipe; random or imagenet for none; supervised for the bound that masks set; LABEL=FILE for the weights
+            of a ResNet-18 that something else pretrained (torchvision's or timm's names, ImageNet's mean and std).
         race: The folder that `pack` made.
         work: Where runs lie.
         init: Start from random weights (ResNet-18) or from ImageNet's (EfficientNet-Lite0).
@@ -57,6 +59,7 @@ def run(
         test: Judge by the test patients: once an arm, when all is chosen.
         quick: Linear probes alone.
         changes: Fields of the recipe that differ from the arm's: method.dense=1 views.area=0.2,1
+        pairs: How many pairs of views the weights of a LABEL=FILE learned from.
         rows: The file of rows.
     """
     began, code = time.perf_counter(), _code()
@@ -66,7 +69,10 @@ def run(
     label = " ".join([arm, *changes])
     recipe: Recipe | None = None
     track = Track(race, test)
-    if arm in NOTHING:
+    if "=" in arm:
+        candidate, network = find_candidate(arm, "resnet18"), "resnet18"
+        label = candidate.label
+    elif arm in NOTHING:
         network = LITE0 if wants_imagenet else "resnet18"
         candidate = find_candidate(f"{arm}={weights or 'random'}", network)
         candidate = replace(candidate, mean=(0.5,) * 3, std=(0.5,) * 3) if weights else candidate
@@ -89,7 +95,7 @@ def run(
         "seed": seed,
         "judged": "test" if test else "valid",
         "steps": recipe.steps if recipe else 0,
-        "pairs": recipe.steps * recipe.batch if recipe and recipe.steps else 0,
+        "pairs": recipe.steps * recipe.batch if recipe and recipe.steps else pairs,
         "health": {name: round(value, 4) for name, value in cells_health(candidate, index, seed, size).items()},
         "scores": track.judge(candidate, seed, quick),
     }

@@ -27,7 +27,7 @@ PEERS = (
     Peer("lightly", ("lightly==1.6.0", *TORCH), "MIT"),
     # Its DenseCL asks lightly 1.6 for a memory bank in a way that 1.6 refuses.
     Peer("lightly-train", ("lightly-train==0.18.0", "lightly==1.5.26", *TORCH), "AGPL-3.0: run as a program only"),
-    # 1.0.2, the last on PyPI, wants torch 1.9, which no Python from 3.10 on has. Its setup.py wants an older setuptools.
+    # 1.0.2, the last on PyPI, wants torch 1.9, which Python 3.11 does not have. Its setup.py wants an older setuptools.
     Peer(
         "solo-learn",
         ("--build-constraints=benchmarks/peers/pretraining/solo_learn_build.txt", SOLO, "setuptools<81", *TORCH),
@@ -39,16 +39,22 @@ WARM = 3
 
 
 def measure(peer: Peer, python: Path, data: Path, smoke: bool) -> Iterator[dict[str, Any]]:
-    """The environment, the pace of each method on one core and two, bf16 on two, and a run killed and resumed."""
+    """The environment, the pace of each method on one core and two, and a run killed and resumed.
+
+    On one core tiles are loaded in the process that trains, on two by another beside it; the first method also with two
+    threads and none beside them, and in bfloat16.
+    """
     way, tiles = WAYS[peer.name], data / "lc25000-colon"
     yield {"case": "environment", "licence": peer.licence, **_environment(python, peer.name)}
-    jobs = [(method, threads, "32") for method in way.methods for threads in (1, 2)]
-    jobs += [(method, 2, "bf16-mixed") for method in way.methods[:1]]
-    for method, threads, precision in jobs[:1] if smoke else jobs:
+    jobs = [(method, threads, threads - 1, "32") for method in way.methods for threads in (1, 2)]
+    jobs += [(way.methods[0], threads, threads - 1, "bf16-mixed") for threads in (1, 2)]
+    jobs += [(way.methods[0], 2, 0, "32")]
+    for method, threads, workers, precision in jobs[:1] if smoke else jobs:
         with tempfile.TemporaryDirectory() as folder:
-            size, batch, steps = (64, 8, 5) if smoke else (96, 64, WARM + 10)
-            job = Job(method, tiles, Path(folder) / "run", threads, threads - 1, size, batch, steps, 1000, precision)
-            row = {"case": "pace", "method": method, "threads": threads, "precision": precision, "size_px": size}
+            size, batch, steps = (64, 8, 5) if smoke else (96, 64, WARM + 8)
+            job = Job(method, tiles, Path(folder) / "run", threads, workers, size, batch, steps, 1000, precision)
+            row = {"case": "pace", "method": method, "threads": threads, "workers": workers, "precision": precision}
+            row |= {"size_px": size}
             try:
                 seen = _run(way, python, job)
                 yield row | {"batch": batch, "steps": steps, **seen.pace(batch, WARM)}
@@ -123,7 +129,8 @@ def _plain(path: Path) -> str:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The latest rows as three tables: pace, environments, what a kill leaves."""
-    latest = {tuple(row.get(key) for key in ("peer", "case", "method", "threads", "precision")): row for row in rows}
+    names = ("peer", "case", "method", "threads", "workers", "precision")
+    latest = {tuple(row.get(name) for name in names): row for row in rows}
     cases: dict[str, list[dict[str, Any]]] = {}
     for row in latest.values():
         cases.setdefault(row.get("case", "none"), []).append(row)
@@ -141,6 +148,7 @@ COLUMNS = {
         "peer": "peer",
         "method": "method",
         "threads": "cores",
+        "workers": "loaders",
         "precision": "precision",
         "pairs_per_s": "pairs/s",
         "core_ms_per_pair": "core ms a pair",

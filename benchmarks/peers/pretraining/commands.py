@@ -67,7 +67,10 @@ def _loop(job: Job) -> Words:
 
 
 def lightly_train(python: Path, job: Job) -> Words:
-    """`lightly-train pretrain`; DINO's six local views at half the size of the others."""
+    """`lightly-train pretrain`; DINO's six local views at half the size of the others.
+
+    Its default, distillation, starts by downloading a teacher. DenseCL it has, but does not list.
+    """
     words = {
         "out": job.out,
         "data": job.data,
@@ -140,7 +143,7 @@ WAYS = {
     "lightly": Way(lightly, ("densecl", "moco-v2", "vicregl"), "steps.jsonl", read_jsonl, "weights.pt"),
     "lightly-train": Way(
         lightly_train,
-        ("densecl", "dino", "simclr", "distillation"),
+        ("densecl", "dino"),
         "metrics.jsonl",
         read_metrics,
         "exported_models/exported_last.pt",

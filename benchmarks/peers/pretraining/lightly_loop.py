@@ -4,6 +4,7 @@ Its network, heads, losses, views, optimiser and key momentum are those of the e
 options. Each step is a line of OUT/steps.jsonl, and OUT/weights.pt the backbone under torchvision's names.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

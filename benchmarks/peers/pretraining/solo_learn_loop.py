@@ -1,5 +1,6 @@
-"""solo-learn's MoCo V2+ as its main_pretrain.py sets it up, whose script is not in the package; runs in its environment."""
+"""solo-learn's MoCo V2+ as the main_pretrain.py of its repository sets it up; runs in its environment."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> None:
         "num_crops": 2,
     }
     heads = {"proj_hidden_dim": 2048, "proj_output_dim": 256, "queue_size": args.queue, "temperature": 0.2}
+    optimizer = {"name": "sgd", "batch_size": args.batch, "lr": 0.3, "weight_decay": 1e-4, "classifier_lr": 0.3}
     cfg = OmegaConf.create(
         {
             "name": "mocov2plus",
@@ -52,7 +54,7 @@ def main() -> None:
             "method_kwargs": heads,
             "momentum": {"base_tau": 0.99, "final_tau": 0.999},
             "data": {"dataset": "custom", "train_path": str(args.data), "num_workers": args.workers},
-            "optimizer": {"name": "sgd", "batch_size": args.batch, "lr": 0.3, "weight_decay": 1e-4, "classifier_lr": 0.3},
+            "optimizer": optimizer,
             "scheduler": {"name": "warmup_cosine"},
             "checkpoint": {"enabled": True, "dir": str(args.out / "checkpoints"), "frequency": 1},
             "auto_resume": {"enabled": True},

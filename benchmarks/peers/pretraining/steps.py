@@ -1,5 +1,6 @@
 """A callback of PyTorch Lightning that writes a line a step; runs in a peer's environment."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json
@@ -14,8 +15,10 @@ except ImportError:
 
 
 class Steps(Callback):
-    """Appends {"number", "loss", "waiting"} to a file after each step; `waiting` is the share of the time since the last
-    step that went by before the batch was there."""
+    """Appends {"number", "loss", "waiting"} to a file after each step.
+
+    `waiting` is the share of the time since the last step that went by before the batch was there.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

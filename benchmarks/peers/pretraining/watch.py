@@ -78,7 +78,7 @@ def watch(
     with tempfile.TemporaryFile() as said:
         began = time.time()
         process = subprocess.Popen(
-            pinned, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": str(threads)} | env
+            pinned, stdout=said, stderr=said, env={**os.environ, "OMP_NUM_THREADS": str(threads), **env}
         )
         while True:
             code = process.poll()
