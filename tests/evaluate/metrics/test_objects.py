@@ -59,6 +59,24 @@ def test_the_surer_lies_on_top_and_the_unsure_nowhere() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_map_is_the_masks_painted_from_the_least_sure_up(seed: int) -> None:
+    """Of large masks in many parts, some empty, some whole: codes of one letter and of several, of growth and loss."""
+    rng = np.random.default_rng(seed)
+    size = (int(rng.integers(1, 400)), int(rng.integers(1, 90)))
+    masks = torch.from_numpy(rng.random((8, *size)) < rng.choice([0, 0.001, 0.1, 0.9, 1], (8, 1, 1)))
+    masks[:4, size[0] // 3 :] = False
+    scores = rng.choice([0.3, 0.5, 0.7, 0.9], 8).tolist()
+    painted = torch.zeros(size, dtype=torch.int32)
+    for place in sorted(range(8), key=lambda i: (scores[i], -i)):
+        if scores[place] >= 0.5:
+            painted[masks[place]] = place + 1
+    assert torch.equal(label_map(Objects.of_masks(size, masks, [1] * 8, scores)), painted)
+    present = painted.unique()[painted.unique() > 0]
+    again = label_map(Objects.of_ids(painted))
+    assert torch.equal(torch.cat([torch.zeros(1, dtype=torch.int32), present])[again.long()], painted)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_shared_pixels_by_counting(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = blobs(rng), blobs(rng)

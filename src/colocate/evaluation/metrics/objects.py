@@ -36,15 +36,13 @@ class Objects(NamedTuple):
         `classes` are those of the objects in that order; all 1 if None.
         """
         flat = ids.numpy().ravel("F")  # as the library counts: down the columns
-        starts = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1)) if flat.size else np.zeros(0, np.int64)
+        starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1) if flat.size else np.zeros(0, np.int64)
         lengths = np.diff(starts, append=flat.size)
         order = np.argsort(flat[starts], kind="stable")
         order = order[flat[starts][order] > 0]
-        cuts = np.flatnonzero(np.diff(flat[starts][order])) + 1
-        size = (ids.shape[0], ids.shape[1])
-        rles = [_packed(starts[runs], lengths[runs], size) for runs in np.split(order, cuts) if len(runs)]
+        rles = _packed(starts[order], lengths[order], flat[starts][order], (ids.shape[0], ids.shape[1]))
         classes = [1] * len(rles) if classes is None else [int(value) for value in classes]
-        return cls(size, rles, classes, [1.0] * len(rles))
+        return cls((ids.shape[0], ids.shape[1]), rles, classes, [1.0] * len(rles))
 
     @classmethod
     def of_masks(
@@ -95,12 +93,12 @@ def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:
     """
     height, width = found.size
     ids = np.zeros(height * width, np.int32)
-    order = sorted(range(len(found.rles)), key=lambda i: -found.scores[i])
-    for i in reversed(order):
-        if found.scores[i] >= threshold:
-            starts, lengths = _runs(found.rles[i]["counts"])
-            for start, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True):
-                ids[start:end] = i + 1
+    order = [i for i in sorted(range(len(found.rles)), key=lambda i: -found.scores[i]) if found.scores[i] >= threshold]
+    shown = order[::-1]
+    starts, lengths, owners = _runs([found.rles[i]["counts"] for i in shown])
+    numbers = np.array(shown, np.int64)[owners] + 1
+    for start, end, number in zip(starts.tolist(), (starts + lengths).tolist(), numbers.tolist(), strict=True):
+        ids[start:end] = number
     return torch.from_numpy(np.ascontiguousarray(ids.reshape(width, height).T))
 
 
@@ -122,28 +120,48 @@ def _code(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": rle["counts"].decode()}
 
 
-def _packed(starts: Int64[np.ndarray, " r"], lengths: Int64[np.ndarray, " r"], size: tuple[int, int]) -> dict[str, Any]:
-    """The run-length code of runs of pixels, counted down the columns."""
-    edges = np.stack([starts, starts + lengths], 1).ravel()
-    counts = np.diff(edges, prepend=0, append=size[0] * size[1])
-    plain = {"size": list(size), "counts": counts[: None if counts[-1] else -1].tolist()}
-    return {"size": list(size), "counts": coco_mask.frPyObjects(plain, *size)["counts"].decode()}
+def _packed(
+    starts: Int64[np.ndarray, " r"],
+    lengths: Int64[np.ndarray, " r"],
+    owner: Int32[np.ndarray, " r"],
+    size: tuple[int, int],
+) -> list[dict[str, Any]]:
+    """The run-length code of each owner's runs of pixels, counted down the columns; an owner's lie together."""
+    begins = np.flatnonzero(np.diff(owner, prepend=0))
+    gaps = np.diff(starts + lengths, prepend=0) - lengths
+    gaps[begins] = starts[begins]
+    plain = []
+    for part in np.split(np.stack([gaps, lengths], 1), begins)[1:]:
+        rest = size[0] * size[1] - int(part.sum())
+        plain.append({"size": list(size), "counts": [*part.ravel().tolist(), *([rest] if rest else [])]})
+    codes = coco_mask.frPyObjects(plain, *size) if plain else []
+    return [{"size": list(size), "counts": code["counts"].decode()} for code in codes]
 
 
-def _runs(counts: str) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
-    """Where runs of pixels start, counted down the columns, and how long they are: what `_packed` packed.
+def _runs(codes: list[str]) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
+    """Where runs of pixels start, counted down the columns, how long they are, and whose: what `_packed` packed.
 
     The library itself decodes to whole masks only. Its code: numbers in groups of five bits, the lowest first, each a
     letter from "0" on, with a sixth bit where another follows; from the fourth number on the difference from the last
     but one.
     """
-    letters = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - ord("0")
+    letters = np.frombuffer("".join(codes).encode(), np.uint8).astype(np.int64) - ord("0")
     last = np.flatnonzero(letters < 32)
-    first = np.append(0, last[:-1] + 1)
+    first = np.append(0, last + 1)[:-1]
     place = np.arange(len(letters)) - np.repeat(first, last - first + 1)
     values = np.add.reduceat((letters & 31) << (5 * place), first)
     values -= np.where(letters[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)
-    values[1::2], values[2::2] = values[1::2].cumsum(), values[2::2].cumsum()
-    ends = values.cumsum()
-    starts, ends = ends[0::2][: len(values) // 2], ends[1::2]
-    return starts, ends - starts
+    owner = np.repeat(np.arange(len(codes)), [len(code) for code in codes])[last]
+    begins = np.searchsorted(owner, owner)  # where the numbers of each number's object begin
+    nth = np.arange(len(owner)) - begins
+    for side in (nth % 2 == 1, (nth % 2 == 0) & (nth > 0)):
+        values[side] = _sums(values[side], owner[side])
+    ends = _sums(values, owner)
+    ones = np.flatnonzero(nth % 2 == 1)
+    return ends[ones - 1], values[ones], owner[ones]
+
+
+def _sums(values: Int64[np.ndarray, " v"], owner: Int64[np.ndarray, " v"]) -> Int64[np.ndarray, " v"]:
+    """Cumulative sums that begin anew with each owner, whose values lie together."""
+    so_far = np.append(0, values.cumsum())
+    return so_far[1:] - so_far[np.searchsorted(owner, owner)]
