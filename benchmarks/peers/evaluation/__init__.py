@@ -44,6 +44,7 @@ CASES = {
     "Dice": ("glands", "nuclei", "awkward"),
     "GlaS": ("glands", "awkward"),
 }
+LARGE = ("glands", "nuclei")
 TITLES = {
     "AP": "Average precision of boxes and masks, AP, AP50 and AP75",
     "PQ": "Panoptic quality of classes: PQ, SQ and RQ",
@@ -53,7 +54,7 @@ TITLES = {
 
 
 def measure(peer: Peer, python: Path, data: Path, smoke: bool) -> Iterator[dict[str, Any]]:
-    """A row for each score and case: figures, seconds, and the peak of memory beyond what was held before.
+    """A row for each score and case: figures, processor seconds, and the peak of memory beyond what was held before.
 
     Each is a process of its own on one thread.
     """
@@ -78,21 +79,24 @@ def measure(peer: Peer, python: Path, data: Path, smoke: bool) -> Iterator[dict[
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """A table a score: what each peer costs, and how far off its figures are at most from the reference's."""
+    """A table a score: how far each peer is off the reference at most, and what the large cases cost."""
     newest = {(row["score"], row["peer"], row["case"]): row for row in rows if "error" not in row}
     lines: list[str] = []
     for score, title in TITLES.items():
-        cases = CASES[score]
-        head = ["", *(f"{case}: {what}" for case in cases for what in ("off by", "s", "MB"))]
-        cells = [head]
-        for peer in (peer.name for peer in PEERS if (score, peer.name, cases[0]) in newest):
-            row = [f"{peer} {newest[score, peer, cases[0]]['version']}"]
-            for case in cases:
-                mine, right = newest[score, peer, case], newest[score, REFERENCE[score], case]["figures"]
-                off = max(abs(one - right[name]) for name, one in mine["figures"].items() if name in right)
-                row += ["reference" if peer == REFERENCE[score] else f"{off:.0e}" if off else "0"]
-                row += [f"{mine['seconds']:.3g}", f"{mine['peak_mb']:.0f}"]
-            cells.append(row)
+        large = [case for case in CASES[score] if case in LARGE]
+        cells = [["", *(f"{case}: off by" for case in CASES[score])]]
+        cells[0] += [f"{case}: {unit}" for case in large for unit in ("s", "MB")]
+        for peer in (peer.name for peer in PEERS if (score, peer.name, CASES[score][0]) in newest):
+            mine = {case: newest[score, peer, case] for case in CASES[score]}
+            cells.append([f"{peer} {mine[large[0]]['version']}"])
+            for case, row in mine.items():
+                right = newest.get((score, REFERENCE[score], case), row)["figures"]
+                off = max(abs(one - right[name]) for name, one in row["figures"].items() if name in right)
+                cells[-1].append("reference" if peer == REFERENCE[score] else f"{off:.0e}" if off else "0")
+            cells[-1] += [
+                text for case in large for text in (f"{mine[case]['cpu_s']:.2g}", f"{mine[case]['peak_mb']:.0f}")
+            ]
         if len(cells) > 1:
             lines += [f"{title}:", "", *grid(cells, left=1).splitlines(), ""]
-    return lines
+    failed = {row["peer"]: row["error"] for row in rows if "error" in row}
+    return lines + [f"{peer}: {error}" for peer, error in failed.items()]
