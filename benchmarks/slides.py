@@ -28,6 +28,7 @@ from colocate.slides.tissue import find_tissue
 
 MPP = 0.5
 SIDE_PX = 8192
+GLASS = 243
 
 
 def rows(threads: int) -> list[Row]:
@@ -38,8 +39,11 @@ def rows(threads: int) -> list[Row]:
         return [*_against_the_floor(Path(folder)), *_scaling(Path(folder))]
 
 
-def write_slide(path: Path, side: int, seed: int = 0, levels: int | None = None) -> Path:
-    """A JPEG TIFF of made-up tissue, `side` pixels high and wide, however large; by default with all its levels."""
+def write_slide(path: Path, side: int, seed: int = 0, levels: int | None = None, share: float | None = None) -> Path:
+    """A JPEG TIFF of made-up tissue, `side` pixels high and wide, however large; by default with all its levels.
+
+    share: of the slide that is tissue, a disk in its middle; the rest is glass. None: all is tissue.
+    """
     levels = levels or max(1, (side // 1024).bit_length())
     pattern = phantom_tile(seed, 0, 1024, MPP).image
     with tifffile.TiffWriter(path, bigtiff=True) as file:
@@ -47,7 +51,7 @@ def write_slide(path: Path, side: int, seed: int = 0, levels: int | None = None)
             step = 2**level
             here = side // step
             file.write(
-                _tiles(pattern[::step, ::step], here),
+                _tiles(pattern[::step, ::step], here, share),
                 shape=(here, here, 3),
                 dtype=np.uint8,
                 tile=(256, 256),
@@ -61,13 +65,18 @@ def write_slide(path: Path, side: int, seed: int = 0, levels: int | None = None)
     return path
 
 
-def _tiles(pattern: UInt8[np.ndarray, "h w 3"], side: int) -> Iterator[UInt8[np.ndarray, "256 256 3"]]:
+def _tiles(
+    pattern: UInt8[np.ndarray, "h w 3"], side: int, share: float | None
+) -> Iterator[UInt8[np.ndarray, "256 256 3"]]:
     """The tiles of a picture that repeats a pattern."""
     high, wide = pattern.shape[:2]
     for top in range(0, side, 256):
         for left in range(0, side, 256):
             y, x = (start + np.arange(256) for start in (top, left))
             part = pattern[np.ix_(y % high, x % wide)]
+            if share is not None:
+                away = np.hypot(y[:, None] + 0.5 - side / 2, x + 0.5 - side / 2)
+                part[away > side * (share / np.pi) ** 0.5] = GLASS
             yield part[: side - top, : side - left] if min(side - top, side - left) < 256 else part
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(("name", "least"), [("cmu-1-small-region.svs", 0.93), ("her2st_C2_pyramid.tif", 0.96)])
 def test_tissue_is_where_it_was_drawn_by_hand(shared_data: Path, name: str, least: float) -> None:
-    """The overlap with an outline that was drawn by hand on the picture of 1,000 px (docs/results/slides.md)."""
+    """The overlap with an outline that was drawn by hand (docs/results/slides.md)."""
     slide = Slide.open(shared_data / "slides" / name)
     drawn = find_tissue(slide, (ROOT / "benchmarks" / "tissue" / name).with_suffix(".geojson")).mask
     found = find_tissue(slide).mask
