@@ -94,9 +94,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
                 off = max(abs(one - right[name]) for name, one in row["figures"].items() if name in right)
                 cells[-1].append("reference" if peer == REFERENCE[score] else f"{off:.0e}" if off else "0")
             cells[-1] += [
-                text for case in large for text in (f"{mine[case]['cpu_s']:.2g}", f"{mine[case]['peak_mb']:.0f}")
+                text for case in large for text in (_short(mine[case]["cpu_s"]), f"{mine[case]['peak_mb']:.0f}")
             ]
         if len(cells) > 1:
             lines += [f"{title}:", "", *grid(cells, left=1).splitlines(), ""]
     failed = {row["peer"]: row["error"] for row in rows if "error" in row}
     return lines + [f"{peer}: {error}" for peer, error in failed.items()]
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
