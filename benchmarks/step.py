@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Row, apart, in_turns, peak_bytes, ratio
+from colocate.base.processes import keep_freed_memory
 from colocate.core.views import sample_views
 from colocate.methods.moco import MoCo
-from colocate.training.loop import build_method, compile_encoders, keep_freed_memory
+from colocate.training.loop import build_method, compile_encoders
 from colocate.training.optim import build_optimizer
 from colocate.training.recipes import plm
 from tests.reference.step import PlainStep

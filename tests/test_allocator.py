@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import resource, numpy as np
-from colocate.training.loop import keep_freed_memory
+from colocate.base.processes import keep_freed_memory
 {call}
 faults = []
 for turn in range(4):

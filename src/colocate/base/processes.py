@@ -1,7 +1,8 @@
-"""Worker processes: how many, how they start, and that they end with the process that started them."""
+"""Processes: cores and memory, how workers start, and that they end with the process that started them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from multiprocessing import parent_process
 
 EVERY_S = 0.2
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def cores() -> int:
@@ -32,3 +34,20 @@ def _watch(parent: int | None) -> None:
     while os.getppid() == parent:
         time.sleep(EVERY_S)
     os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what it frees, instead of giving each large block back to the system.
+
+    glibc maps every block above 32 MB anew, and the system clears its pages at first touch: a fifth of a training
+    step on a CPU. The price is memory: holes between blocks stay the process's (a quarter more at its peak). Nothing
+    happens where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never

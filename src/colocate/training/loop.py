@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
@@ -21,6 +19,7 @@ from torch.optim import Optimizer
 from colocate.base.distributed import any_process
 from colocate.base.errors import Interrupted, UserError
 from colocate.base.files import alone
+from colocate.base.processes import keep_freed_memory
 from colocate.base.rng import seed_torch
 from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
@@ -53,25 +52,6 @@ from colocate.training.run import (
     stop_signals,
     workers,
 )
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Have this process keep what it frees, instead of giving each large block back to the system.
-
-    glibc maps every block above 32 MB anew, and the system clears its pages at first touch: a fifth of a training
-    step on a CPU. The price is memory: holes between blocks stay the process's (a quarter more at its peak). Nothing
-    happens where there is no glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def compile_encoders(
