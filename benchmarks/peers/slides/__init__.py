@@ -40,7 +40,11 @@ PEERS = (
     Peer("tiatoolbox", ("tiatoolbox==2.1.3", *TORCH), "BSD-3-Clause"),
     Peer("trident", (f"trident @ {TRIDENT}", *TORCH), "CC-BY-NC-ND-4.0"),
     Peer("lazyslide", ("lazyslide==0.13.0", *TORCH), "MIT"),
-    Peer("slideflow", ("slideflow==3.0.2", "setuptools<81", *TORCH), "Apache-2.0"),
+    Peer(
+        "slideflow",
+        ("slideflow==3.0.2", "setuptools<81", "openslide-python==1.4.7", "openslide-bin==4.0.1.2", *TORCH),
+        "Apache-2.0",
+    ),
     Peer("pathml", ("pathml==3.0.8", *TORCH), "GPL-2.0"),
 )
 SIZE = 256
@@ -170,6 +174,8 @@ CASES = {"cmu-1-small-region": "CMU-1", "her2st_C2_pyramid": "her2st", "made-up"
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines of Markdown: speed, pixels and masks, a line a peer; of several rows of a case the last counts."""
+    if not rows:
+        return []
     last = {(row["peer"], row.get("slide", ""), row.get("cores", 1)): row for row in rows}
     peers = list(dict.fromkeys(peer for peer, *_ in last))
 

@@ -24,7 +24,7 @@ Mask = Bool[np.ndarray, "h w"]
 
 
 def of_tiles(slide: Path, tiles: Path) -> dict[str, float]:
-    """Compare the tiles in a folder (`script.py` wrote it) with what OpenSlide reads at the same places.
+    """Compare the tiles in a folder (`script.py` wrote it) within the slide with what OpenSlide reads there.
 
     OpenSlide's pixels are resized, where the tile's are, by Pillow's bicubic kernel, and packed with the tile's own
     JPEG tables: what differs then is how the peer reads and resizes.
@@ -38,6 +38,8 @@ def of_tiles(slide: Path, tiles: Path) -> dict[str, float]:
     bare, own_mpp, found = openslide.OpenSlide(slide), Slide.open(slide).mpp, []
     for path in sorted(tiles.glob("*.tile")):
         place = json.loads(path.with_suffix(".json").read_text())
+        if place["x"] + place["side"] > bare.dimensions[0] + 1 or place["y"] + place["side"] > bare.dimensions[1] + 1:
+            continue  # beyond the slide each fills as it likes
         with Image.open(path) as tile:
             pixels = np.asarray(tile.convert("RGB"))
             around = _read(bare, **place, size=len(pixels))

@@ -8,12 +8,15 @@ os.environ["SF_SLIDE_BACKEND"] = "libvips"
 from pathlib import Path
 
 import numpy as np
+import openslide
 import slideflow as sf
 from script import Job, Tile, run
 
 
 def opened(job: Job, slide: Path) -> sf.WSI:
-    wsi = sf.WSI(str(slide), tile_px=job.size, tile_um=round(job.size * job.mpp), roi_method="ignore", verbose=False)
+    mpp = float(openslide.OpenSlide(slide).properties[openslide.PROPERTY_NAME_MPP_X])  # of plain TIFFs it is to be told
+    options = {"roi_method": "ignore", "verbose": False, "mpp": mpp}
+    wsi = sf.WSI(str(slide), tile_px=job.size, tile_um=round(job.size * job.mpp), **options)
     wsi.qc("otsu")
     return wsi
 
@@ -29,7 +32,7 @@ def tiles(job: Job, slide: Path) -> list[Tile]:
     found = []
     for file in sorted((job.out / slide.stem).glob("*.jpg")):
         x, y = file.stem.split("-")[-2:]
-        found.append(Tile(int(x), int(y), side, file.read_bytes))
+        found.append(Tile(int(x) - side / 2, int(y) - side / 2, side, file.read_bytes))  # of its middle
     return found
 
 
