@@ -56,7 +56,7 @@ def test_from_slides_to_objects_on_a_slide(tmp_path: Path, capsys: pytest.Captur
     shapes = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in own]
     patch = rasterise(shapely.union_all(shapes), 1024, 1024)
     mask = np.zeros((1024, 1024), bool)
-    mask[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = patch.mask
+    mask[patch.place] = patch.mask
     truth = glands > 0
     middle = np.s_[256:768, 256:768]  # all tissue: what lies outside would flatter
     overlap = (mask & truth)[middle].sum() / (mask | truth)[middle].sum()

@@ -25,7 +25,7 @@ def drawn(shape: shapely.Geometry, like: np.ndarray, top: int = 0, left: int = 0
     height, width = like.shape
     patch = rasterise(shape, top + height, left + width)
     whole = np.zeros((top + height, left + width), bool)
-    whole[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = patch.mask
+    whole[patch.place] = patch.mask
     assert not whole[:top].any() and not whole[:, :left].any()
     return whole[top:, left:]
 

@@ -48,7 +48,7 @@ def stitched(
 def drawn(merged: Merged, like: np.ndarray) -> np.ndarray:
     patch = rasterise(merged.shape, *like.shape)
     whole = np.zeros(like.shape, bool)
-    whole[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = patch.mask
+    whole[patch.place] = patch.mask
     assert merged.area_px == whole.sum()
     return whole
 

@@ -97,8 +97,8 @@ def drawn(slide: Path) -> tuple[Mask, Mask]:
     for name in (slide.stem, f"{slide.stem}-unsure"):
         shape = shapely.union_all([one.shape for one in read_geojson(OUTLINES / f"{name}.geojson")])
         place = np.zeros((round(opened.height * scale), round(opened.width * scale)), bool)
-        top, left, inside = rasterise(shapely.transform(shape, lambda points: points * scale), *place.shape)
-        place[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        patch = rasterise(shapely.transform(shape, lambda points: points * scale), *place.shape)
+        place[patch.place] = patch.mask
         places.append(place)
     return places[0], ~places[1]
 

@@ -137,6 +137,11 @@ class Patch(NamedTuple):
     left: int
     mask: Bool[np.ndarray, "h w"]
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the image that `mask` covers."""
+        return np.s_[self.top : self.top + self.mask.shape[0], self.left : self.left + self.mask.shape[1]]
+
 
 def rasterise(shape: BaseGeometry, height: int, width: int) -> Patch:
     """The pixels of an image of `height` x `width` whose centres lie in a valid shape."""

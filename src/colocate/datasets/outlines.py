@@ -122,10 +122,8 @@ class Canvas:
         claims = np.zeros((self.height, self.width), np.int32)
         numbered = list(enumerate(self.drawn, start=1))
         for number, drawn in sorted(numbered, key=lambda one: -int(one[1].patch.mask.sum())):
-            top, left, mask = drawn.patch
-            here = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
-            claims[here] += mask
-            ids[here][mask] = number
+            claims[drawn.patch.place] += drawn.patch.mask
+            ids[drawn.patch.place][drawn.patch.mask] = number
         self.remarks.shared += int((claims > 1).sum())
         seen = set(np.unique(ids).tolist())
         for number, drawn in numbered:

@@ -39,8 +39,8 @@ class Objects(NamedTuple):
         """The number (1, 2, ...) of the object at each pixel; 0 where there is none."""
         ids = np.zeros((height, width), np.int32)
         for number, shape in enumerate(self.outlines, start=1):
-            top, left, mask = rasterise(shape, height, width)
-            ids[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
+            patch = rasterise(shape, height, width)
+            ids[patch.place][patch.mask] = number
         return ids
 
 

@@ -63,11 +63,11 @@ class Tissue:
         """The share of tissue in a shape (level0 pixels), in [0, 1]; 0 or 1 for one below a pixel of the mask."""
         high, wide = self.mask.shape
         small = shapely.transform(shape, lambda points: points * (wide / self.width, high / self.height))
-        top, left, inside = rasterise(small, high, wide)
-        if not inside.any():
+        inside = rasterise(small, high, wide)
+        if not inside.mask.any():
             point = small.representative_point()
             return float(self.mask[min(int(point.y), high - 1), min(int(point.x), wide - 1)])
-        return float(self.mask[top : top + inside.shape[0], left : left + inside.shape[1]][inside].mean())
+        return float(self.mask[inside.place][inside.mask].mean())
 
     def _below(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
@@ -181,8 +181,7 @@ def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
             small = shapely.transform(drawn, lambda points: (points + slide.origin) * scale)
             patch = rasterise(small, *shape)
             mask = np.zeros(shape, bool)
-            high, wide = patch.mask.shape
-            mask[patch.top : patch.top + high, patch.left : patch.left + wide] = patch.mask
+            mask[patch.place] = patch.mask
             return mask
         with Image.open(file) as image:
             mask = np.asarray(image.convert("L")) > 0
