@@ -91,7 +91,7 @@ def test_groups_take_their_own_dataclass() -> None:
 @pytest.mark.slow
 def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slides = write_slides(tmp_path / "slides", 2, 1024, mpp=0.24)
-    assert colocate.tile(slides, tmp_path / "tiles", mpp=0.48, size=64, min_sharpness=0, workers=1).tiles > 3
+    assert colocate.tile(slides, tmp_path / "tiles", mpp=0.48, size=64, min_sharpness=0, workers=1).tiles > 4
     assert colocate.features(run, slides, tmp_path / "features", mpp=0.48, size=64, **TINY).worked == 2
     write_tissue(tmp_path / "data")
     asked: dict[str, Any] = {"data": tmp_path / "data", "out": tmp_path / "results", "seeds": 1, **TINY}
