@@ -8,7 +8,6 @@ it never saw. (Their images are among the tiles of the pretraining, as the unlab
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -20,21 +19,23 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-import tifffile
 import torch
 import tyro
 from PIL import Image
 
-from colocate.base.shapes import outline, rasterise, read_geojson
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from colocate.base.shapes import read_geojson
 from colocate.datasets import glas
-from colocate.datasets.qupath import REGION
 from colocate.datasets.writer import Draft
+from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.metrics.family import Record
-from colocate.evaluation.metrics.glas import pack, record
 from colocate.evaluation.metrics.objects import Objects
+from colocate.prediction.image import Objects as Found
+from tests.documented import write_outlines
+from tests.phantom_slide import write_pyramid
 
 GAP_PX, ROW = 128, 3
-ANNOTATED = 8  # patients, one image each
 
 
 @dataclass(frozen=True)
@@ -61,40 +62,17 @@ def write_slide(path: Path, drafts: Sequence[Draft]) -> list[Placed]:
         assert isinstance(one.draft.image, Path)
         left, top, right, bottom = one.box
         glass[top:bottom, left:right] = np.asarray(Image.open(one.draft.image).convert("RGB"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tifffile.TiffWriter(path) as file:
-        for level in range(3):
-            step = 2**level
-            density = (1e4 / glas.MPP / step,) * 2
-            pixels = np.asarray(Image.fromarray(glass).reduce(step))
-            file.write(
-                pixels,
-                tile=(256, 256),
-                photometric="rgb",
-                compression="jpeg",
-                compressionargs={"level": 90},
-                resolution=density,
-                resolutionunit="CENTIMETER",
-                subfiletype=int(level > 0),
-            )
+    write_pyramid(path, glass, glas.MPP, tile=(256, 256), compression="jpeg", compressionargs={"level": 90})
     return placed
 
 
 def annotate(path: Path, placed: Placed) -> int:
     """The glands of an image as QuPath exports them, and the region in which all are outlined; returns how many."""
-    mask = placed.draft.mask.numpy()
-    glands = [outline(mask == number, placed.top, placed.left) for number in np.unique(mask[mask > 0])]
-    features = [
-        {
-            "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for shape, name in [(shapely.box(*placed.box), REGION), *((gland, "Gland") for gland in glands)]
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return len(glands)
+    left, top, right, bottom = placed.box
+    ids = np.zeros((bottom, right), np.int32)
+    ids[top:, left:] = placed.draft.mask
+    write_outlines(path, ids, region=placed.box)
+    return len(np.unique(ids)) - 1
 
 
 def judge(found: Path, images: Sequence[Placed]) -> tuple[list[Record], list[float]]:
@@ -102,14 +80,11 @@ def judge(found: Path, images: Sequence[Placed]) -> tuple[list[Record], list[flo
     shapes = [one.shape for one in read_geojson(found)]
     tree, records, dice = shapely.STRtree(shapes), [], []
     for one in images:
-        ids = torch.zeros(one.draft.mask.shape, dtype=torch.int32)
-        height, width = ids.shape
-        for number, place in enumerate(tree.query(shapely.box(*one.box)).tolist(), start=1):
-            moved = shapely.transform(shapes[place], lambda points, one=one: points - (one.left, one.top))
-            patch = rasterise(moved, height, width)
-            part = ids[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]]
-            part[torch.from_numpy(patch.mask)] = number
-        records.append(record(Objects.of_ids(one.draft.mask), Objects.of_ids(ids)))
+        here = [shapes[place] for place in tree.query(shapely.box(*one.box))]
+        moved = [shapely.transform(shape, lambda points, one=one: points - (one.left, one.top)) for shape in here]
+        labels = Found(moved, [""] * len(moved), [1.0] * len(moved)).labels(*one.draft.mask.shape)
+        ids = torch.from_numpy(labels)
+        records.append(FAMILIES["glas"].record(Objects.of_ids(one.draft.mask), Objects.of_ids(ids)))
         true, seen = one.draft.mask > 0, ids > 0
         dice.append(float(200 * (true & seen).sum() / (true.sum() + seen.sum()).clamp(min=1)))
     return records, dice
@@ -128,7 +103,7 @@ def main(data: Path = Path("../shared/data/glas"), out: Path = Path("carry/journ
         patients[draft.source.partition(":")[2]].append(draft)
     names = sorted(patients, key=int)
     slides = {name: write_slide(out / "slides" / f"patient-{name}.tif", patients[name]) for name in names}
-    annotated = names[::2][:ANNOTATED]
+    annotated = names[::2]
     count = sum(annotate(out / "annotations" / f"patient-{name}.geojson", slides[name][0]) for name in annotated)
     print(f"{len(names)} slides, {count} glands outlined in {len(annotated)} regions", flush=True)
     began = time.perf_counter()
@@ -139,7 +114,7 @@ def main(data: Path = Path("../shared/data/glas"), out: Path = Path("carry/journ
     judged = [judge(out / "out" / "objects" / f"patient-{name}.geojson", slides[name]) for name in unseen]
     records = [one for of_patient, _ in judged for one in of_patient]
     dice = [value for _, values in judged for value in values]
-    scores = {name: float(value[0]) for name, value in pack(records)(np.ones((1, len(records)), np.int64)).items()}
+    scores = FAMILIES["glas"].scores(records)
     print(f"{len(unseen)} patients without annotations, {len(records)} images: Dice {np.mean(dice):.1f}", scores)
 
 

@@ -16,6 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.commands import dispatch
 from benchmarks.peers.environments import Peer, environment
 from colocate.base.errors import UserError
 
@@ -82,17 +83,8 @@ def report(rows: Path = ROWS, page: Path = PAGE) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors end in one sentence and status 2."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"run": run, "report": report}
-    try:
-        if not words or words[0] not in commands:
-            raise UserError("say run or report (and --help for their options)")
-        tyro.cli(commands[words[0]], prog=f"python benchmarks/peers {words[0]}", args=words[1:])
-    except (UserError, OSError) as error:
-        print(f"benchmarks/peers: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run a command; returns the status of the process."""
+    return dispatch("peers", {"run": run, "report": report}, argv)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.commands import dispatch
 from benchmarks.race.arms import BUDGETS, LITE0, NOTHING, imagenet_weights, recipe_of
 from benchmarks.race.judge import Track, cells_health
 from benchmarks.race.pack import pack
 from benchmarks.race.report import mean, report
-from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.evaluation.candidates import find_candidate
 from colocate.training.loop import pretrain
@@ -127,17 +127,8 @@ def _code() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors end in one sentence and status 2."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"pack": pack, "run": run, "report": report}
-    try:
-        if not words or words[0] not in commands:
-            raise UserError("say pack, run or report (and --help for their options)")
-        tyro.cli(commands[words[0]], prog=f"python benchmarks/race {words[0]}", args=words[1:])
-    except (UserError, OSError) as error:
-        print(f"benchmarks/race: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run a command; returns the status of the process."""
+    return dispatch("race", {"pack": pack, "run": run, "report": report}, argv)
 
 
 if __name__ == "__main__":
