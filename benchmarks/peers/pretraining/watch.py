@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
+from benchmarks.peers.processes import cpu_s, family, memory_mb
 from colocate.base.errors import UserError
 
 EVERY_S = 0.02
 MEMORY_EVERY = 15  # looks at the steps
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Step(NamedTuple):
@@ -73,7 +75,7 @@ def watch(
     """
     cores = sorted(os.sched_getaffinity(0))[-threads:]
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)]
-    seen, known, turn = Seen(), set[int](), 0
+    seen, known, turn = Seen(), set[psutil.Process](), 0
     lines = dict(enumerate(read(journal) if journal.is_file() else []))  # of the run that this one goes on with
     with tempfile.TemporaryFile() as said:
         began = time.time()
@@ -88,23 +90,23 @@ def watch(
                     if lines.get(place) != step:
                         lines[place] = seen.steps[step.number] = step
                         seen.ended_s[step.number] = written - began
-                        seen.cpu_s[step.number] = _cpu_s(family(process.pid))
+                        seen.cpu_s[step.number] = cpu_s(family(process.pid))
             if code is not None:
                 break
             if turn % MEMORY_EVERY == 0:
                 alive = family(process.pid)
                 known |= set(alive)
-                seen.peak_mb = max(seen.peak_mb, sum(map(_memory_mb, alive)))
+                seen.peak_mb = max(seen.peak_mb, memory_mb(alive))
             turn += 1
             if kill_after is not None and kill_after in seen.steps:
                 known |= set(family(process.pid))
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 time.sleep(5)
-                left = [pid for pid in known if _runs(pid)]
+                left = [one for one in known if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
                 seen.orphans = len(left)
-                for pid in left:
-                    os.kill(pid, signal.SIGKILL)
+                for one in left:
+                    one.kill()
                 return seen
             time.sleep(EVERY_S)
         if code:
@@ -112,41 +114,3 @@ def watch(
             words = said.read().decode(errors="replace").split()
             raise UserError(f"{Path(command[0]).name} ended with {code}: {' '.join(words)[-600:]}")
     return seen
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it started."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, from the state on; none where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return []
-
-
-def _runs(pid: int) -> bool:
-    return bool(fields := _stat(pid)) and fields[0] != "Z"
-
-
-def _cpu_s(pids: list[int]) -> float:
-    """Seconds of cores that processes used."""
-    return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid))) / TICKS
-
-
-def _memory_mb(pid: int) -> float:
-    """Memory of a process; what n processes share counts one n-th (PSS)."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000

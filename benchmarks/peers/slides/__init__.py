@@ -13,17 +13,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
 from benchmarks.peers.environments import OURS, Peer
+from benchmarks.peers.processes import family, memory_mb
 from benchmarks.peers.slides.agreement import SCORED_UM, Mask, drawn, of_masks, of_tiles
 from benchmarks.slides import MPP, write_slide
 from colocate.base.errors import UserError
@@ -50,6 +49,7 @@ PEERS = (
 SIZE = 256
 SIDE_PX, SHARE = 40_000, 0.1  # of the made-up slide, and of it that is tissue: 2,500 tiles
 LIMIT_S = 600
+LOOK_EVERY_S = 0.05
 
 
 def measure(peer: Peer, python: Path, data: Path, smoke: bool) -> Iterator[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _cut(
 
 
 def _watched(command: list[str], python: Path, cores: int) -> tuple[dict[str, Any], float, float]:
-    """Run a script on so many cores: what it says last, its seconds, and the most MB of it and its children (RSS).
+    """Run a script on so many cores: what it says last, its seconds, and the most MB of it and its children.
 
     Raises:
         UserError: it fails, or takes too long.
@@ -133,40 +133,22 @@ def _watched(command: list[str], python: Path, cores: int) -> tuple[dict[str, An
     pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores])), *command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(pinned, stdout=out, stderr=err, env=variables, cwd=tempfile.gettempdir())
-        peak = [0.0]
-        watcher = threading.Thread(target=_watch, args=(psutil.Process(process.pid), peak))
-        watcher.start()
-        try:
-            process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            process.kill()
-            raise UserError(f"{Path(command[1]).name} took more than {LIMIT_S} s") from None
-        finally:
-            watcher.join()
+        peak_mb = 0.0
+        while process.poll() is None:
+            peak_mb = max(peak_mb, memory_mb(family(process.pid)))
+            if time.perf_counter() - began > LIMIT_S:
+                for one in family(process.pid):
+                    one.kill()
+                process.wait()
+                raise UserError(f"{Path(command[1]).name} took more than {LIMIT_S} s")
+            time.sleep(LOOK_EVERY_S)
         seconds = time.perf_counter() - began
         out.seek(0)
         err.seek(0)
         said, complaint = out.read().split("\n"), " ".join(err.read().split())
     if process.returncode:
         raise UserError(f"{Path(command[1]).name} {command[2]} failed: {complaint[-400:]}")
-    return json.loads([line for line in said if line.startswith("{")][-1]), seconds, peak[0]
-
-
-def _watch(process: psutil.Process, peak: list[float]) -> None:
-    while True:
-        try:
-            family = [process, *process.children(recursive=True)]
-            held = sum(one.memory_info().rss for one in family if one.status() != psutil.STATUS_ZOMBIE)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.NoSuchProcess:
-            if not process.is_running():
-                return
-            continue
-        peak[0] = max(peak[0], held / 1e6)
-        time.sleep(0.05)
+    return json.loads([line for line in said if line.startswith("{")][-1]), seconds, peak_mb
 
 
 CASES = {"cmu-1-small-region": "CMU-1", "her2st_C2_pyramid": "her2st", "made-up": "made-up"}
