@@ -224,7 +224,7 @@ class Results:
 
 
 def evaluate(
-    task: Literal["instances", "semantics", "probe"],
+    task: Literal["instances", "contours", "semantics", "probe"],
     *,
     data: Place,
     backbones: Place | Run | Sequence[Place | Run],
@@ -236,7 +236,8 @@ def evaluate(
     """Judge backbones by segmentation; what is there already is not computed again.
 
     Args:
-        task: Fine-tune for objects, or for classes of pixels, or leave the backbone as it is (probe).
+        task: Fine-tune for objects (by Mask R-CNN, or by a U-Net of contours, which needs no GPU), or for classes of
+            pixels, or leave the backbone as it is (probe).
         data: A data set that `prepare` wrote; it decides the task's defaults.
         backbones: Runs, weights files, `imagenet` or `random`; LABEL=... sets what tables call one.
         out: The folder of the results.

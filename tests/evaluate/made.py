@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask
+from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask
 
-METRICS = {"instances": ["coco", "glas", "panoptic"], "semantics": ["semantic"], "probe": ["probe"]}
-TASKS = {"instances": InstancesTask, "semantics": SemanticsTask, "probe": ProbeTask}
+OBJECTS = ["coco", "glas", "panoptic"]
+METRICS = {"instances": OBJECTS, "contours": OBJECTS, "semantics": ["semantic"], "probe": ["probe"]}
+TASKS = {"instances": InstancesTask, "contours": ContoursTask, "semantics": SemanticsTask, "probe": ProbeTask}
 
 
 def write_result(
@@ -72,7 +73,7 @@ def records(task: str, seed: int, skill: float, images: int) -> list[dict[str, A
     """A record an image: three in four of part testA, of six cases; images are as hard for everyone."""
     hard = np.random.default_rng(5).uniform(-0.15, 0.15, images)
     rng = np.random.default_rng([seed, round(1000 * skill)])
-    made = {"probe": _probe, "semantics": _semantic, "instances": _instances}[task]
+    made = {"probe": _probe, "semantics": _semantic, "instances": _instances, "contours": _instances}[task]
     return [
         {
             "image": f"test_{number}",

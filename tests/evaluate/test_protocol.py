@@ -19,10 +19,11 @@ from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation import protocol as its
 from colocate.evaluation.candidates import Candidate, find_candidate
+from colocate.evaluation.contours import ContoursConfig
 from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
 from colocate.evaluation.fit import Engine, FitConfig
 from colocate.evaluation.protocol import Protocol, evaluate, some_of
-from colocate.evaluation.tasks import InstancesTask, Overlays, ProbeTask, SemanticsTask, Task
+from colocate.evaluation.tasks import ContoursTask, InstancesTask, Overlays, ProbeTask, SemanticsTask, Task
 from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
@@ -34,6 +35,7 @@ TASKS: dict[str, Task] = {
             replace(FIT, steps=4), short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128)
         )
     ),
+    "contours": ContoursTask(ContoursConfig(replace(FIT, steps=60), crop=64, border=3)),
     "semantics": SemanticsTask(SemanticsConfig(FIT, crop=64)),
     "linear": ProbeTask(ProbeConfig("linear", stride=8)),
     "nearest": ProbeTask(ProbeConfig("nearest", stride=8, neighbours=5)),
@@ -69,6 +71,8 @@ def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Cand
     assert result["leakage"]["found"] == [] and not result["leakage"]["forced"]
     assert not (file.parent / "checkpoints").exists()
     assert all((file.parent / name).stat().st_size > 1000 for name in ("overlays.png", "worst-best.png"))
+    if name == "contours":
+        assert result["scores"]["object Dice"] > 60, result["scores"]
     if name in ("semantics", "linear", "nearest"):  # dark discs on light ground: colour is enough
         score = "Dice gland" if name == "semantics" else "pooled Dice"
         assert result["scores"][score] > 60, result["scores"]

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import find_candidate
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
 from colocate.evaluation.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
 from colocate.evaluation.fit import Engine, FitConfig
 from colocate.evaluation.metrics.objects import label_map
 from colocate.evaluation.protocol import Protocol, evaluate
 from colocate.evaluation.saved import VERSION, load_model, seen_mpp
-from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask, Task
 from colocate.models.backbones import Backbone
 from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
@@ -71,6 +72,20 @@ def test_a_detector_comes_back(norm: Any, data: Labelled, kept: Callable[[Task],
     assert found and found == [result for result in wanted if result["image_id"] <= found[-1]["image_id"]]
     assert saved.facts.classes == ("gland",) and saved.network.config == replace(DETECTOR, norm=norm)
     assert saved.facts.mpp == 0.5 and saved.facts.data["licence"] == "none"
+
+
+def test_contours_come_back(data: Labelled, tmp_path: Path) -> None:
+    config = ContoursConfig(replace(FIT, steps=60), crop=64, border=3)
+    folder = evaluated(ContoursTask(config), data, tmp_path)
+    saved, wanted = load_model(folder), json.loads((folder / "predictions.json").read_text())
+    assert isinstance(saved.network, ContourSegmenter) and saved.network.config == config
+    every = [
+        result
+        for number in data.test("patients")
+        for result in saved.network.predict(data.image(number)).to_coco(number)
+    ]
+    assert wanted and every == wanted
+    assert (saved.facts.task, saved.facts.classes, saved.facts.mpp) == ("instances", ("gland",), 0.5)
 
 
 @pytest.mark.parametrize("encoder", ["tuned", "frozen"])

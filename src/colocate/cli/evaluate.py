@@ -35,7 +35,7 @@ class Asked(Generic[AnyTask]):
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...
+    """Judge backbones by segmentation: colocate evaluate TASK --data DATA --backbone RUN ...
 
     The data set decides the task's defaults.
 

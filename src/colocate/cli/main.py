@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "colocate.cli.evaluate:evaluate",
-        "Judge backbones by segmentation: colocate evaluate instances|semantics|probe --data DATA --backbone RUN ...",
+        "Judge backbones by segmentation: colocate evaluate TASK --data DATA --backbone RUN ...",
         ("evaluation",),
     ),
     "table": Command(

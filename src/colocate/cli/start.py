@@ -76,7 +76,7 @@ def start(
     if torch.cuda.is_available():
         judged = api.evaluate("instances", keep_models=True, **how)
     else:
-        judged = api.evaluate("semantics", keep_models=True, **how, **U_NET)
+        judged = api.evaluate("contours", keep_models=True, **how, **U_NET)
     model = judged.models[0]  # the pretrained one's
     api.predict(model, slides, out / "objects", slide_mpp=slide_mpp)
     say(f"{api.Results(tuple(results.rglob('result.json')))}")
@@ -91,7 +91,7 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     rest = ", without the slides that are tested on" if labels else ""
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most"
     if labels is not None:
-        kind = "Mask R-CNN" if torch.cuda.is_available() else "a U-Net (no GPU, which Mask R-CNN would want)"
+        kind = "Mask R-CNN" if torch.cuda.is_available() else "a U-Net of contours (Mask R-CNN would want a GPU)"
         yield f"results: {kind}, fine-tuned from the run and from random weights, and a linear probe of both"
         yield f"objects: what the model finds on {number}"
 

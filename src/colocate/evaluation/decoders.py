@@ -361,26 +361,26 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def predict(self, image: UInt8[Tensor, "3 h w"]) -> Int64[Tensor, "h w"]:
         """The class of each pixel; never the ignored one."""
+        return self.scores(image[None])[0].argmax(0).cpu()
+
+    @torch.no_grad()
+    def scores(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of each class at each pixel of images of any size; minus infinity for the ignored class."""
         self.eval()
-        height, width = image.shape[1:]
+        height, width = images.shape[2:]
         margin = (0, -width % 32, 0, -height % 32)
-        padded = F.pad(image[None].to(self.mean.device).float() / 255, margin, value=1.0)
-        logits = self.logits(padded)[0, :, :height, :width]
+        logits = self.logits(F.pad(images.to(self.mean.device).float() / 255, margin, value=1.0))[..., :height, :width]
         if self.ignored is not None:
-            logits[self.ignored] = -torch.inf
-        return logits.argmax(0).cpu()
+            logits[:, self.ignored] = -torch.inf
+        return logits
 
     @torch.no_grad()
     def label(self, windows: UInt8[Tensor, "b 3 s s"]) -> tuple[UInt8[Tensor, "b s s"], UInt8[Tensor, "b s s"]]:
         """The class of each pixel of windows, never the ignored one, and its probability in 255ths.
 
-        Sides are multiples of 32, classes fewer than 256.
+        Classes are fewer than 256.
         """
-        self.eval()
-        logits = self.logits(windows.to(self.mean.device).float() / 255).float()
-        if self.ignored is not None:
-            logits[:, self.ignored] = -torch.inf
-        probabilities, classes = logits.softmax(1).max(1)
+        probabilities, classes = self.scores(windows).float().softmax(1).max(1)
         return classes.to(torch.uint8).cpu(), (probabilities * 255).round().to(torch.uint8).cpu()
 
 

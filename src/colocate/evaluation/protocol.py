@@ -23,13 +23,23 @@ from colocate.base.rng import uniforms
 from colocate.base.text import Terminal
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.contours import ContoursConfig
 from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
 from colocate.evaluation.fit import Engine, FitConfig
 from colocate.evaluation.leakage import Findings, check, refuse, tiles_of
 from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.metrics.coco import MOST
 from colocate.evaluation.saved import is_kept, keep_model
-from colocate.evaluation.tasks import InstancesTask, Outcome, Overlays, ProbeTask, SemanticsTask, Task, Trial
+from colocate.evaluation.tasks import (
+    ContoursTask,
+    InstancesTask,
+    Outcome,
+    Overlays,
+    ProbeTask,
+    SemanticsTask,
+    Task,
+    Trial,
+)
 
 
 def instances_for(data: Labelled) -> InstancesConfig:
@@ -58,10 +68,13 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
 
     On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
     """
+    return SemanticsConfig(crop=_crop(data), encoder="frozen" if data.name == "bcss" else "tuned")
+
+
+def _crop(data: Labelled) -> int:
+    """The side of training crops, in px: 256, or what the images have."""
     side = int(median(min(item.height, item.width) for item in data.items))
-    return SemanticsConfig(
-        crop=min(256, max(32, side // 32 * 32)), encoder="frozen" if data.name == "bcss" else "tuned"
-    )
+    return min(256, max(32, side // 32 * 32))
 
 
 def smoke_instances() -> InstancesConfig:
@@ -71,17 +84,13 @@ def smoke_instances() -> InstancesConfig:
     return InstancesConfig(fit, (100, 131), 131, norm="frozen", proposals=64, anchors=anchors)
 
 
-def smoke_semantics() -> SemanticsConfig:
-    """Small crops and few steps, to see that all is in place: a minute on a CPU."""
-    fit = FitConfig(steps=60, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.02, drops=())
-    return SemanticsConfig(fit, crop=96)
-
-
-TASKS = ("instances", "semantics", "probe")
+SMOKE = FitConfig(steps=60, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.02, drops=())
+"""Few steps of a U-Net, on small crops, to see that all is in place: a minute on a CPU."""
+TASKS = ("instances", "contours", "semantics", "probe")
 
 
 def task_for(name: str, data: str, smoke: bool = False) -> Task:
-    """The task `instances`, `semantics` or `probe` with its defaults on a prepared data set, or with tiny settings.
+    """A task with its defaults on a prepared data set, or with tiny settings.
 
     Raises:
         UserError: no such task, or `data` is no prepared data set. Empty: the defaults of any.
@@ -89,7 +98,10 @@ def task_for(name: str, data: str, smoke: bool = False) -> Task:
     known = Labelled.open(data) if data and not smoke else None
     if name == "semantics":
         usual = SemanticsConfig() if known is None else semantics_for(known)
-        return SemanticsTask(smoke_semantics() if smoke else usual)
+        return SemanticsTask(SemanticsConfig(SMOKE, crop=96) if smoke else usual)
+    if name == "contours":
+        usual = ContoursConfig() if known is None else ContoursConfig(crop=_crop(known))
+        return ContoursTask(ContoursConfig(SMOKE, crop=96) if smoke else usual)
     if name == "instances":
         usual = InstancesConfig() if known is None else instances_for(known)
         return InstancesTask(smoke_instances() if smoke else usual)
@@ -218,7 +230,11 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
         write_atomically(trial.folder / "predictions.json", text)
-    if protocol.keep_models and isinstance(task, InstancesTask | SemanticsTask) and outcome.model is not None:
+    if (
+        protocol.keep_models
+        and isinstance(task, InstancesTask | ContoursTask | SemanticsTask)
+        and outcome.model is not None
+    ):
         keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
     text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
     write_atomically(trial.folder / "result.json", text)

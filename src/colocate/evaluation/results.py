@@ -64,7 +64,7 @@ class Result:
     """One seed of one backbone, as in result.json."""
 
     version: int
-    task: Literal["instances", "semantics", "probe"]
+    task: Literal["instances", "contours", "semantics", "probe"]
     dataset: DataFacts
     backbone: BackboneFacts
     settings: dict[str, Any]

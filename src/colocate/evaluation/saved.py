@@ -21,6 +21,7 @@ from colocate.base.files import read_json, write_atomically
 from colocate.base.text import reason
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
 from colocate.evaluation.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
 from colocate.models.backbones import Backbone, read_tensors
 
@@ -37,7 +38,7 @@ class ModelFacts:
 
     version: int
     task: Literal["instances", "semantics"]
-    settings: InstancesConfig | SemanticsConfig
+    settings: InstancesConfig | SemanticsConfig | ContoursConfig
     classes: tuple[str, ...]
     """Instances: the names of classes 1, 2, ...; semantics: of the classes 0, 1, ... of a pixel."""
     background: bool
@@ -58,7 +59,7 @@ class ModelFacts:
 class SavedModel(NamedTuple):
     """A model in evaluation mode, on the CPU."""
 
-    network: Detector | Segmenter
+    network: Detector | Segmenter | ContourSegmenter
     facts: ModelFacts
     fingerprint: str
     """Hash of model.safetensors and model.json."""
@@ -81,7 +82,7 @@ def keep_model(
 
     train: numbers of the images that the model learned from; model: its state.
     """
-    objects = isinstance(config, InstancesConfig)
+    objects = isinstance(config, InstancesConfig | ContoursConfig)
     facts = ModelFacts(
         version=VERSION,
         task="instances" if objects else "semantics",
@@ -113,10 +114,14 @@ def load_model(place: Path) -> SavedModel:
     folder = _find(place)
     facts, weights = _read(folder / FACTS), folder / WEIGHTS
     backbone = Backbone(facts.architecture, facts.output_stride)
-    if isinstance(facts.settings, InstancesConfig):
-        network = Detector(facts.settings, backbone, len(facts.classes), facts.mean, facts.std)
-    else:
-        network = Segmenter(facts.settings, backbone, len(facts.classes), facts.ignored, facts.mean, facts.std)
+    known = backbone, len(facts.classes)
+    match facts.settings:
+        case InstancesConfig():
+            network = Detector(facts.settings, *known, facts.mean, facts.std)
+        case ContoursConfig():
+            network = ContourSegmenter(facts.settings, *known, facts.mean, facts.std)
+        case _:
+            network = Segmenter(facts.settings, *known, facts.ignored, facts.mean, facts.std)
     try:
         network.load_state_dict(read_tensors(weights))
     except RuntimeError as error:

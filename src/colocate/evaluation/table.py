@@ -16,7 +16,7 @@ from colocate.base.tables import write_csv
 from colocate.base.text import grid
 from colocate.evaluation.metrics import LOWER_IS_BETTER
 from colocate.evaluation.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
-from colocate.evaluation.tasks import InstancesTask, ProbeTask, SemanticsTask
+from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask
 from colocate.training.recipe import leaves
 
 HEADLINES = ("box AP", "mask AP", "object F1", "object Dice", "object Hausdorff", "PQ")
@@ -185,7 +185,7 @@ def _words(numbers: Sequence[float]) -> str:
     return " ".join(map(str, numbers))
 
 
-DEFAULTS = {"instances": InstancesTask, "semantics": SemanticsTask, "probe": ProbeTask}
+DEFAULTS = {"instances": InstancesTask, "contours": ContoursTask, "semantics": SemanticsTask, "probe": ProbeTask}
 NOTE = (
     "Cells: mean over seeds ± standard deviation over seeds [95 % bootstrap interval over {over}]. **Bold**: better "
     "than the next best, the interval of their difference being on one side of zero. Intervals hold what other images "

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
@@ -21,6 +22,7 @@ from colocate.data.inspect import contact_sheet
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, contour_target
 from colocate.evaluation.decoders import (
     Detector,
     InstancesConfig,
@@ -135,6 +137,9 @@ class Trial:
     engine: Engine
 
 
+OBJECTS = ("coco", "glas", "panoptic")
+
+
 class Task(ABC):
     """A way to judge a backbone."""
 
@@ -154,29 +159,30 @@ class InstancesTask(Task):
 
     config: Annotated[InstancesConfig, tyro.conf.arg(name="")] = field(default_factory=InstancesConfig)
     name: ClassVar[str] = "instances"
-    metrics: ClassVar[tuple[str, ...]] = ("coco", "glas", "panoptic")
+    metrics: ClassVar[tuple[str, ...]] = OBJECTS
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, outcome = trial.data, Outcome()
-        if data.kind != "instances":
-            raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
-        backbone = _backbone(trial, frozen=self.config.norm == "frozen")
-        normalised = (trial.candidate.mean, trial.candidate.std)
-        model = Detector(self.config, backbone, len(data.classes), *normalised)
-        _teach(model, Examples(data, self.config.alter, instance_target, trial.seed), trial, outcome)
-        for number in trial.test:
-            with _clock(outcome, "predict"):
-                found = model.predict(data.image(number))
-            with _clock(outcome, "measure"):
-                ids = data.mask(number)
-                numbers = ids.unique()
-                truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
-                records = {name: FAMILIES[name].record(truth, found) for name in self.metrics if name != "coco"}
-                outcome.records.append({"coco": coco.record(truth, found, self.config.counted)} | records)
-                outcome.predictions += found.to_coco(number)
-            overlays.objects(number, ids, label_map(found))
-        outcome.model = model.state_dict()
-        return outcome
+        data, candidate, config = trial.data, trial.candidate, self.config
+        backbone = _backbone(trial, frozen=config.norm == "frozen")
+        model = Detector(config, backbone, len(data.classes), candidate.mean, candidate.std)
+        return _objects(model, Examples(data, config.alter, instance_target, trial.seed), trial, overlays)
+
+
+@final
+@dataclass(frozen=True)
+class ContoursTask(Task):
+    """Instance segmentation without a GPU: a U-Net that learns the borders of objects too."""
+
+    config: Annotated[ContoursConfig, tyro.conf.arg(name="")] = field(default_factory=ContoursConfig)
+    name: ClassVar[str] = "contours"
+    metrics: ClassVar[tuple[str, ...]] = OBJECTS
+
+    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
+        data, candidate, config = trial.data, trial.candidate, self.config
+        backbone = _backbone(trial, frozen=config.encoder == "frozen")
+        model = ContourSegmenter(config, backbone, len(data.classes), candidate.mean, candidate.std)
+        target = partial(contour_target, border=config.border)
+        return _objects(model, Examples(data, config.alter, target, trial.seed), trial, overlays)
 
 
 @final
@@ -238,7 +244,28 @@ def _backbone(trial: Trial, frozen: bool) -> Backbone:
     return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std)
 
 
-def _teach(model: Detector | Segmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
+def _objects(model: Detector | ContourSegmenter, examples: Examples, trial: Trial, overlays: Overlays) -> Outcome:
+    """Teach a model of objects, and judge what it finds in the test images."""
+    data, outcome = trial.data, Outcome()
+    if data.kind != "instances":
+        raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
+    _teach(model, examples, trial, outcome)
+    for number in trial.test:
+        with _clock(outcome, "predict"):
+            found = model.predict(data.image(number))
+        with _clock(outcome, "measure"):
+            ids = data.mask(number)
+            numbers = ids.unique()
+            truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
+            records = {name: FAMILIES[name].record(truth, found) for name in OBJECTS if name != "coco"}
+            outcome.records.append({"coco": coco.record(truth, found, model.config.counted)} | records)
+            outcome.predictions += found.to_coco(number)
+        overlays.objects(number, ids, label_map(found))
+    outcome.model = model.state_dict()
+    return outcome
+
+
+def _teach(model: Detector | Segmenter | ContourSegmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
     with _clock(outcome, "train"):
         where = (trial.folder, trial.identity, trial.engine)
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())

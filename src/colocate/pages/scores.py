@@ -28,6 +28,7 @@ NAMES_PX, SCALE_PX, WIDE_PX, ROW_PX = 150, 430, 480, 30  # of the SVG: where nam
 MOST_SHEETS, MOST_IMAGES = 8, 5
 JUDGED = {
     "instances": ("glas", "object Dice"),
+    "contours": ("glas", "object Dice"),
     "semantics": ("semantic", "micro Dice"),
     "probe": ("probe", "image Dice"),
 }

@@ -17,9 +17,10 @@ from colocate.base.files import reserve, write_atomically
 from colocate.prediction.outputs import class_colour
 from colocate.prediction.predictor import Classes
 from colocate.prediction.stitch import Window, Windows
+from colocate.slides.tissue import Tissue
 
 UNSEEN = 255
-"""In the TIFF: pixels that no window looked at."""
+"""In the TIFF: pixels that are no tissue."""
 TILE_PX = 512
 SMALLEST_PX = 1024  # longer side of the coarsest level
 LARGE_BYTES = 2 << 30  # from here on BigTIFF: classic TIFF ends at 4 GiB
@@ -47,20 +48,21 @@ class ClassMap:
                 raise UserError(f"{folder}: {reason}; make room, the same command goes on") from error
             both = np.memmap(file, np.uint8, "r+", shape=shape)
         self.classes: UInt8[np.ndarray, "h w"] = both[0]
-        """The class of each pixel; `UNSEEN` where no window looked."""
+        """The class of each pixel; `UNSEEN` where there is no tissue."""
         self.confidence: UInt8[np.ndarray, "h w"] = both[1]
         """The classes' probability in 255ths."""
         self.classes[:] = UNSEEN
 
-    def paste(self, window: Window, found: Classes) -> None:
-        """Keep the core of a window."""
+    def paste(self, window: Window, found: Classes, tissue: Tissue, scale: float) -> None:
+        """Keep the core of a window, where it is tissue; `scale`: level0 pixels a pixel of the map."""
         core = self.windows.core(window)
         inside = core.slices(window.top, window.left)
-        self.classes[core.slices()] = found.classes.numpy()[inside]
+        x, y = (scale * (np.arange(*ends) + 0.5) for ends in ((core.left, core.right), (core.top, core.bottom)))
+        self.classes[core.slices()] = np.where(tissue.at(x, y), found.classes.numpy()[inside], UNSEEN)
         self.confidence[core.slices()] = found.confidence.numpy()[inside]
 
     def counts(self) -> Int64[np.ndarray, "256"]:
-        """Count the pixels of each class; the last count: not looked at."""
+        """Count the pixels of each class; the last count: no tissue."""
         counts = np.zeros(256, np.int64)
         for top in range(0, self.windows.height, TILE_PX):
             counts += np.bincount(self.classes[top : top + TILE_PX].ravel(), minlength=256)
@@ -69,7 +71,7 @@ class ClassMap:
     def write(self, path: Path, mpp: float) -> None:
         """Write the classes as a tiled TIFF with levels of every second, fourth, ... pixel; whole or not at all.
 
-        Values are classes, 255 where no window looked; viewers show them in the colours of the outlines.
+        Values are classes, 255 where there is no tissue; viewers show them in the colours of the outlines.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
@@ -110,7 +112,7 @@ def _tiles(level: UInt8[np.ndarray, "h w"]) -> Iterator[UInt8[np.ndarray, "t t"]
 
 
 def _colours() -> UInt16[np.ndarray, "3 256"]:
-    """Return the palette: the classes' colours in outlines; white where no window looked."""
+    """Return the palette: the classes' colours in outlines; white where there is no tissue."""
     colours = np.full((256, 3), 255, np.uint16)
     colours[:UNSEEN] = [class_colour(class_) for class_ in range(UNSEEN)]
     return np.ascontiguousarray(colours.T * 257)

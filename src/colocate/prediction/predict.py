@@ -25,7 +25,7 @@ from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
-VERSION = 5  # of predictions; to be raised when the same settings would give others
+VERSION = 6  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
@@ -162,11 +162,11 @@ class _Runner:
         return {"objects": counts}
 
     def _classes(self, view: _View) -> dict[str, Any]:
-        """Write the map of classes, then its regions."""
+        """Write the map of classes, none of them on glass, then its regions."""
         place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
         class_map = ClassMap(place.parent, view.windows)
         for window, found in view.seen:
-            class_map.paste(window, found)
+            class_map.paste(window, found, view.tissue, view.scale)
         view.marker.write()
         class_map.write(beside(place, ".tif"), mpp)
         least = self.config.min_area / mpp**2

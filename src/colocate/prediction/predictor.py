@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from colocate.base.errors import TileError, UserError
 from colocate.data.loader import read_ahead
-from colocate.evaluation.decoders import Detector, Segmenter
+from colocate.evaluation.decoders import Segmenter
 from colocate.evaluation.saved import SavedModel
 from colocate.prediction.stitch import Found, Window, Windows
 from colocate.slides.slide import Slide
@@ -161,10 +161,9 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
     def look(windows: UInt8[Tensor, "b 3 s s"]) -> list[Found] | list[Classes]:
         try:
             with fabric.autocast():
-                if isinstance(network, Detector):
-                    return [Found(*labels) for labels in network.label(windows, least)]
-                assert isinstance(network, Segmenter)
-                return [Classes(*labels) for labels in zip(*network.label(windows), strict=True)]
+                if isinstance(network, Segmenter):
+                    return [Classes(*labels) for labels in zip(*network.label(windows), strict=True)]
+                return [Found(*labels) for labels in network.label(windows, least)]
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{len(windows)} windows of {windows.shape[-1]} px do not fit in the device's memory: "

@@ -69,6 +69,13 @@ class Tissue:
             return float(self.mask[min(int(point.y), high - 1), min(int(point.x), wide - 1)])
         return float(self.mask[inside.place][inside.mask].mean())
 
+    def at(self, x: Float[np.ndarray, " w"], y: Float[np.ndarray, " h"]) -> Bool[np.ndarray, "h w"]:
+        """Whether tissue is at the points of a grid (level0 pixels); the mask's steps are rounded off."""
+        high, wide = self.mask.shape
+        u, v = x * wide / self.width - 0.5, y * high / self.height - 0.5
+        places = np.stack(np.meshgrid(v, u, indexing="ij"))
+        return ndimage.map_coordinates(self.mask, places, np.float32, order=1, mode="nearest") >= 0.5
+
     def _below(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
         high, wide = self.mask.shape

@@ -1,0 +1,132 @@
+"""A U-Net that tells touching objects apart: beside the classes inside of objects it learns a class of their borders.
+
+Inside, border and background are the three classes of Caicedo et al. 2019 (doi:10.1002/cyto.a.23863), near kin to the
+contours of DCAN (arXiv:1604.02677). It needs no GPU, which Mask R-CNN would want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32, UInt8
+from scipy import ndimage
+from skimage.segmentation import find_boundaries, relabel_sequential, watershed
+from torch import Tensor, nn
+
+from colocate.base.errors import UserError
+from colocate.datasets.labelled import Labelled
+from colocate.evaluation.decoders import Segmenter, SemanticsConfig
+from colocate.evaluation.fit import FitConfig
+from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.metrics.objects import Objects
+from colocate.models.backbones import Backbone
+
+BORDER_COUNTS = 12
+"""A border weighs so many times its probability: where it is missed two objects become one (docs/LOG.md)."""
+
+
+@dataclass(frozen=True)
+class ContoursConfig(SemanticsConfig):
+    """A U-Net of the classes inside of objects, and of their borders."""
+
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(
+            steps=1000, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=()
+        )
+    )
+    border: int = 6
+    """Width of the border within an object, in px; of a thin object half of it at most."""
+    counted: ClassVar[int] = MOST
+    """Most detections of a class in an image that average precision counts."""
+    smallest: int = 30
+    """Least area inside of an object's border, in px: less is no object."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.border, self.smallest) < 1:
+            raise UserError("border and smallest are 1 or more, in px")
+
+
+class Parted(NamedTuple):
+    """The objects of an image."""
+
+    ids: Int32[Tensor, "h w"]
+    """i + 1 where object i lies, 0 where there is none."""
+    classes: list[int]
+    """1, 2, ..."""
+    scores: list[float]
+    """How likely the object's pixels are of one, on average."""
+
+
+@final
+class ContourSegmenter(nn.Module):
+    """U-Net of contours: (images, targets) to a named loss; `predict` gives the objects of one image."""
+
+    def __init__(
+        self, config: ContoursConfig, backbone: Backbone, classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = Segmenter(config, backbone, classes + 2, None, mean, std)
+
+    def ready(self) -> None:
+        """Training mode; a frozen encoder stays as it is."""
+        self.train()
+        self.unet.ready()
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self.unet(images, targets)
+
+    def predict(self, image: UInt8[Tensor, "3 h w"]) -> Objects:
+        """The objects of an image."""
+        ids, classes, scores = self.label(image[None], 0.0)[0]
+        return Objects.of_ids(ids, classes)._replace(scores=scores)
+
+    def label(self, windows: UInt8[Tensor, "b 3 h w"], least: float) -> list[Parted]:
+        """The objects of each window whose score is above `least`."""
+        likely = self.unet.scores(windows).float().softmax(1).cpu().numpy()
+        return [parted(one[1:-1], one[-1], self.config.smallest, least) for one in likely]
+
+
+def parted(
+    inside: Float32[np.ndarray, "k h w"], border: Float32[np.ndarray, "h w"], smallest: int, least: float
+) -> Parted:
+    """Part objects by probabilities of the k classes inside of them, and of their borders.
+
+    What is connected inside is an object, and takes in the border around it, up to where another one's begins (by
+    watershed). Its class is what most of it is inside.
+    """
+    likely = inside.sum(0) + border
+    core = inside.sum(0) / (1 + (BORDER_COUNTS - 1) * border)
+    seeds, _ = cast(Any, ndimage.label(core > 0.5, np.ones((3, 3))))
+    seeds[np.bincount(seeds.ravel())[seeds] < smallest] = 0
+    ids = relabel_sequential(watershed(-core, seeds, mask=likely > 0.5))[0].astype(np.int32)
+    numbers = np.arange(1, ids.max() + 1)
+    scores = ndimage.mean(likely, ids, numbers)
+    kept = numbers[scores > least]
+    classes = np.stack([ndimage.sum_labels(one, ids, kept) for one in inside]).argmax(0) + 1
+    renumbered = np.zeros(len(numbers) + 1, np.int32)
+    renumbered[kept] = np.arange(1, len(kept) + 1)
+    return Parted(torch.from_numpy(renumbered[ids]), classes.tolist(), scores[kept - 1].tolist())
+
+
+def contour_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"], border: int) -> dict[str, Tensor]:
+    """Training target: the class of each pixel inside of objects, 0 between them, and the class after the last for
+    their borders."""
+    classes = data.pixel_classes(number, mask)
+    return {"classes": classes.masked_fill(torch.from_numpy(borders(mask.numpy(), border)), len(data.classes) + 1)}
+
+
+def borders(ids: Int32[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """The pixels of objects less than `width` px from their edges, and less than half as far as their innermost."""
+    edges = find_boundaries(ids, mode="inner")
+    if not edges.any():
+        return edges
+    distance = cast(Any, ndimage.distance_transform_edt(~edges))
+    present, places = np.unique(ids, return_inverse=True)
+    deepest = ndimage.maximum(distance, ids, present)[places.reshape(ids.shape)]
+    return (ids > 0) & (distance < np.minimum(width, deepest / 2))

@@ -1,0 +1,112 @@
+"""Objects by their contours: borders as wide as asked for, touching objects parted, and a network that learns them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from colocate.base.errors import UserError
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, Parted, borders, parted
+from colocate.evaluation.fit import FitConfig
+from colocate.models.backbones import Backbone
+
+SIDE = 96
+
+
+def touching(seed: int = 0) -> np.ndarray:
+    """Convex objects of two classes (odd and even numbers) that fill most of the picture."""
+    places = np.indices((SIDE, SIDE)).reshape(2, -1).T
+    points = np.random.default_rng(seed).uniform(0, SIDE, (14, 2))
+    nearest = KDTree(points).query(places)[1].reshape(SIDE, SIDE)
+    return np.where(nearest % 4 > 0, nearest, 0).astype(np.int32)
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_borders_are_so_wide(width: int) -> None:
+    """Against every pixel's distance from all of its object's edges, whose neighbours are not of it."""
+    ids = touching()
+    ids[40:43, 8:60] = 999
+    found = borders(ids, width)
+    around = np.pad(ids, 1, mode="edge")
+    neighbours = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    edges = (neighbours != ids).any(0)
+    for number in np.unique(ids)[1:]:
+        its = ids == number
+        far = np.hypot(*(np.argwhere(its)[:, None] - np.argwhere(edges & its)[None]).transpose(2, 0, 1)).min(1)
+        assert np.array_equal(found[its], far < min(width, far.max() / 2))
+    assert not found[ids == 0].any() and not borders(np.zeros_like(ids), width).any()
+    assert not found[41, 9:59].any() and found[40, 8:60].all()  # the thin one keeps its middle
+
+
+def known(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, of two classes and of borders, as a network that is right all over would give them."""
+    border = borders(ids, 3)
+    inside = np.stack([(ids > 0) & ~border & (ids % 2 == class_ % 2) for class_ in (1, 2)])
+    return 0.95 * inside.astype(np.float32), 0.9 * border.astype(np.float32)
+
+
+def test_touching_objects_are_parted() -> None:
+    ids = touching(1)
+    numbers = np.unique(ids)[1:]
+    found = parted(*known(ids), smallest=1, least=0.0)
+    joined: Any = ndimage.label(ids > 0)
+    assert joined[1] < len(numbers) / 2
+    assert len(found.classes) == len(found.scores) == int(found.ids.max()) == len(numbers)
+    for number in numbers:
+        place = int(found.ids[ids == number].mode().values)
+        mask = found.ids.numpy() == place
+        assert (mask & (ids == number)).sum() > 0.85 * (mask | (ids == number)).sum()  # of the smallest, 280 px
+        assert found.classes[place - 1] == 2 - number % 2
+        assert 0.9 < found.scores[place - 1] < 0.95
+    assert torch.equal(found.ids > 0, torch.from_numpy(ids > 0))
+
+
+def test_small_and_unsure_objects_are_left_out() -> None:
+    ids = touching(1)
+    inside, border = known(ids)
+    inside[:, ids == 5] *= 0.8
+    border[ids == 5] *= 0.8
+    cores = ndimage.sum_labels(inside.sum(0) > 0.5, ids, np.unique(ids)[1:])
+
+    def count(smallest: int, least: float) -> int:
+        found: Parted = parted(inside, border, smallest, least)
+        assert sorted(np.unique(found.ids)) == list(range(len(found.classes) + 1))
+        return len(found.classes)
+
+    assert count(1, 0.8) == len(cores) - 1 and count(1, 0.96) == 0
+    middle = int(np.median(cores))
+    assert count(middle, 0) == (cores >= middle).sum() < len(cores)
+    assert parted(0 * inside, 0 * border, 1, 0)[1:] == ([], [])
+
+
+def test_a_network_learns_contours() -> None:
+    """Dark objects with a still darker border, touching: as many as there are, each where it is."""
+    ids = torch.from_numpy(touching(1))
+    border = torch.from_numpy(borders(ids.numpy(), 3))
+    shade = torch.where(ids > 0, 0.5, 1.0).masked_fill(border, 0.0)
+    image = shade.expand(3, -1, -1)
+    torch.manual_seed(0)
+    config = ContoursConfig(FitConfig(steps=1, batch=1), crop=96)
+    model = ContourSegmenter(config, Backbone("test_resnet"), 1, (0.5,) * 3, (0.3,) * 3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    target = {"classes": (ids > 0).long().masked_fill(border, 2)}
+    for _ in range(60):
+        model.ready()
+        optimizer.zero_grad()
+        sum(model([image] * 2, [target] * 2).values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+    found = model.predict((255 * image).byte())
+    assert len(found.rles) == len(ids.unique()) - 1
+    assert found.size == (SIDE, SIDE) and sum(found.areas) == pytest.approx(int((ids > 0).sum()), rel=0.05)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(UserError, match="border and smallest are 1 or more, in px"):
+        ContoursConfig(border=0)
+    with pytest.raises(UserError, match="crop is a multiple of 32 px"):
+        ContoursConfig(crop=100)
