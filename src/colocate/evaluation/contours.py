@@ -25,7 +25,7 @@ from colocate.evaluation.metrics.coco import MOST
 from colocate.evaluation.metrics.objects import Objects
 from colocate.models.backbones import Backbone
 
-BORDER_COUNTS = 12
+BORDER_COUNTS = 3
 """A border weighs so many times its probability: where it is missed two objects become one (docs/LOG.md)."""
 
 
