@@ -58,7 +58,7 @@ def test_commands_refuse_a_folder_that_cannot_be_written(
 
 
 def test_predictions_refuse_it_before_any_window_is_seen(out: Path, tmp_path: Path) -> None:
-    def look(windows: Any) -> Any:
+    def look(windows: Any, tissue: Any) -> Any:
         raise AssertionError("nobody can keep what is seen")
 
     slide = slide_of(tmp_path, np.zeros((64, 64), np.int32))

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from colocate.core.geometry import Crop
 from colocate.core.views import Batch, View
@@ -103,3 +105,15 @@ def test_a_crowded_machine_is_told_from_slow_data(capsys: pytest.CaptureFixture[
     assert row["waiting"] == 0 and 0.25 < row["crowded"] <= 1  # half, of a machine with nothing else to do
     ProgressBar(10, 0, shown=True).show(1, row | {"loss": 1.0})
     assert "machine busy" in capsys.readouterr().err
+
+
+def test_a_notebook_shows_a_bar() -> None:
+    cell = nbformat.v4.new_code_cell(
+        "from colocate.training.journal import ProgressBar\n"
+        "with ProgressBar(3, 0, shown=True) as bar:\n"
+        "    for step in (1, 2, 3):\n"
+        "        bar.show(step, {'loss': 0.5, 'pairs_per_s': 9.0, 'waiting': 0.0})\n"
+    )
+    seen = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
+    shown = " ".join(output.data.get("text/plain", "") for output in seen.cells[0].outputs)
+    assert shown.count("3/3") == 1 and "loss 0.500" in shown and "step" not in shown

@@ -105,6 +105,19 @@ def test_a_network_learns_contours() -> None:
     assert found.size == (SIDE, SIDE) and sum(found.areas) == pytest.approx(int((ids > 0).sum()), rel=0.05)
 
 
+def test_glass_is_no_object_and_joins_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that has seen no glass and calls it the inside of an object, as it does all else."""
+    model = ContourSegmenter(ContoursConfig(smallest=1), Backbone("test_resnet"), 1, (0.5,) * 3, (0.3,) * 3)
+    inside = torch.tensor([0.0, 9.0, 0.0]).view(1, 3, 1, 1).expand(2, -1, SIDE, SIDE)
+    monkeypatch.setattr(model.unet, "scores", lambda windows: inside)
+    tissue = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    tissue[0, 10:40] = tissue[0, 50:90] = True
+    windows = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
+    assert [int(ids.max()) for ids, *_ in model.label(windows, 0.5)] == [1, 1]
+    parts, nothing = model.label(windows, 0.5, tissue)
+    assert len(parts.scores) == 2 and torch.equal(parts.ids > 0, tissue[0]) and nothing.classes == []
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UserError, match="border and smallest are 1 or more, in px"):
         ContoursConfig(border=0)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from colocate.prediction.predictor import Classes, Predictor
+from colocate.prediction.predictor import UNSEEN, Classes, Predictor
 from colocate.prediction.stitch import Found
 from colocate.slides.listing import Listed
 from tests.phantom_slide import write_pyramid
@@ -32,7 +32,7 @@ def ids_in(windows: UInt8[Tensor, "b 3 s s"]) -> Int32[Tensor, "b s s"]:
     return torch.where(dark, windows[:, 2].int() - DARK[2], 0).to(torch.int32)
 
 
-def objects(windows: UInt8[Tensor, "b 3 s s"]) -> Sequence[Found]:
+def objects(windows: UInt8[Tensor, "b 3 s s"], tissue: Bool[Tensor, "b s s"] | None = None) -> Sequence[Found]:
     """Each object in a window, its class 1 or 2 and its score by its number."""
     found = []
     for ids in ids_in(windows):
@@ -44,12 +44,12 @@ def objects(windows: UInt8[Tensor, "b 3 s s"]) -> Sequence[Found]:
     return found
 
 
-def classes(windows: UInt8[Tensor, "b 3 s s"]) -> Sequence[Classes]:
+def classes(windows: UInt8[Tensor, "b 3 s s"], tissue: Bool[Tensor, "b s s"] | None = None) -> Sequence[Classes]:
     """Class 1 and 2 by the objects' numbers, 0 between them; the confidence says the class too."""
     found = []
-    for ids in ids_in(windows):
+    for place, ids in enumerate(ids_in(windows)):
         its = torch.where(ids > 0, 1 + ids % 2, 0).to(torch.uint8)
-        found.append(Classes(its, 200 + its))
+        found.append(Classes(its if tissue is None else its.masked_fill(~tissue[place], UNSEEN), 200 + its))
     return found
 
 

@@ -24,10 +24,9 @@ from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.models.backbones import Backbone
 from colocate.prediction import class_map
 from colocate.prediction import outputs as regions
-from colocate.prediction.class_map import UNSEEN
 from colocate.prediction.outputs import class_colour
 from colocate.prediction.predict import PredictConfig, predict
-from colocate.prediction.predictor import DeviceConfig, Predictor, predictor, windows_of_tissue
+from colocate.prediction.predictor import UNSEEN, DeviceConfig, Predictor, predictor, windows_of_tissue
 from colocate.prediction.stitch import Windows
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally

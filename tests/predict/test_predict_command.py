@@ -79,7 +79,7 @@ def test_a_kept_detector_finds_objects_in_windows(precision: Any) -> None:
     facts = ModelFacts(1, "instances", config, ("a", "b"), True, None, "test_resnet", 32, half, half, 0.5, data, {})
     model = predictor(SavedModel(detector, facts, "x"), Fabric(accelerator="cpu", devices=1, precision=precision), 0.1)
     windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    found = model.look(windows)
+    found = model.look(windows, None)
     assert model.shown == {1: "a", 2: "b"} and len(found) == 2
     for its, (ids, classes, scores) in zip(found, detector.label(windows, 0.1), strict=True):
         assert isinstance(its, Found) and its.ids.shape == (64, 64) and its.ids.max() <= len(its.scores) > 0

@@ -123,7 +123,7 @@ def test_windows_without_tissue_are_not_looked_at(ids: np.ndarray, tmp_path: Pat
     Image.fromarray(mask).save(tmp_path / "some.png")
     looked = []
 
-    def look(windows: Any) -> Sequence[Found]:
+    def look(windows: Any, tissue: Any) -> Sequence[Found]:
         looked.append(len(windows))
         return objects(windows)
 
@@ -136,7 +136,7 @@ def test_windows_without_tissue_are_not_looked_at(ids: np.ndarray, tmp_path: Pat
 def test_done_slides_are_skipped_and_other_settings_refused(ids: np.ndarray, tmp_path: Path) -> None:
     out, looked = tmp_path / "out", []
 
-    def look(windows: Any) -> Sequence[Found]:
+    def look(windows: Any, tissue: Any) -> Sequence[Found]:
         looked.append(len(windows))
         return objects(windows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import pydantic
@@ -55,12 +56,16 @@ def grid(rows: Sequence[Sequence[str]], left: int) -> str:
 
 
 class Terminal:
-    """Lines that stay and, below them, progress bars, both on stderr; in a file or a cluster's log without bars."""
+    """Lines that stay and, below them, progress bars, both on stderr or in a notebook.
+
+    There are no bars in a file or a cluster's log, nor in a notebook without ipywidgets.
+    """
 
     def __init__(self, *, before: str = "{task.description}", after: str = "", shown: bool = True) -> None:
         """before, after: what stands on either side of a bar, as rich formats it. shown: whether to print at all."""
         self.console = Console(stderr=True, quiet=not shown, highlight=False)
-        self.live = shown and self.console.is_terminal and sys.stderr.isatty()
+        notebook = self.console.is_jupyter and find_spec("ipywidgets") is not None  # with which rich draws its bars
+        self.live = shown and (notebook or (self.console.is_terminal and sys.stderr.isatty()))
         columns: list[ProgressColumn] = [TextColumn(before), BarColumn(), MofNCompleteColumn()]
         if after:
             columns.append(TextColumn(after))

@@ -86,9 +86,12 @@ class ContourSegmenter(nn.Module):
         ids, classes, scores = self.label(image[None], 0.0)[0]
         return Objects.of_ids(ids, classes)._replace(scores=scores)
 
-    def label(self, windows: UInt8[Tensor, "b 3 h w"], least: float) -> list[Parted]:
-        """The objects of each window whose score is above `least`."""
-        likely = self.unet.scores(windows).float().softmax(1).cpu().numpy()
+    def label(
+        self, windows: UInt8[Tensor, "b 3 h w"], least: float, tissue: Bool[Tensor, "b h w"] | None = None
+    ) -> list[Parted]:
+        """The objects of each window whose score is above `least`; what is no `tissue` parts them."""
+        scores = self.unet.scores(windows).float().softmax(1).cpu()
+        likely = (scores if tissue is None else scores * tissue[:, None]).numpy()
         return [parted(one[1:-1], one[-1], self.config.smallest, least) for one in likely]
 
 

@@ -15,12 +15,9 @@ from jaxtyping import Int64, UInt8, UInt16
 from colocate.base.errors import UserError
 from colocate.base.files import reserve, write_atomically
 from colocate.prediction.outputs import class_colour
-from colocate.prediction.predictor import Classes
+from colocate.prediction.predictor import UNSEEN, Classes
 from colocate.prediction.stitch import Window, Windows
-from colocate.slides.tissue import Tissue
 
-UNSEEN = 255
-"""In the TIFF: pixels that are no tissue."""
 TILE_PX = 512
 SMALLEST_PX = 1024  # longer side of the coarsest level
 LARGE_BYTES = 2 << 30  # from here on BigTIFF: classic TIFF ends at 4 GiB
@@ -53,12 +50,11 @@ class ClassMap:
         """The classes' probability in 255ths."""
         self.classes[:] = UNSEEN
 
-    def paste(self, window: Window, found: Classes, tissue: Tissue, scale: float) -> None:
-        """Keep the core of a window, where it is tissue; `scale`: level0 pixels a pixel of the map."""
+    def paste(self, window: Window, found: Classes) -> None:
+        """Keep the core of a window."""
         core = self.windows.core(window)
         inside = core.slices(window.top, window.left)
-        x, y = (scale * (np.arange(*ends) + 0.5) for ends in ((core.left, core.right), (core.top, core.bottom)))
-        self.classes[core.slices()] = np.where(tissue.at(x, y), found.classes.numpy()[inside], UNSEEN)
+        self.classes[core.slices()] = found.classes.numpy()[inside]
         self.confidence[core.slices()] = found.confidence.numpy()[inside]
 
     def counts(self) -> Int64[np.ndarray, "256"]:

@@ -173,4 +173,4 @@ def _labelled(
         for place, window in zip(pixels, some, strict=True):
             part = image[windows.view(window).slices()]
             place[: part.shape[0], : part.shape[1]] = part
-        yield from zip(some, model.look(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()), strict=True)
+        yield from zip(some, model.look(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), None), strict=True)

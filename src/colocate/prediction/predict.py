@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, final
 
 import numpy as np
 import shapely
+import torch
 import tyro
 
 from colocate.base.errors import TileError, UserError
@@ -131,7 +132,7 @@ class _Runner:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
         marker = self.marker(listed)
-        view = _View(slide, tissue, mpp, scale, windows, self._seen(slide, places, mpp, meter), marker)
+        view = _View(slide, tissue, mpp, scale, windows, self._seen(slide, tissue, places, mpp, meter), marker)
         results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
         words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
         meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
@@ -139,16 +140,21 @@ class _Runner:
         results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
         marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
-    def _seen(self, slide: Slide, places: Sequence[Window], mpp: float, meter: Meter) -> Iterator[tuple[Window, Any]]:
+    def _seen(
+        self, slide: Slide, tissue: Tissue, places: Sequence[Window], mpp: float, meter: Meter
+    ) -> Iterator[tuple[Window, Any]]:
         """Iterate over windows and what is found in them; only what is read ahead is in memory."""
-        corners = np.array([(window.left, window.top) for window in places]) * (mpp / slide.mpp)
-        rest, device = iter(places), self.config.device
+        scale = mpp / slide.mpp
+        corners = np.array([(window.left, window.top) for window in places]) * scale
+        rest, device, within = iter(places), self.config.device, np.arange(self.side) + 0.5
         for images in read_regions(slide, corners, self.side, mpp, device.batch, device.readers):
-            yield from zip(islice(rest, len(images)), self.predictor.look(images.contiguous()), strict=True)
+            some = list(islice(rest, len(images)))
+            on = [tissue.at((window.left + within) * scale, (window.top + within) * scale) for window in some]
+            yield from zip(some, self.predictor.look(images.contiguous(), torch.from_numpy(np.stack(on))), strict=True)
             meter.advance(len(images))
 
     def _objects(self, view: _View) -> dict[str, Any]:
-        """Write objects, each once; none on glass, which networks have rarely learned."""
+        """Write objects, each once; none that is mostly glass."""
         found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
         view.marker.write()
 
@@ -162,11 +168,11 @@ class _Runner:
         return {"objects": counts}
 
     def _classes(self, view: _View) -> dict[str, Any]:
-        """Write the map of classes, none of them on glass, then its regions."""
+        """Write the map of classes, then its regions."""
         place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
         class_map = ClassMap(place.parent, view.windows)
         for window, found in view.seen:
-            class_map.paste(window, found, view.tissue, view.scale)
+            class_map.paste(window, found)
         view.marker.write()
         class_map.write(beside(place, ".tif"), mpp)
         least = self.config.min_area / mpp**2

@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from colocate.base.errors import TileError, UserError
 from colocate.data.loader import read_ahead
+from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Segmenter
 from colocate.evaluation.saved import SavedModel
 from colocate.prediction.stitch import Found, Window, Windows
@@ -95,6 +96,8 @@ class _Regions(Dataset[Any]):
 
 BACKGROUND = "background"
 MOST_CLASSES = 255
+UNSEEN = 255
+"""The class of what is no tissue."""
 ALIKE = 1.1  # resolutions that differ by less are taken for one
 
 
@@ -102,7 +105,7 @@ class Classes(NamedTuple):
     """What a window shows."""
 
     classes: UInt8[Tensor, "s s"]
-    """The class of each pixel: 0, 1, ..."""
+    """The class of each pixel: 0, 1, ...; `UNSEEN` where there is no tissue."""
     confidence: UInt8[Tensor, "s s"]
     """Its probability in 255ths."""
 
@@ -121,8 +124,9 @@ class Predictor:
     """Equal for what labels equally."""
     facts: dict[str, Any]
     """What else is to be known of it."""
-    look: Callable[[UInt8[Tensor, "b 3 s s"]], Sequence[Found] | Sequence[Classes]]
-    """Objects of each window (instances), or the classes of its pixels (semantics)."""
+    look: Callable[[UInt8[Tensor, "b 3 s s"], Bool[Tensor, "b s s"] | None], Sequence[Found] | Sequence[Classes]]
+    """Objects of each window (instances), or the classes of its pixels (semantics), given where tissue is (None: all
+    over): of glass, which they have rarely seen, networks say anything."""
     ignored: int | None = None
     """Semantics: the class that is never predicted."""
 
@@ -158,11 +162,16 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
         raise UserError(f"a map of a slide holds {MOST_CLASSES} classes, and this model has {len(facts.classes)}")
     fabric.to_device(network)
 
-    def look(windows: UInt8[Tensor, "b 3 s s"]) -> list[Found] | list[Classes]:
+    def look(windows: UInt8[Tensor, "b 3 s s"], tissue: Bool[Tensor, "b s s"] | None) -> list[Found] | list[Classes]:
         try:
             with fabric.autocast():
                 if isinstance(network, Segmenter):
-                    return [Classes(*labels) for labels in zip(*network.label(windows), strict=True)]
+                    classes, confidence = network.label(windows)
+                    if tissue is not None:
+                        classes[~tissue] = UNSEEN
+                    return [Classes(*labels) for labels in zip(classes, confidence, strict=True)]
+                if isinstance(network, ContourSegmenter):
+                    return [Found(*labels) for labels in network.label(windows, least, tissue)]
                 return [Found(*labels) for labels in network.label(windows, least)]
         except torch.OutOfMemoryError as error:
             raise UserError(
