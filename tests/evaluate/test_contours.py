@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from colocate.base.errors import UserError
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, Parted, borders, parted
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, Parted, borders, on_glass, parted
 from colocate.evaluation.fit import FitConfig
 from colocate.models.backbones import Backbone
 
@@ -103,6 +103,18 @@ def test_a_network_learns_contours() -> None:
     found = model.predict((255 * image).byte())
     assert len(found.rles) == len(ids.unique()) - 1
     assert found.size == (SIDE, SIDE) and sum(found.areas) == pytest.approx(int((ids > 0).sum()), rel=0.05)
+
+
+def test_training_crops_show_glass_beside_the_image() -> None:
+    image, mask = torch.zeros(3, 40, 50, dtype=torch.uint8), torch.ones(40, 50, dtype=torch.int32)
+    shares = []
+    for draws in torch.rand(200, 8, generator=torch.Generator().manual_seed(0)):
+        pixels, target = on_glass(image, mask, draws, 32, symmetries=True)
+        glass = target == 0
+        assert pixels.shape == (3, 32, 32) and (target[~glass] == 1).all()
+        assert torch.equal(pixels > 0, glass.expand(3, -1, -1)) and (pixels[:, glass] >= 225).all()
+        shares.append(glass.float().mean().item())
+    assert 0.1 < sum(shares) / len(shares) < 0.4 and min(shares) == 0
 
 
 def test_glass_is_no_object_and_joins_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,7 +301,7 @@ class SemanticsConfig:
     @property
     def alter(self) -> Alter:
         """Augmentation that makes a training crop of an image."""
-        return partial(_cropped, side=self.crop, symmetries=self.symmetries)
+        return partial(cropped, side=self.crop, symmetries=self.symmetries)
 
 
 @final
@@ -389,7 +389,7 @@ def class_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> dic
     return {"classes": data.pixel_classes(number, mask)}
 
 
-def _cropped(
+def cropped(
     image: UInt8[Tensor, "3 h w"], mask: Int32[Tensor, "h w"], draws: Float[Tensor, " k"], side: int, symmetries: bool
 ) -> tuple[UInt8[Tensor, "3 s s"], Int32[Tensor, "s s"]]:
     """A square anywhere in the image, flipped and turned; smaller images get a white margin that does not count."""
