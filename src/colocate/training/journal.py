@@ -275,6 +275,7 @@ class ProgressBar(Terminal):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.bar.refresh()  # rich's last is up to a tenth of a second old in a notebook
         self.bar.stop()
 
     def warn_once(self, *sentences: str | None) -> None:
