@@ -113,7 +113,7 @@ def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytes
 
 def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) -> None:
     data = write_tissue(tmp_path / "data").folder
-    with pytest.raises(UserError, match="no task 'instance': there are instances, semantics, probe"):
+    with pytest.raises(UserError, match="no task 'instance': there are instances, contours, semantics, probe"):
         task_for("instance", str(data))
     with pytest.raises(UserError, match="two backbones are called the same"):
         colocate.evaluate("probe", data=data, backbones=[run, run])

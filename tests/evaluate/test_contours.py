@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from colocate.base.errors import UserError
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, Parted, borders, on_glass, parted
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, borders, on_glass, parted
 from colocate.evaluation.fit import FitConfig
 from colocate.models.backbones import Backbone
 
@@ -74,7 +74,7 @@ def test_small_and_unsure_objects_are_left_out() -> None:
     cores = ndimage.sum_labels(inside.sum(0) > 0.5, ids, np.unique(ids)[1:])
 
     def count(smallest: int, least: float) -> int:
-        found: Parted = parted(inside, border, smallest, least)
+        found = parted(inside, border, smallest, least)
         assert sorted(np.unique(found.ids)) == list(range(len(found.classes) + 1))
         return len(found.classes)
 

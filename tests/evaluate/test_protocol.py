@@ -180,7 +180,7 @@ def test_the_command_line(data: Labelled, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ([], "instances, semantics, probe"),
+        ([], "instances, contours, semantics, probe"),
         (["probe"], "--data"),
         (["probe", "--data", "DATA"], "--backbone"),
         (["probe", "--data", "DATA", "--backbone", "random", "random"], "LABEL=RUN"),

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from colocate.evaluation.metrics.objects import Found
 from colocate.prediction.predictor import UNSEEN, Classes, Predictor
-from colocate.prediction.stitch import Found
 from colocate.slides.listing import Listed
 from tests.phantom_slide import write_pyramid
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from colocate.cli.main import main
 from colocate.evaluation.decoders import Detector, InstancesConfig
+from colocate.evaluation.metrics.objects import Found
 from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.models.backbones import Backbone
 from colocate.prediction.predictor import predictor
-from colocate.prediction.stitch import Found
 from tests.evaluate.tissue import discs, write_tissue
 from tests.phantom_slide import write_pyramid
 

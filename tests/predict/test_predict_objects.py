@@ -17,11 +17,11 @@ import tifffile
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.evaluation.metrics.objects import Found
 from colocate.prediction import outputs as outline_files
 from colocate.prediction.outputs import class_colour
 from colocate.prediction.predict import PredictConfig, predict
 from colocate.prediction.predictor import DeviceConfig
-from colocate.prediction.stitch import Found
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide

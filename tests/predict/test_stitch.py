@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.measure import label
 
-from colocate.prediction.stitch import Found, Merged, Piece, Window, Windows, merge, pieces
+from colocate.evaluation.metrics.objects import Found
+from colocate.prediction.stitch import Merged, Piece, Window, Windows, merge, pieces
 from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, pictures, rasters, stitched
 from tests.reference import stitch as reference
 

@@ -11,7 +11,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import label
 
 from colocate.base.shapes import rasterise
-from colocate.prediction.stitch import Found, Merged, Piece, Window, Windows, merge, pieces
+from colocate.evaluation.metrics.objects import Found
+from colocate.prediction.stitch import Merged, Piece, Window, Windows, merge, pieces
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
 """The objects of a window as masks, by the ids that they truly have."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, cast, final
+from typing import Any, ClassVar, cast, final
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import Segmenter, SemanticsConfig, cropped
 from colocate.evaluation.fit import Alter, FitConfig
 from colocate.evaluation.metrics.coco import MOST
-from colocate.evaluation.metrics.objects import Objects
+from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.models.backbones import Backbone
 
 BORDER_COUNTS = 3
@@ -60,17 +60,6 @@ class ContoursConfig(SemanticsConfig):
         return partial(on_glass, side=self.crop, symmetries=self.symmetries)
 
 
-class Parted(NamedTuple):
-    """The objects of an image."""
-
-    ids: Int32[Tensor, "h w"]
-    """i + 1 where object i lies, 0 where there is none."""
-    classes: list[int]
-    """1, 2, ..."""
-    scores: list[float]
-    """How likely the object's pixels are of one, on average."""
-
-
 @final
 class ContourSegmenter(nn.Module):
     """U-Net of contours: (images, targets) to a named loss; `predict` gives the objects of one image."""
@@ -97,7 +86,7 @@ class ContourSegmenter(nn.Module):
 
     def label(
         self, windows: UInt8[Tensor, "b 3 h w"], least: float, tissue: Bool[Tensor, "b h w"] | None = None
-    ) -> list[Parted]:
+    ) -> list[Found]:
         """The objects of each window whose score is above `least`; what is no `tissue` parts them."""
         scores = self.unet.scores(windows).float().softmax(1).cpu()
         likely = (scores if tissue is None else scores * tissue[:, None]).numpy()
@@ -106,11 +95,11 @@ class ContourSegmenter(nn.Module):
 
 def parted(
     inside: Float32[np.ndarray, "k h w"], border: Float32[np.ndarray, "h w"], smallest: int, least: float
-) -> Parted:
+) -> Found:
     """Part objects by probabilities of the k classes inside of them, and of their borders.
 
     What is connected inside is an object, and takes in the border around it, up to where another one's begins (by
-    watershed). Its class is what most of it is inside.
+    watershed). Its class is what most of it is inside, its score the mean probability that its pixels are an object's.
     """
     likely = inside.sum(0) + border
     core = inside.sum(0) / (1 + (BORDER_COUNTS - 1) * border)
@@ -123,7 +112,7 @@ def parted(
     classes = np.stack([ndimage.sum_labels(one, ids, kept) for one in inside]).argmax(0) + 1
     renumbered = np.zeros(len(numbers) + 1, np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
-    return Parted(torch.from_numpy(renumbered[ids]), classes.tolist(), scores[kept - 1].tolist())
+    return Found(torch.from_numpy(renumbered[ids]), classes.tolist(), scores[kept - 1].tolist())
 
 
 def on_glass(

@@ -26,7 +26,7 @@ from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.fit import Alter, FitConfig, flipped
 from colocate.evaluation.metrics.coco import MOST
-from colocate.evaluation.metrics.objects import Objects
+from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.models.backbones import Backbone
 from colocate.training.probes import batch_norms
 
@@ -183,11 +183,9 @@ class Detector(nn.Module):
         return Objects.of_masks(size, masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
 
     @torch.no_grad()
-    def label(
-        self, windows: UInt8[Tensor, "b 3 s s"], least: float
-    ) -> list[tuple[Int32[Tensor, "s s"], list[int], list[float]]]:
-        """Ids (i + 1 where object i lies), classes and scores of the objects of each window whose score is above
-        `least`; as `label_map` draws them, but seen at the window's own size.
+    def label(self, windows: UInt8[Tensor, "b 3 s s"], least: float) -> list[Found]:
+        """The objects of each window whose score is above `least`; as `label_map` draws them, but seen at the window's
+        own size.
 
         A window holds at most as many objects as the same area of a test image that is square.
         """
@@ -208,7 +206,7 @@ class Detector(nn.Module):
             ids = torch.zeros(side, side, dtype=torch.int32, device=device)
             for i in reversed(range(len(one["boxes"]))):  # the most certain is first, and goes on top
                 ids[_pasted(one, i, (side, side))] = i + 1
-            found.append((ids.cpu(), one["labels"].tolist(), one["scores"].tolist()))
+            found.append(Found(ids.cpu(), one["labels"].tolist(), one["scores"].tolist()))
         return found
 
     def _resize_to(self, *short_sides: int) -> None:

@@ -18,8 +18,9 @@ from colocate.base.errors import TileError, UserError
 from colocate.data.loader import read_ahead
 from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Segmenter
+from colocate.evaluation.metrics.objects import Found
 from colocate.evaluation.saved import SavedModel
-from colocate.prediction.stitch import Found, Window, Windows
+from colocate.prediction.stitch import Window, Windows
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue
 from colocate.training.recipe import MachineConfig, Precision
@@ -171,8 +172,8 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
                         classes[~tissue] = UNSEEN
                     return [Classes(*labels) for labels in zip(classes, confidence, strict=True)]
                 if isinstance(network, ContourSegmenter):
-                    return [Found(*labels) for labels in network.label(windows, least, tissue)]
-                return [Found(*labels) for labels in network.label(windows, least)]
+                    return network.label(windows, least, tissue)
+                return network.label(windows, least)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{len(windows)} windows of {windows.shape[-1]} px do not fit in the device's memory: "

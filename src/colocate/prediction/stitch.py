@@ -13,14 +13,14 @@ from typing import NamedTuple, final
 
 import numpy as np
 import shapely
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 from scipy.ndimage import find_objects
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry.base import BaseGeometry
-from torch import Tensor
 
 from colocate.base.shapes import bevelled, outline
+from colocate.evaluation.metrics.objects import Found
 
 SAME = 0.5  # pieces that agree on more of what both their windows saw are one object: so each has one partner at most
 BELIEVED = 0.5  # least share of an object in the cores of the windows that saw it
@@ -93,15 +93,6 @@ class Windows:
             top + self.step + half if window.row < self.rows - 1 else bottom,
             left + self.step + half if window.column < self.columns - 1 else right,
         )
-
-
-class Found(NamedTuple):
-    """What was found in a window."""
-
-    ids: Int32[Tensor, "h w"]
-    """i + 1 where object i lies, 0 where none does."""
-    classes: list[int]
-    scores: list[float]
 
 
 class Piece(NamedTuple):

@@ -14,6 +14,16 @@ from torch import Tensor
 coco_mask: Any = _mask  # whose stubs want bytes where the library takes a str as well
 
 
+class Found(NamedTuple):
+    """What a network found in an image, no pixel in two objects."""
+
+    ids: Int32[Tensor, "h w"]
+    """i + 1 where object i lies, 0 where none does."""
+    classes: list[int]
+    """1, 2, ..."""
+    scores: list[float]
+
+
 @final
 class Objects(NamedTuple):
     """The objects of one image, true or found by a detector; masks may overlap."""
