@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from colocate.base.errors import TileError
 from colocate.slides.slide import Slide
@@ -73,6 +74,16 @@ def test_shares_agree_with_counting(seed: int, x: float, y: float, width: float,
     inside = ((columns >= 0) & (columns < 120))[None, :] & ((rows >= 0) & (rows < 100))[:, None]
     at = np.ix_((rows / 4).astype(int).clip(0, 24), (columns / 3).astype(int).clip(0, 39))
     assert share(tissue, x, y, width, height) == pytest.approx((mask[at] & inside).mean(), abs=0.02)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 40), st.floats(-90, 90), st.floats(0.01, 9))
+def test_points_agree_with_interpolating_the_whole_mask(seed: int, high: int, wide: int, x: float, step: float) -> None:
+    mask = np.random.default_rng(seed).random((high, wide)) < 0.5
+    tissue = Tissue(mask, 120, 100)
+    columns, rows = x + step * np.arange(37), 90 - x + step * np.arange(23)
+    places = np.meshgrid(rows * high / 100 - 0.5, columns * wide / 120 - 0.5, indexing="ij")
+    wanted = ndimage.map_coordinates(mask, places, np.float64, order=1, mode="nearest")
+    assert np.array_equal(tissue.at(columns, rows) | (abs(wanted - 0.5) < 1e-9), (wanted > 0.5 - 1e-9))
 
 
 def test_a_slide_of_known_tissue(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -162,10 +162,7 @@ class InstancesTask(Task):
     metrics: ClassVar[tuple[str, ...]] = OBJECTS
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, candidate, config = trial.data, trial.candidate, self.config
-        backbone = _backbone(trial, frozen=config.norm == "frozen")
-        model = Detector(config, backbone, len(data.classes), candidate.mean, candidate.std)
-        return _objects(model, Examples(data, config.alter, instance_target, trial.seed), trial, overlays)
+        return _objects(Detector, self.config, self.config.norm == "frozen", instance_target, trial, overlays)
 
 
 @final
@@ -178,11 +175,8 @@ class ContoursTask(Task):
     metrics: ClassVar[tuple[str, ...]] = OBJECTS
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, candidate, config = trial.data, trial.candidate, self.config
-        backbone = _backbone(trial, frozen=config.encoder == "frozen")
-        model = ContourSegmenter(config, backbone, len(data.classes), candidate.mean, candidate.std)
-        target = partial(contour_target, border=config.border)
-        return _objects(model, Examples(data, config.alter, target, trial.seed), trial, overlays)
+        target = partial(contour_target, border=self.config.border)
+        return _objects(ContourSegmenter, self.config, self.config.encoder == "frozen", target, trial, overlays)
 
 
 @final
@@ -244,12 +238,20 @@ def _backbone(trial: Trial, frozen: bool) -> Backbone:
     return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std)
 
 
-def _objects(model: Detector | ContourSegmenter, examples: Examples, trial: Trial, overlays: Overlays) -> Outcome:
-    """Teach a model of objects, and judge what it finds in the test images."""
-    data, outcome = trial.data, Outcome()
+def _objects(
+    network: Callable[..., Detector | ContourSegmenter],
+    config: InstancesConfig | ContoursConfig,
+    frozen: bool,
+    target: Callable[[Labelled, int, Tensor], dict[str, Tensor]],
+    trial: Trial,
+    overlays: Overlays,
+) -> Outcome:
+    """Teach a network of objects, whose batch norm is `frozen` or not, and judge what it finds in the test images."""
+    data, candidate, outcome = trial.data, trial.candidate, Outcome()
     if data.kind != "instances":
         raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
-    _teach(model, examples, trial, outcome)
+    model = network(config, _backbone(trial, frozen), len(data.classes), candidate.mean, candidate.std)
+    _teach(model, Examples(data, config.alter, target, trial.seed), trial, outcome)
     for number in trial.test:
         with _clock(outcome, "predict"):
             found = model.predict(data.image(number))
@@ -258,7 +260,7 @@ def _objects(model: Detector | ContourSegmenter, examples: Examples, trial: Tria
             numbers = ids.unique()
             truth = Objects.of_ids(ids, data.object_classes(number, numbers[numbers > 0].long()).tolist())
             records = {name: FAMILIES[name].record(truth, found) for name in OBJECTS if name != "coco"}
-            outcome.records.append({"coco": coco.record(truth, found, model.config.counted)} | records)
+            outcome.records.append({"coco": coco.record(truth, found, config.counted)} | records)
             outcome.predictions += found.to_coco(number)
         overlays.objects(number, ids, label_map(found))
     outcome.model = model.state_dict()

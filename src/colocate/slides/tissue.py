@@ -72,9 +72,13 @@ class Tissue:
     def at(self, x: Float[np.ndarray, " w"], y: Float[np.ndarray, " h"]) -> Bool[np.ndarray, "h w"]:
         """Whether tissue is at the points of a grid (level0 pixels); the mask's steps are rounded off."""
         high, wide = self.mask.shape
-        u, v = x * wide / self.width - 0.5, y * high / self.height - 0.5
-        places = np.stack(np.meshgrid(v, u, indexing="ij"))
-        return ndimage.map_coordinates(self.mask, places, np.float32, order=1, mode="nearest") >= 0.5
+        u = (x * wide / self.width - 0.5).clip(0, wide - 1)
+        v = (y * high / self.height - 0.5).clip(0, high - 1)
+        left, top = u.astype(int), v.astype(int)
+        rows = self.mask[top.min() : top.max() + 2].astype(np.float32)  # first along rows, then along columns: fast
+        across = rows[:, left] + (u - left) * (rows[:, (left + 1).clip(max=wide - 1)] - rows[:, left])
+        top, below = top - top.min(), (top - top.min() + 1).clip(max=len(rows) - 1)
+        return across[top] + (v % 1)[:, None] * (across[below] - across[top]) >= 0.5
 
     def _below(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Tissue above and left of points, in pixels of the mask: sums between whole pixels are linear."""
