@@ -39,7 +39,7 @@ check: setup           ## what CI runs: style, types, all tests, the site
 fuzz: setup            ## 2,000 mutations of each kind of file that is read (half an hour)
 	$(BIN)/python -m tests.fuzz --count 2000
 
-faults: setup          ## each command killed 100 times, 2,000 bits flipped (hours)
+faults: setup          ## each command killed 100 times, 2,000 bits flipped (an hour)
 	COLOCATE_KILLS=100 COLOCATE_FLIPS=2000 $(BIN)/python -m pytest -q tests/faults
 
 bench: setup           ## ratios within one run, written to docs/benchmarks

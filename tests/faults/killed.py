@@ -5,19 +5,22 @@ A `Command` is all that another one needs: its words, and what of its folder mus
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+
+import torch
+
+from colocate.cli.main import COMMANDS, main
 
 KILLS = int(os.environ.get("COLOCATE_KILLS", "1"))  # of each command: `make faults` asks for 100
-MARK = "COLOCATE_FAULT"  # in the environment of a command's processes, so that orphans are found
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([command.place.partition(":")[0] for command in COMMANDS.values()])
 PATIENCE_S = 300
 
 
@@ -40,50 +43,62 @@ class Command:
         Running(self.words(out)).end()
 
 
+def _main(words: list[str], said: Path) -> None:
+    os.setsid()  # by which its workers are found, orphans too
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    main(words)
+
+
 class Running:
-    """A command in processes of its own, all of which bear a mark."""
+    """A command in processes of its own, forked from one that has loaded all that commands need: loading takes longer
+    than what is killed here."""
 
     def __init__(self, words: list[str]) -> None:
-        self.mark = uuid4().hex
-        environment = os.environ | {MARK: self.mark, "OMP_NUM_THREADS": "1"}
-        self.main = subprocess.Popen(
-            [sys.executable, "-m", "colocate", *words],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self.said = Path(tempfile.mkdtemp()) / "said"
+        self.main = SERVER.Process(target=_main, args=(words, self.said))
+        self.main.start()
 
     def end(self) -> str:
         """Wait until it has ended well; returns what it said."""
-        said, _ = self.main.communicate(timeout=PATIENCE_S)
-        assert self.main.returncode == 0, said
+        self.main.join(PATIENCE_S)
+        said = self.said.read_text()
+        assert self.main.exitcode == 0, said
         return said
 
     def kill(self) -> None:
         """Kill the main process alone, as a scheduler or the kernel does that is out of memory."""
-        self.main.send_signal(signal.SIGKILL)
-        self.main.wait()
-        assert self.main.stdout is not None
-        self.main.stdout.close()
+        self.main.kill()
+        self.main.join()
 
-    def alive(self) -> list[int]:
-        """The processes that bear the mark."""
-        found = []
-        for process in Path("/proc").iterdir():
-            try:
-                if process.name.isdecimal() and f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
-                    found.append(int(process.name))
-            except OSError:  # it has ended meanwhile, or is another user's
-                continue
+    def left(self) -> list[int]:
+        """Its processes that do not end, workers included, which look for their parent every fifth of a second."""
+        for _ in range(50):
+            found = [int(it.name) for it in Path("/proc").iterdir() if it.name.isdecimal()]
+            found = [number for number in found if _session(number) == self.main.pid]
+            if not found:
+                break
+            time.sleep(0.1)
         return found
+
+
+def _session(number: int) -> int | None:
+    try:
+        return os.getsid(number)
+    except ProcessLookupError:  # it has ended meanwhile
+        return None
 
 
 def undisturbed(command: Command, out: Path) -> tuple[float, float]:
     """Let a command run to its end; returns the seconds until its first file, and until the end."""
+    idle = SERVER.Process()  # all is loaded when it has ended
+    idle.start()
+    idle.join()
     began = time.perf_counter()
     running = Running(command.words(out))
-    while running.main.poll() is None and not (out.is_dir() and any(out.iterdir())):
+    while running.main.is_alive() and not (out.is_dir() and any(out.iterdir())):
         time.sleep(0.01)
     first = time.perf_counter() - began
     running.end()
@@ -112,5 +127,4 @@ def survive(command: Command, folder: Path, kills: int = KILLS, seed: int = 0, c
         found = command.compared(out)
         assert found.keys() == expected.keys(), said
         assert [name for name in expected if found[name] != expected[name]] == [], said
-        time.sleep(0.5)  # workers look for their parent every fifth of a second
-        assert [running.alive() for running in (*killed, last)] == [[]] * (len(killed) + 1)
+        assert [running.left() for running in (*killed, last)] == [[]] * (len(killed) + 1)
