@@ -105,6 +105,14 @@ def test_a_second_call_computes_nothing(
     monkeypatch.setattr(ProbeTask, "run", lambda *_: pytest.fail("computed again"))
     assert evaluate(task, protocol(data, tmp_path), [random]) == first
     assert first[0].stat().st_mtime_ns == before
+    left = first[0].with_name("checkpoints")  # as is the lock, by one that was killed when its result was whole
+    left.mkdir()
+    with claimed(first[0].with_name(".lock"), wait=False):
+        evaluate(task, protocol(data, tmp_path), [random])
+        assert left.exists()
+    first[0].with_name(".lock").touch()
+    assert evaluate(task, protocol(data, tmp_path), [random]) == first
+    assert not left.exists() and not first[0].with_name(".lock").exists()
     whole = first[0].read_bytes()
     first[0].write_bytes(whole[:-20])
     with pytest.raises(UserError, match=r"result\.json is no result of `colocate evaluate`, or is cut short"):

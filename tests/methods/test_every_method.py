@@ -68,7 +68,7 @@ def test_float16_stays_finite(name: str) -> None:
 
 
 def test_float16_on_a_cpu_is_refused(tiles: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="16-mixed needs a GPU: give --precision bf16-mixed"):
+    with pytest.raises(UserError, match="16-mixed needs a GPU: give --precision 32 or bf16-mixed"):
         pretrain(recipe_of("plm", tiles, tmp_path / "run", precision="16-mixed"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from colocate.base.errors import UserError
 from colocate.prediction.features import FeatureConfig
@@ -33,3 +34,13 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_readers_are_counted_where_none_are_given() -> None:
     assert DeviceConfig(workers=0).readers == 0
     assert 1 <= DeviceConfig().readers <= 8
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_a_cpu_that_would_imitate_bfloat16_is_named(
+    supported: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    for precision in ("32", "bf16-mixed"):
+        DeviceConfig(accelerator="cpu", precision=precision).launch()
+    assert capsys.readouterr().out.count("no instructions for bfloat16") == (not supported)

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from hashlib import blake2b
@@ -171,6 +172,7 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
             if there and not wanting:
                 terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
+                _tidy(trial.folder)
             else:
                 terminal.say(f"{candidate.label}, seed {seed}: {len(train)} training images")
                 with alone(trial.folder):
@@ -239,6 +241,13 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
     write_atomically(trial.folder / "result.json", text)
     shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process left that was killed when its result was whole already."""
+    if (folder / ".lock").exists():  # which goes last
+        with suppress(UserError), alone(folder):  # another process is at work, or nothing can be written
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, outcome: Outcome) -> dict[str, Any]:

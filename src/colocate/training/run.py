@@ -68,11 +68,17 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if precision == "16-mixed" and fabric.device.type == "cpu":
-        raise UserError("precision 16-mixed needs a GPU: give --precision bf16-mixed")
+        raise UserError("precision 16-mixed needs a GPU: give --precision 32 or bf16-mixed")
     fabric.launch()
+    if precision == "bf16-mixed" and fabric.device.type == "cpu" and fabric.is_global_zero and not _has_bfloat16():
+        say("this CPU has no instructions for bfloat16 and imitates it, ten times slower: --precision 32 is faster")
     if batch % fabric.world_size:
         raise UserError(f"a batch of {batch} cannot be shared evenly by {fabric.world_size} devices")
     return fabric
+
+
+def _has_bfloat16() -> bool:
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def workers(machine: MachineConfig) -> int:
