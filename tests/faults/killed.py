@@ -57,7 +57,8 @@ class Running:
     than what is killed here."""
 
     def __init__(self, words: list[str]) -> None:
-        self.said = Path(tempfile.mkdtemp()) / "said"
+        self.place = tempfile.TemporaryDirectory()  # removed with this object
+        self.said = Path(self.place.name) / "said"
         self.main = SERVER.Process(target=_main, args=(words, self.said))
         self.main.start()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
+import signal
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -20,7 +23,7 @@ from colocate.cli.main import main
 from colocate.slides import manifest as packing
 from colocate.slides import one_slide
 from colocate.slides import tile as work
-from colocate.slides.listing import find_slides
+from colocate.slides.listing import Listed, find_slides
 from colocate.slides.manifest import notes_of
 from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
@@ -186,6 +189,22 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
         tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     assert not [name for name in files(tmp_path) if "s1" in name or "manifest" in name]
     monkeypatch.setattr(packing.Shards, "add", add)
+    tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_slide_that_ends_the_process_is_named(
+    slides: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(listed: Listed, *rest: Any) -> int:
+        if listed.name == "s1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return one_slide.cut(listed, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "cut", deadly)
+        with pytest.raises(UserError, match=r"a process ended while it cut s1: .*; the same command goes on"):
+            tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     assert files(tmp_path) == files(whole)
 

@@ -59,6 +59,13 @@ def test_debris_goes_and_small_holes_close() -> None:
     assert not mask[:, 150:].any() and mask[100:105, 60:65].all()
 
 
+def test_bands_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = scene((np.s_[20:180], np.s_[200:260], (30, 140, 60)), (np.s_[90:110], np.s_[:], (228, 196, 212)))
+    whole = tissue_mask(picture, 8.0)
+    monkeypatch.setattr("colocate.slides.tissue.BAND", 7)
+    assert np.array_equal(tissue_mask(picture, 8.0), whole)
+
+
 def test_an_empty_slide_has_none() -> None:
     assert not tissue_mask(scene()[:, 150:], 8.0).any()
     assert not tissue_mask(np.zeros((50, 50, 3), np.uint8), 8.0).any()

@@ -135,8 +135,10 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
                     meter.say(f"waiting for {counted(len(elsewhere), 'slide')} that another process is cutting")
                 futures = submit(elsewhere, wait=True)
     except BrokenProcessPool as error:
+        at_work = [slide.name for slide in slides if slide.lock(_failed_path(how[1], slide.name).parent).exists()]
         raise UserError(
-            "a worker was killed, perhaps for want of memory: give fewer --workers; the same command goes on"
+            f"a process ended while it cut {' or '.join(at_work)}: killed for want of memory (give fewer --workers), "
+            "or by a file that its reader dies on (leave it out); the same command goes on"
         ) from error
     finally:
         for future in futures:

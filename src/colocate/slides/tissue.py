@@ -21,6 +21,7 @@ from colocate.base.shapes import rasterise, read_geojson
 from colocate.slides.slide import Slide
 
 MPP, LONGEST_PX = 8.0, 3000  # of the mask: larger slides get a coarser one
+BAND = 256  # rows whose densities are in memory at once
 SMOOTH_UM, CLOSING_UM = 4.0, 16.0
 ABSORBED = -np.log10(np.arange(256).clip(1) / 255).astype(np.float32)  # optical density; the following are such, too
 PALE, STRONG = 0.014, 0.06  # colour (largest density less smallest) of tissue, and of tissue that need no outline
@@ -116,15 +117,13 @@ def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Mask:
     pale and fades into the glass is stain beside the tissue.
     """
     smooth = np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(SMOOTH_UM / mpp)))
-    density = ABSORBED[smooth]
-    tint = _glass(density)
-    red, green, blue = density[..., 0] - tint[0], density[..., 1], density[..., 2] - tint[1]
-    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    mean = (red + green + blue) / 3
-    ink = red - green > INK * colour
-    usable = ~(ink & (colour > STRONG) | (mean > DARK) & (colour < COLOURLESS * mean))
-    white = density[..., 0] + density[..., 1] + density[..., 2] == 0  # was not scanned, and may differ from the glass
-    tissue = usable & ~ink & ~white & (colour > np.maximum(EDGE * ndimage.maximum_filter(colour, 3), PALE))
+    tint = _glass(smooth)
+    bands = [_colour(smooth[top : top + BAND], tint) for top in range(0, len(smooth), BAND)]
+    colour, usable, stained = (np.concatenate(parts) for parts in zip(*bands, strict=True))
+    least = ndimage.maximum_filter(colour, 3)
+    least *= EDGE
+    tissue = stained & (colour > np.maximum(least, PALE, out=least))
+    del bands, least, stained, smooth  # of large slides they are tens of megabytes each
     pad = round(CLOSING_UM / mpp / 2) + 1
     tissue = np.asarray(closing(np.pad(tissue, pad), disk(pad - 1)))[pad:-pad, pad:-pad]
     smallest = round(SMALLEST_UM2 / mpp**2)
@@ -132,14 +131,27 @@ def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Mask:
     return remove_small_objects(tissue & ~_faded(tissue, usable & (colour <= PALE), colour), max_size=smallest)
 
 
-def _glass(density: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
+def _colour(
+    picture: UInt8[np.ndarray, "h w 3"], tint: Float32[np.ndarray, "2"]
+) -> tuple[Float32[np.ndarray, "h w"], Mask, Mask]:
+    """Largest density less smallest; where a pixel is neither ink nor black; and where it may be tissue besides."""
+    density = ABSORBED[picture]
+    red, green, blue = density[..., 0] - tint[0], density[..., 1], density[..., 2] - tint[1]
+    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    mean = (red + green + blue) / 3
+    ink = red - green > INK * colour
+    usable = ~(ink & (colour > STRONG) | (mean > DARK) & (colour < COLOURLESS * mean))
+    return colour, usable, usable & ~ink & (picture != 255).any(-1)  # white was not scanned, and may differ from glass
+
+
+def _glass(picture: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2"]:
     """How much more density the empty glass has in red and in blue than in green; 0 where no glass is to be seen.
 
     Flat, bright pixels vote in bins of this hue; of those with enough votes the brightest wins. A lamp's light may
     fall off to the corners, so a bin's brightness is that of a line through it at the picture's centre.
     """
-    step = max(1, max(density.shape[:2]) // 500)
-    some = density[::step, ::step].astype(np.float64)
+    step = max(1, max(picture.shape[:2]) // 500)
+    some = ABSORBED[picture[::step, ::step]].astype(np.float64)
     mean = some.mean(-1)
     y, x = (np.linspace(-1, 1, side) for side in mean.shape)
     hue = some[..., ::2] - some[..., 1:2]
@@ -177,7 +189,7 @@ def _faded(tissue: Mask, glass: Mask, colour: Float32[np.ndarray, "h w"]) -> Mas
     def at(dy: int, dx: int) -> Float32[np.ndarray, " n"]:
         return colour[(y + dy).clip(0, len(colour) - 1), (x + dx).clip(0, colour.shape[1] - 1)]
 
-    rim, pale = parts[y, x], np.nonzero(parts)
+    rim, pale = parts[y, x], parts > 0
     steps = np.bincount(rim, np.hypot(at(3, 0) - at(-3, 0), at(0, 3) - at(0, -3)), count + 1)
     rims, sizes = (np.bincount(some, minlength=count + 1) for some in (rim, parts[pale]))
     colours = np.bincount(parts[pale], colour[pale], count + 1)
