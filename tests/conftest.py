@@ -21,6 +21,7 @@ for light in ("methods.rules", "methods.settings", "training.journal", "training
     checked.name_types(import_module(f"colocate.{light}"))
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start, too: several tests share the cores
 
 hypothesis.settings.register_profile(
     "colocate",

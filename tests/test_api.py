@@ -97,6 +97,7 @@ def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytes
     asked: dict[str, Any] = {"data": tmp_path / "data", "out": tmp_path / "results", "seeds": 1, **TINY}
     results = colocate.evaluate("probe", backbones=[run, "random"], architecture="test_resnet", **asked)
     assert len(results.files) == 2 and "image Dice" in str(results) and results.models == []
+    asked |= {"short_side": (96, 128), "test_short_side": 128, "proposals": 9, "detections": 6}
     fit = {"steps": 2, "batch": 2}
     judged = colocate.evaluate("instances", backbones=run, smoke=True, fit=fit, keep_models=True, **asked)
     model = colocate.load_model(judged.models[0], "cpu")

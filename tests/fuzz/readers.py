@@ -17,7 +17,6 @@ import tifffile
 from PIL import Image
 from pyarrow import parquet
 
-from colocate.base.files import write_atomically
 from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.datasets.files import read_mask
@@ -32,7 +31,7 @@ from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import tile
 from colocate.slides.tissue import find_tissue
-from colocate.training.checkpoint import load_checkpoint, write_backbone
+from colocate.training.checkpoint import load_checkpoint, save_checkpoint, write_backbone
 from colocate.training.journal import read_journal
 from colocate.training.recipe import read_recipe, to_json
 from tests.evaluate.made import write_result
@@ -188,7 +187,7 @@ def _labelled(folder: Path) -> None:
     for number in range(len(data)):
         data.image(number)
         data.mask(number)
-    data.parts(data.schemes[0])
+    data.parts(next(iter(data.schemes), ""))
 
 
 def _backbone(folder: Path) -> None:
@@ -215,7 +214,7 @@ def _checkpoint(folder: Path) -> None:
     import torch
 
     state = {"step": 3, "recipe": "{}", "method": {"w": torch.arange(9.0)}, "optimizer": {"lr": 0.1}}
-    write_atomically(folder / "step000000003.pt", lambda file: torch.save(state, file))
+    save_checkpoint(folder, 3, state, keep=1)
 
 
 def _kept(folder: Path) -> None:
