@@ -137,8 +137,8 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
     except BrokenProcessPool as error:
         at_work = [slide.name for slide in slides if slide.lock(_failed_path(how[1], slide.name).parent).exists()]
         raise UserError(
-            f"a process ended while it cut {' or '.join(at_work)}: killed for want of memory (give fewer --workers), "
-            "or by a file that its reader dies on (leave it out); the same command goes on"
+            f"a process ended while it cut {' or '.join(at_work) or 'slides'}: killed for want of memory (give fewer "
+            "--workers), or by a file that its reader dies on (leave it out); the same command goes on"
         ) from error
     finally:
         for future in futures:
