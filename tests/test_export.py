@@ -80,8 +80,10 @@ def test_anything_but_every_tensor_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"cut short")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         load_backbone(tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path.name} is meant"):
+        load_backbone(tmp_path.parent)
     (tmp_path / "backbone.json").unlink()
-    with pytest.raises(UserError, match=r"backbone\.json cannot be read .* beside its weights"):
+    with pytest.raises(UserError, match=r"backbone\.json is missing\): give the folder of a run$"):
         load_backbone(tmp_path)
 
 

@@ -151,7 +151,7 @@ def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): a {kind} belongs there") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): expected a {kind}") from error
     except (ValueError, RecursionError, SyntaxError) as error:  # of which XML's ParseError is one
         raise UserError(f"{path} is no {kind}, or is cut short ({error}): get it again") from error
 

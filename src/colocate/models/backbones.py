@@ -253,7 +253,12 @@ def load_backbone(path: str | Path) -> Backbone:
     """
     path = Path(path)
     weights = path / "backbone.safetensors" if path.is_dir() else path
-    facts = read_facts(weights.with_suffix(".json"))
+    told = weights.with_suffix(".json")
+    if not told.is_file():
+        inside = [str(found.parent) for found in sorted(path.glob("*/backbone.json"))]
+        meant = f": perhaps {inside[0]} is meant" if inside else ""
+        raise UserError(f"{path} is no backbone of colocate ({told} is missing): give the folder of a run{meant}")
+    facts = read_facts(told)
     backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
     tensors = read_tensors(weights, facts.get("sha256"))
     if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):

@@ -85,7 +85,7 @@ def colocate_continue() -> Recipe:
     encoder = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True, init="published")
     optim = OptimConfig("adamw", lr=5e-4, weight_decay=0.01, warmup_epochs=1)
     method = PrototypesConfig()
-    return replace(colocate(), name="colocate-continue", method=method, encoder=encoder, optim=optim)
+    return replace(colocate(), name="colocate-continue", method=method, encoder=encoder, optim=optim, epochs=40)
 
 
 def distil() -> Recipe:
