@@ -20,6 +20,7 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save
 
+from colocate.base import files
 from colocate.base.errors import UserError
 from colocate.base.files import check_writable, claimed, remove_unfinished, whole, write_atomically
 from colocate.cli.main import main
@@ -150,6 +151,26 @@ def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path: Path) -> None:
         assert mine and lock.exists()
     os.waitpid(process, 0)
     assert list(lock.parent.iterdir()) == []
+
+
+def test_a_lock_that_is_anothers_by_now_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening a lock and locking it, its owner may leave, and another come."""
+    lock = tmp_path / ".a.lock"
+    first, second = claimed(lock, wait=False), claimed(lock, wait=False)
+    assert first.__enter__()
+    real = files.lock_descriptor
+
+    def later(*words: Any, **options: Any) -> bool:
+        monkeypatch.setattr(files, "lock_descriptor", real)
+        first.__exit__(None, None, None)
+        assert second.__enter__()
+        return real(*words, **options)
+
+    monkeypatch.setattr(files, "lock_descriptor", later)
+    remove_unfinished(tmp_path)
+    with claimed(lock, wait=False) as mine:
+        assert not mine
+    second.__exit__(None, None, None)
 
 
 def test_many_processes_take_turns(tmp_path: Path) -> None:

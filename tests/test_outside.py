@@ -87,6 +87,8 @@ def test_a_file_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.py").write_text("things = 3\n")
     assert load("other/mine.py:things") == 3  # another file of the same name
+    file.write_text("things = 4\n")
+    assert load("mine.py:things") == 4  # edited meanwhile
 
 
 def test_a_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

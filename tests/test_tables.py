@@ -26,6 +26,16 @@ def test_csv_in_the_ways_that_programs_save_it(tmp_path: Path, delimiter: str, e
     assert column(table, "mpp", pa.float32(), tmp_path / "t.csv").to_pylist() == [0.5, None]
 
 
+@pytest.mark.parametrize(
+    "head", ["\npatient,a", "\r\n\r\npatient,a", '"patient",a\x0b', "patient,a\x85", "patient,a\u2028"]
+)
+def test_no_value_becomes_a_number_wherever_the_first_line_ends(tmp_path: Path, head: str) -> None:
+    (tmp_path / "t.csv").write_bytes(f"{head}\n007,01\n".encode())
+    assert [next(iter(row.values())) for row in as_text(read_table(tmp_path / "t.csv"))] == ["007"]
+    (tmp_path / "t.csv").write_bytes(b'"patient\n(case)";a\n007;01\n')
+    assert as_text(read_table(tmp_path / "t.csv")) == [{"patient\n(case)": "007", "a": "01"}]
+
+
 def test_na_is_no_number_and_may_be_a_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,source,mpp\na,NA,NA\nb,nan,nan\nc,,1\n")
     table = read_table(tmp_path / "t.csv")

@@ -137,7 +137,19 @@ def test_what_other_tools_saved_again(cut: Path, build: Build, tmp_path: Path) -
     assert build(changed(cut, tmp_path / "t.parquet", **wide)).fingerprint == build(cut / "bare").fingerprint
 
 
-def test_inspect_looks_at_regions(cut: Path, tmp_path: Path) -> None:
+def test_inspect_looks_at_regions(cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time: what reads slides is not made for several threads."""
+    plain, inside = Index.read, []
+
+    def read(index: Index, number: int) -> Any:
+        inside.append(number)
+        assert len(inside) == 1
+        try:
+            return plain(index, number)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(Index, "read", read)
     summary = inspect(cut / "bare", out=tmp_path / "sheet.png")
     assert summary.formats == {"slide": summary.tiles} and summary.sizes == {(64, 64): summary.tiles}
     assert summary.contact_sheet is not None and summary.contact_sheet.is_file() and not summary.unreadable

@@ -38,6 +38,8 @@ def test_a_run_comes_with_its_weights_and_normalisation(run: Path) -> None:
         built = candidate.build(seed=0, output_stride=32).net.state_dict()
         assert all(torch.equal(stored[name], built[name]) for name in stored)
     assert find_candidate(f"mine={run}").label == "mine"
+    odd = run.rename(run.with_name("lr=0.1"))
+    assert (find_candidate(str(odd)).label, find_candidate(f"mine={odd}").label) == ("lr=0.1", "mine")
 
 
 def test_random_weights_follow_the_seed() -> None:

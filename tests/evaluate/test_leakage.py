@@ -121,6 +121,21 @@ def test_copies_within_the_split_are_found(how: str, data: Labelled, tmp_path: P
     assert line.startswith("1 test image is a training image") and "testA_3.png" in line and str(copy) in line
 
 
+def test_blank_images_are_no_copies(data: Labelled, tmp_path: Path) -> None:
+    blanks = [tmp_path / f"blank{number}.png" for number in range(2)]
+    for path in blanks:
+        Image.new("RGB", (96, 96), "white").save(path)
+    rows = [(Path(item.path), item.source, item.splits["official"]) for item in data.items]
+    findings = check(
+        labelled(tmp_path / "more", [*rows, (blanks[0], "", "train"), (blanks[1], "", "testA")]),
+        "official",
+        None,
+        "random",
+    )
+    assert findings.found == []
+    assert "1 test image of one colour: any other blank one is equal" in findings.unchecked
+
+
 def test_hashes_only_propose_and_the_pictures_decide(
     data: Labelled, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,17 @@ def test_copies_count_once_and_backbones_of_one_name_are_told_apart(tmp_path: Pa
         rows(tmp_path)
 
 
+def test_random_weights_of_several_architectures_are_told_apart(tmp_path: Path) -> None:
+    """Their fingerprints begin alike."""
+    for n, name in enumerate(("resnet101", "resnet101d")):
+        backbone = {"fingerprint": f"random {name}", "architecture": name}
+        write_result(tmp_path / name, label="random", skill=0.3 + 0.4 * n, backbone=backbone)
+    (table,) = collect([tmp_path])
+    assert [row.label for row in table.rows] == ["random resnet101", "random resnet101d"]
+    first, second = table.scores[0].intervals.values()
+    assert all(first[name].mean != second[name].mean for name in table.headlines)
+
+
 def changed(**fields: Any) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colocate.evaluation.results import Interval, interval, paired
+from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.results import Bootstrap, Difference, Interval
 
 Entries = list[dict[str, Any]]
 
@@ -35,6 +36,27 @@ def glas_run(distances: list[float]) -> Entries:
         }
         for n, d in enumerate(distances)
     ]
+
+
+def interval(
+    family: str, runs: list[Entries], groups: list[str] | None = None, level: float = 0.95, **options: int
+) -> dict[str, Interval]:
+    return Bootstrap(groups, **options).interval(family, runs, level)
+
+
+def paired(family: str, first: list[Entries], second: list[Entries]) -> dict[str, Difference]:
+    return Bootstrap().paired(family, first, second)
+
+
+def test_what_was_scored_before_is_not_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = run(noise(0)), run(noise(1))
+    bootstrap = Bootstrap()
+    one = bootstrap.interval("probe", [first]), bootstrap.interval("probe", [second])
+    pack, packed = FAMILIES["probe"].pack, []
+    monkeypatch.setitem(FAMILIES, "probe", FAMILIES["probe"]._replace(pack=lambda runs: packed.append(0) or pack(runs)))
+    assert str(bootstrap.paired("probe", [first], [second])) == str(paired("probe", [first], [second]))
+    assert len(packed) == 2, "scored again by the other Bootstrap alone"
+    assert str((bootstrap.interval("probe", [first]), bootstrap.interval("probe", [second]))) == str(one)
 
 
 def noise(seed: int, count: int = 40) -> np.ndarray:

@@ -61,8 +61,9 @@ def test_what_failed_or_has_no_tile_is_said_first_and_pages_of_before_go(tmp_pat
         assert str(escape(words)) in first.partition("<h2>Slides</h2>")[0]
     assert "Slides that failed" not in second and "Slides without a tile" not in second
     cut(tmp_path, 2)
+    (tmp_path / "index-of-my-notes.html").touch()
     write_slides(tmp_path)
-    assert [path.name for path in tmp_path.glob("*.html")] == ["index.html"]
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["index-of-my-notes.html", "index.html"]
 
 
 def test_the_command_writes_it_when_no_slide_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,12 @@ def test_a_slide_that_was_done_elsewhere_is_no_failure_any_more(tmp_path: Path) 
     assert not (tmp_path / "failed.csv").exists()
 
 
+def test_a_table_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "failed.csv").write_text("name,why\na,late\n")
+    with pytest.raises(UserError, match=r"failed\.csv is there and is not colocate's: choose another --out"):
+        for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tile")
+
+
 def test_what_is_no_fault_of_a_slide_ends_the_loop(tmp_path: Path) -> None:
     worked: list[str] = []
 

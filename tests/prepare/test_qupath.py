@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +108,43 @@ def test_a_single_slide_is_split_by_region_and_says_so(tmp_path: Path) -> None:
 def test_what_lies_in_no_region_is_left_out_and_counted(src: Path) -> None:
     notes = prepared(src).notes
     assert any(note.startswith("Objects outside of every Region*, left out: ") for note in notes)
+
+
+def test_what_was_done_to_objects_is_said(tmp_path: Path) -> None:
+    src = tmp_path / "labels"
+    bow = [[140, 140], [150, 150], [150, 140], [140, 150], [140, 140]]
+    large, inside, small = box(180, 180, 240, 220), box(181, 181, 239, 219), box(160, 160, 160.2, 160.2)
+    for seed in range(2):
+        annotate(src, seed)
+        glands = (feature(ring, **classed("gland")) for ring in (large, inside, large, bow, small))
+        put(src / f"s{seed}.geojson", *glands, feature(box(130, 130, 280, 240), **REGION))
+    with pytest.raises(UserError, match=r"s0\.geojson, feature 5 encloses no pixel: mend it"):
+        qupath.drafts(src)
+    said = " ".join(prepared(src, skip_broken=True).notes)
+    for words in ("mended: 2 (s0.geojson, feature 4", "without area, left out: 2", "Objects overlap: ", "wholly under"):
+        assert words in said
+
+
+def test_coordinates_begin_at_the_scanned_part(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of formats with bounds (MRXS, SCN), whose slides QuPath shows from there on."""
+    plain = prepared(src)
+    images = [plain.image(number) for number in range(6)]
+    shift = np.array((7, 11))
+    for file in src.glob("*.geojson"):
+        document = json.loads(file.read_text())
+        for one in document["features"]:
+            rings = one["geometry"]["coordinates"]
+            one["geometry"]["coordinates"] = [(np.array(ring) - shift).tolist() for ring in rings]
+        file.write_text(json.dumps(document))
+    real = Slide.open
+
+    def bounded(*words: Any) -> Slide:
+        slide = real(*words)
+        return Slide(slide.path, slide.mpp, slide.sizes, (7, 11))
+
+    monkeypatch.setattr(Slide, "open", bounded)
+    moved = write(src.parent / "moved", *qupath.drafts(src))
+    assert all(torch.equal(moved.image(number), image) for number, image in enumerate(images))
 
 
 def no_region(src: Path) -> None:

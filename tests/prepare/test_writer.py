@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_an_image_is_written_before_the_next_is_made(tmp_path: Path) -> None:
     def watched() -> Iterator[Draft]:
         for number, draft in enumerate(drafts()):
             yield draft
-            assert len(list(tmp_path.glob(".out.*.part/images/*"))) == number + 1
+            assert len(list(tmp_path.glob(".out.part/images/*"))) == number + 1
 
     write(tmp_path / "out", FACTS, watched())
 
@@ -159,6 +160,8 @@ def test_counts_other_than_expected(tmp_path: Path) -> None:
 
 TWO = Facts("made", "instances", ("gland", "vessel"), "none")
 BAD = [
+    (replace(TWO, classes=("a", "a")), Draft("a", pixels(0), ids(0)), "two classes of pixels are called a: give each"),
+    (replace(TWO, classes=("background",)), Draft("a", pixels(0), ids(0)), "two classes of pixels are called backg"),
     (FACTS, Draft("a", pixels(0), ids(0, height=7)), r"a is 10 x 8 px and its mask 10 x 7: .* get it again"),
     (FACTS, Draft("a", pixels(0), -ids(0)), r"a: its mask holds the object -4: number objects from 1"),
     (FACTS, Draft("i0", pixels(0), ids(0)), r"i0: a second image is named 'i0': rename"),
@@ -208,6 +211,18 @@ def test_stopped_halfway_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", FACTS, stopped())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_and_two_do_not_write_at_once(tmp_path: Path) -> None:
+    (tmp_path / ".out.part" / "images").mkdir(parents=True)
+
+    def others() -> Iterator[Draft]:
+        with pytest.raises(UserError, match=r"out is being written by another process: let it end"):
+            write(tmp_path / "out", FACTS, drafts(2))
+        yield from drafts(2)
+
+    write(tmp_path / "out", FACTS, others())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,20 @@ def test_folders_are_searched_and_names_are_short(tmp_path: Path) -> None:
     assert named(tmp_path / "sub" / "a.ndpi") == ["a"]
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "slides/a.svs", "slides/sub/b.svs", "elsewhere/c.svs")
+    (tmp_path / "slides" / "self").symlink_to(".")
+    (tmp_path / "slides" / "sub" / "up").symlink_to("../..")
+    (tmp_path / "slides" / "other").symlink_to(tmp_path / "elsewhere")
+    assert named(tmp_path / "slides") == ["a", "other/c", "sub/b"]
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.svs", "Gewebe\udce4.svs")
+    with pytest.raises(UserError, match=r"The file name .*Gewebe.* is not UTF-8: rename the file"):
+        named(tmp_path)
+
+
 def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
     touch(tmp_path, "one/s.svs", "two/s.svs", "two/s.tif")
     assert named(tmp_path) == ["one/s", "two/s.svs", "two/s.tif"]
@@ -85,6 +99,7 @@ def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
         ("path,mpp\na.svs,fine\n", "`mpp` holds string, not double .*fine"),
         ("path,slide\na.svs,../up\n", "no name for a slide"),
         ("path,slide\n,x\n", "has no path"),
+        ("path,MPP\na.svs,0.25\n", "has a column `MPP`: write it `mpp`"),
     ],
 )
 def test_a_table_that_does_not_serve(tmp_path: Path, text: str, words: str) -> None:

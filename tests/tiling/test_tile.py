@@ -28,6 +28,7 @@ from colocate.slides.manifest import notes_of
 from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tile import Tiled, read_part, tile
+from colocate.slides.tissue import Tissue
 from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiling.test_tissue import share
 from tests.tiny import UNIQUE
@@ -207,6 +208,13 @@ def test_a_slide_that_ends_the_process_is_named(
             tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     assert files(tmp_path) == files(whole)
+
+
+def test_tiles_smaller_than_a_pixel_of_the_picture_are_drawn(slides: Path, tmp_path: Path) -> None:
+    slide = Slide.open(next(slides.glob("*.tif")))
+    tissue = Tissue(np.ones((8, 8), bool), slide.width, slide.height)
+    one_slide.write_overlay(tmp_path / "a.png", slide, tissue, [(0, 0), (100, 100)], slide.width / 5000)
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_a_slide_whose_overlay_fails_leaves_no_shards(

@@ -123,6 +123,18 @@ def test_bounds_shift_what_qupath_drew(tmp_path: Path) -> None:
     assert share(find_tissue(moved, tmp_path / "own.geojson"), 100, 50, 100, 100) > 0.98
 
 
+def test_a_transparent_mask_is_refused_and_an_opaque_one_is_not(tmp_path: Path) -> None:
+    """White that nobody sees would count as tissue."""
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    mask = Image.new("RGBA", (80, 40), (255, 255, 255, 255))
+    mask.save(tmp_path / "own.png")
+    assert share(find_tissue(slide, tmp_path / "own.png"), 0, 0, 800, 400) == 1
+    mask.putpixel((0, 0), (255, 255, 255, 0))
+    mask.save(tmp_path / "own.png")
+    with pytest.raises(TileError, match=r"own\.png is no mask of tissue .*transparent in places"):
+        find_tissue(slide, tmp_path / "own.png")
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"type": "FeatureCollection"}', "words"])
 def test_a_mask_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(400, 400), mpp=4.0))

@@ -124,3 +124,7 @@ def test_the_browser_opens_only_if_asked(slide: Path, monkeypatch: pytest.Monkey
     assert opened == []
     main(["view", str(slide), "--port", "0", "--open"])
     assert len(opened) == 1 and "token=" in opened[0]
+    heard = server.listen("localhost", 0)
+    monkeypatch.setattr(server, "listen", lambda *_: heard)
+    main(["view", str(slide), "--host", "2001:db8::1", "--open"])
+    assert opened[1].startswith("http://[2001:db8::1]:")

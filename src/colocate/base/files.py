@@ -115,7 +115,8 @@ def remove_unfinished(folder: Path) -> None:
         with suppress(OSError):
             if UNFINISHED.fullmatch(path.name) or (path.name.endswith(".lock") and not path.stat().st_size):
                 with path.open("r+b") as file:
-                    if lock_descriptor(file.fileno(), blocking=False):
+                    mine = lock_descriptor(file.fileno(), blocking=False)
+                    if mine and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not another's by now
                         path.unlink()
 
 
@@ -135,6 +136,37 @@ def claimed(lock: Path, wait: bool) -> Iterator[bool]:
         if held.is_locked:
             lock.unlink(missing_ok=True)  # before it is let go: whoever waits for it takes a new one
             held.release()
+
+
+def check_utf8(path: str | Path) -> None:
+    """Raises UserError for a file name that is not UTF-8: no table could hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
+
+
+def files_below(top: Path, endings: tuple[str, ...]) -> Iterator[str]:
+    """Iterate over the paths from `top` to all files with these endings, those of a folder by name and before those of
+    its subfolders; none that are hidden. Follows links, but not in circles.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+    def circle(folder: Path, inside: Path) -> bool:
+        return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
+
+    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
+        here = Path(folder)
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and not circle(here, here / name))
+        above = "" if here == top else f"{here.relative_to(top)}/"
+        for name in sorted(files):
+            if name.lower().endswith(endings) and not name.startswith("."):
+                yield above + name
 
 
 def read_json(path: Path, kind: str = "JSON") -> Any:

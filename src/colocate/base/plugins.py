@@ -74,10 +74,13 @@ def _from_file(path: Path) -> Any:
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) and Path(str(main.__file__)).resolve() == path:
         return main  # a script that pretrains is not run a second time
-    name = _PREFIX + blake2b(str(path).encode(), digest_size=8).hexdigest()
+    if not path.is_file():
+        raise UserError(f"{path} is not a Python file that could be loaded")
+    # With what it says: a file that was edited meanwhile, as beside a notebook, is another module.
+    name = _PREFIX + blake2b(str(path).encode() + path.read_bytes(), digest_size=8).hexdigest()
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file that could be loaded")
     module = importlib.util.module_from_spec(spec)

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,12 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
             table.validate(full=True)  # a damaged one may name words that it has not
             return table
         with file.open("rb") as opened:
-            start = opened.readline()
-        source: Any = file
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            data = file.read_bytes().decode("utf-16").encode()
-            source, start = io.BytesIO(data), data
-        head = next(iter(start.decode("utf-8-sig").splitlines()), "")  # lines may end with CR alone
-        heads = {delimiter: next(csv.reader([head], delimiter=delimiter), []) for delimiter in DELIMITERS}
+            utf16 = opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        source: Any = io.BytesIO(file.read_bytes().decode("utf-16").encode()) if utf16 else file
+        heads = {}
+        for delimiter in DELIMITERS:
+            with file.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="") as text:
+                heads[delimiter] = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
         delimiter = max(DELIMITERS, key=lambda one: len(heads[one]))
         table = arrow.read_csv(
             source,
@@ -84,6 +83,13 @@ def _not_utf8(file: Path) -> str:
         line = 1 + data.count(b"\n", 0, error.start)
         return f"line {line} is not UTF-8 at byte {error.start + 1:,} of the file, {data[error.start]:#04x}"
     return ""
+
+
+def check_columns(table: pa.Table, known: Collection[str], file: Path) -> None:
+    """Raises UserError for a column that is one of the known but for its capitals: it would be taken for another."""
+    for name in table.column_names:
+        if (meant := name.lower()) in known and meant not in table.column_names:
+            raise UserError(f"{file} has a column `{name}`: write it `{meant}`, or call it otherwise if it is another")
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -125,15 +126,17 @@ def inspect(
     unreadable: dict[str, str] = {}
     labels = 0
     thumbs: list[tuple[Image.Image, str, str]] = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
+        # Threads help: reading, decoding and hashing let go of Python's lock. Slides are read by one alone at a time.
+        threads = 1 if index.kind == "slides" else min(8, os.cpu_count() or 1)
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
         numbers = spaced(range(len(index)), sample or len(index))
         shown = set(spaced(numbers, SHOWN))
         screen = Console(stderr=True)
         starts = range(0, len(numbers), TILES_AT_ONCE)
         for start in track(starts, "Reading tiles", console=screen, disable=not screen.is_terminal):
             some = numbers[start : start + TILES_AT_ONCE]
-            # Threads help: reading, decoding and hashing let go of Python's lock.
             for number, seen in zip(some, pool.map(partial(_look, index, shown), some), strict=True):
                 name = index.name(number)
                 if isinstance(seen, TileError):

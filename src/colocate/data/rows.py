@@ -14,7 +14,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int32
 
 from colocate.base.errors import UserError
-from colocate.base.tables import column, pc, read_table
+from colocate.base.tables import check_columns, column, pc, read_table
 from colocate.slides.listing import NAMES
 from colocate.slides.settings import check_mpp
 
@@ -170,6 +170,7 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     if "path" not in table.column_names:
         found = ", ".join(table.column_names) or "none"
         raise UserError(f"{data} has no column `path` (found: {found}): name the column of the tiles' paths so")
+    check_columns(table, TYPES, data)
     if not len(table):
         raise UserError(f"{data} lists no tiles: write one path on each line")
     table = table.filter(pa.array(left_in(table, held_out, data)))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from colocate.base.errors import UserError
+from colocate.base.files import files_below
 from colocate.base.tables import TABLES, column, pc, read_table
 from colocate.data.rows import (
     SCHEMA,
@@ -94,7 +95,7 @@ def _manifest_in(folder: Path) -> Path:
 
 
 def _folder(data: Path) -> Rows:
-    files = sorted(_walk(data))
+    files = sorted(files_below(data, (*IMAGES, SHARD)))
     tiles = [file for file in files if file.lower().endswith(IMAGES)]
     shards = [file for file in files if file.lower().endswith(SHARD)]
     if tiles and shards:
@@ -106,26 +107,6 @@ def _folder(data: Path) -> Rows:
         return Rows("folder", data, file_rows(tiles))
     kinds = f"files ending in {', '.join(IMAGES)}, or uncompressed {SHARD} shards"
     raise UserError(f"{data} and its subfolders hold no tiles: {kinds}")
-
-
-def _walk(top: Path) -> Iterator[str]:
-    """Iterate over the paths from `top` to all images and shards, unsorted; follow links, but not in circles."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
-
-    for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
-        here = Path(folder)
-        inside[:] = [name for name in inside if not name.startswith(".") and not _circle(here, here / name)]
-        above = "" if here == top else f"{here.relative_to(top)}/"
-        for name in files:
-            if name.lower().endswith((*IMAGES, SHARD)) and not name.startswith("."):
-                yield above + name
-
-
-def _circle(folder: Path, inside: Path) -> bool:
-    """Tell whether a link in a folder leads back to a folder on the way to it."""
-    return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
 
 
 def _list(data: Path, root: Path) -> Rows:

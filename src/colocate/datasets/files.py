@@ -16,7 +16,7 @@ from scipy.ndimage import generate_binary_structure, maximum_filter, minimum_fil
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import parsed
+from colocate.base.files import check_utf8, parsed
 from colocate.data.sources import IMAGES
 from colocate.slides.pictures import FORMATS, ORIENTATION
 
@@ -64,6 +64,7 @@ def by_stem(folder: Path, endings: Sequence[str] = IMAGES) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(entries(folder), key=lambda path: natural(path.name)):
         if path.suffix.lower() in endings and path.is_file():
+            check_utf8(path)
             if other := files.get(path.stem):
                 raise UserError(f"{path} and {other.name} have the same name: keep one of them")
             files[path.stem] = path
@@ -76,7 +77,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     >>> sorted(["a10", "a9", "b1"], key=natural)
     ['a9', 'a10', 'b1']
     """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -> Iterator[tuple[str, Path, Path]]:

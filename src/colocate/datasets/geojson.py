@@ -14,6 +14,7 @@ from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
 from colocate.datasets.own import read_items
 from colocate.datasets.writer import Converted, Facts
+from colocate.slides.readers import ENDINGS
 
 NAMELESS = "object"
 POLYGONS = ("Polygon", "MultiPolygon", "GeometryCollection")
@@ -52,7 +53,7 @@ def outline_files(src: Path) -> dict[str, Path]:
     """The files of outlines by the names of their images: QuPath calls that of a.tif a.geojson or a.tif.geojson."""
     files: dict[str, Path] = {}
     for stem, path in by_stem(src, (".geojson", ".json")).items():
-        name = Path(stem).stem if Path(stem).suffix.lower() in IMAGES else stem
+        name = Path(stem).stem if Path(stem).suffix.lower() in (*IMAGES, *ENDINGS) else stem
         if other := files.get(name):
             raise UserError(f"{path} and {other.name} are of one image: keep one of them")
         files[name] = path

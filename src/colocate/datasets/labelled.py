@@ -11,6 +11,7 @@ each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
@@ -31,6 +32,18 @@ from colocate.datasets.files import opened
 VERSION = 1
 COLUMNS = ("path", "mask", "source", "mpp", "height", "width", "path_sha256", "mask_sha256")
 Kind = Literal["instances", "semantics"]
+
+
+def pixel_names(kind: Kind, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes 0, 1, ... that a pixel can have, background included.
+
+    Raises:
+        UserError: two have one name, so that no score could tell them apart.
+    """
+    names = tuple(classes) if kind == "semantics" else ("background", *classes)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two classes of pixels are called {twice[0]}: give each a name of its own")
+    return names
 
 
 @final
@@ -90,6 +103,7 @@ class Labelled:
                 raise ValueError("items.csv lists no image")
             if facts["version"] != VERSION:
                 raise UserError(f"{folder} was prepared by another version of colocate: prepare it again")
+            pixel_names(facts["kind"], facts["classes"])
             return cls(
                 folder,
                 str(facts["name"]),
@@ -182,7 +196,7 @@ class Labelled:
     @property
     def pixel_names(self) -> tuple[str, ...]:
         """The names of the classes 0, 1, ... that a pixel can have, background included."""
-        return self.classes if self.kind == "semantics" else ("background", *self.classes)
+        return pixel_names(self.kind, self.classes)
 
     def pixel_classes(self, number: int, mask: Int32[Tensor, "h w"]) -> Int64[Tensor, "h w"]:
         """The class of each pixel of an image's mask, or of a part of it; of objects: 0 is background.

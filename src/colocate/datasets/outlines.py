@@ -74,12 +74,6 @@ class Canvas:
         self.skip = skip
         self.drawn: list[_Drawn] = []
 
-    @classmethod
-    def over(cls, image: Path, file: Path, remarks: Remarks, *, skip: bool) -> Canvas:
-        """A canvas of an image file's size. Raises TileError if it is no image."""
-        width, height = header(image.read_bytes(), str(image)).size
-        return cls(height, width, file, remarks, skip=skip)
-
     def outline(self, name: str, polygons: Any, class_: str = "") -> None:
         """Draw an object given by polygons: each a list of rings (points x, y), the first outside, the others holes.
 
@@ -143,8 +137,9 @@ class Outlined(NamedTuple):
     """Draws the objects, each with the name of its class."""
 
     def drawn(self, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
-        """See `Canvas.finish`."""
-        canvas = Canvas.over(self.image, self.file, remarks, skip=skip)
+        """See `Canvas.finish`. Raises TileError if it is no image."""
+        width, height = header(self.image.read_bytes(), str(self.image)).size
+        canvas = Canvas(height, width, self.file, remarks, skip=skip)
         self.draw(canvas)
         return canvas.finish()
 

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import shapely
 import torch
+from jaxtyping import Int32
+from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.datasets.files import boxes, by_stem
 from colocate.datasets.geojson import NO_POLYGON, POLYGONS, class_of, outline_files
-from colocate.datasets.outlines import Canvas, Remarks
+from colocate.datasets.outlines import MENDED, Canvas, Remarks
 from colocate.datasets.own import Known, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
@@ -83,6 +85,8 @@ def drafts(
     if not classes:
         raise UserError(f"{src} has regions without an object in any of them: outline the objects too")
     scheme, parts, caution = _split(pieces, test_share, src / "items.csv")
+    for one in pieces:  # a broken object is named before anything is written
+        _objects(one, mpp, remarks, skip_broken)
     notes = (*caution, f"Images are regions of slides, read at {mpp:g} micrometres per pixel.", *remarks.notes())
     facts = Facts(src.absolute().name, "instances", tuple(classes), "Not stated.", notes=notes)
     numbers = {name: number for number, name in enumerate(classes, start=1)}
@@ -104,7 +108,10 @@ def _pieces(
     """The regions of a slide in pieces, each with its objects."""
     slide = Slide.open(path, None if math.isnan(known.mpp) else known.mpp)
     slide.check_shows(mpp)
-    features = [(feature, class_of(feature, file)) for feature in read_geojson(file)]
+    features = []
+    for feature in read_geojson(file):  # QuPath counts from the scanned part's corner
+        moved = shapely.transform(feature.shape, lambda points: points + slide.origin)
+        features.append((feature._replace(shape=moved), class_of(feature, file)))
     regions = [feature for feature, class_ in features if class_ == REGION]
     objects = []
     for feature, class_ in features:
@@ -116,14 +123,15 @@ def _pieces(
             remarks.add(NO_POLYGON, f"{file.name}, {feature.name}")
     if not regions:
         raise UserError(f"{file} has no annotation of class {REGION}: {HOW}")
-    inside = set()
+    inside: set[int] = set()
+    tree = shapely.STRtree([feature.shape for feature, _ in objects])
     for region in regions:
         left, top, right, bottom = _rectangle(region, slide, file)
         size = [max(1, round((end - start) * slide.mpp / mpp)) for start, end in ((left, right), (top, bottom))]
         for x, y, x_end, y_end in boxes(size[1], size[0], piece):
             across, down = (right - left) / size[0], (bottom - top) / size[1]
             box = (left + x * across, top + y * down, left + x_end * across, top + y_end * down)
-            own = [number for number, (one, _) in enumerate(objects) if one.shape.intersects(shapely.box(*box))]
+            own = sorted(tree.query(shapely.box(*box), predicate="intersects").tolist())
             inside.update(own)
             yield _Piece(
                 f"{name}_{round(box[0])}_{round(box[1])}", slide, known, file, box, [objects[number] for number in own]
@@ -131,6 +139,8 @@ def _pieces(
     for number, (feature, _) in enumerate(objects):
         if number not in inside:
             remarks.add(OUTSIDE, f"{file.name}, {feature.name}")
+        elif feature.mended:
+            remarks.add(MENDED, f"{file.name}, {feature.name}")
 
 
 def _rectangle(region: Feature, slide: Slide, file: Path) -> tuple[float, float, float, float]:
@@ -163,17 +173,23 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
     return "regions", split_by_case([one.name for one in pieces], share), (caution,)
 
 
-def _draft(one: _Piece, mpp: float, numbers: dict[str, int], parts: dict[str, str], skip: bool) -> Draft:
+def _objects(one: _Piece, mpp: float, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
+    """See `Canvas.finish`."""
     left, top, right, bottom = one.box
     scale = mpp / one.slide.mpp
     width, height = (max(1, round((end - start) / scale)) for start, end in ((left, right), (top, bottom)))
-    canvas = Canvas(height, width, one.file, Remarks(), skip=skip)
+    canvas = Canvas(height, width, one.file, remarks, skip=skip)
     for feature, class_ in one.objects:
         shape = shapely.transform(feature.shape, lambda points: (points - (left, top)) / scale)
         patch = rasterise(shape, height, width)
         if patch.mask.any() or not feature.shape.intersects(shapely.box(*one.box).exterior):  # a sliver may be empty
             canvas.patch(feature.name, patch, class_)
-    ids, names = canvas.finish()
-    image = torch.tensor(one.slide.read(left, top, width, height, mpp)).permute(2, 0, 1).contiguous()
+    return canvas.finish()
+
+
+def _draft(one: _Piece, mpp: float, numbers: dict[str, int], parts: dict[str, str], skip: bool) -> Draft:
+    ids, names = _objects(one, mpp, Remarks(), skip)
+    height, width = ids.shape
+    image = torch.tensor(one.slide.read(*one.box[:2], width, height, mpp)).permute(2, 0, 1).contiguous()
     source = one.known.source or one.slide.path.stem
     return Draft(one.name, image, ids, source, mpp, parts, {id: numbers[name] for id, name in names.items()})

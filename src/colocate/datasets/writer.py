@@ -30,11 +30,12 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.files import claimed
 from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
 from colocate.datasets.files import check_upright
-from colocate.datasets.labelled import COLUMNS, VERSION, Item, Kind, Labelled
+from colocate.datasets.labelled import COLUMNS, VERSION, Item, Kind, Labelled, pixel_names
 from colocate.slides.settings import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
@@ -97,9 +98,10 @@ def write(out: Path, facts: Facts, drafts: Iterable[Draft], *, partial: bool = F
         partial: Counts other than the expected ones become a note, not an error.
 
     Raises:
-        UserError: `out` is taken, the disk is full, a mask does not fit its image or holds what it cannot, a name comes
-            twice, there is no image, or a count is not as expected.
+        UserError: two classes have one name, `out` is taken, the disk is full, a mask does not fit its image or holds
+            what it cannot, a name comes twice, there is no image, or a count is not as expected.
     """
+    pixel_names(facts.kind, facts.classes)
     with folder_or_nothing(out) as folder:
         for name in ("images", "masks"):
             (folder / name).mkdir(parents=True)
@@ -123,21 +125,26 @@ def folder_or_nothing(out: Path) -> Iterator[Path]:
     """A folder to write into that takes the name `out` if all goes well, and vanishes otherwise.
 
     Raises:
-        UserError: there is something at `out` already, or the disk is full.
+        UserError: there is something at `out` already, another process writes it, or the disk is full.
     """
     check_free(out)
     out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow the user's links)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = out.with_name(f".{out.name}.part")
     try:
-        part.mkdir(parents=True)
-        yield part
-        part.replace(out)
+        with claimed(out.with_name(f".{out.name}.lock"), wait=False) as mine:
+            if not mine:
+                raise UserError(f"{out} is being written by another process: let it end, or choose another OUT")
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            part.mkdir(parents=True)
+            try:
+                yield part
+                part.replace(out)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else f"{error.filename or 'a file'}: {error.strerror or error}"
         raise UserError(f"{out} was not written ({reason}): mend this and run it again") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @dataclass

@@ -85,7 +85,8 @@ def find_candidate(
             normalisation than the backbone was trained with; published weights that cannot be downloaded.
     """
     label, found, rest = word.partition("=")
-    label, word = (label, rest) if found and label else ("", word)
+    named = found and label and not Path(word).exists()  # as a run may be called lr=0.1
+    label, word = (label, rest) if named else ("", word)
     if word in ("random", "imagenet"):
         backbone = Backbone(architecture or ANY)
         if word == "random":

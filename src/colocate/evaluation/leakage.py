@@ -72,6 +72,11 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
     own = hashes(data.image, len(data), data.folder / "hashes.parquet", data.fingerprint, True)
     for reason in own.unreadable.values():
         raise UserError(reason)
+    alike_turned = [number for number in test if (own.near[number] == own.near[number, 0]).all()]
+    blank = {number for number in alike_turned if _is_blank(data.image(number))}
+    if blank:
+        findings.unchecked.append(f"{counted(len(blank), 'test image')} of one colour: any other blank one is equal")
+        test = [number for number in test if number not in blank]
     tested = _Images("test image", own.exact, own.near, data.image, lambda number: data.items[number].path)
     training = _Images("training image", own.exact, own.near[:, 0], data.image, tested.name)
     _compare_images(findings, tested, test, training, train)
@@ -141,6 +146,11 @@ def _compare_images(
     )
 
 
+def _is_blank(image: Tensor) -> bool:
+    """Whether all pixels have one colour."""
+    return bool((image == image[:, :1, :1]).all())
+
+
 def _is_alike(tested: _Images, number: int, others: _Images, other: int) -> bool:
     try:
         return alike(tested.read(number), others.read(other)) >= ALIKE
@@ -193,15 +203,15 @@ def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
 
     >>> [len(_naming(["glas:9"], [source])) for source in ("GlaS_9", "train/glas-9", "glas:91", "bioglas-9")]
     [1, 1, 0, 0]
-    >>> [len(_naming(["ebhi-seg:2001837"], [source])) for source in ("GT2001837", "12001837")]
-    [1, 0]
+    >>> [len(_naming([case], ["GT2001837"])) for case in ("ebhi-seg:2001837", "2001837", "001837")]
+    [1, 1, 0]
     >>> [len(_naming(["tcga:TCGA-A2-A0T2"], [source])) for source in ("TCGA-A2-A0T2-01Z-00-DX1", "TCGA-A2-A0T21")]
     [1, 0]
     """
     every = {parts: "\n".join(_bounded(source, parts) for source in sources) for parts in (WORDS, RUNS)}
     found = {}
     for case in cases:
-        own = case.partition(":")[2]
+        own = case.partition(":")[2] or case
         telling = len(own) >= 6 and any(sign.isdigit() for sign in own)
         for parts, sought in ((WORDS, case), *([(RUNS, own)] if telling else [])):
             place = every[parts].find(_bounded(sought, parts))

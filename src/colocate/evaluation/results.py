@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, final
@@ -180,10 +181,13 @@ def _rows(results: Sequence[Result]) -> list[Row]:
                 "with other scores: leave one out"
             )
     labels = [label for label, _ in backbones]
-    return [
-        Row(label if labels.count(label) == 1 else f"{label} {its[:8]}", tuple(seeds[seed] for seed in sorted(seeds)))
-        for (label, its), seeds in sorted(backbones.items())
-    ]
+    rows = []
+    for (label, its), seeds in sorted(backbones.items()):
+        # Of random weights the fingerprint is "random" and the architecture; of others, hexadecimal.
+        known = its.removeprefix("random ") if its.startswith("random ") else its[:8]
+        name = label if labels.count(label) == 1 else f"{label} {known}"
+        rows.append(Row(name, tuple(seeds[seed] for seed in sorted(seeds))))
+    return rows
 
 
 _RESULT = pydantic.TypeAdapter(Result)
@@ -224,76 +228,73 @@ class Difference(NamedTuple):
     over: str
 
 
-def interval(
-    family: str,
-    runs: Sequence[Run],
-    groups: Sequence[str] | None = None,
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
+@final
+class Bootstrap:
+    """Intervals by drawing images with replacement, the same draws for all runs; each run is scored in them once.
 
-    `groups` is the case of each image, in the runs' order; an image whose case is unknown (empty) is one of its own.
-
-    Raises:
-        ValueError: no run or no image, runs of different images or classes, or not as many groups as images.
+    `groups` is the case of each image, in the runs' order: whole cases are drawn then, and an image whose case is
+    unknown (empty) is one of its own.
     """
-    scores, over = _drawn(family, [runs], groups, draws, seed)
-    return {
-        name: Interval(*_spread(first), *_percentiles(first, level), over, tuple(first[0].tolist()))
-        for name, (first,) in scores.items()
-    }
 
+    def __init__(self, groups: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0) -> None:
+        self._sets = cache(lambda images: _counts(images, groups, draws, seed))
+        self._scores: dict[tuple[str, int], tuple[Run, dict[str, Float64[np.ndarray, " d"]]]] = {}
 
-def paired(
-    family: str,
-    first: Sequence[Run],
-    second: Sequence[Run],
-    groups: Sequence[str] | None = None,
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Compare every score of a family, first less second: runs of the same seeds, in the same order.
+    def interval(self, family: str, runs: Sequence[Run], level: float = 0.95) -> dict[str, Interval]:
+        """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
 
-    Raises:
-        ValueError: as in `interval`, or one has other images or another number of seeds than the other.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: compare runs of the same seeds")
-    scores, over = _drawn(family, [first, second], groups, draws, seed)
-    compared: dict[str, Difference] = {}
-    for name, (one, other) in scores.items():
-        difference = one - other
-        drawn = difference[1:].mean(1)
-        better = np.sign(drawn[~np.isnan(drawn)]) * (-1 if name in LOWER_IS_BETTER else 1)
-        share = float((better + 1).mean() / 2) if better.size else float("nan")
-        compared[name] = Difference(*_spread(difference), *_percentiles(difference, level), share, over)
-    return compared
+        Raises:
+            ValueError: no run or no image, runs of different images or classes, or not as many groups as images.
+        """
+        scores, over = self._tables(family, [runs])
+        return {
+            name: Interval(*_spread(first), *_percentiles(first, level), over, tuple(first[0].tolist()))
+            for name, (first,) in scores.items()
+        }
+
+    def paired(
+        self, family: str, first: Sequence[Run], second: Sequence[Run], level: float = 0.95
+    ) -> dict[str, Difference]:
+        """Compare every score of a family, first less second: runs of the same seeds, in the same order.
+
+        Raises:
+            ValueError: as in `interval`, or one has other images or another number of seeds than the other.
+        """
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: compare runs of the same seeds")
+        scores, over = self._tables(family, [first, second])
+        compared: dict[str, Difference] = {}
+        for name, (one, other) in scores.items():
+            difference = one - other
+            drawn = difference[1:].mean(1)
+            better = np.sign(drawn[~np.isnan(drawn)]) * (-1 if name in LOWER_IS_BETTER else 1)
+            share = float((better + 1).mean() / 2) if better.size else float("nan")
+            compared[name] = Difference(*_spread(difference), *_percentiles(difference, level), share, over)
+        return compared
+
+    def _tables(self, family: str, sides: Sequence[Sequence[Run]]) -> tuple[dict[str, list[Table]], str]:
+        """Each score's table for each side, and what was drawn in words."""
+        runs = [run for side in sides for run in side]
+        images = [[entry["image"] for entry in run] for run in runs]
+        if not runs or not runs[0] or any(names != images[0] for names in images):
+            raise ValueError("runs have no images, or not the same in the same order")
+        counts, over = self._sets(len(images[0]))
+        each = [self._scored(family, run, counts) for run in runs]
+        if any(scores.keys() != each[0].keys() for scores in each):
+            raise ValueError("runs have scores of different classes")
+        tables = {name: np.stack([scores[name] for scores in each], 1) for name in each[0]}
+        edges = np.cumsum([len(side) for side in sides])[:-1]
+        return {name: np.split(table, edges, axis=1) for name, table in tables.items()}, over
+
+    def _scored(self, family: str, run: Run, counts: Int64[np.ndarray, "d n"]) -> dict[str, Float64[np.ndarray, " d"]]:
+        key = family, id(run)
+        if key not in self._scores:  # with the run, lest another gets its id
+            self._scores[key] = run, FAMILIES[family].pack([entry[family] for entry in run])(counts)
+        return self._scores[key][1]
 
 
 Table: TypeAlias = Float64[np.ndarray, "d s"]
 """A score of each set of images (the first one is the images as they are) and each seed."""
-
-
-def _drawn(
-    family: str, sides: Sequence[Sequence[Run]], groups: Sequence[str] | None, draws: int, seed: int
-) -> tuple[dict[str, list[Table]], str]:
-    """Each score's table for each side, and what was drawn in words."""
-    runs = [run for side in sides for run in side]
-    images = [[entry["image"] for entry in run] for run in runs]
-    if not runs or not runs[0] or any(names != images[0] for names in images):
-        raise ValueError("runs have no images, or not the same in the same order")
-    counts, over = _counts(len(images[0]), groups, draws, seed)
-    each = [FAMILIES[family].pack([entry[family] for entry in run])(counts) for run in runs]
-    if any(scores.keys() != each[0].keys() for scores in each):
-        raise ValueError("runs have scores of different classes")
-    tables = {name: np.stack([scores[name] for scores in each], 1) for name in each[0]}
-    edges = np.cumsum([len(side) for side in sides])[:-1]
-    return {name: np.split(table, edges, axis=1) for name, table in tables.items()}, over
 
 
 def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:

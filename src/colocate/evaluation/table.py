@@ -15,7 +15,7 @@ from colocate.base.files import write_atomically
 from colocate.base.tables import write_csv
 from colocate.base.text import grid
 from colocate.evaluation.metrics import LOWER_IS_BETTER
-from colocate.evaluation.results import Difference, Interval, Result, Row, grouped, interval, paired, read_results
+from colocate.evaluation.results import Bootstrap, Difference, Interval, Result, Row, grouped, read_results
 from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask
 from colocate.training.recipe import leaves
 
@@ -118,18 +118,19 @@ def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
     images = next(iter(runs[reference].values()))
     cases = [str(entry.get("source") or "") for entry in images]
     groups = cases if by == "cases" and len({*cases} - {""}) >= FEWEST else None
+    bootstrap = Bootstrap(groups, draws=draws)
 
     @cache  # the two best of one score may be those of another
     def compare(family: str, one: str, other: str) -> dict[str, Difference]:
         seeds = [seed for seed in runs[one] if seed in runs[other]]
         first, second = ([runs[label][seed] for seed in seeds] for label in (one, other))
-        return paired(family, first, second, groups, draws=draws) if seeds else {}
+        return bootstrap.paired(family, first, second) if seeds else {}
 
     intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
     differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
     best: dict[str, str] = {}
     for family in rows[0].results[0].metrics:
-        found = {label: interval(family, list(seeds.values()), groups, draws=draws) for label, seeds in runs.items()}
+        found = {label: bootstrap.interval(family, list(seeds.values())) for label, seeds in runs.items()}
         for label, its in found.items():
             intervals[label] |= its
             if label != reference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def write_slides(out: Path) -> Path:
             settings={name.replace("_", " "): value for name, value in settings.items() if name != "version"},
         )
     for old in out.glob("index-*.html"):
-        if old.name not in {_page(number) for number in range(1, len(parts) + 1)}:
+        if re.fullmatch(r"index-\d+\.html", old.name) and int(old.stem.partition("-")[2]) > len(parts):
             old.unlink()
     return out / _page(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
@@ -11,6 +12,8 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
 from colocate.base.files import light_png
+
+matplotlib.rcParams["text.parse_math"] = False  # a label may hold a dollar sign
 
 INK = "#1d2433"
 SOFT = "#667085"  # secondary text, axes

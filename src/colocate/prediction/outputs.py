@@ -270,7 +270,9 @@ def regions(
     step = 1
     while max(seen.shape) / step > LONGEST_PX:
         step *= 2
-    seen, confidence = np.ascontiguousarray(seen[::step, ::step]), np.ascontiguousarray(confidence[::step, ::step])
+    # Of each block the pixel in its middle, or outlines would lie to the right and below.
+    rows, columns = (slice(min(step // 2, side - 1), None, step) for side in seen.shape)
+    seen, confidence = np.ascontiguousarray(seen[rows, columns]), np.ascontiguousarray(confidence[rows, columns])
     for class_ in classes:
         for region in regionprops(label(seen == class_, connectivity=1), confidence):
             if region.area * step**2 >= least:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.tables import TABLES, as_text, column, read_table
+from colocate.base.files import check_utf8, files_below
+from colocate.base.tables import TABLES, as_text, check_columns, column, read_table
 from colocate.slides.readers import AMBIGUOUS, ENDINGS, PLAIN_ENDINGS, one_a_series, open_reader
 from colocate.slides.settings import check_mpp
 from colocate.slides.slide import Slide
@@ -103,6 +104,8 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     else:
         paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
         paths = list(dict.fromkeys(path.absolute() for path in paths))
+        for path in paths:
+            check_utf8(path)
         names = _names(paths, [place.absolute() if place.is_dir() else place.absolute().parent for place in places])
         slides = [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in zip(names, paths, strict=True)]
     name, count = Counter(slide.name for slide in slides).most_common(1)[0]
@@ -114,13 +117,7 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
 def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give slides, folders of slides, or a table of them")
-    found, refused = [], []
-    for here, folders, files in os.walk(folder, onerror=refused.append, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here) / file for file in files if file.lower().endswith(ENDINGS) and not file.startswith(".")]
-    if refused:
-        error = refused[0]
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+    found = [folder / file for file in files_below(folder, ENDINGS)]
     if not found:
         raise UserError(
             f"{folder} and its subfolders hold no slides: files ending in {', '.join(ENDINGS)} "
@@ -143,6 +140,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
     if not rows or "path" not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no line"
         raise UserError(f"{file} needs a column `path` and a line for each slide (found: {found})")
+    check_columns(table, KNOWN, file)
     if taken := [name for name in rows[0] if name in SCHEMA.names and name not in KNOWN]:
         raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
     paths = [Path(os.path.abspath(home / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
@@ -188,12 +186,7 @@ def are_slides(data: Path) -> bool:
 def _first(data: Path) -> Path | None:
     """The first picture of a folder or table, in the order of names; a file itself."""
     if data.is_dir():
-        for here, folders, files in os.walk(data, followlinks=True):
-            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-            for file in sorted(files):
-                if file.lower().endswith((*ENDINGS, *PLAIN_ENDINGS)) and not file.startswith("."):
-                    return Path(here) / file
-        return None
+        return next((data / file for file in files_below(data, (*ENDINGS, *PLAIN_ENDINGS))), None)
     if data.suffix.lower() not in TABLES:
         return data
     try:

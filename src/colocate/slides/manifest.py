@@ -53,22 +53,12 @@ def notes_of(out: Path, slide: Listed) -> dict[str, Any] | None:
     Done is a slide that has its part, made from the same file and the same settings of the slide, and shards of the
     lengths that the part says.
     """
-    notes = _notes(part_path(out, slide.name))
-    if notes.get("identity") != _identity(slide):
-        return None
-    return notes if all(_bytes(out / shard) == size for shard, size in notes["shards"].items()) else None
-
-
-def _notes(part: Path) -> dict[str, Any]:
-    """What a part says beside its rows; nothing if it is not there or damaged."""
     try:
-        return json.loads((parquet.read_schema(part).metadata or {})[b"colocate"])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return {}
-
-
-def _bytes(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+        notes = json.loads((parquet.read_schema(part_path(out, slide.name)).metadata or {})[b"colocate"])
+        whole = all((out / shard).stat().st_size == size for shard, size in notes["shards"].items())
+        return notes if whole and notes["identity"] == _identity(slide) else None
+    except (pa.ArrowException, OSError, KeyError, ValueError):  # not there, or damaged
+        return None
 
 
 def _identity(slide: Listed) -> str:

@@ -31,11 +31,12 @@ def write_overlay(path: Path, slide: Slide, tissue: Tissue, corners: Sequence[tu
     pixels = slide.thumbnail(LONGEST_PX)
     high, wide = pixels.shape[:2]
     scale = wide / slide.width
+    reach = max(side * scale - 1, 0)  # small tiles of a large slide are less than a pixel
     tiles = Image.new("L", (wide, high))
     draw = ImageDraw.Draw(tiles)
     for x, y in corners:
         left, top = x * scale, y * scale
-        draw.rectangle((left, top, left + side * scale - 1, top + side * scale - 1), 60, 130)
+        draw.rectangle((left, top, left + reach, top + reach), 60, 130)
     tint = np.asarray(tiles)[:, :, None] / 255
     pixels = (pixels * (1 - tint) + np.array(TILE) * tint).astype(np.uint8)
     mask = np.asarray(Image.fromarray(tissue.mask).resize((wide, high), Image.Resampling.NEAREST))

@@ -70,7 +70,10 @@ class Quarantine:
         """Path and reason of each slide, by name."""
         if not self.path.is_file():
             return {}
-        return {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(self.path))}
+        try:
+            return {row["slide"]: (row["path"], row["reason"]) for row in as_text(read_table(self.path))}
+        except KeyError:
+            raise UserError(f"{self.path} is there and is not colocate's: choose another --out") from None
 
     def set(self, failed: dict[str, tuple[str, str]]) -> None:
         """Replace all entries."""

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any, final
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -232,12 +233,10 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
     """PhysicalSize of the image that begins last at or before this page; its unit is the micrometre unless it says."""
     if not file.ome_metadata:
         return None
-    described: Any = tifffile.xml2dict(file.ome_metadata)
-    found: list[tuple[int, dict[str, Any]]] = []
-    for image in _listed(described["OME"].get("Image")):
-        pixels = image.get("Pixels", {})
-        first = min((int(part.get("IFD", 0)) for part in _listed(pixels.get("TiffData"))), default=0)
-        found.append((first, pixels))
+    found = []
+    for pixels in ElementTree.fromstring(file.ome_metadata).iterfind("{*}Image/{*}Pixels"):
+        first = min((int(part.get("IFD", 0)) for part in pixels.iterfind("{*}TiffData")), default=0)
+        found.append((first, pixels.attrib))
     before = [(first, -place) for place, (first, _) in enumerate(found) if first <= number]
     if not before:
         return None
@@ -248,8 +247,3 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
             return None
         sides.append(float(pixels[f"PhysicalSize{axis}"]) * unit)
     return sides[0], sides[1]
-
-
-def _listed(found: Any) -> list[Any]:
-    """What tifffile makes of an XML element that is there several times, once or not."""
-    return found if isinstance(found, list) else [] if found is None else [found]

@@ -207,6 +207,8 @@ def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
             mask[patch.place] = patch.mask
             return mask
         with Image.open(file) as image:
+            if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+                raise ValueError("transparent in places: save it without transparency")
             mask = np.asarray(image.convert("L")) > 0
     except Exception as error:  # shapely, Pillow and files raise each their own
         reason = " ".join(str(error).split())

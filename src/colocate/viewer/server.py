@@ -225,7 +225,7 @@ def serve(collection: Collection, host: str, port: int, open_browser: bool) -> N
     app = application(collection, token, hosts(host), port)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_S, ws="none")
     shown = "localhost" if host in LOOPBACK else socket.gethostname() if host in ("0.0.0.0", "::") else host
-    address = f"http://{shown}:{port}/?token={token}"
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
     for note in collection.notes:
         say(f"note: {note}")
     say(f"{counted(len(collection.slides), 'slide')}, {counted(len(collection.runs), 'run')}: look at {address}")
