@@ -58,8 +58,10 @@ def test_a_backbone_that_cannot_be_is_named(name: str, output_stride: int, messa
 @pytest.mark.parametrize(
     ("name", "views", "message"),
     [
-        ("test_vit", ViewConfig(size=100), r"views\.size 100: test_vit cannot take views of 100 x 100 px"),
-        ("test_convnext", ViewConfig(size=64, local_views=1, local_size=4), r"views\.local_size 4: test_convnext"),
+        ("test_vit", ViewConfig(size=100), r"views\.size 100 is no whole number of cells of 16 px: give 96"),
+        ("resnet18", ViewConfig(size=100), r"views\.size 100 is no whole number of cells of 32 px: give 96"),
+        ("convnext_atto", ViewConfig(size=120), r"views\.size 120 is no whole number of cells of 32 px: give 128"),
+        ("test_convnext", ViewConfig(size=64, local_views=1, local_size=4), r"views\.local_size 4 is no whole number"),
     ],
 )
 def test_views_that_a_backbone_cannot_take_are_named(name: str, views: ViewConfig, message: str) -> None:

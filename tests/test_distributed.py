@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import scaling
-from colocate.base.distributed import Shuffle
+from colocate.base.distributed import Shuffle, first_of_all
 from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
 from colocate.core.views import Batch, View, sample_views
@@ -184,6 +184,8 @@ def mix_four(rank: int, port: int, folder: str) -> None:
         assert torch.equal(shuffle.back(mixed), images)
         assert torch.equal(shuffle.back(shuffle.mixed(own)), own)
         torch.save(shuffle.mixed(own), f"{folder}/{count}-{rank}.pt")
+    assert int(first_of_all(torch.tensor((-1, 7, 5, -1)[rank]))) == 5
+    assert int(first_of_all(torch.tensor(-1))) == -1
     dist.destroy_process_group()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -190,6 +192,23 @@ def test_the_model_card_says_what_hugging_face_asks_for(tmp_path: Path, licence:
     fields = yaml.safe_load(head)
     assert fields["library_name"] == "timm" and "colocate" in fields["tags"] and said.items() <= fields.items()
     assert all(words in body for words in ("plm, 7 steps", licence, "0.5 micrometres", "test_resnet"))
+
+
+def test_the_card_of_cells_from_an_earlier_stage_gives_those_cells(tmp_path: Path) -> None:
+    backbone = Backbone("resnet18", cell_stride=16).eval()
+    write_backbone(tmp_path, backbone, FACTS)
+    folder = export(str(tmp_path), "huggingface", str(tmp_path / "folder"))
+    card = (folder / "README.md").read_text()
+    assert "Stages after the one of stride 16 were not trained: they have their first weights." in card
+    code = card.partition("```python\n")[2].partition("```")[0].replace("local-dir:FOLDER", f"local-dir:{folder}")
+    names: dict[str, Any] = {"images": torch.randn(1, 3, 96, 96)}
+    exec(code.replace("\ncells", "\nbackbone.eval()\ncells"), names)
+    assert torch.equal(names["cells"], backbone(names["images"]))
+
+
+def test_a_library_that_is_not_known_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no export for 'keras': there are timm, torchvision"):
+        inspect.unwrap(export)(tmp_path, "keras", tmp_path / "out")  # without the tests' check of types
 
 
 def test_hugging_face_gets_a_folder(tmp_path: Path) -> None:

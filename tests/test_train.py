@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.base.files import alone
+from colocate.core.settings import ViewConfig
 from colocate.data.index import Index
 from colocate.slides.listing import find_slides
 from colocate.slides.settings import TilingConfig
@@ -25,7 +27,7 @@ from colocate.training import loop as train
 from colocate.training.journal import read_journal
 from colocate.training.loop import Interrupted, pretrain
 from colocate.training.optim import OptimConfig
-from colocate.training.recipe import MachineConfig, Recipe
+from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe
 from tests.phantom_slide import write_slides
 from tests.tiny import UNIQUE, tiny_recipe, write_tiles
 
@@ -124,7 +126,7 @@ def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: 
     views, seen = train.views_of, []
 
     def noting(*args: Any) -> Any:
-        seen.extend(args[3].index.tolist())
+        seen.extend(args[4].index.tolist())
         return views(*args)
 
     with monkeypatch.context() as patch:
@@ -187,6 +189,88 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiles: Path, tmp_path: Path, mo
     named = [Path(line).name for line in (tmp_path / "run" / "nonfinite.txt").read_text().splitlines()]
     assert named == [f"{number:02}.png" for number in seen[3]]
     assert last_state(tmp_path / "run")["step"] == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before weights of nan are saved as good ones."""
+    clip, seen = train.clip, []
+
+    def poisoned(*args: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 4:
+            next(args[0].parameters()).grad[0] = torch.nan
+        return clip(*args)
+
+    monkeypatch.setattr(train, "clip", poisoned)
+    with pytest.raises(UserError, match=r"gradient was not finite at batch 3, .*last good checkpoint is .*0002\.pt"):
+        pretrain(tiny_recipe(tiles, tmp_path / "run"))
+
+
+def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = write_tiles(tmp_path / "tiles")
+    rows = [f"{number:02}.png,{'small' if number < 2 else 'large'}\n" for number in range(20)]
+    (tiles / "t.csv").write_text("path,source\n" + "".join(rows))
+    views, seen = train.views_of, []
+
+    def noting(*args: Any) -> Any:
+        batch = views(*args)
+        assert torch.equal(batch.tiles, args[4].index)
+        seen.extend(map(tuple, torch.cat([batch.first.crop.rows, batch.first.crop.cols], 1).tolist()))
+        return batch
+
+    monkeypatch.setattr(train, "views_of", noting)
+    pretrain(tiny_recipe(tiles / "t.csv", tmp_path / "run", balance="sources", steps=2))
+    assert len(set(seen)) == len(seen) == 16
+
+
+def test_weights_that_a_run_began_with_are_not_needed_to_go_on(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pretrain(tiny_recipe(tiles, tmp_path / "first", steps=1)) / "backbone.safetensors"
+    recipe = tiny_recipe(tiles, tmp_path / "whole", encoder=EncoderConfig("test_resnet", init=str(first)))
+    pretrain(recipe)
+    halves = replace(recipe, out=str(tmp_path / "halves"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 3)
+        pretrain(halves)
+    first.unlink()
+    pretrain(halves, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_a_run_in_a_thread_has_no_signals_and_ends(tiles: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(pretrain, tiny_recipe(tiles, tmp_path / "run", steps=1)).result()
+    assert (run / "backbone.safetensors").is_file()
+
+
+def test_tiles_of_a_start_that_was_refused_do_not_count(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles")
+    whole = {path: path.read_bytes() for path in sorted(tiles.iterdir())}
+    recipe = tiny_recipe(tiles, tmp_path / "run", max_skipped=0.05, steps=2, batch=20)
+    first, second, third, *_ = whole
+    for path in (first, second):
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="2 of 20 tiles cannot be read"):
+        pretrain(recipe)
+    for path in (first, second):
+        path.write_bytes(whole[path])
+    third.write_bytes(b"damaged")
+    pretrain(recipe)
+
+
+def test_tiles_too_small_for_the_resolution_asked_for_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiles = write_tiles(tmp_path / "tiles", size=96)
+    for mpp, said in ((0.5, False), (3.0, True)):
+        views = ViewConfig(size=64, mpp=mpp, area=(0.5, 1.0))
+        pretrain(tiny_recipe(tiles, tmp_path / f"run{mpp}", tile_mpp=0.5, steps=1, views=views))
+        assert ("too small for views at 3 micrometres per pixel" in capsys.readouterr().err) == said
 
 
 def test_unreadable_tiles_are_listed_once(tmp_path: Path) -> None:
@@ -267,6 +351,7 @@ def test_moved_tiles_may_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"machine": MachineConfig("gpu", journals=())}, "accelerator gpu"),
         ({"machine": MachineConfig("cpu", journals=("wandb",))}, r"pip install 'colocate\[wandb\]'"),
         ({"batch": 14}, "do not divide into groups of 4"),
+        ({"machine": MachineConfig("tpu", journals=())}, "accelerator tpu"),
     ],
 )
 def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes: Any, message: str) -> None:
@@ -274,6 +359,8 @@ def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=message):
         pretrain(tiny_recipe(tiles, tmp_path / "run", **changes))
+    with pytest.raises(UserError, match="a run needs `data`, the tiles or slides, and `out`"):
+        pretrain(Recipe(method=tiny_recipe(tiles, tmp_path).method, out=str(tmp_path / "run")))
 
 
 def test_tiles_of_slides_are_trained_on_without_what_is_held_out(

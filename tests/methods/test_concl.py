@@ -16,6 +16,7 @@ from colocate.core.views import Batch, View, sample_views
 from colocate.methods.concl import LEAST_CELLS, ConCL
 from colocate.methods.rules import Overlap
 from colocate.methods.settings import ConCLConfig, MoCoConfig
+from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
 from tests.tiny import tiny_recipe
@@ -129,3 +130,5 @@ def test_what_it_cannot_do_without_is_named() -> None:
         built(replace(CONFIG, concepts=500))(batch_of())
     with pytest.raises(UserError, match="method"):
         replace(CONFIG, concepts=0)
+    with pytest.raises(UserError, match=r"clusters the stage of stride 16, which learns nothing with --cell-stride 8"):
+        CONFIG.build(Backbone("resnet18", cell_stride=8))

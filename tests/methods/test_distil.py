@@ -130,8 +130,14 @@ def test_settings_that_cannot_be_are_refused(config: dict[str, Any]) -> None:
         (DistilConfig("no_such_network"), "timm has no network called 'no_such_network'"),
         (DistilConfig("test_vit", "nowhere.pth"), "no such file of weights"),
         (DistilConfig("local-dir:/no/such/folder"), "/no/such/folder"),
+        (DistilConfig("run", "random"), r"method\.weights random: the run run teaches with its own"),
     ],
 )
-def test_teachers_that_cannot_be_had(config: DistilConfig, message: str) -> None:
+def test_teachers_that_cannot_be_had(
+    config: DistilConfig, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "backbone.json").touch()
     with pytest.raises(UserError, match=message):
         find_teacher(config)

@@ -202,6 +202,13 @@ def test_every_parameter_learns_and_cells_apart_weigh_nothing() -> None:
     assert alone.matched(Overlap(), 5, *views, x, y) == 0 < alone.matched(NearestFeature(), None, *views, x, y)
 
 
+def test_a_local_view_is_one_whatever_its_size() -> None:
+    batch = batch_of(count=4, local_views=1)
+    same = batch._replace(locals=(batch.second,))
+    few, many = (built(replace(CONFIG, best_local=best)) for best in (1, 5))
+    assert few(same).terms["cells"] != many(same).terms["cells"]
+
+
 def test_one_tile_cannot_be_compared() -> None:
     with pytest.raises(UserError, match="2 or more tiles a device"):
         built()(batch_of(count=1))

@@ -44,6 +44,16 @@ def any_process(asked: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
+def first_of_all(place: Tensor) -> Tensor:
+    """The smallest number of any process, of those that are not below zero; below zero where all are."""
+    if world()[1] == 1:
+        return place
+    none = torch.iinfo(place.dtype).max
+    least = torch.where(place < 0, none, place)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return torch.where(least == none, -1, least)
+
+
 def leave() -> None:
     """Close this process's group, if there is one: a process that ends with it open can die of its peers' ends."""
     if dist.is_available() and dist.is_initialized():

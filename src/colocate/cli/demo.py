@@ -51,12 +51,11 @@ def make_demo(
         write_phantom(phantom, tiles, size=size, mpp=mpp)
         _leave_out(phantom, held_out)
     recipe = replace(recipe or colocate_demo(), data=str(phantom / "pretrain.csv"), out=str(out / "run"))
+    a_step = recipe.batch * recipe.accumulate
     if recipe.steps is None:
         stored = out / "run" / "recipe.json"
         left = seconds - (time.monotonic() - began)
-        steps = (
-            read_recipe(stored).steps if stored.is_file() else steps_that_fit(left, pairs_per_s(recipe), recipe.batch)
-        )
+        steps = read_recipe(stored).steps if stored.is_file() else steps_that_fit(left, pairs_per_s(recipe), a_step)
         recipe = replace(recipe, steps=steps)
     return report(pretrain(recipe, resume=True), out / "report.html")
 

@@ -127,6 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("colocate: left at once; what was written before is as it was", file=sys.stderr)
         os._exit(130)
+    except (MemoryError, RuntimeError) as error:  # torch's are of the second kind
+        full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+        if debug or not full:
+            raise
+        print("colocate: there is not enough memory: take a smaller batch, view or window", file=sys.stderr)
+        sys.exit(2)
     except (UserError, OSError, ModuleNotFoundError) as error:
         if debug or (isinstance(error, ModuleNotFoundError) and _package(error) not in EXTRAS):
             raise

@@ -117,6 +117,6 @@ def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -
     column = pq.read_table(Path(recipe.data) / MANIFEST, columns=["slide"])["slide"]
     tiles = sum(name not in left_out for name in column.to_pylist())
     recipe = replace(recipe, batch=min(recipe.batch, max(2, tiles)))
-    fits = int(hours * 3600 * pairs_per_s(recipe) / recipe.batch)
+    fits = int(hours * 3600 * pairs_per_s(recipe) / recipe.batch / recipe.accumulate)
     wanted = recipe.steps or max(ENOUGH, planned_steps(recipe, tiles))
     return replace(recipe, steps=max(1, min(fits, wanted)))

@@ -100,10 +100,11 @@ class Attended(Match):
 
     shares: Float[Tensor, "b n m"]
     weight: Float[Tensor, "b n"]
+    order: Float[Tensor, "b n"]
 
     def ranking(self) -> Float[Tensor, "b n"]:
-        """The cell's weight."""
-        return self.weight
+        """As of the match that was attended."""
+        return self.order
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The other view's cells averaged by `shares`."""
@@ -181,7 +182,7 @@ def attend(
     similar = _cosine(own.detach(), other.detach()) / temperature
     area = to_device(match.fractions(), similar)
     shares = area * (similar - similar.amax(2, keepdim=True)).exp()
-    return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight)
+    return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight, match.ranking())
 
 
 @torch.no_grad()

@@ -267,7 +267,13 @@ def sample_views(
     >>> batch = sample_views(tiles, ViewConfig(size=32), seed=1)
     >>> batch.first.images.shape
     torch.Size([2, 3, 32, 32])
+
+    Raises:
+        TypeError: tiles of another type than uint8.
+        UserError: as `sample_params`.
     """
+    if tiles.dtype != torch.uint8:
+        raise TypeError(f"tiles are {tiles.dtype}, not torch.uint8: give pixels of 0 to 255, not normalised")
     config = config or ViewConfig()
     if index is None:
         index = torch.arange(len(tiles))

@@ -157,5 +157,14 @@ def carried(
 
 
 def build(config: ConCLConfig, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
-    """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers."""
+    """The method around a backbone; `forwards_per_step` is how many batches one optimiser step gathers.
+
+    Raises:
+        UserError: cells of an earlier stage than the one that is clustered, which would learn nothing.
+    """
+    if backbone.cell_stride is not None and backbone.stride < backbone.strides[-2]:
+        raise UserError(
+            f"concl clusters the stage of stride {backbone.strides[-2]}, which learns nothing with --cell-stride "
+            f"{backbone.cell_stride}: give {backbone.strides[-2]}, or leave it out"
+        )
     return ConCL(moco.build(config.moco, backbone, forwards_per_step), config)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from colocate.base.distributed import gather, to_device
+from colocate.base.errors import UserError
 from colocate.core.geometry import exact
 from colocate.core.matching import SharedArea, overlap
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
@@ -130,6 +131,8 @@ def find_teacher(config: DistilConfig) -> Teacher:
         UserError: no such network or file, or weights that do not fit.
     """
     if Path(config.teacher, "backbone.json").is_file():
+        if config.weights != DistilConfig.weights:
+            raise UserError(f"method.weights {config.weights}: the run {config.teacher} teaches with its own")
         backbone = load_backbone(config.teacher)
         look: dict[str, Any] = backbone.facts
     else:

@@ -40,17 +40,18 @@ class VICRegL(Method):
         pairs = [(i, j) for i in (0, 1) for j in range(i + 1, len(views))]
         alike = torch.stack([vicreg_invariance(seen[i].whole, seen[j].whole) for i, j in pairs]).mean()
         whole = self.config.invariance * alike + torch.stack([self.spread(x.whole) for x in seen]).mean()
-        cells = torch.stack([self.compare_cells(views[i], views[j], seen[i], seen[j]) for i, j in pairs]).mean()
+        cells = torch.stack([self.compare_cells(views[i], views[j], seen[i], seen[j], j > 1) for i, j in pairs]).mean()
         alpha = self.config.alpha
         return Losses({"whole": alpha * whole, "cells": (1 - alpha) * cells}, seen[0], seen[1])
 
-    def compare_cells(self, first: View, second: View, x: Features, y: Features) -> Float[Tensor, ""]:
+    def compare_cells(self, first: View, second: View, x: Features, y: Features, local: bool) -> Float[Tensor, ""]:
         """The local term of two views: all cells with their nearest features, the best ones by place; from both sides.
+        `local`: the second is a small view.
 
         The two directions are averaged, the two ways of matching added up.
         """
         there, back = (first, second, x, y), (second, first, y, x)
-        best, local = self.config.best, first.images.shape != second.images.shape
+        best = self.config.best
         terms = [self.matched(NearestFeature(), None, *side) for side in (there, back)]
         terms += [self.matched(self.config.location, best, *there)]
         terms += [self.matched(self.config.location, self.config.best_local if local else best, *back)]

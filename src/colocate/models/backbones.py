@@ -129,11 +129,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def check(self, size: int, option: str) -> None:
-        """See whether views of `size` x `size` px go through; `option` is what sets their size.
+        """See whether views of `size` x `size` px go through, as whole cells; `option` is what sets their size.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not, or cells would lie elsewhere than where a grid over the view has them.
         """
+        if size % self.stride:
+            near = max(1, round(size / self.stride)) * self.stride
+            raise UserError(f"{option} {size} is no whole number of cells of {self.stride} px: give {near}")
         training = self.training
         try:
             self.eval()(torch.zeros(1, 3, size, size))

@@ -81,9 +81,6 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
         Terminal().say(f"note: {told}")
     asked = config.output_stride
     backbone = candidate.build(0, asked or candidate.output_stride, None if asked else candidate.cell_stride)
-    if config.size % backbone.stride:
-        near = max(1, round(config.size / backbone.stride)) * backbone.stride
-        raise UserError(f"--size {config.size} is no whole number of cells of {backbone.stride} px: give {near}")
     backbone.check(config.size, "--size")
     network = config.device.launch().setup_module(backbone)
     extractor = _Extractor(candidate, config, tiling, out, backbone, network)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from io import SEEK_END, BufferedWriter
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -125,7 +125,7 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
     write_atomically(run / "backbone.json", text)
 
 
-def export(run: Path, library: Library, out: Path) -> Path:
+def export(run: str | Path, library: Library, out: str | Path) -> Path:
     """Write a run's backbone for another library, in that library's own names and file format.
 
     timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
@@ -134,9 +134,11 @@ def export(run: Path, library: Library, out: Path) -> Path:
     `timm.create_model("local-dir:OUT", pretrained=True)`, or to be uploaded: weights, config.json and a model card.
 
     Raises:
-        UserError: the library has no such network, or `out` has another ending than the library reads.
+        UserError: no such library, it has no such network, or `out` has another ending than the library reads.
     """
-    backbone = load_backbone(run)
+    if library not in get_args(Library):
+        raise UserError(f"there is no export for {library!r}: there are {', '.join(get_args(Library))}")
+    backbone, out = load_backbone(run), Path(out)
     if library == "huggingface":
         return _export_folder(backbone, out)
     tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
@@ -205,7 +207,10 @@ def _card(backbone: Backbone, size: int) -> str:
     said = str(data.get("licence", "not stated"))
     licence = said.lower().replace(" ", "-")
     named = [f"license: {licence}"] if licence in LICENCES else ["license: other", f"license_name: {json.dumps(said)}"]
-    mpp = facts.get("mpp")
+    mpp, note = facts.get("mpp"), untrained(backbone)
+    how = ["pretrained=True"]
+    if note:
+        how += ["features_only=True", f"out_indices=[{backbone.strides.index(backbone.stride)}]"]
     rows = {
         "network": f"{backbone.name}, {backbone.channels} channels, {backbone.stride} px a cell",
         "recipe": f"{recipe.get('name') or 'of the user'}, {facts.get('steps', '?')} steps",
@@ -232,12 +237,20 @@ def _card(backbone: Backbone, size: int) -> str:
             "```python",
             "import timm",
             "",
-            'backbone = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:OWNER/NAME',
-            "cells = backbone.forward_features(images)",
+            f'backbone = timm.create_model("local-dir:FOLDER", {", ".join(how)})  # or hf-hub:OWNER/NAME',
+            f"cells = backbone{'.forward_features(images)' if note is None else '(images)[0]'}",
             "```",
+            *(["", f"{note[0].upper()}{note[1:]}."] if note else []),
             "",
         ]
     )
+
+
+def untrained(backbone: Backbone) -> str | None:
+    """A sentence where a run took its cells from an earlier stage than the last."""
+    if backbone.cell_stride in (None, backbone.strides[-1]):
+        return None
+    return f"stages after the one of stride {backbone.cell_stride} were not trained: they have their first weights"
 
 
 def _torchvision(name: str, architecture: str) -> str:

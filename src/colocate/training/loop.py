@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from colocate.base.distributed import any_process
+from colocate.base.distributed import any_process, first_of_all
 from colocate.base.errors import Interrupted, UserError
-from colocate.base.files import alone
+from colocate.base.files import alone, write_atomically
 from colocate.base.processes import keep_freed_memory
 from colocate.base.rng import seed_torch
 from colocate.core.views import Batch, sample_views
@@ -121,6 +121,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
         UserError: what the user can mend, in a sentence.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint has been written.
     """
+    if not recipe.data or not recipe.out:
+        raise UserError("a run needs `data`, the tiles or slides, and `out`, the folder to be written")
     run = Path(recipe.out)
     check_trackers(recipe.machine.journals)
     fabric = launch(recipe.machine, recipe.precision, recipe.batch)
@@ -142,7 +144,9 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     rank, world = fabric.global_rank, fabric.world_size
     index = Index.open(run / "tiles.arrow")
 
-    method, optimizer = fabric.setup(bare := build_method(recipe), build_optimizer(recipe.optim, bare))
+    known = resume and checkpoint.checkpoints(run / "checkpoints")  # and with it all weights
+    first = replace(recipe, encoder=replace(recipe.encoder, init="random")) if known else recipe
+    method, optimizer = fabric.setup(bare := build_method(first), build_optimizer(recipe.optim, bare))
     step = restore(run, recipe, index, fabric, bare, optimizer) if resume else 0
     batches_per_epoch = max(1, len(index) // recipe.batch)
     steps = planned_steps(recipe, len(index))
@@ -158,11 +162,11 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
     watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
-    skipped = UnreadableTiles(run, index, recipe.max_skipped / world)
+    skipped = UnreadableTiles(run, index, recipe.max_skipped)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Throughput()
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
-    make = partial(views_of, recipe, batches_per_epoch)
+    make = partial(views_of, recipe, batches_per_epoch, rank)
     with stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
         screen.warn_once(without_default(recipe.machine.journals))
         if recipe.compile:
@@ -184,6 +188,8 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
             if not last:
                 continue
             norm = clip(method, optimizer, recipe.optim.clip, fabric)
+            if recipe.precision != "16-mixed":  # whose scale is sought by gradients that are not finite
+                first_bad = torch.where((first_bad < 0) & ~norm.isfinite(), turn, first_bad)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -192,7 +198,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
             stops = any_process(bool(asked), fabric.device) if logs or world == 1 else False
             saves = stops or step % recipe.machine.save_every == 0 or step == steps
             if logs or saves:
-                _stop_if_bad(first_bad, run, index, order)
+                _stop_if_bad(first_bad, run, index, order | {"rank": 0, "world": 1}, fabric)
             if logs:
                 row = {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
                 row |= _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()
@@ -246,10 +252,16 @@ def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:
             raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")
 
 
-def views_of(recipe: Recipe, batches_per_epoch: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
+def views_of(recipe: Recipe, batches_per_epoch: int, rank: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
     """Views of batch number `turn` of a run; `images` are the tiles' on the device."""
-    whose = {"index": tiles.index, "sizes": tiles.sizes, "mpp": tiles.mpp}
-    return sample_views(images, recipe.views, seed=recipe.seed, epoch=turn // batches_per_epoch, **whose)
+    epoch, within = divmod(turn, batches_per_epoch)
+    index = tiles.index
+    if recipe.balance != "tiles":  # a tile that comes again in an epoch comes with other views
+        index = within * recipe.batch + rank * len(index) + torch.arange(len(index))
+    batch = sample_views(
+        images, recipe.views, seed=recipe.seed, epoch=epoch, index=index, sizes=tiles.sizes, mpp=tiles.mpp
+    )
+    return batch._replace(tiles=tiles.index)
 
 
 def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
@@ -287,23 +299,30 @@ def _mean_over_processes(row: dict[str, float], fabric: Fabric) -> dict[str, flo
 
 
 def _enlarged(tiles: Tiles, recipe: Recipe) -> str | None:
+    views = recipe.views
+    if views.mpp is not None:
+        least = views.size * views.mpp * views.area[0] ** 0.5  # micrometres, of the smallest view
+        if (tiles.sizes.amin(1) * tiles.mpp < least - views.mpp).any():
+            return f"some tiles are too small for views at {views.mpp:g} micrometres per pixel: seen finer, enlarged"
     small = tiles.sizes.amin(0).tolist()
-    if min(small) >= recipe.views.size:
+    if min(small) >= views.size:
         return None
-    return f"some tiles are smaller ({small[0]} x {small[1]} px) than a view ({recipe.views.size} px): enlarged"
+    return f"some tiles are smaller ({small[0]} x {small[1]} px) than a view ({views.size} px): enlarged"
 
 
-def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, Any]) -> None:
-    """Say at which step, and on which tiles, the loss first was not finite."""
-    turn = int(first_bad)
+def _stop_if_bad(first_bad: Tensor, run: Path, index: Index, order: dict[str, Any], fabric: Fabric) -> None:
+    """Say at which step, and on which tiles, a loss or gradient of any process first was not finite."""
+    turn = int(first_of_all(first_bad))
     if turn < 0:
         return
     names = [index.name(number) for number in batch_indices(len(index), step=turn, **order)]
-    (run / "nonfinite.txt").write_text("\n".join(names) + "\n")
+    if fabric.is_global_zero:
+        write_atomically(run / "nonfinite.txt", "\n".join(names) + "\n")
     good = checkpoint.checkpoints(run / "checkpoints")
     kept = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint of before"
     again = f", from --init {run}/backbone.safetensors" if good else ""
     raise UserError(
-        f"the loss was not finite at batch {turn}, whose tiles ({names[0]}, ...) are listed in {run}/nonfinite.txt; "
-        f"{kept}: look at the tiles, or start again with a lower --optim.lr, more warm-up or precision 32{again}"
+        f"the loss or its gradient was not finite at batch {turn}, whose tiles ({names[0]}, ...) are listed in "
+        f"{run}/nonfinite.txt; {kept}: look at the tiles, or start again with a lower --optim.lr, more warm-up or "
+        f"precision 32{again}"
     )

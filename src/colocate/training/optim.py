@@ -33,11 +33,12 @@ class OptimConfig:
     """Largest norm of the gradient; larger ones are scaled down."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1 or self.warmup_epochs < 0:
+        able = 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1
+        if not (able and 0 <= self.warmup_epochs < math.inf):
             raise UserError(
                 "optim: lr must be positive, weight_decay and warmup_epochs not negative, momentum in [0, 1)"
             )
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise UserError(f"optim.clip must be positive, not {self.clip}")
 
 

@@ -57,6 +57,10 @@ class EncoderConfig:
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"drop_path is a share from 0 to below 1, not {self.drop_path}")
+
 
 @dataclass(frozen=True)
 class MachineConfig:
@@ -80,8 +84,9 @@ class MachineConfig:
     """Journals beside RUN/journal.csv; wandb and mlflow are extras (pip install 'colocate[wandb]')."""
 
     def __post_init__(self) -> None:
-        if min(self.log_every, self.save_every, self.keep, self.nodes) < 1 or (self.workers or 0) < 0:
-            raise UserError("log_every, save_every, keep and nodes must be 1 or more, workers 0 or more")
+        devices = 1 if self.devices is None else self.devices
+        if min(self.log_every, self.save_every, self.keep, self.nodes, devices) < 1 or (self.workers or 0) < 0:
+            raise UserError("log_every, save_every, keep, nodes and devices must be 1 or more, workers 0 or more")
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class Recipe:
             raise UserError(f"steps must be 1 or more, not {self.steps}")
         if self.probe_every <= 0:
             raise UserError(f"probe_every must be positive, not {self.probe_every}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed {self.seed} does not fit in 64 bits")
         if not 0 <= self.max_skipped <= 1:
             raise UserError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
 

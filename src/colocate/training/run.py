@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -63,7 +64,7 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
             strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision="32-true" if precision == "32" else precision,
         )
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
+    except (RuntimeError, ValueError, ImportError, MisconfigurationException) as error:
         raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -113,6 +114,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
             raise UserError(f"{recipe.data} does not hold the tiles that {run} was started with: give the same data")
         (run / "moved.arrow").replace(run / "tiles.arrow")
     else:
+        (run / "skipped.csv").unlink(missing_ok=True)  # of a start that was refused
         _index(run / "tiles.arrow", recipe)
     write_atomically(stored, to_json(recipe))
 
@@ -240,7 +242,8 @@ def stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT) if current_thread() is main_thread() else ()  # others get none
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield asked
     finally:
