@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import scaling
-from colocate.base.distributed import Shuffle, first_of_all
+from colocate.base.distributed import Shuffle, as_in_first, first_of_all
 from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
 from colocate.core.views import Batch, View, sample_views
@@ -186,6 +186,12 @@ def mix_four(rank: int, port: int, folder: str) -> None:
         torch.save(shuffle.mixed(own), f"{folder}/{count}-{rank}.pt")
     assert int(first_of_all(torch.tensor((-1, 7, 5, -1)[rank]))) == 5
     assert int(first_of_all(torch.tensor(-1))) == -1
+    norm = torch.nn.BatchNorm2d(3)
+    norm(images)
+    own = norm.state_dict()["running_mean"].clone()
+    as_in_first(norm)
+    dist.broadcast(own, 0)
+    assert torch.equal(norm.state_dict()["running_mean"], own)
     dist.destroy_process_group()
 
 

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -52,6 +52,17 @@ def first_of_all(place: Tensor) -> Tensor:
     least = torch.where(place < 0, none, place)
     dist.all_reduce(least, dist.ReduceOp.MIN)
     return torch.where(least == none, -1, least)
+
+
+@torch.no_grad()
+def as_in_first(module: nn.Module) -> None:
+    """Give a module's buffers (the statistics of batch norms) the numbers of the first process."""
+    if world()[1] > 1:
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        numbers = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.broadcast(numbers, 0)
+        for buffer, own in zip(buffers, numbers.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(own.view_as(buffer))
 
 
 def leave() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from colocate.base.distributed import gather, world
+from colocate.base.distributed import as_in_first, gather, world
 from colocate.base.errors import UserError
 from colocate.core.matching import overlap
 from colocate.core.objectives import info_nce
@@ -137,6 +137,7 @@ class ConCL(Method):
         """The concept of each of the reference view's m cells, one-hot, and the rows and columns of its grid."""
         backbone = self.moco.key.encoder.backbone
         assert isinstance(backbone, Backbone)
+        as_in_first(backbone)  # whose state is what a checkpoint holds
         training = backbone.training
         backbone.eval()  # statistics as they stand: plain tiles must not move them
         grid = backbone.last_but_one(reference.images)
