@@ -128,8 +128,7 @@ class Nearest(Match):
 
     def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The partners."""
-        partner = to_device(self.partner, cells.device)
-        return cells.gather(1, partner[:, :, None].expand(-1, -1, cells.shape[2]))
+        return cells.take_along_dim(to_device(self.partner, cells.device)[:, :, None], 1)
 
 
 def overlap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from colocate.base.distributed import gather_with_gradient, to_device
@@ -68,8 +68,8 @@ class VICRegL(Method):
         if best is not None:
             chosen = match.best(best)
             weight = weight.gather(1, chosen)
-            chosen = to_device(chosen, cells.device)
-            cells, partners = _chosen(cells, chosen), _chosen(partners, chosen)
+            where = to_device(chosen, cells.device)[:, :, None]
+            cells, partners = cells.take_along_dim(where, 1), partners.take_along_dim(where, 1)
         weight = to_device(weight, cells.device)
         # A cell that the other view never saw has no partner: its own twin keeps variance and covariance what they are.
         partners = torch.where(weight[:, :, None] > 0, partners, cells)
@@ -82,10 +82,6 @@ class VICRegL(Method):
         """The variance and covariance terms of one side, over the batches of all processes."""
         x = gather_with_gradient(x)
         return self.config.variance * vicreg_variance(x) + self.config.covariance * vicreg_covariance(x)
-
-
-def _chosen(cells: Float[Tensor, "b n d"], chosen: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    return cells.gather(1, chosen[:, :, None].expand(-1, -1, cells.shape[2]))
 
 
 def build(config: VICRegLConfig, backbone: Backbone, forwards_per_step: int = 1) -> VICRegL:

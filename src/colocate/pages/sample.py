@@ -203,9 +203,7 @@ def read_run(run: Path) -> Shown:
     """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
     recipe, rows = read_saved(run)
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
-    config = recipe.encoder
-    initial = Backbone(config.backbone, config.output_stride, cell_stride=config.cell_stride)
-    initial.load_state_dict(build_backbone(recipe).state_dict())
+    config, initial = recipe.encoder, build_backbone(recipe)
     shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
     _, settling = shown.tiles(SETTLING)
     for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):

@@ -78,14 +78,13 @@ def write_scores(tables: Sequence[Table], out: Path) -> None:
                 "numbers": list(numbers(table)),
                 "facts": facts(table),
                 "dots": [dots(table, name) for name in table.headlines],
-                "against": table.against,
                 "sheets": list(_sheets(table)),
                 "images": images(table),
             }
             for table in tables
         ],
         footnote=FOOTNOTE,
-        wide=(NAMES_PX, SCALE_PX, WIDE_PX),
+        wide=WIDE_PX,
     )
     write_atomically(out / "table.png", png(draw(tables)))
 

@@ -52,7 +52,6 @@ def write_slides(out: Path) -> Path:
             heading=f"{counted(tiles, 'tile')} of {counted(len(slides), 'slide')}",
             summary=list(_summary(rows, len(failed), settings)),
             slides=part,
-            first=(number - 1) * ON_A_PAGE + 1,
             pages=[_page(other) for other in range(1, len(parts) + 1)],
             number=number,
             failed=[(name, path, reason) for name, (path, reason) in failed.items()] if number == 1 else [],
