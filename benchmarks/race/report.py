@@ -124,6 +124,6 @@ def draw(compared: dict[str, dict[str, Difference]], against: str, out: Path) ->
     axes.set_yticks(range(len(scores)), scores)
     axes.invert_yaxis()
     axes.set_xlabel(f"image Dice less {against} (points; 95 %: seeds and patients drawn)")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     figure.savefig(out, dpi=110)
     plt.close(figure)
