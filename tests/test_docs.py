@@ -17,13 +17,13 @@ from typing import Any
 import nbformat
 import pytest
 import tyro
-from nbclient import NotebookClient
 
 from colocate.cli.main import COMMANDS, main
 from colocate.training import loop
 from colocate.training.recipe import Recipe
 from colocate.training.recipes import find_recipe
 from tests.documented import FOUND, JUDGED, LOOKING, PAGES, ROOT, TUNED, blocks, commands, make_world
+from tests.notebooks import executed
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 TAUGHT = ("README.md", "docs/index.md", "docs/tutorials/", "docs/how-to/")  # where commands are not only read but run
@@ -219,7 +219,7 @@ def test_notebooks_run(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("STEPS, TILES = 2, 32"))
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    executed(notebook, resources={"metadata": {"path": str(tmp_path)}})
     assert path.stat().st_size < 300_000
 
 

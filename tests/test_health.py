@@ -11,7 +11,6 @@ import time
 import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 from colocate.core.geometry import Crop
 from colocate.core.views import Batch, View
@@ -19,6 +18,7 @@ from colocate.methods.method import Losses
 from colocate.models.encoder import Features
 from colocate.training.diagnostics import effective_rank, measure, warning, within_tile
 from colocate.training.journal import ProgressBar, Throughput
+from tests.notebooks import executed
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 
@@ -114,7 +114,7 @@ def test_a_notebook_shows_a_bar() -> None:
         "    for step in (1, 2, 3):\n"
         "        bar.show(step, {'loss': 0.5, 'pairs_per_s': 9.0, 'waiting': 0.0})\n"
     )
-    seen = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
+    seen = executed(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3")
     widget = seen.cells[0].outputs[0].data["application/vnd.jupyter.widget-view+json"]["model_id"]
     states = seen.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     (shown,) = states[widget]["state"]["outputs"]  # which is drawn over, not added to
