@@ -143,7 +143,12 @@ def check_utf8(path: str | Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
+        raise not_utf8(error) from None
+
+
+def not_utf8(error: UnicodeEncodeError) -> UserError:
+    """The error to raise for a file name that could not be encoded."""
+    return UserError(f"The file name {error.object!r} is not UTF-8: rename the file")
 
 
 def files_below(top: Path, endings: tuple[str, ...]) -> Iterator[str]:

@@ -51,8 +51,8 @@ def make_demo(
         write_phantom(phantom, tiles, size=size, mpp=mpp)
         _leave_out(phantom, held_out)
     recipe = replace(recipe or colocate_demo(), data=str(phantom / "pretrain.csv"), out=str(out / "run"))
-    a_step = recipe.batch * recipe.accumulate
     if recipe.steps is None:
+        a_step = recipe.batch * recipe.accumulate
         stored = out / "run" / "recipe.json"
         left = seconds - (time.monotonic() - began)
         steps = read_recipe(stored).steps if stored.is_file() else steps_that_fit(left, pairs_per_s(recipe), a_step)

@@ -8,8 +8,7 @@ from tyro.conf import Positional
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.models.backbones import load_backbone
-from colocate.training.checkpoint import Library, untrained
+from colocate.training.checkpoint import Library
 from colocate.training.checkpoint import export as write_for
 
 
@@ -22,8 +21,6 @@ def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -
         to: The library.
     """
     say(f"{write_for(run, to, out)}")
-    if note := untrained(load_backbone(run)):
-        say(f"note: {note}")
 
 
 def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | None = None) -> None:

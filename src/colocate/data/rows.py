@@ -14,6 +14,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int32
 
 from colocate.base.errors import UserError
+from colocate.base.files import not_utf8
 from colocate.base.tables import check_columns, column, pc, read_table
 from colocate.slides.listing import NAMES
 from colocate.slides.settings import check_mpp
@@ -84,7 +85,7 @@ def texts(values: Sequence[str]) -> pa.Array | pa.ChunkedArray:
             raise UserError(f"The file name {wrong!r} holds a zero byte: whatever lists it is damaged, make it again")
         return found
     except UnicodeEncodeError as error:
-        raise UserError(f"The file name {error.object!r} is not UTF-8: rename the file") from None
+        raise not_utf8(error) from None
 
 
 def numbered(column: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " n"], list[str]]:

@@ -163,9 +163,10 @@ def build(config: ConCLConfig, backbone: Backbone, forwards_per_step: int = 1) -
     Raises:
         UserError: cells of an earlier stage than the one that is clustered, which would learn nothing.
     """
-    if backbone.cell_stride is not None and backbone.stride < backbone.strides[-2]:
+    clustered = backbone.strides[-2:][0]  # of a ViT the only one
+    if backbone.cell_stride is not None and backbone.stride < clustered:
         raise UserError(
-            f"concl clusters the stage of stride {backbone.strides[-2]}, which learns nothing with --cell-stride "
-            f"{backbone.cell_stride}: give {backbone.strides[-2]}, or leave it out"
+            f"concl clusters the stage of stride {clustered}, which learns nothing with --cell-stride "
+            f"{backbone.cell_stride}: give {clustered}, or leave it out"
         )
     return ConCL(moco.build(config.moco, backbone, forwards_per_step), config)

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
-from colocate.base.text import grid
+from colocate.base.text import grid, say
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.training.recipe import Recipe, to_json
@@ -139,6 +139,8 @@ def export(run: str | Path, library: Library, out: str | Path) -> Path:
     if library not in get_args(Library):
         raise UserError(f"there is no export for {library!r}: there are {', '.join(get_args(Library))}")
     backbone, out = load_backbone(run), Path(out)
+    if note := _untrained(backbone):
+        say(f"note: {note}")
     if library == "huggingface":
         return _export_folder(backbone, out)
     tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
@@ -207,7 +209,7 @@ def _card(backbone: Backbone, size: int) -> str:
     said = str(data.get("licence", "not stated"))
     licence = said.lower().replace(" ", "-")
     named = [f"license: {licence}"] if licence in LICENCES else ["license: other", f"license_name: {json.dumps(said)}"]
-    mpp, note = facts.get("mpp"), untrained(backbone)
+    mpp, note = facts.get("mpp"), _untrained(backbone)
     how = ["pretrained=True"]
     if note:
         how += ["features_only=True", f"out_indices=[{backbone.strides.index(backbone.stride)}]"]
@@ -246,7 +248,7 @@ def _card(backbone: Backbone, size: int) -> str:
     )
 
 
-def untrained(backbone: Backbone) -> str | None:
+def _untrained(backbone: Backbone) -> str | None:
     """A sentence where a run took its cells from an earlier stage than the last."""
     if backbone.cell_stride in (None, backbone.strides[-1]):
         return None
