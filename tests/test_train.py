@@ -118,11 +118,16 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
-def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiles = write_tiles(tmp_path / "tiles")
+def table_of_two_sources(folder: Path) -> Path:
+    tiles = write_tiles(folder)
     rows = [f"{number:02}.png,{'small' if number < 2 else 'large'}\n" for number in range(20)]
     (tiles / "t.csv").write_text("path,source\n" + "".join(rows))
-    recipe = tiny_recipe(tiles / "t.csv", tmp_path / "whole", balance="sources")
+    return tiles / "t.csv"
+
+
+def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of_two_sources(tmp_path / "tiles")
+    recipe = tiny_recipe(table, tmp_path / "whole", balance="sources")
     views, seen = train.views_of, []
 
     def noting(*args: Any) -> Any:
@@ -211,9 +216,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiles = write_tiles(tmp_path / "tiles")
-    rows = [f"{number:02}.png,{'small' if number < 2 else 'large'}\n" for number in range(20)]
-    (tiles / "t.csv").write_text("path,source\n" + "".join(rows))
+    table = table_of_two_sources(tmp_path / "tiles")
     views, seen = train.views_of, []
 
     def noting(*args: Any) -> Any:
@@ -223,7 +226,7 @@ def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
         return batch
 
     monkeypatch.setattr(train, "views_of", noting)
-    pretrain(tiny_recipe(tiles / "t.csv", tmp_path / "run", balance="sources", steps=2))
+    pretrain(tiny_recipe(table, tmp_path / "run", balance="sources", steps=2))
     assert len(set(seen)) == len(seen) == 16
 
 

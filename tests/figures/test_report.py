@@ -82,6 +82,17 @@ def test_any_run_has_a_page_and_one_without_masks_no_probe(
     assert "know glands" not in (tmp_path / "plain.html").read_text()
 
 
+def test_a_page_without_the_weights_that_a_run_began_with(
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(plain_run, tmp_path / "run"))
+    saved = run / "recipe.json"
+    saved.write_text(saved.read_text().replace('"init": "random"', '"init": "gone.pth"'))
+    page = report(run).read_text()
+    assert "without the network before training: gone.pth: no such file" in capsys.readouterr().out
+    assert "by pretrained" in page and "by gone weights" not in page
+
+
 def test_a_page_named_as_a_picture_is_refused(
     plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

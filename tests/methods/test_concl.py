@@ -132,4 +132,6 @@ def test_what_it_cannot_do_without_is_named() -> None:
         replace(CONFIG, concepts=0)
     with pytest.raises(UserError, match=r"clusters the stage of stride 16, which learns nothing with --cell-stride 8"):
         CONFIG.build(Backbone("resnet18", cell_stride=8))
+    with pytest.raises(UserError, match="clusters the stage of stride 16"):
+        CONFIG.build(Backbone("resnet18", output_stride=16, cell_stride=8))
     CONFIG.build(Backbone("test_vit", cell_stride=16))  # whose blocks all have one stride

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from hashlib import sha256
 from pathlib import Path
+from zlib import crc32
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from PIL import Image
 
@@ -46,6 +50,22 @@ def test_grey_in_three_channels(tmp_path: Path) -> None:
 
 def test_one_bit(tmp_path: Path) -> None:
     assert read_mask(save(VALUES > 1, tmp_path / "m.png")).tolist() == [[0, 0, 255], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_two_and_four_bits_are_not_stretched(bits: int, tmp_path: Path) -> None:
+    few = VALUES % 2**bits
+    tifffile.imwrite(tmp_path / "m.tif", few, bitspersample=bits, photometric="minisblack")
+    packed = [int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2) for row in few]
+    rows = zlib.compress(b"".join(b"\0" + row[: -(-3 * bits // 8)] for row in packed))
+    header = struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(what)) + kind + what + struct.pack(">I", crc32(kind + what)) for kind, what in parts
+    ]
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    for ending in ("tif", "png"):
+        assert read_mask(tmp_path / f"m.{ending}").tolist() == few.tolist()
 
 
 def test_what_is_no_mask(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient
+from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient, stretch
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25
@@ -109,7 +109,8 @@ def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Itera
 def _codes(mask: Path) -> UInt8[np.ndarray, "h w"]:
     """The class of each pixel. Raises UserError if the file is damaged or holds anything else."""
     with opened(mask) as image:
-        codes = np.asarray(image)
+        step = stretch(image)
+        codes = np.asarray(image) // step
     if codes.ndim != 2 or codes.min() < 0 or codes.max() >= len(CLASSES):
         found = "colours" if codes.ndim != 2 else f"the class code {codes.max()}"
         raise UserError(f"{mask} holds {found}, but BCSS has class codes 0 to {len(CLASSES) - 1}: get it again")

@@ -118,6 +118,7 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
             transparent, has several pages, counts from white, is in floating point, or holds colours.
     """
     with opened(path) as image:
+        step = stretch(image)
         check_upright(image.getexif().get(ORIENTATION, 1), path)  # Pillow turns a TIFF when it reads its pixels
         if reason := _not_of_numbers(image):
             raise UserError(f"{path} {reason}: save the mask as one grey PNG of 8 or 16 bits, with 0 for none")
@@ -132,7 +133,13 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
         values = channels[0]
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise UserError(f"{path} holds {mode} pixels, not numbers: save the mask as grey with 8 or 16 bits")
-    return torch.from_numpy(values.astype(np.int32))
+    return torch.from_numpy(values.astype(np.int32) // step)
+
+
+def stretch(image: Image.Image) -> int:
+    """What Pillow multiplies values by, to stretch grey of 2 or 4 bits to 255; to be asked before pixels are read."""
+    raw = str(image.tile[0].args) if image.tile else ""
+    return 85 if "L;2" in raw else 17 if "L;4" in raw else 1
 
 
 def _not_of_numbers(image: Image.Image) -> str:

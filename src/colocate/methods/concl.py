@@ -163,7 +163,7 @@ def build(config: ConCLConfig, backbone: Backbone, forwards_per_step: int = 1) -
     Raises:
         UserError: cells of an earlier stage than the one that is clustered, which would learn nothing.
     """
-    clustered = backbone.strides[-2:][0]  # of a ViT the only one
+    clustered = backbone.strides_of_stages[-2]
     if backbone.cell_stride is not None and backbone.stride < clustered:
         raise UserError(
             f"concl clusters the stage of stride {clustered}, which learns nothing with --cell-stride "

@@ -154,10 +154,14 @@ class Backbone(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels a cell at each stage, finest first; of a ViT, whose blocks are all alike, only one."""
+        """The strides that stages have, finest first; of a ViT, whose blocks are all alike, only one."""
+        return tuple(sorted(set(self.strides_of_stages)))
+
+    @property
+    def strides_of_stages(self) -> list[int]:
+        """Pixels a cell at each stage, in their order; dilated ones have the stride of the one before."""
         info: Any = self.net.feature_info
-        strides = info.reduction() if hasattr(info, "reduction") else [stage["reduction"] for stage in info]
-        return tuple(sorted(set(strides)))
+        return info.reduction() if hasattr(info, "reduction") else [stage["reduction"] for stage in info]
 
     def stages(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The grid at the end of each stage, finest first, as `strides` lists them."""

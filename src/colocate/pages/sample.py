@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
+from colocate.base.text import say
 from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.data.loader import spaced
@@ -200,13 +201,20 @@ def read_saved(run: Path) -> tuple[Recipe, Rows]:
 
 
 def read_run(run: Path) -> Shown:
-    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen."""
+    """Read a run; both networks have batch-norm statistics of the same plain tiles, or their own if frozen.
+
+    The network before training is left out where its weights can no longer be had.
+    """
     recipe, rows = read_saved(run)
     index, trained = Index.open(run / "tiles.arrow"), load_backbone(run)
-    config, initial = recipe.encoder, build_backbone(recipe)
+    config, networks = recipe.encoder, {"pretrained": trained}
+    try:
+        networks = {f"{Path(config.init).stem} weights": build_backbone(recipe), **networks}
+    except UserError as error:
+        say(f"without the network before training: {error}")
     shown = Shown(run, recipe, rows, index, {}, view_px(recipe, index, trained.stride))
     _, settling = shown.tiles(SETTLING)
-    for name, network in ((f"{Path(config.init).stem} weights", initial), ("pretrained", trained)):
+    for name, network in networks.items():
         normalised = (settling, recipe.views.mean, recipe.views.std)
         shown.networks[name] = network.eval() if config.freeze_norm else settle_batch_norm(network, *normalised)
     return shown
