@@ -28,7 +28,7 @@ from colocate.prediction.outputs import class_colour
 from colocate.prediction.predict import PredictConfig, predict
 from colocate.prediction.predictor import UNSEEN, DeviceConfig, Predictor, predictor, windows_of_tissue
 from colocate.prediction.stitch import Windows
-from colocate.slides.listing import Listed
+from colocate.slides.listing import Listed, find_slides
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import find_tissue
@@ -95,6 +95,7 @@ def test_the_map_reads_back_and_its_regions_are_the_known_ones(
     assert sorted(path.name for path in out.iterdir()) == [
         f"slide{e}" for e in (".csv", ".geojson", ".json", ".png", ".tif")
     ]
+    assert [listed.name for listed in find_slides([tmp_path])] == ["slide"]  # the map is none
     assert predict(MAPPER, [Listed("slide", tmp_path / "slide.tif", mask=tmp_path / "all.png")], out, CONFIG) == Tally(
         0, 1, 0
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -138,7 +139,8 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
 
 def stretch(image: Image.Image) -> int:
     """What Pillow multiplies values by, to stretch grey of 2 or 4 bits to 255; to be asked before pixels are read."""
-    raw = str(image.tile[0].args) if image.tile else ""
+    tiles: Any = getattr(image, "tile", None)
+    raw = str(tiles[0].args) if tiles else ""
     return 85 if "L;2" in raw else 17 if "L;4" in raw else 1
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_utf8, files_below
+from colocate.base.files import check_utf8, files_below, read_json
 from colocate.base.tables import TABLES, as_text, check_columns, column, read_table
 from colocate.slides.readers import AMBIGUOUS, ENDINGS, PLAIN_ENDINGS, one_a_series, open_reader
 from colocate.slides.settings import check_mpp
@@ -117,13 +117,24 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
 def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give slides, folders of slides, or a table of them")
-    found = [folder / file for file in files_below(folder, ENDINGS)]
+    found = [path for file in files_below(folder, ENDINGS) if not _is_class_map(path := folder / file)]
     if not found:
         raise UserError(
             f"{folder} and its subfolders hold no slides: files ending in {', '.join(ENDINGS)} "
             f"(name others one by one: {', '.join(PLAIN_ENDINGS)})"
         )
     return one_a_series(found)
+
+
+def _is_class_map(path: Path) -> bool:
+    """Whether `colocate predict` wrote a file: it says so in a JSON file beside it."""
+    said = path.with_suffix(".json")
+    if path.suffix != ".tif" or not said.is_file():
+        return False
+    try:
+        return read_json(said)["settings"]["task"] == "semantics"
+    except (UserError, LookupError, TypeError):
+        return False
 
 
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
