@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
+from torch import Tensor
 
 from colocate.prediction.image import ClassMap, Objects, look_over
 from colocate.prediction.predict import predict
@@ -49,6 +53,20 @@ def test_every_pixel_has_its_class(ids: np.ndarray) -> None:
     truth = np.where(ids > 0, 1 + ids % 2, 0)
     assert np.array_equal(found.classes, truth) and found.names == MAPPER.classes
     assert np.allclose(found.confidence, (200 + truth) / 255)
+
+
+def test_a_small_image_is_not_seen_among_white(ids: np.ndarray, tmp_path: Path) -> None:
+    sides: list[int] = []
+
+    def look(windows: Tensor, tissue: Tensor | None) -> Sequence[Any]:
+        sides.append(windows.shape[-1])
+        return FINDER.look(windows, tissue)
+
+    watched = replace(FINDER, look=look)
+    small, large = (look_over(watched, ids_as_tissue(ids), (side, 0)) for side in (1024, 320))
+    predict(watched, [slide_of(tmp_path, ids)], tmp_path / "out", replace(CONFIG, window=1024, overlap=256))
+    assert sides == [320, 320, 320]
+    assert all(map(np.array_equal, small, large))
 
 
 @pytest.mark.parametrize("scale", [2, 0.5])

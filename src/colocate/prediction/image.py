@@ -22,7 +22,7 @@ from colocate.evaluation.saved import SavedModel
 from colocate.evaluation.saved import load_model as read_model
 from colocate.prediction.predict import PredictConfig
 from colocate.prediction.predictor import DeviceConfig, Predictor, predictor
-from colocate.prediction.stitch import Window, Windows, merge, pieces
+from colocate.prediction.stitch import Window, Windows, merge, pieces, windows_over
 from colocate.slides.settings import check_mpp
 
 
@@ -135,7 +135,7 @@ def look_over(
     """
     height, width = image.shape[:2]
     wide, high = (max(1, math.ceil(round(length / scale, 6))) for length in (width, height))
-    grid = Windows(wide, high, *windows)
+    grid = windows_over(wide, high, *windows)
     found = _labelled(model, image if scale == 1 else _resized(image, wide, high, scale), grid, batch)
     if model.task == "instances":
         merged = merge(grid, [piece for window, labels in found for piece in pieces(grid, window, labels)])

@@ -20,16 +20,15 @@ from colocate.base.errors import TileError, UserError
 from colocate.prediction.class_map import ClassMap
 from colocate.prediction.outputs import Marker, Outlined, beside, regions, write_outlines
 from colocate.prediction.predictor import DeviceConfig, Predictor, read_regions, windows_of_tissue
-from colocate.prediction.stitch import Window, Windows, merge, pieces
+from colocate.prediction.stitch import STRIDE_PX, Window, Windows, merge, pieces, windows_over
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
-VERSION = 7  # of predictions; to be raised when the same settings would give others
+VERSION = 8  # of predictions; to be raised when the same settings would give others
 WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
-STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class PredictConfig:
     """Settings of prediction."""
 
     window: int | None = None
-    """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes."""
+    """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes. A
+    smaller picture is one window of its own size."""
     overlap: int | None = None
     """How much neighbouring windows share, in px; None: a quarter of the window."""
     score: float = 0.5
@@ -126,7 +126,7 @@ class _Runner:
         scale = mpp / slide.mpp
         tissue = find_tissue(slide, listed.mask)
         width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
-        windows = Windows(width, height, self.side, self.overlap)
+        windows = windows_over(width, height, self.side, self.overlap)
         places = windows_of_tissue(windows, tissue, scale)
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
@@ -144,10 +144,10 @@ class _Runner:
         self, slide: Slide, tissue: Tissue, places: Sequence[Window], mpp: float, meter: Meter
     ) -> Iterator[tuple[Window, Any]]:
         """Iterate over windows and what is found in them; only what is read ahead is in memory."""
-        scale = mpp / slide.mpp
+        scale, side = mpp / slide.mpp, places[0].side
         corners = np.array([(window.left, window.top) for window in places]) * scale
-        rest, device, within = iter(places), self.config.device, np.arange(self.side) + 0.5
-        for images in read_regions(slide, corners, self.side, mpp, device.batch, device.readers):
+        rest, device, within = iter(places), self.config.device, np.arange(side) + 0.5
+        for images in read_regions(slide, corners, side, mpp, device.batch, device.readers):
             some = list(islice(rest, len(images)))
             on = [tissue.at((window.left + within) * scale, (window.top + within) * scale) for window in some]
             yield from zip(some, self.predictor.look(images.contiguous(), torch.from_numpy(np.stack(on))), strict=True)

@@ -95,6 +95,19 @@ class Windows:
         )
 
 
+STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
+
+
+def windows_over(width: int, height: int, side: int, overlap: int) -> Windows:
+    """Windows over a picture; where one would show all of it and more, a window just as large as it needs to be.
+
+    >>> windows_over(200, 90, side=1024, overlap=256).side
+    224
+    """
+    whole = max(64, -(-max(width, height) // STRIDE_PX) * STRIDE_PX)
+    return Windows(width, height, whole, 0) if whole < side else Windows(width, height, side, overlap)
+
+
 class Piece(NamedTuple):
     """An object as one window saw it."""
 
