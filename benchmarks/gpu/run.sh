@@ -43,8 +43,8 @@ halve(Path('$pack/race/glas'), Path('$pack/race/glas-half'))"
     step 540 "$name" "$python" $race $arm $quick &
   done
   wait
-  grep -hE "linear" "$out"/race-*.txt > "$out/race.txt"
-  tail -n 3 "$out"/race-*.txt > "$out/race-ends.txt"
+  grep -hE "linear.*linear" "$out"/race-*.txt > "$out/race.txt"
+  tail -n 7 "$out"/race-*.txt > "$out/race-ends.txt"
   find "$out" -name 'race-*.txt' ! -name race-ends.txt -delete
 fi
 echo "[$((SECONDS - began)) s] done"; ls -la "$out"

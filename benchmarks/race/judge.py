@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.race.pack import FOLDS
+from benchmarks.race.report import mean
 from colocate.base.errors import UserError
 from colocate.core.matching import overlap
 from colocate.core.settings import ViewConfig
@@ -56,16 +57,20 @@ class Track:
         """The judged cases, by score; `quick` leaves fine-tuning out."""
         glas, half, ebhi = (Labelled.open(self.folder / name) for name in ("glas", "glas-half", "ebhi"))
         near, far = (self.look(candidate, glas, seed, mpp) for mpp in (None, MPP))
-        found = {
-            "glas linear": self.linear(far, glas, "patients", seed),
-            "glas linear, 5 images": self.linear(far, glas, "patients", seed, few=5),
-            "glas linear, 0.62 um": self.linear(near, glas, "patients", seed),
-            "ebhi linear": self.linear(self.look(candidate, ebhi, seed, None), ebhi, "cases", seed, most=300),
+        judges: dict[str, Callable[[], list[Record]]] = {
+            "glas linear": lambda: self.linear(far, glas, "patients", seed),
+            "glas linear, 5 images": lambda: self.linear(far, glas, "patients", seed, few=5),
+            "glas linear, 0.62 um": lambda: self.linear(near, glas, "patients", seed),
+            "ebhi linear": lambda: self.linear(self.look(candidate, ebhi, seed, None), ebhi, "cases", seed, most=300),
         }
         if not quick:
-            found["glas U-Net"] = self.fine_tuned(candidate, half, seed, every=1)
-            found["glas U-Net, 10 %"] = self.fine_tuned(candidate, half, seed, every=FEW)
-        return {score: _by_case(records) for score, records in found.items()}
+            judges["glas U-Net"] = lambda: self.fine_tuned(candidate, half, seed, every=1)
+            judges["glas U-Net, 10 %"] = lambda: self.fine_tuned(candidate, half, seed, every=FEW)
+        found = {}
+        for score, judged in judges.items():
+            found[score] = _by_case(judged())
+            print(f"{score} {mean(found[score]):.1f}", flush=True)  # where time is short, what is known by its end
+        return found
 
     def look(self, candidate: Candidate, data: Labelled, seed: int, mpp: float | None) -> Look:
         """A candidate's frozen cells of stride 16, each image's made once."""
