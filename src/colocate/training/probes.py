@@ -67,7 +67,8 @@ def nearest_neighbour_probe(
     labels = cell_labels(train_masks, grid)
     queries = cell_features(backbone, test_images, mean, std, batch)
     truth = cell_labels(test_masks, grid)
-    share = neighbour_vote(features.flatten(0, 2), labels.flatten(), queries.flatten(0, 2), k)
+    positive = labels.flatten().to(features)[:, None]
+    share = neighbour_shares(features.flatten(0, 2), positive, queries.flatten(0, 2), k)
     predicted = (share > 0.5).view(truth.shape)
     pooled = dice(predicted.flatten()[None], truth.flatten()[None]).item()
     each = dice(predicted.flatten(1), truth.flatten(1)).mean().item()
@@ -101,22 +102,16 @@ def cell_labels(masks: Bool[Tensor, "n h w"], grid: tuple[int, int]) -> Bool[Ten
     return F.adaptive_avg_pool2d(masks.to(torch.float64)[:, None], grid)[:, 0] > 0.5
 
 
-def neighbour_vote(
-    memory: Float[Tensor, "m c"], labels: Bool[Tensor, " m"], queries: Float[Tensor, "q c"], k: int
-) -> Float[Tensor, " q"]:
-    """The share of positive labels among each query's k most similar (cosine) remembered vectors.
-
-    >>> memory = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
-    >>> neighbour_vote(memory, torch.tensor([True, True, False]), torch.tensor([[5.0, 1.0], [0.0, 2.0]]), k=2)
-    tensor([1.0000, 0.5000])
-    """
-    return neighbour_shares(memory, labels.to(memory)[:, None], queries, k)[:, 0]
-
-
 def neighbour_shares(
     memory: Float[Tensor, "m c"], shares: Float[Tensor, "m j"], queries: Float[Tensor, "q c"], k: int, chunk: int = 1024
 ) -> Float[Tensor, "q j"]:
-    """The mean of `shares` over each query's k most similar (cosine) remembered vectors."""
+    """The mean of `shares` over each query's k most similar (cosine) remembered vectors.
+
+    >>> memory, positive = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([[1.0], [1.0], [0.0]])
+    >>> neighbour_shares(memory, positive, torch.tensor([[5.0, 1.0], [0.0, 2.0]]), k=2)
+    tensor([[1.0000],
+            [0.5000]])
+    """
     table = F.normalize(memory, dim=1)
     means = [shares[(part @ table.T).topk(k).indices].mean(1) for part in F.normalize(queries, dim=1).split(chunk)]
     return torch.cat(means) if means else shares.new_zeros(0, shares.shape[1])
