@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as coco
 from shapely.geometry.base import BaseGeometry
 
@@ -177,10 +177,25 @@ def outline(mask: Bool[np.ndarray, "h w"], top: int = 0, left: int = 0) -> BaseG
     >>> shape.area, shape.bounds
     (6.0, (0.0, 10.0, 3.0, 12.0))
     """
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(steps == 1)  # each row's runs of pixels
-    ends = np.nonzero(steps == -1)[1]
-    return shapely.union_all(shapely.box(left + starts, top + rows, left + ends, top + rows + 1)).simplify(0)
+    (y, left_end, right_end), (x, upper_end, lower_end) = _borders(mask), _borders(mask.T)
+    ends = [np.stack([left_end, y, right_end, y], 1), np.stack([x, upper_end, x, lower_end], 1)]
+    borders: Any = shapely.linestrings(np.concatenate(ends).reshape(-1, 2, 2).astype(float))
+    faces = shapely.get_parts(shapely.polygonize(borders))  # of pixels that are set, and holes
+    rings = shapely.get_exterior_ring(faces)
+    start, corner = (shapely.get_coordinates(shapely.get_point(rings, number)) for number in (0, 1))
+    ahead = np.sign(corner - start)
+    inwards = np.stack([-ahead[:, 1], ahead[:, 0]], 1) * np.where(shapely.is_ccw(rings), 1, -1)[:, None]
+    column, row = (start + (ahead + inwards) / 2).astype(int).T  # a pixel of each face
+    parts = [*shapely.transform(faces[mask[row, column]], lambda points: np.add(points, (left, top)))]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _borders(mask: Bool[np.ndarray, "h w"]) -> tuple[Int64[np.ndarray, " n"], ...]:
+    """Each straight stretch of border between rows: the row below it, and the columns from which and up to which."""
+    step = np.diff(np.pad(mask, 1).astype(np.int8), axis=0)
+    turns = np.diff(step, axis=1) != 0
+    row, first = np.nonzero(turns & (step[:, 1:] != 0))
+    return row, first, np.nonzero(turns & (step[:, :-1] != 0))[1]
 
 
 def bevelled(shape: BaseGeometry) -> BaseGeometry:
