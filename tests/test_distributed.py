@@ -213,7 +213,7 @@ def count_sent(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=4)
-    exchange, gather, sent = dist.all_to_all_single, dist.all_gather_into_tensor, {"exchanged": 0.0, "gathered": 0.0}
+    exchange, gather, sent = dist.all_to_all_single, dist.all_gather_single, {"exchanged": 0.0, "gathered": 0.0}
 
     def exchanging(output: Tensor, own: Tensor, group: Any = None) -> None:
         members = dist.get_world_size(group)
@@ -224,7 +224,7 @@ def count_sent(rank: int, port: int, folder: str) -> None:
         sent["gathered"] += own.nbytes * 3
         gather(output, own)
 
-    dist.all_to_all_single, dist.all_gather_into_tensor = exchanging, gathering
+    dist.all_to_all_single, dist.all_gather_single = exchanging, gathering
     method = build_method(tiny_recipe(Path(), Path(), method=METHODS["plm"]))
     tiles = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
     losses = method(sample_views(tiles, ViewConfig(size=64)))
@@ -263,6 +263,7 @@ def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: str) -> Non
     )
     done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "deprecated" not in done.stderr
     assert [row["step"] for row in read_journal(run)] == [2, 4]
     state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
     assert int(state["method"]["past_wholes.position"]) == 32  # both processes' keys, four times

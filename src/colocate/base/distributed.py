@@ -79,7 +79,8 @@ def gather(x: Tensor) -> Tensor:
         return x.detach()
     x = x.detach().contiguous()
     everyone = x.new_empty(processes * len(x), *x.shape[1:])
-    dist.all_gather_into_tensor(everyone, x)
+    collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
+    collect(everyone, x)
     return everyone
 
 

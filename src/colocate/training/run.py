@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,6 +56,8 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     gpus = torch.cuda.device_count() if machine.accelerator != "cpu" else 1
     several = nodes > 1 or (gpus if devices == "auto" else int(devices)) > 1
+    # Its successor is not in all versions of torch that we take, and sends buffers once.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     try:
         fabric = Fabric(
             accelerator=machine.accelerator,
