@@ -44,7 +44,7 @@ halve(Path('$pack/race/glas'), Path('$pack/race/glas-half'))"
   done
   wait
   grep -hE "linear.*linear" "$out"/race-*.txt > "$out/race.txt"
-  tail -n 7 "$out"/race-*.txt > "$out/race-ends.txt"
+  tail -n 12 "$out"/race-*.txt > "$out/race-ends.txt"
   find "$out" -name 'race-*.txt' ! -name race-ends.txt -delete
 fi
 echo "[$((SECONDS - began)) s] done"; ls -la "$out"
