@@ -163,6 +163,12 @@ def test_an_arm_goes_from_tiles_to_a_row(
     assert (tmp_path / "race.png").stat().st_size > 5000
     assert "| colocate steps=2 | 2 | 16 |" in capsys.readouterr().out
     assert main([*told, "plm"]) == 2
+    vit = ["--network", "vit_small_patch16_224"]
+    for arm in ("random", "colocate"):
+        assert main(["run", arm, *places, *vit, "--quick"]) == 0
+    assert main([*told, "random", *vit]) == 0
+    assert "| colocate | 1 | 32 |" in capsys.readouterr().out
+    assert main(["run", "imagenet", *places, *vit]) == 2
     assert main(["run", "imagine", *places]) == 2
     # Weights of a file are judged as the run is that they come from.
     weights = load_file(tmp_path / "smoke-random" / "colocate_steps=2-0" / "backbone.safetensors")

@@ -21,10 +21,11 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.commands import dispatch
-from benchmarks.race.arms import BUDGETS, LITE0, NOTHING, imagenet_weights, recipe_of
+from benchmarks.race.arms import BUDGETS, NETWORKS, NOTHING, imagenet_weights, recipe_of
 from benchmarks.race.judge import Track, cells_health
 from benchmarks.race.pack import pack
 from benchmarks.race.report import mean, report
+from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.evaluation.candidates import find_candidate
 from colocate.training.loop import pretrain
@@ -38,6 +39,7 @@ def run(
     race: Path = Path("carry/race"),
     work: Path = Path("carry/work"),
     init: Literal["random", "imagenet"] = "random",
+    network: str | None = None,
     budget: Literal["smoke", "cpu", "gpu"] = "cpu",
     seed: int = 0,
     test: bool = False,
@@ -54,6 +56,7 @@ def run(
         race: The folder that `pack` made.
         work: Where runs lie.
         init: Start from random weights (ResNet-18) or from ImageNet's (EfficientNet-Lite0).
+        network: Another network than ResNet-18, of timm's, from random weights.
         budget: smoke, cpu (a core for half an hour) or gpu.
         seed: Of pretraining and of judging.
         test: Judge by the test patients: once an arm, when all is chosen.
@@ -65,26 +68,30 @@ def run(
     began, code = time.perf_counter(), _code()
     size = BUDGETS[budget].size
     wants_imagenet = init == "imagenet" or arm == "imagenet"
+    if network and wants_imagenet:
+        raise UserError("--network is of random weights: ImageNet's at hand are EfficientNet-Lite0's")
+    usual = NETWORKS["imagenet" if wants_imagenet else "random"]
+    network = network or usual
     weights = imagenet_weights(race / "imagenet.safetensors") if wants_imagenet else None
     label = " ".join([arm, *changes])
     recipe: Recipe | None = None
     track = Track(race, test)
     if "=" in arm:
-        candidate, network = find_candidate(arm, "resnet18"), "resnet18"
+        candidate = find_candidate(arm, network)
         label = candidate.label
     elif arm in NOTHING:
-        network = LITE0 if wants_imagenet else "resnet18"
         candidate = find_candidate(f"{arm}={weights or 'random'}", network)
         candidate = replace(candidate, mean=(0.5,) * 3, std=(0.5,) * 3) if weights else candidate
         candidate = track.supervised(candidate, seed) if arm == "supervised" else candidate
     else:
-        place = work / f"{budget}-{init}" / f"{label.replace(' ', '_').replace('/', '-')}-{seed}"
-        recipe = recipe_of(arm, BUDGETS[budget], seed, race / "tiles", place, weights)
+        start = init if network == usual else network
+        place = work / f"{budget}-{start}" / f"{label.replace(' ', '_').replace('/', '-')}-{seed}"
+        recipe = recipe_of(arm, network, BUDGETS[budget], seed, race / "tiles", place, weights)
         words = [word for change in changes for word in _option(change)]
         recipe = tyro.cli(Recipe, default=recipe, args=words, config=(tyro.conf.AvoidSubcommands,))
         pretrain(recipe, resume=True)
         candidate = find_candidate(f"{arm}={place}")
-        network, size = candidate.architecture, recipe.views.size
+        size = recipe.views.size
     trained = time.perf_counter()
     index = Index.build(race / "tiles", work / f"tiles-{os.getpid()}.arrow")
     row: dict[str, Any] = {

@@ -16,6 +16,8 @@ from colocate.training.recipe import EncoderConfig, MachineConfig, Precision, Re
 from colocate.training.recipes import PAPER, find_recipe, small
 
 LITE0 = "tf_efficientnet_lite0"
+NETWORKS = {"random": "resnet18", "imagenet": LITE0}
+"""What arms train, by where they start; from random weights others can be asked for."""
 NOTHING = ("random", "imagenet", "supervised")
 """Arms without a pretraining."""
 
@@ -38,7 +40,9 @@ BUDGETS = {
 }
 
 
-def recipe_of(name: str, budget: Budget, seed: int, tiles: Path, out: Path, weights: Path | None) -> Recipe:
+def recipe_of(
+    name: str, network: str, budget: Budget, seed: int, tiles: Path, out: Path, weights: Path | None
+) -> Recipe:
     """The recipe of an arm, from random weights or, with a file of them, from ImageNet's.
 
     All arms share tiles, views, optimiser, batch and steps, and take cells from the stage of stride 16. From ImageNet
@@ -49,9 +53,9 @@ def recipe_of(name: str, budget: Budget, seed: int, tiles: Path, out: Path, weig
         recipe = small(recipe)
     from_imagenet = weights is not None
     look = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if from_imagenet else {}
-    encoder = EncoderConfig("resnet18", cell_stride=16)
+    encoder = EncoderConfig(network, cell_stride=16)
     if from_imagenet:
-        encoder = EncoderConfig(LITE0, cell_stride=16, freeze_stride=4, freeze_norm=True, init=str(weights))
+        encoder = replace(encoder, freeze_stride=4, freeze_norm=True, init=str(weights))
     return replace(
         recipe,
         encoder=encoder,

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.race.arms import NETWORKS
 from colocate.base.errors import UserError
 
 Row = dict[str, Any]
@@ -24,6 +25,7 @@ def report(
     *,
     judged: str = "valid",
     init: str = "random",
+    network: str | None = None,
     budget: str = "cpu",
     against: str = "moco-v2",
     picture: Path | None = None,
@@ -34,15 +36,14 @@ def report(
         rows: The file of rows.
         judged: valid (folds of the training patients) or test.
         init: Arms that started from random weights, or from imagenet's.
+        network: That of the arms: ResNet-18 from random weights, EfficientNet-Lite0 from ImageNet's.
         budget: The budget of the arms; those that are judged as they are stand beside them.
         against: The arm that others are compared with.
         picture: A PNG of the differences and their intervals.
     """
-    wanted = [
-        row
-        for line in rows.read_text().splitlines()
-        if (row := json.loads(line))["judged"] == judged and row["init"] == init and row["budget"] == budget
-    ]
+    network = network or NETWORKS[init]
+    asked = {"judged": judged, "init": init, "network": network, "budget": budget}
+    wanted = [row for row in map(json.loads, rows.read_text().splitlines()) if asked.items() <= row.items()]
     arms: dict[str, dict[int, Row]] = defaultdict(dict)
     for row in wanted:
         arms[row["arm"]][row["seed"]] = row  # a later row of the same arm and seed counts
