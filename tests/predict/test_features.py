@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,8 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(
     before = (tmp_path / "slide.h5").stat().st_mtime_ns
     assert features(run, [slide, other], tmp_path, replace(CONFIG, device=replace(CPU, batch=3))) == Tally(1, 1, 0)
     assert (tmp_path / "slide.h5").stat().st_mtime_ns == before
-    (tmp_path / "other.h5").unlink()
+    for name in ("other.h5", "other.png"):
+        (tmp_path / name).unlink()
     for config in (replace(CONFIG, of="cells"), replace(CONFIG, mpp=1.1), replace(CONFIG, size=128)):
         with pytest.raises(UserError, match=r"slide.h5 is of other settings \((of|mpp|size) .*--out"):
             features(run, [other, slide], tmp_path, config)
@@ -187,6 +189,23 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(
     (tmp_path / "slide.h5").write_bytes(b"text")
     with pytest.raises(UserError, match=r"slide.h5 is no file of colocate's features"):
         features(run, [slide], tmp_path, CONFIG)
+
+
+def test_a_picture_of_the_users_is_left_alone_and_one_of_ours_made_up_for(
+    slide: Listed, run: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, vectors = tmp_path / "slide.png", tmp_path / "slide.h5"
+    picture.write_text("a thumbnail")
+    with pytest.raises(UserError, match=r"slide\.png is there, and no features that it shows: choose"):
+        features(run, [slide], tmp_path, CONFIG)
+    assert picture.read_text() == "a thumbnail" and not vectors.exists()
+    picture.unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("colocate.prediction.features.draw_components", lambda *_: signal.raise_signal(signal.SIGINT))
+        features(run, [slide], tmp_path, CONFIG)
+    before = vectors.stat().st_mtime_ns
+    assert features(run, [slide], tmp_path, CONFIG) == Tally(1, 0, 0)
+    assert picture.exists() and vectors.stat().st_mtime_ns == before
 
 
 def test_slides_that_fail_are_listed_and_the_others_go_on(

@@ -107,6 +107,17 @@ def test_codecs_that_openslide_lacks_are_named(tmp_path: Path, syntax: str) -> N
         Slide.open(tmp_path / "b1.2.9.dcm")
 
 
+def test_a_series_that_is_referred_to_is_not_the_files_own(tmp_path: Path) -> None:
+    refers = element(0x8, 0x1115, "SQ", [element(0x20, 0xE, "UI", "1.2.77")])
+    for series in ("1.2.9", "1.2.10"):
+        write_slide(tmp_path, series=series)
+    for path in tmp_path.iterdir():
+        data = path.read_bytes()
+        place = data.index(pack("<HH", 0x20, 0xD))
+        path.write_bytes(data[:place] + refers + data[place:])
+    assert [slide.name for slide in find_slides([tmp_path])] == ["a1.2.10", "a1.2.9"]
+
+
 def test_a_folder_lists_each_series_once(tmp_path: Path) -> None:
     for folder, series in (("x", "1.2.9"), ("x", "1.2.10"), ("y", "1.2.9")):
         (tmp_path / folder).mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from PIL import Image
 from colocate.base.errors import TileError
 from colocate.data.decode import decode
 from colocate.slides.slide import Slide
+from colocate.slides.tiff import Tiff
 from tests.phantom_slide import painted
 
 MAIN, LABEL, THUMB = painted(200, 120), painted(64, 64), painted(50, 30)
@@ -69,6 +70,48 @@ def test_a_stack_of_many_pages_says_so(tmp_path: Path) -> None:
             file.write(THUMB, photometric="rgb", metadata=None)
     with pytest.raises(TileError, match=r"many\.tif holds over 100 pages.*: save the one that is meant"):
         Slide.open(tmp_path / "many.tif")
+
+
+@pytest.mark.parametrize("said", ["0.2521", "0,2521", "2.521e-1", "2.521E-01"])
+def test_aperio_writes_its_resolution_in_several_ways(tmp_path: Path, said: str) -> None:
+    description = f"Aperio Image Library v12.0.15\r\n200x120 |AppMag = 40|MPP = {said}|Left = 25.69"
+    tifffile.imwrite(tmp_path / "a.tif", MAIN, photometric="rgb", tile=(32, 48), description=description, metadata=None)
+    assert Tiff(tmp_path / "a.tif").mpp == (0.2521, 0.2521)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("\u00b5m", 1), ("\u03bcm", 1), ("um", 1), ("nm", 1e-3), ("Å", 1e-4)])
+def test_ome_names_its_units_in_several_ways(tmp_path: Path, unit: str, factor: float) -> None:
+    sides = {"PhysicalSizeX": 0.5 / factor, "PhysicalSizeY": 0.5 / factor}
+    units = {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", MAIN, photometric="rgb", metadata=sides | units)
+    assert Slide.open(tmp_path / "a.ome.tif").mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("first", ["larger", "smaller"])
+def test_smaller_pages_of_another_scene_are_no_levels(tmp_path: Path, first: str) -> None:
+    other = 255 - painted(160, 96)  # of the same shape, so that sizes alone do not tell
+    scenes = {"larger": (MAIN, MAIN[::2, ::2]), "smaller": (other, other[::2, ::2], other[::4, ::4])}
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        for name in sorted(scenes, key=lambda name: name != first):
+            for place, pixels in enumerate(scenes[name]):
+                file.write(
+                    np.ascontiguousarray(pixels),
+                    photometric="rgb",
+                    subfiletype=int(place > 0),
+                    tile=(32, 48),
+                    metadata=None,
+                )
+    slide = Slide.open(tmp_path / "two.tif", 0.5)
+    assert slide.sizes == ((200, 120), (100, 60)) and np.array_equal(slide.read(0, 0, 100, 60, 1.0), MAIN[::2, ::2])
+
+
+def test_a_stack_in_one_page_is_refused(tmp_path: Path) -> None:
+    """As ImageJ and tifffile write large ones: only the first picture has a page."""
+    tifffile.imwrite(tmp_path / "z.tif", np.stack([MAIN[..., 0]] * 5), photometric="minisblack", truncate=True)
+    with pytest.raises(TileError, match=r"z\.tif holds a stack in one page: save the picture that is meant"):
+        Slide.open(tmp_path / "z.tif", 0.5)
+    tifffile.imwrite(tmp_path / "one.tif", MAIN[None], photometric="rgb", truncate=True)
+    assert Slide.open(tmp_path / "one.tif", 0.5).sizes == ((200, 120),)
 
 
 def test_tags_that_are_not_there_say_nothing(tmp_path: Path) -> None:

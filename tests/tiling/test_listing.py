@@ -54,6 +54,12 @@ def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
     assert named(tmp_path, tmp_path / "one") == ["one/s", "two/s.svs", "two/s.tif"]
 
 
+def test_blanks_around_a_name_are_none_of_it(tmp_path: Path) -> None:
+    """Tables are read without them, and would name another slide."""
+    touch(tmp_path, "Case 12 .svs", " x/s.svs", "s .svs", "s.svs")
+    assert named(tmp_path) == ["Case 12", "s .svs", "s.svs", "x/s"]
+
+
 def test_a_folder_without_slides_says_what_they_look_like(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{number}.docx" for number in range(500)))
     with pytest.raises(UserError, match=r"hold no slides: files ending in \.svs"):
@@ -99,6 +105,8 @@ def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
         ("path,mpp\na.svs,fine\n", "`mpp` holds string, not double .*fine"),
         ("path,slide\na.svs,../up\n", "no name for a slide"),
         ("path,slide\n,x\n", "has no path"),
+        ("path,slide\na.svs,x\nb\0.svs,y\n", "line 3 holds a zero byte"),
+        ('path,slide\na.svs,x\n"b.svs,y\nc.svs,z\n', "line 3 has a quote that is not closed"),
         ("path,MPP\na.svs,0.25\n", "has a column `MPP`: write it `mpp`"),
     ],
 )

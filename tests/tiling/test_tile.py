@@ -133,6 +133,14 @@ def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
         tile(find_slides([slides]), whole, replace(CONFIG, size=32))
 
 
+@pytest.mark.parametrize("name", ["slides.csv", "manifest.parquet", "failed.csv", "index.html"])
+def test_files_of_others_are_not_written_over(slides: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UserError, match=rf"{name} is there and not by `colocate tile`: choose another OUT"):
+        tile(find_slides([slides]), tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "years of work"
+
+
 def test_a_slide_that_was_replaced_is_cut_again(slides: Path, tmp_path: Path) -> None:
     own = tmp_path / "slides"
     shutil.copytree(slides, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_the_users_word_counts(tmp_path: Path) -> None:
         tissue = find_tissue(slide, tmp_path / name)
         assert share(tissue, 200, 100, 200, 200) == pytest.approx(1, abs=0.01)
         assert share(tissue, 0, 0, 800, 400) == pytest.approx(200 * 200 / (800 * 400), rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F", "P", "RGB", "LA", "RGBA"])
+def test_all_that_is_not_black_is_tissue_however_dark(tmp_path: Path, mode: str) -> None:
+    """Label masks: 1 in grey, in the red channel or of a palette is as good as 255."""
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+    dark: Any = {"I;16": 1, "F": 0.25, "P": 1, "RGB": (1, 0, 0), "LA": (1, 255), "RGBA": (0, 0, 1, 255)}.get(mode, 1)
+    mask = Image.new(mode, (80, 40), {"LA": (0, 255), "RGBA": (0, 0, 0, 255)}.get(mode, 0))
+    mask.paste(dark, (20, 10, 40, 30))
+    if mode == "P":
+        mask.putpalette([0, 0, 0, 0, 1, 0])
+    mask.save(tmp_path / "own.tif")
+    tissue = find_tissue(slide, tmp_path / "own.tif")
+    assert share(tissue, 200, 100, 200, 200) == 1 and share(tissue, 0, 0, 800, 400) == 200 * 200 / (800 * 400)
 
 
 def test_bounds_shift_what_qupath_drew(tmp_path: Path) -> None:

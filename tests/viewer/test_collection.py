@@ -56,11 +56,27 @@ def moved(world: World, tmp_path: Path) -> list[Path]:
 def test_a_slide_that_has_moved_is_known_by_its_file(world: World, tmp_path: Path) -> None:
     results = moved(world, tmp_path)
     assert counts(collect([world.slides, *results])) == [[1, 1, 1]]
-    write_pyramid(tmp_path / "others" / "phantom.tif", painted(60, 50), 1.0, 1)  # of the same name, but not as long
-    found = collect([tmp_path / "others", *results[1:]])
-    assert counts(found) == [[0, 0, 0]] and len(found.notes) == 2
+    write_pyramid(tmp_path / "others" / "phantom.tif", painted(60, 50), 0.5, 1)  # of the same name, but not as long
+    found = collect([tmp_path / "others", *results])
+    assert counts(found) == [[0, 0, 0]] and len(found.notes) == 3 and found.slides[0].listed.mpp is None
     with pytest.raises(UserError, match=r"its slide .*gone/phantom\.tif is not there; give the slide as well"):
-        collect(results[1:])
+        collect(results)
+
+
+def test_what_was_made_of_a_file_that_has_changed_is_left_out(world: World, tmp_path: Path) -> None:
+    results = moved(world, tmp_path)
+    write_pyramid(tmp_path / "gone" / "phantom.tif", painted(60, 50), 0.5, 1)
+    found = collect([tmp_path / "gone", *results])
+    assert counts(found) == [[0, 0, 0]] and found.slides[0].listed.mpp is None
+    assert all("gone/phantom.tif has changed since" in note for note in found.notes) and len(found.notes) == 3
+
+
+def test_a_tiling_of_an_older_version_says_what_to_do(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.tiles, tmp_path / "tiles")
+    table = tmp_path / "tiles" / "slides.csv"
+    table.write_text(table.read_text().replace(",bytes,", ",size_before,"))
+    with pytest.raises(UserError, match=r"slides\.csv is of an older version: give the same `colocate tile` again"):
+        collect([tmp_path / "tiles"])
 
 
 def test_what_is_damaged_is_left_out_with_a_sentence(world: World, tmp_path: Path) -> None:

@@ -46,11 +46,14 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
         with file.open("rb") as opened:
             utf16 = opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         source: Any = io.BytesIO(file.read_bytes().decode("utf-16").encode()) if utf16 else file
+        encoding = "utf-16" if utf16 else "utf-8-sig"
         heads = {}
         for delimiter in DELIMITERS:
-            with file.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="") as text:
+            with file.open(encoding=encoding, newline="") as text:
                 heads[delimiter] = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
         delimiter = max(DELIMITERS, key=lambda one: len(heads[one]))
+        with file.open(encoding=encoding, newline="") as text:
+            _check_quotes(csv.reader(text, delimiter=delimiter, strict=True))
         table = arrow.read_csv(
             source,
             parse_options=arrow.ParseOptions(delimiter=delimiter),
@@ -70,6 +73,17 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     values = pc.utf8_trim_whitespace(values.cast(pa.string()))
     values = pc.replace_substring_regex(values, f"^{MARK}({MARK}*[{FORMULA}])", r"\1")
     return pc.if_else(pc.equal(values, ""), None, values)
+
+
+def _check_quotes(rows: Any) -> None:
+    """Raises csv.Error for a quote that is never closed: all that follows would be one value, and Arrow says nothing."""
+    began = 1
+    try:
+        for _ in rows:
+            began = rows.line_num + 1
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise csv.Error(f"line {began} has a quote that is not closed") from None
 
 
 def _not_utf8(file: Path) -> str:

@@ -122,8 +122,10 @@ class _Extractor:
         """
         import h5py  # of an extra that `predict`, whose command stands beside this one's, does without
 
-        path = beside(self.out / listed.name, ".h5")
+        path, picture = (beside(self.out / listed.name, ending) for ending in (".h5", ".png"))
         if not path.exists():
+            if picture.exists():
+                raise UserError(f"{picture} is there, and no features that it shows: choose another --out, or remove it")
             return False
         try:
             with h5py.File(path) as file:
@@ -131,11 +133,13 @@ class _Extractor:
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path} is no file of colocate's features: choose another --out") from error
         check_settings(path, stored, self.settings(listed))
-        return True
+        return picture.exists()
 
     def write(self, listed: Listed, meter: Meter) -> None:
         """Extract a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
-        slide = listed.open()
+        slide, place = listed.open(), self.out / listed.name
+        if beside(place, ".h5").exists():  # whoever wrote it was stopped before its picture
+            return draw_components(beside(place, ".h5"), slide, beside(place, ".png"))
         found = places(slide, find_tissue(slide, listed.mask), self.tiling)
         slide.check_shows(found.mpp)
         if not len(found.x):
@@ -169,7 +173,6 @@ class _Extractor:
             "precision": self.config.device.precision,
             "colocate": version("colocate"),
         }
-        place = self.out / listed.name
 
         def content(file: Any) -> None:
             import h5py
@@ -189,9 +192,9 @@ class _Extractor:
                 stored.flush()
                 size = stored.id.get_filesize()
             file.truncate(size)  # gives back the room that was not needed
-            draw_components(path, slide, beside(place, ".png"))
 
         write_atomically(beside(place, ".h5"), content)
+        draw_components(beside(place, ".h5"), slide, beside(place, ".png"))
 
     def _vectors(
         self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter
@@ -238,7 +241,7 @@ def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 
     """Draw each feature as a pixel, grey where there is none; also return the level0 pixels a pixel."""
     import h5py
 
-    with h5py.File(path, locking=False) as file:  # which may still be locked by its writer
+    with h5py.File(path, locking=False) as file:
         features: Any = file["features"]
         coords: Any = file["coords"]
         pitch = coords.attrs["patch_size"] * coords.attrs["mpp"] / slide.mpp

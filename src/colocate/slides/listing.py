@@ -140,7 +140,7 @@ def _is_class_map(path: Path) -> bool:
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     """Name each path relative to the folders' common parent, without its ending unless two would be the same."""
     above = Path(os.path.commonpath(folders))
-    names = [path.relative_to(above).with_suffix("").as_posix() for path in paths]
+    names = [path.relative_to(above).with_suffix("").as_posix().strip() for path in paths]  # as tables are read
     often = Counter(names)
     return [n if often[n] == 1 else p.relative_to(above).as_posix() for n, p in zip(names, paths, strict=True)]
 
@@ -163,6 +163,8 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         name = row.get("slide") or name
         if not row["path"]:
             raise UserError(f"{file}, line {line} has no path: fill it in or remove the line")
+        if "\0" in "".join(row.values()):
+            raise UserError(f"{file}, line {line} holds a zero byte: whatever wrote it is damaged, make it again")
         if name.startswith("/") or ".." in name.split("/"):
             raise UserError(f"{file}: {name!r} is no name for a slide, as files are called by it")
         if own_mpp is not None:

@@ -85,8 +85,10 @@ def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict
                 writer.write_table(pa.concat_tables(tables).unify_dictionaries())
 
     write_atomically(out / MANIFEST, write)
-    same = ({"slide": slide.name, "path": slide.path, "source": slide.source} for slide in slides)
-    rows = [known | notes[known["slide"]]["facts"] for known in same]
+    rows = []
+    for slide in slides:
+        known = {"slide": slide.name, "path": slide.path, "source": slide.source, "bytes": slide.identity()["bytes"]}
+        rows.append(known | notes[slide.name]["facts"])
     write_csv(out / SLIDES, list(rows[0]), [tuple(row.values()) for row in rows])
     return rows
 

@@ -67,7 +67,8 @@ def _vendor(path: Path) -> str | None:
         return openslide.OpenSlide.detect_format(path)
 
 
-SERIES = re.compile(rb"\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)  # DICOM's SeriesInstanceUID, as slides store it
+# DICOM's SeriesInstanceUID, as slides store it: right after that of the study, or it is of a series that is referred to
+SERIES = re.compile(rb"\x20\x00\x0d\x00UI..[0-9.]*\x00?\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)
 
 
 def one_a_series(paths: Iterable[Path]) -> list[Path]:

@@ -30,7 +30,7 @@ MOST_PAGES = 100  # of a slide there are a dozen
 PICTURES = (33003, 33004, 33005, 34712, 34927, 34933, 50001)  # compressions: JPEG 2000, WebP, PNG
 REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType
 UNITS = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}  # micrometres in units of resolution: inch, cm, mm, µm
-OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+OME_UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is raised, in one sentence
 
@@ -79,6 +79,8 @@ class Tiff(Reader):
             try:
                 pages = _chain(self.file, path)
                 main = _largest(pages, path)
+                if (main.is_imagej or main.is_shaped) and _hidden(self.file):
+                    raise TileError(f"{path} holds a stack in one page: save the picture that is meant as grey or RGB")
                 self.levels = [_Level(page, path, most_px) for page in _levels(main, pages)]
                 self.mpp = _ome_mpp(self.file, main.treeindex[0]) or _aperio_mpp(pages[0]) or _tags_mpp(main)
             except BaseException:
@@ -203,12 +205,21 @@ def _largest(pages: list[Any], path: Path) -> Any:
     return pictures[areas.index(max(areas))]
 
 
+def _hidden(file: tifffile.TiffFile) -> bool:
+    """Whether a page stands for pictures that follow it without pages of their own, as ImageJ and tifffile may write."""
+    return any(len(series.pages) == 1 and series.size > series.keyframe.size for series in file.series)
+
+
 def _levels(main: Any, pages: list[Any]) -> list[Any]:
     """The picture and what is said to be smaller versions of it, finest first, one of a size."""
     # Aperio's levels are not marked as such, but all that is tiled is one
     aperio = pages[0].description.startswith("Aperio")
-    smaller = [page for page in pages if page.subfiletype & REDUCED or (aperio and page.is_tiled)]
-    smaller += list(main.pages or ())[:MOST_PAGES]
+    smaller, whole = list(main.pages or ())[:MOST_PAGES], main
+    for page in pages:
+        if page.is_tiled == main.is_tiled and not page.subfiletype & (REDUCED | MASK) and not aperio:
+            whole = page  # of another scene, if it is not the largest: what is smaller and follows is of it
+        elif whole is main and (page.subfiletype & REDUCED or page.is_tiled):
+            smaller.append(page)
     width, height, levels = main.imagewidth, main.imagelength, {}
     for page in (main, *smaller):
         size = (page.imagewidth, page.imagelength)
@@ -225,8 +236,8 @@ def _tags_mpp(page: Any) -> tuple[float, float] | None:
 
 
 def _aperio_mpp(page: Any) -> tuple[float, float] | None:
-    said = re.search(r"\| *MPP *= *([\d.]+)", page.description) if page.description.startswith("Aperio") else None
-    return (float(said[1]), float(said[1])) if said else None
+    said = re.search(r"^Aperio.*\| *MPP *= *([\d.,]+(e[+-]?\d+)?)", page.description, re.DOTALL | re.IGNORECASE)
+    return (float(said[1].replace(",", ".")),) * 2 if said else None
 
 
 def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None:

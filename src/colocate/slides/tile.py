@@ -218,6 +218,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         if changed:
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
     else:
+        if there := [name for name in (MANIFEST, SLIDES, FAILED, "index.html") if (out / name).exists()]:
+            raise UserError(f"{out / there[0]} is there and not by `colocate tile`: choose another OUT")
         text = json.dumps(settings, indent=2) + "\n"
         write_atomically(path, text)
 

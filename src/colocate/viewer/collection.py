@@ -31,10 +31,14 @@ class Made(NamedTuple):
     slide: Path
     """The slide's path at that time."""
     name: str
-    mpp: float | None
+    mpp: float
     """Micrometres per pixel of level0 at that time."""
-    bytes: int | None = None
-    """Of the slide's file, where known."""
+    bytes: int
+    """Of the slide's file."""
+
+    def of(self, path: Path) -> bool:
+        """Whether a file may be the slide: it is called the same and as long."""
+        return path.name == self.slide.name and path.is_file() and path.stat().st_size == self.bytes
 
 
 @final
@@ -87,11 +91,11 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
             if listed.path not in maps:
                 slides.setdefault(listed.path, Shown(listed))
     for made in results:
-        found = slides.get(made.slide) or _moved(made, slides.values())
-        if found is None and made.slide.is_file():
+        if made.of(made.slide):
             found = slides.setdefault(made.slide, Shown(Listed(made.name, made.slide, source=made.name)))
-        if found is None:
-            notes.append(f"{made.place} is left out: its slide {made.slide} is not there; give the slide as well")
+        elif (found := _moved(made, slides.values())) is None:
+            gone = "has changed since" if made.slide.is_file() else "is not there; give the slide as well"
+            notes.append(f"{made.place} is left out: its slide {made.slide} {gone}")
             continue
         if found.listed.mpp is None:
             found.listed = replace(found.listed, mpp=made.mpp)
@@ -102,15 +106,8 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
 
 
 def _moved(made: Made, slides: Iterable[Shown]) -> Shown | None:
-    """The slide whose file is called the same and, where that is known, is as long, if just one is."""
-    if made.slide.is_file():
-        return None
-    alike = [
-        shown
-        for shown in slides
-        if shown.listed.path.name == made.slide.name
-        and made.bytes in (None, shown.listed.path.stat().st_size if shown.listed.path.is_file() else None)
-    ]
+    """The slide whose file is called the same and as long, if just one is."""
+    alike = [shown for shown in slides if made.of(shown.listed.path)]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -120,8 +117,20 @@ def _made(place: Path, notes: list[str]) -> list[Made]:
         if not (place / MANIFEST).is_file():
             raise UserError(f"{place} has no {MANIFEST} yet: let `colocate tile` cut its slides to the end")
         rows = as_text(read_table(place / SLIDES))
-        named = [(row["slide"], Path(row["path"]), float(row["mpp"])) for row in rows]
-        return [Made("tiles", part_path(place, name), place.name, slide, name, mpp) for name, slide, mpp in named]
+        if any("bytes" not in row for row in rows):
+            raise UserError(f"{place / SLIDES} is of an older version: give the same `colocate tile` again")
+        return [
+            Made(
+                "tiles",
+                part_path(place, row["slide"]),
+                place.name,
+                Path(row["path"]),
+                row["slide"],
+                float(row["mpp"]),
+                int(row["bytes"]),
+            )
+            for row in rows
+        ]
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     found = []
     for path in files:
