@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -57,12 +58,35 @@ def test_the_fingerprint_is_of_the_content(data: Labelled, tmp_path: Path) -> No
     assert Labelled.open(moved).fingerprint != data.fingerprint
 
 
+def test_the_classes_of_objects_are_content(data: Labelled) -> None:
+    before, file = data.fingerprint, data.folder / "objects.csv"
+    file.write_text(file.read_text().replace("image2.png,1,2", "image2.png,1,1"))
+    assert Labelled.open(data.folder).fingerprint != before
+    for broken in ("path,object\nimages/image0.png,1\n", "path,object,class\nimages/image0.png,1,gland\n"):
+        file.write_text(broken)
+        with pytest.raises(UserError, match=r"objects\.csv does not hold path, object and class .*: prepare"):
+            _ = Labelled.open(data.folder).fingerprint
+
+
 def test_a_changed_file_is_named(data: Labelled) -> None:
     data.verify()
     path = data.folder / data.items[2].mask
     path.write_bytes((data.folder / data.items[3].path).read_bytes())
     with pytest.raises(UserError, match=f"{path.name} was changed"):
         data.verify()
+
+
+@pytest.mark.parametrize("table", ["objects.csv", "items.csv", "train-one.csv"])
+def test_a_changed_table_is_named(data: Labelled, table: str) -> None:
+    text = (data.folder / table).read_text()
+    (data.folder / table).write_text(text.replace("\n", "\r\n"))
+    with pytest.raises(UserError, match=f"{table} was changed since it was prepared"):
+        Labelled.open(data.folder).verify()
+    file = data.folder / "dataset.json"  # of a set that was prepared before its tables had hashes
+    facts = json.loads(file.read_text())
+    del facts["tables"]
+    file.write_text(json.dumps(facts))
+    Labelled.open(data.folder).verify()
 
 
 @pytest.mark.parametrize("lacks", ["dataset.json", "items.csv"])

@@ -196,7 +196,7 @@ def test_a_picture_of_the_users_is_left_alone_and_one_of_ours_made_up_for(
 ) -> None:
     picture, vectors = tmp_path / "slide.png", tmp_path / "slide.h5"
     picture.write_text("a thumbnail")
-    with pytest.raises(UserError, match=r"slide\.png is there, and no features that it shows: choose"):
+    with pytest.raises(UserError, match=r"slide\.png is there, but not its features: choose another"):
         features(run, [slide], tmp_path, CONFIG)
     assert picture.read_text() == "a thumbnail" and not vectors.exists()
     picture.unlink()

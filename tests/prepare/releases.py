@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,16 @@ def save(array: np.ndarray | Image.Image, path: Path, **options: object) -> Path
     image = array if isinstance(array, Image.Image) else Image.fromarray(array)
     image.save(path, **options)  # type: ignore[arg-type]
     return path
+
+
+def png(rows: Iterable[bytes], size: tuple[int, int], bits: int, kind: int) -> bytes:
+    """A PNG of rows of bytes as they are: of bit depths and kinds of colour that Pillow does not write."""
+    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(what)) + name + what + struct.pack(">I", zlib.crc32(name + what)) for name, what in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def write_glas(folder: Path, parts: dict[str, int] | None = None, ending: str = "bmp") -> Path:

@@ -140,6 +140,16 @@ def test_what_entries_of_images_say_beside(made: Callable[..., Labelled], docume
     assert data.parts("given") == {"train": [0, 3], "test": [1]}
 
 
+def test_patient_0_is_a_patient(made: Callable[..., Labelled], document: Document) -> None:
+    for image, more in zip(
+        document["images"], ({"case": 0}, {"source": 0, "case": 5}, {"source": "", "case": "0"}, {}), strict=True
+    ):
+        image.update(more)
+    data = made(document)
+    assert [item.source for item in data.items] == ["0", "0", "0", ""]
+    assert data.schemes == ("cases",) and len({item.splits["cases"] for item in data.items[:3]}) == 1
+
+
 def test_images_elsewhere_and_in_folders(made: Callable[..., Labelled], document: Document, file: Path) -> None:
     for image in document["images"]:
         old = file.parent / image["file_name"]
@@ -198,6 +208,8 @@ def test_broken_objects_are_refused_or_left_out(made: Callable[..., Labelled], d
         ([SQUARE, "word"], r"is no outline of (x, y, x, y|points)"),
         ([[1, 1, "x", 1, 5, 5]], r"is no outline of points x, y \(.*'x'.*\)"),
         (SQUARE, r"is no outline of x, y, x, y, \.\.\."),
+        *((value, r"is no outline of x, y, x, y, \.\.\.") for value in (True, False, 0, 7, 0.5, "", "word")),
+        ([[1, 1, 1e308, 1, 5, 5]], r"is no outline of points x, y \(a coordinate .*\): get"),
         ({"size": [HIGH + 1, WIDE], "counts": [2050]}, r"is a mask of size \[41, 50\], its image of \[40, 50\]"),
         ({"counts": [2000]}, "is a mask of size None"),
         ({"size": [HIGH, WIDE]}, r"has no runs of pixels \(counts\)"),
@@ -249,6 +261,13 @@ Change = Callable[[Document], Any]
         (lambda d: d["images"][1].update(split="training"), "image 11 has the split 'training': write train"),
         (lambda d: d["images"][1].update(file_name=7), "is missing: get it"),
         (lambda d: d["images"][1].update(d["images"][0] | {"id": 11}), "has two images of the name image 0"),
+        (lambda d: d["images"][1].update(split=0), "image 11 has the split '0': write train"),
+        (lambda d: d["images"][1].update(file_name="a" * 300), "is missing: get it"),
+        (lambda d: d["images"][1].update(file_name="a\0"), "is missing: get it"),
+        (
+            lambda d: d["categories"][2].update(name="gland", supercategory="organ"),
+            "has two categories of the name gland: rename one, or give the objects of both",
+        ),
         (lambda d: d.pop("categories"), "has no list categories as COCO's JSON has"),
         (lambda d: d.update(images=["image 0.png"]), "has no list images as COCO's JSON has"),
         (lambda d: d.update(annotations=[]), "has no outline in any of its 4 images"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from hashlib import sha256
 from pathlib import Path
-from zlib import crc32
 
 import hypothesis.strategies as st
 import numpy as np
@@ -18,7 +15,7 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, folder_in, read_mask
 from colocate.datasets.own import split_by_case
-from tests.prepare.releases import save
+from tests.prepare.releases import png, save
 
 VALUES = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)
 
@@ -57,13 +54,8 @@ def test_two_and_four_bits_are_not_stretched(bits: int, tmp_path: Path) -> None:
     few = VALUES % 2**bits
     tifffile.imwrite(tmp_path / "m.tif", few, bitspersample=bits, photometric="minisblack")
     packed = [int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2) for row in few]
-    rows = zlib.compress(b"".join(b"\0" + row[: -(-3 * bits // 8)] for row in packed))
-    header = struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
-    chunks = [
-        struct.pack(">I", len(what)) + kind + what + struct.pack(">I", crc32(kind + what)) for kind, what in parts
-    ]
-    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    rows = [row[: -(-3 * bits // 8)] for row in packed]
+    (tmp_path / "m.png").write_bytes(png(rows, (3, 2), bits, 0))
     for ending in ("tif", "png"):
         assert read_mask(tmp_path / f"m.{ending}").tolist() == few.tolist()
 

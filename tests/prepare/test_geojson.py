@@ -238,7 +238,12 @@ def test_features_without_pixels_are_refused_or_left_out(made: Callable[..., Lab
         feature([[1, 1], [math.nan, 2], [3, 3]]),
         feature([[1, 1], [1e999, 2], [3, 3]]),
         feature([[1, 1], [10**400, 2], [3, 3]]),
+        feature([[1, 1], [1e308, 2], [3, 3]]),
         feature([[1, 1], [{}, 2], [3, 3]]),
+        *(
+            {"type": "Polygon", "isEllipse": True, "coordinates": corners}
+            for corners in ([], [[]], [[[1, 1], [10**400, 2], [3, 3]]], [[[1e308, 1], [-1e308, 2], [3, 3]]])
+        ),
         feature(square(1, 1), classification=7),
         feature(square(1, 1), classification={"names": 7}),
         feature(square(1, 1)) | {"properties": ["x"]},

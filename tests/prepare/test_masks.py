@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageDraw
 
 from colocate.base.errors import UserError
 from colocate.datasets import coco, crag, folder
@@ -17,7 +18,7 @@ from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
 from tests.data.pictures import picture
-from tests.prepare.releases import save
+from tests.prepare.releases import png, save
 
 SIDE = 64
 CORNERS = [(4, 4), (4, 40), (40, 4), (40, 40)]
@@ -48,8 +49,20 @@ def turned(image: Image.Image, orientation: int) -> tuple[Image.Image, dict[str,
     return image, {"exif": exif}
 
 
+def tiff(mask: np.ndarray, to: Path, **options: object) -> None:
+    tifffile.imwrite(to.with_suffix(".tif"), mask, **options)  # type: ignore[arg-type]
+
+
 REFUSED: dict[str, Callable[[np.ndarray, Path], object]] = {
-    "a JPEG, which changes": lambda mask, to: save(mask, to.with_suffix(".jpg")),
+    "packed as JPEG, which may change": lambda mask, to: save(mask, to.with_suffix(".jpg")),
+    "as JPEG, which may change": lambda mask, to: tiff(mask, to, compression="jpeg"),
+    "as WEBP, which may change": lambda mask, to: tiff(
+        np.dstack([mask] * 3), to, compression="webp", photometric="rgb"
+    ),
+    "packed as WEBP, which may change": lambda mask, to: save(np.dstack([mask] * 3), to.with_suffix(".webp")),
+    "compressed TIFF of signed numbers": lambda mask, to: tiff(
+        mask.astype(">i2"), to, compression="zlib", byteorder=">"
+    ),
     "transparent in places": lambda mask, to: save(np.dstack([mask + 1, mask]), to),
     "is transparent": lambda mask, to: save(np.dstack([mask, mask, mask, mask]), to),
     "in which white is 0": lambda mask, to: save(mask, to.with_suffix(".tif"), tiffinfo={262: 0}),
@@ -70,6 +83,42 @@ def test_values_that_may_mean_something_else_are_refused(reason: str, tmp_path: 
         read_mask(next(tmp_path.iterdir()))
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("how", ["png", "contig", "separate", "contig zlib", "separate zlib"])
+def test_sixteen_bits_in_channels_are_not_halved(how: str, channels: int, tmp_path: Path) -> None:
+    """Pillow reads the upper eight alone, so that the first 255 objects vanish."""
+    mask = squares(1, 2, 3, 4).astype(np.uint16) * 129
+    deep = np.dstack([*[mask] * (channels - 1 + channels % 2), *[np.full_like(mask, 65535)] * (1 - channels % 2)])
+    path = tmp_path / "m.tif"
+    if how == "png":
+        path = path.with_suffix(".png")
+        rows = [row.tobytes() for row in deep.astype(">u2")]
+        path.write_bytes(png(rows, (SIDE, SIDE), 16, {2: 4, 3: 2, 4: 6}[channels]))
+    else:
+        planes, *packing = how.split()
+        tifffile.imwrite(
+            path,
+            deep if planes == "contig" else deep.transpose(2, 0, 1),
+            photometric="rgb" if channels > 2 else "minisblack",
+            planarconfig=planes,
+            extrasamples=() if channels == 3 else ("unassalpha",),
+            compression=packing[0] if packing else None,
+        )
+    says = r"has 16 bits in each channel, of which 8 .*: save|damaged \(cannot identify"  # grey and alpha in TIFF
+    with pytest.raises(UserError, match=says if channels == 2 else says.split("|")[0]):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_webp_without_loss_is_read(alpha: bool, tmp_path: Path) -> None:
+    """With a profile its pixels lie behind other chunks."""
+    mask = squares(1, 2, 3, 4)
+    channels = [mask] * 3 + [np.full_like(mask, 255)] * alpha
+    for options in ({}, {"exif": Image.Exif().tobytes(), "icc_profile": b"VP8 is no profile"}):
+        path = save(np.dstack(channels), tmp_path / "m.webp", lossless=True, **options)
+        assert (read_mask(path).numpy() == mask).all()
+
+
 def test_smaller_pages_are_the_same_picture(tmp_path: Path) -> None:
     mask = squares(1, 2, 3)
     small = Image.fromarray(mask).resize((9, 9), Image.Resampling.NEAREST)
@@ -87,6 +136,27 @@ def test_soft_edges_are_no_objects(numbers: tuple[int, ...], how: Image.Resampli
     if max(numbers) < 255:
         hard = mask.resize((100, 90), Image.Resampling.NEAREST)
         assert (read_objects(save(hard, tmp_path / "hard.png")).numpy() == np.array(hard)).all()
+
+
+@pytest.mark.parametrize("side", [4, 6, 9, 20])
+@pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_soft_edges_of_one_small_nucleus(side: int, how: Image.Resampling, tmp_path: Path) -> None:
+    large = Image.new("L", (4 * SIDE, 4 * SIDE))
+    ImageDraw.Draw(large).ellipse((81, 82, 81 + 4 * side, 82 + 4 * side), fill=200)
+    with pytest.raises(UserError, match="has soft edges"):
+        read_objects(save(large.resize((SIDE, SIDE), how), tmp_path / "soft.png"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cells_without_a_gap_are_not_soft(seed: int, tmp_path: Path) -> None:
+    """Each touches all its neighbours, with a few pixels of background where three meet, or anywhere."""
+    rng = np.random.default_rng(seed)
+    points, grid = rng.random((60, 2)) * SIDE, np.moveaxis(np.mgrid[:SIDE, :SIDE], 0, -1)
+    away = np.linalg.norm(grid[:, :, None] - points, axis=-1)
+    nearest = np.sort(away, axis=-1)
+    gap = nearest[:, :, 2] - nearest[:, :, 0] < 0.6 if seed % 2 else rng.random((SIDE, SIDE)) < 0.02
+    mask = np.where(gap, 0, away.argmin(-1) + 1).astype(np.uint8)
+    assert (read_objects(save(mask, tmp_path / "m.png")).numpy() == mask).all()
 
 
 def test_objects_that_touch_are_not_soft(tmp_path: Path) -> None:
@@ -125,6 +195,14 @@ def test_parts_become_objects_on_request(number: int, tmp_path: Path) -> None:
     data = made(src, parts="objects")
     assert [len(data.mask(image).unique()) - 1 for image in range(4)] == [4, 3, 1, 0]
     assert folder.PARTS in data.notes
+
+
+def test_parts_with_soft_edges_are_refused(tmp_path: Path) -> None:
+    src = folder_of(tmp_path / "mine", squares(255), squares(255, 255))
+    soft = Image.fromarray(squares(255, 255, 255)).resize((41, 41), Image.Resampling.BILINEAR)
+    save(soft.resize((SIDE, SIDE), Image.Resampling.BILINEAR), src / "masks" / "i0.png")
+    with pytest.raises(UserError, match=r"i0\.png has soft edges, whose values would count as objects"):
+        made(src, parts="objects")
 
 
 def test_or_stay_together(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ def test_an_image_is_a_window(seed: int, right: int, down: int) -> None:
 
 
 def test_far_corners_cost_nothing() -> None:
-    assert drawn([(-1e9, -1e9), (1e9, -1e9), (1e9, 1e9), (-1e9, 1e9)]).all()
-    assert not drawn([(100, 100), (1e9, 100), (100, 1e9)]).any()
+    for far in (1e9, 1e12):
+        assert drawn([(-far, -far), (far, -far), (far, far), (-far, far)]).all()
+        assert not drawn([(100, 100), (far, 100), (100, far)]).any()
 
 
 def test_crossings_are_mended_and_nothing_is_lost() -> None:
@@ -135,7 +136,8 @@ def test_parts_that_touch_are_whole() -> None:
 @pytest.mark.parametrize(
     "shapes",
     [[[[(0, 0), (1, math.nan), (1, 1)]]], [[[(0, 0), (1, "x"), (1, 1)]]], [[[(0, 0), (1,), (2, 2)]]], [None], 7,
-     [[[(0, 0), (None, None), (1, 1)]]], [[[(0, 0), (math.inf, 0), (1, 1)]]]],
+     [[[(0, 0), (None, None), (1, 1)]]], [[[(0, 0), (math.inf, 0), (1, 1)]]], [[[(0, 0), (1e308, 1e308), (1, 1)]]],
+     [[[(0, 0), (-1e155, 0), (1, 1)]]]],
 )  # fmt: skip
 def test_what_is_no_outline_is_named(canvas: Canvas, shapes: object) -> None:
     with pytest.raises(UserError, match=r"^some/a\.xml, region 7 is no outline of points x, y \(.*\): get"):

@@ -73,6 +73,14 @@ def test_classes_are_tinted_but_the_first_and_the_ignored_one_is_black(tmp_path:
     assert near(sheet[-96:, :96], (GREY, GREY, GREY)).sum() == 2 * 48 * 48
 
 
+def test_names_of_two_lines_are_written_in_one(tmp_path: Path) -> None:
+    facts = Facts("three", "semantics", ("other", "gland\nof old", "tumour"), "")
+    draft = Draft("a\nb", grey(), square(96, (0, 0), 48), splits={"one": "train"})
+    data = write(tmp_path / "out", facts, [draft, draft._replace(name="c", splits={"one": "test\nA"})])
+    assert [item.name for item in data.items] == ["a\nb", "c"]
+    data.verify()
+
+
 def test_it_is_small_whatever_is_in_the_images(tmp_path: Path) -> None:
     def noise(seed: int) -> torch.Tensor:
         drawn = torch.Generator().manual_seed(seed)

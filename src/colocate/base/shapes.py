@@ -18,6 +18,7 @@ from colocate.base.files import read_json
 
 MOST_CROSSINGS = 50_000  # of an outline with itself: mending it takes seconds
 FEW_POINTS = 300  # which cannot cross more often
+FARTHEST = 1e12  # of a coordinate: far beyond any image, and far below what overflows when it is multiplied
 SAMPLE = 256  # edges from which crossings are estimated
 
 
@@ -57,7 +58,7 @@ def read_geojson(path: Path) -> list[Feature]:
             kind = "feature without geometry" if geometry is None else str(geometry["type"])
             polygons = [] if geometry is None else _polygons(geometry)
             properties = dict(entry.get("properties") or {})
-        except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        except (TypeError, LookupError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             remedy = "export it again, or remove it"
             raise UserError(f"{path}, {name} is no GeoJSON feature with a geometry: {remedy}") from error
         shape, mended = region(polygons, f"{path}, {name}")
@@ -71,7 +72,7 @@ def _polygons(geometry: dict[str, Any]) -> list[Any]:
         return [polygon for part in geometry["geometries"] for polygon in _polygons(part)]
     corners: Any = geometry.get("coordinates")
     if geometry.get("isEllipse") and geometry["type"] == "Polygon":
-        points = np.array([point[:2] for point in corners[0]], np.float64)
+        points = _points(corners[0])
         middle, radii = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0) / 2
         turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)[:, None]
         return [[middle + radii * np.hstack([np.cos(turns), np.sin(turns)])]]
@@ -87,7 +88,7 @@ def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
     that it goes round counts.
 
     Raises:
-        UserError: a coordinate is no number, or an outline crosses itself too often to be one.
+        UserError: a coordinate is no number or beyond any image, or an outline crosses itself too often to be one.
     """
     parts, mended = [], False
     try:
@@ -108,9 +109,10 @@ def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
 
 
 def _points(ring: Any) -> Float64[np.ndarray, "n 2"]:
+    """The points of a ring. Raises ValueError (of odd ones others) if one is no number or beyond any image."""
     points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate is infinite or no number")
+    if not (np.abs(points) <= FARTHEST).all():
+        raise ValueError("a coordinate lies beyond any image or is no number")
     return points
 
 

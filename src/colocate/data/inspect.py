@@ -73,7 +73,7 @@ def contact_sheet(
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, px: int) -> str:
     """Cut a text to fit under a thumb, at its start: file names differ at their end."""
-    shown = text
+    shown = text = " ".join(text.splitlines())  # Pillow does not measure several
     while draw.textlength(shown, font) > px:
         text = text[1:]
         shown = "…" + text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ def drafts(
     Crowds are left out and said, as are (with `skip_broken`) objects without area or outside of their image.
 
     Raises:
-        UserError: the file is no COCO JSON; an image is missing, unreadable or of another size than it says; an object
-            is of an unknown image or category, broken, or has the mask of another image size.
+        UserError: the file is no COCO JSON; two categories have one name; an image is missing, unreadable or of another
+            size than it says; an object is of an unknown image or category, broken, or has the mask of another size.
     """
     document = read_json(src)
     classes = {id: str(_field(src, entry, "name")) for id, entry in _by_id(src, document, "categories").items()}
+    if twice := [name for name, count in Counter(classes.values()).items() if count > 1]:
+        remedy = "rename one, or give the objects of both one category_id"
+        raise UserError(f"{src} has two categories of the name {twice[0]}: {remedy}")
     entries = _by_id(src, document, "images")
     objects: dict[Any, list[Entry]] = {id: [] for id in entries}
     remarks = Remarks()
@@ -65,7 +69,11 @@ def drafts(
         if file_name.is_absolute() or ".." in file_name.parts:
             remedy = "name it from its folder on, and give that with --images"
             raise UserError(f"{src}, image {id} has the file_name {file_name}, which leads out of its folder: {remedy}")
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # its name is longer than the system allows, or no name
+            there = False
+        if not there:
             raise UserError(f"{path}, image {id} of {src}, is missing: get it, or give its folder with --images")
         name = file_name.with_suffix("").as_posix().replace("/", "_")
         if name in found:
@@ -78,7 +86,7 @@ def drafts(
         test_share=test_share,
         where=src,
         skip=skip_broken,
-        order=list(dict.fromkeys(classes.values())),
+        order=list(classes.values()),
     )
 
 
@@ -109,8 +117,13 @@ def _known(src: Path, entry: Entry, mpp: float | None) -> Known:
         mpp = float(said)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{src}, image {entry['id']}: mpp {said!r} is no number: mend or remove it") from None
-    part = part_named(str(entry.get("split") or ""), f"{src}, image {entry['id']}")
-    return Known(str(entry.get("source") or entry.get("case") or ""), mpp, part)
+    part = part_named(_said(entry, "split"), f"{src}, image {entry['id']}")
+    return Known(_said(entry, "source", "case"), mpp, part)
+
+
+def _said(entry: Entry, *keys: str) -> str:
+    """The first of these that an entry says, in words; empty if none. A patient may be number 0."""
+    return next((str(value) for key in keys if (value := entry.get(key)) not in (None, "")), "")
 
 
 def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any, str], canvas: Canvas) -> None:
@@ -121,18 +134,24 @@ def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any,
         raise UserError(f"{path} is {real}, but {src} says {said}: get the image that was annotated")
     for annotation in annotations:
         name = f"annotation {annotation['id']}"
-        shape, class_ = annotation.get("segmentation") or [], classes[annotation["category_id"]]
+        shape, class_ = annotation.get("segmentation"), classes[annotation["category_id"]]
         if isinstance(shape, dict):
             canvas.patch(name, _patch(shape, canvas.height, canvas.width, f"{src}, {name}"), class_)
+        elif shape is None or isinstance(shape, list):
+            canvas.outline(name, [[_points(corners, f"{src}, {name}")] for corners in shape or []], class_)
         else:
-            canvas.outline(name, [[_points(corners, f"{src}, {name}")] for corners in shape], class_)
+            raise _no_outline(f"{src}, {name}")
 
 
 def _points(corners: Any, where: str) -> list[tuple[Any, Any]]:
     """The points of x, y, x, y, ..."""
     if not isinstance(corners, list) or len(corners) % 2:
-        raise UserError(f"{where} is no outline of x, y, x, y, ...: export it again, or mend it")
+        raise _no_outline(where)
     return list(zip(corners[::2], corners[1::2], strict=True))
+
+
+def _no_outline(where: str) -> UserError:
+    return UserError(f"{where} is no outline of x, y, x, y, ...: export it again, or mend it")
 
 
 def _patch(encoded: Entry, height: int, width: int, where: str) -> Patch:

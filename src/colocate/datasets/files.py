@@ -23,7 +23,11 @@ from colocate.slides.pictures import FORMATS, ORIENTATION
 
 WHITE = 255
 WHITE_IS_ZERO = (262, 0)  # TIFF's PhotometricInterpretation
-FEWEST_SOFT, SOFT = 32, 0.5  # pixels between background and a larger number: how many, of all beside background
+BITS = 258  # TIFF's BitsPerSample
+LOSSY = ("JPEG", "jpeg", "webp")  # Pillow's names; small ones are of TIFF, which does not say whether its WebP is lossy
+# Pixels between background and a larger number: how many, of all beside background. Of cells that touch all their
+# neighbours it is below 0.4, of soft edges above 0.55; a soft object of four pixels across has twelve.
+FEWEST_SOFT, SOFT = 10, 0.5
 
 
 def read_xml(path: Path) -> ElementTree.Element:
@@ -115,14 +119,15 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
     """Read a grey or palette image's values as stored; three equal channels count as grey, 1-bit white as 255.
 
     Raises:
-        UserError: the file is missing or damaged, or its values are not numbers for sure: it is a JPEG, is turned, is
-            transparent, has several pages, counts from white, is in floating point, or holds colours.
+        UserError: the file is missing or damaged, or its values are not numbers for sure: it is packed with loss, is
+            turned, is transparent, has several pages, counts from white, is in floating point, holds colours, or has
+            more bits than are read.
     """
     with opened(path) as image:
         step = stretch(image)
-        check_upright(image.getexif().get(ORIENTATION, 1), path)  # Pillow turns a TIFF when it reads its pixels
-        if reason := _not_of_numbers(image):
+        if reason := _not_of_numbers(image, path):
             raise UserError(f"{path} {reason}: save the mask as one grey PNG of 8 or 16 bits, with 0 for none")
+        check_upright(image.getexif().get(ORIENTATION, 1), path)  # Pillow turns a TIFF when it reads its pixels
         values, mode = np.array(image.convert("L") if image.mode == "1" else image), image.mode
     if values.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
         channels = list(np.moveaxis(values, 2, 0))
@@ -139,15 +144,27 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
 
 def stretch(image: Image.Image) -> int:
     """What Pillow multiplies values by, to stretch grey of 2 or 4 bits to 255; to be asked before pixels are read."""
-    tiles: Any = getattr(image, "tile", None)
-    raw = str(tiles[0].args) if tiles else ""
+    _, raw = _packing(image)
     return 85 if "L;2" in raw else 17 if "L;4" in raw else 1
 
 
-def _not_of_numbers(image: Image.Image) -> str:
-    """Why an image's values are not sure to be what was meant; empty if they are."""
-    if image.format == "JPEG":
-        return "is a JPEG, which changes numbers along every edge"
+def _packing(image: Image.Image) -> tuple[str, str]:
+    """What unpacks an image and the kind of its values, in Pillow's words; to be asked before pixels are read."""
+    tiles: Any = getattr(image, "tile", None)
+    return (tiles[0].codec_name, str(tiles[0].args)) if tiles else ("", "")
+
+
+def _not_of_numbers(image: Image.Image, path: Path) -> str:
+    """Why an image's values are not sure to be what was meant, or to be read; empty if they are."""
+    packing = str(image.info.get("compression") if image.format == "TIFF" else image.format).removeprefix("tiff_")
+    if packing in LOSSY or (packing == "WEBP" and _loses(path.read_bytes())):
+        return f"is packed as {packing.upper()}, which may change numbers along every edge"
+    codec, raw = _packing(image)
+    bits = getattr(image, "tag_v2", {}).get(BITS, (8,))  # `raw` does not say it of planes apart
+    if image.mode in ("RGB", "RGBA", "LA") and (";16" in raw or max(bits) > 8):
+        return "has 16 bits in each channel, of which 8 would be read"
+    if codec == "libtiff" and "BS" in raw:
+        return "is a compressed TIFF of signed numbers in big-endian order, which would be read the wrong way round"
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(WHITE_IS_ZERO[0]) == WHITE_IS_ZERO[1]:
         return "is a TIFF in which white is 0, so that it is unclear what is background"
     if getattr(image, "n_frames", 1) > 1:
@@ -157,6 +174,15 @@ def _not_of_numbers(image: Image.Image) -> str:
             return f"has {getattr(image, 'n_frames', 1)} pages, of which one is the mask"
         image.seek(0)
     return ""
+
+
+def _loses(webp: bytes) -> bool:
+    """Tell whether a WebP file's first picture is packed with loss."""
+    place = 12
+    while (chunk := webp[place : place + 4]) not in (b"VP8 ", b"VP8L", b""):
+        size = 16 if chunk == b"ANMF" else int.from_bytes(webp[place + 4 : place + 8], "little")  # which holds others
+        place += 8 + size + size % 2
+    return chunk != b"VP8L"
 
 
 def read_objects(path: Path) -> Int32[Tensor, "h w"]:
@@ -169,6 +195,12 @@ def read_objects(path: Path) -> Int32[Tensor, "h w"]:
     if is_white(mask):
         remedy = "number the objects from 1, or prepare it as a folder with --parts objects or --semantics"
         raise UserError(f"{path} is black and white, which cannot tell objects that touch apart: {remedy}")
+    check_hard(mask, path)
+    return mask
+
+
+def check_hard(mask: Int32[Tensor, "h w"], path: Path) -> None:
+    """Raises UserError if a mask was smoothed: most pixels beside its background lie below a larger number."""
     cross = generate_binary_structure(2, 1)
     low, high = (filtered(mask.numpy(), footprint=cross) for filtered in (minimum_filter, maximum_filter))
     edge = (mask.numpy() > 0) & (low == 0)
@@ -176,7 +208,6 @@ def read_objects(path: Path) -> Int32[Tensor, "h w"]:
     if between.sum() >= FEWEST_SOFT and between.sum() > SOFT * edge.sum():
         remedy = "save it as it was drawn, and resize it without interpolation (nearest neighbour)"
         raise UserError(f"{path} has soft edges, whose values would count as objects: {remedy}")
-    return mask
 
 
 def is_white(mask: Int32[Tensor, "h w"]) -> bool:

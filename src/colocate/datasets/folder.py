@@ -15,7 +15,7 @@ from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import WHITE, by_stem, folder_in, is_white, pairs, read_mask, read_objects
+from colocate.datasets.files import WHITE, by_stem, check_hard, folder_in, is_white, pairs, read_mask, read_objects
 from colocate.datasets.own import Own, own_drafts, read_items
 from colocate.datasets.writer import Converted, Facts
 
@@ -82,7 +82,9 @@ def _folder(src: Path, name: str) -> Path:
 
 def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:
     if parts == "objects":
-        numbered: Any = label(read_mask(path).numpy())
+        mask = read_mask(path)
+        check_hard(mask, path)
+        numbered: Any = label(mask.numpy())
         return torch.from_numpy(numbered).to(torch.int32), None
     if facts.kind == "instances":
         return read_objects(path), None

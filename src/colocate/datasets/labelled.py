@@ -12,7 +12,7 @@ each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -86,6 +86,8 @@ class Labelled:
     notes: tuple[str, ...]
     """Notes for every table of results."""
     items: tuple[Item, ...]
+    tables: dict[str, str] = field(default_factory=dict)
+    """The SHA-256 of each table; none of a data set that was prepared before they were written down."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Labelled:
@@ -113,6 +115,7 @@ class Labelled:
                 str(facts["licence"]),
                 tuple(facts["notes"]),
                 tuple(_item(row) for row in rows),
+                dict(facts.get("tables", {})),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is no prepared data set, or was changed ({error!r}): {remedy}") from error
@@ -122,8 +125,13 @@ class Labelled:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every image's and mask's bytes, cases and splits: equal wherever the folder lies."""
-        facts = (self.kind, self.classes, self.ignored, sorted(map(repr, self.items)))
+        """Hash of every image's and mask's bytes, classes of objects, cases and splits: equal wherever the folder lies.
+
+        Raises UserError if objects.csv is needed, and missing or damaged.
+        """
+        facts: tuple[object, ...] = (self.kind, self.classes, self.ignored, sorted(map(repr, self.items)))
+        if self.kind == "instances" and len(self.classes) > 1:
+            facts += (sorted(self._objects.items()),)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -212,20 +220,25 @@ class Labelled:
         return table[mask.long() + 1]
 
     def verify(self) -> None:
-        """Check every file against the hash that was written.
+        """Check every image, mask and table against the hash that was written.
 
         Raises:
             UserError: one is missing or was changed.
         """
-        for item in self.items:
-            for path, digest in ((item.path, item.path_sha256), (item.mask, item.mask_sha256)):
-                if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
-                    raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
+        images = ((item.path, item.path_sha256) for item in self.items)
+        masks = ((item.mask, item.mask_sha256) for item in self.items)
+        for path, digest in (*self.tables.items(), *images, *masks):
+            if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
+                raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
 
     @cached_property
     def _objects(self) -> dict[tuple[str, int], int]:
-        rows = as_text(read_table(self.folder / "objects.csv"))
-        return {(row["path"], int(row["object"])): int(row["class"]) for row in rows}
+        file = self.folder / "objects.csv"
+        try:
+            return {(row["path"], int(row["object"])): int(row["class"]) for row in as_text(read_table(file))}
+        except (KeyError, ValueError) as error:
+            said = f"{file} does not hold path, object and class ({error!r})"
+            raise UserError(f"{said}: prepare the data set again") from error
 
     @staticmethod
     def _bytes(path: Path) -> bytes:

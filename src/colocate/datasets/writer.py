@@ -236,17 +236,6 @@ class _Written:
             if not partial and not ("train" in parts and any(part.startswith("test") for part in parts)):
                 names = ", ".join(parts) or "none"
                 raise UserError(f"{facts.name}: split {scheme} has the parts {names}: it needs train and test")
-        described: dict[str, Any] = {
-            "version": VERSION,
-            "name": facts.name,
-            "kind": facts.kind,
-            "classes": facts.classes,
-            "ignored": facts.ignored,
-            "licence": facts.licence,
-            "notes": notes,
-            "counts": counts,
-        }
-        (folder / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
         sides = [[item.splits.get(scheme, "") for scheme in schemes] for item in items]
         rows = [(*item[:3], _number(item.mpp), *item[4:8], *side) for item, side in zip(items, sides, strict=True)]
         write_csv(folder / "items.csv", (*COLUMNS, *(f"split:{scheme}" for scheme in schemes)), rows)
@@ -257,6 +246,18 @@ class _Written:
             if train:
                 rows = [(item.path, _number(item.mpp), item.source) for item in train]
                 write_csv(folder / f"train-{scheme}.csv", ("path", "mpp", "source"), rows)
+        described: dict[str, Any] = {
+            "version": VERSION,
+            "name": facts.name,
+            "kind": facts.kind,
+            "classes": facts.classes,
+            "ignored": facts.ignored,
+            "licence": facts.licence,
+            "notes": notes,
+            "counts": counts,
+            "tables": {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.csv"))},
+        }
+        (folder / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
 
     def _counts(self, schemes: Sequence[str]) -> dict[str, Any]:
         items, names = self.items.values(), dict(enumerate(self.facts.classes))

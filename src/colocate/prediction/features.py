@@ -125,7 +125,7 @@ class _Extractor:
         path, picture = (beside(self.out / listed.name, ending) for ending in (".h5", ".png"))
         if not path.exists():
             if picture.exists():
-                raise UserError(f"{picture} is there, and no features that it shows: choose another --out, or remove it")
+                raise UserError(f"{picture} is there, but not its features: choose another --out, or remove it")
             return False
         try:
             with h5py.File(path) as file:

@@ -206,7 +206,7 @@ def _largest(pages: list[Any], path: Path) -> Any:
 
 
 def _hidden(file: tifffile.TiffFile) -> bool:
-    """Whether a page stands for pictures that follow it without pages of their own, as ImageJ and tifffile may write."""
+    """Whether a page stands for pictures that have no pages of their own, as ImageJ and tifffile may write them."""
     return any(len(series.pages) == 1 and series.size > series.keyframe.size for series in file.series)
 
 
