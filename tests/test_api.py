@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import colocate
 from colocate.api import configured
 from colocate.base.errors import UserError
 from colocate.cli.main import main
+from colocate.datasets.labelled import Labelled
 from colocate.evaluation.protocol import task_for
 from colocate.prediction.image import Objects
 from colocate.prediction.predict import PredictConfig
@@ -21,6 +23,7 @@ from colocate.training.recipe import Recipe, leaves, to_json
 from colocate.training.recipes import RECIPES, find_recipe
 from tests.evaluate.tissue import discs, write_tissue
 from tests.phantom_slide import write_slides
+from tests.prepare.releases import write_folder
 from tests.tiny import tiny_recipe, write_tiles
 
 TINY = {"accelerator": "cpu", "workers": 0}
@@ -86,6 +89,39 @@ def test_groups_take_their_own_dataclass() -> None:
     recipe = find_recipe("plm")
     assert configured(recipe, {"optim": replace(recipe.optim, lr=1.0)}) == configured(recipe, {"optim": {"lr": 1.0}})
     assert configured(PredictConfig(), {"batch": 2, "score": 0.25}).device.batch == 2
+
+
+def test_the_order_of_settings_is_no_matter() -> None:
+    values = {"short_side": (1400, 1500), "test_short_side": 1500, "long_side": 2000}  # each alone would be refused
+    for names in permutations(values):
+        changed = configured(task_for("instances", ""), {name: values[name] for name in names})
+        assert {name: getattr(changed.config, name) for name in values} == values  # pyright: ignore
+    with pytest.raises(UserError, match="short_side is a range"):
+        configured(task_for("instances", ""), {"test_short_side": 1500, "long_side": 1400})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"semantics": True, "classes": "gland"}, "prepare: classes: Input should be a valid tuple"),
+        ({"semantics": True, "class": ("a", "b")}, "prepare: class: Unexpected keyword argument"),
+        ({"parts": "object"}, "prepare: parts: Input should be 'objects' or 'together'"),
+        ({"mpp": "fine"}, "prepare: mpp: Input should be a valid number"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        colocate.prepare("folder", write_folder(tmp_path / "mine"), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_name_is_no_sequence_of_letters(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    for names in (["gland"], ("gland",)):
+        data = colocate.prepare("folder", src, tmp_path / type(names).__name__, classes=names)
+        assert isinstance(data, Labelled) and data.classes == ("gland",)
+    with pytest.raises(UserError, match="journals: Input should be a valid tuple"):
+        configured(find_recipe("plm"), {"journals": "tensorboard"})
 
 
 @pytest.mark.slow

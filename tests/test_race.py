@@ -139,6 +139,11 @@ def test_the_smaller_set_shows_the_same_glands(race: Path) -> None:
         torch.testing.assert_close(*means, atol=1.5, rtol=0)
 
 
+def test_images_of_which_nothing_counts_judge_nothing() -> None:
+    dices = (("a", 0.5), ("a", None), ("b", None), ("a", 1.0), ("c", 0.25))
+    assert judge._by_case([{"case": case, "dice": dice} for case, dice in dices]) == {"a": (75.0, 2), "c": (25.0, 1)}
+
+
 def test_an_arm_goes_from_tiles_to_a_row(
     race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

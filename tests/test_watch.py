@@ -16,10 +16,13 @@ from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import find_candidate
 from colocate.evaluation.leakage import tiles_of
+from colocate.evaluation.metrics.semantic import record_probe
+from colocate.models.backbones import Backbone
 from colocate.training import diagnostics as its
 from colocate.training.loop import Interrupted, pretrain
+from colocate.training.probes import Agreement, frozen_cells, probe
 from colocate.training.recipe import Recipe
-from tests.evaluate.tissue import write_tissue
+from tests.evaluate.tissue import write_partly, write_tissue
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -49,8 +52,8 @@ def test_it_asks_every_epoch_and_keeps_the_best(
 ) -> None:
     scores = iter([0.3, 0.8, 0.5])
 
-    def dice(*_: object) -> torch.Tensor:
-        return torch.tensor([score])
+    def agreement(*_: object) -> Agreement:
+        return Agreement(score, 0, 0)
 
     kept = []
     look = its.OnlineProbe.look
@@ -62,7 +65,7 @@ def test_it_asks_every_epoch_and_keeps_the_best(
         return look(watch, step, *rest)  # pyright: ignore[reportArgumentType]
 
     score = 0.0
-    monkeypatch.setattr(its, "dice", dice)
+    monkeypatch.setattr(its, "agreement", agreement)
     monkeypatch.setattr(its.OnlineProbe, "look", looks)
     run = pretrain(recipe(data, tmp_path, "run"))  # 20 tiles in batches of 8: two steps an epoch, six in all
     assert rows(run) == [(2, pytest.approx(0.3)), (4, pytest.approx(0.8)), (6, pytest.approx(0.5))]
@@ -119,3 +122,39 @@ def test_data_that_do_not_serve_are_refused_before_training(data: Labelled, tmp_
     for folder, named in ((one.folder, "of one case or none"), (tmp_path / "tiles", "dataset.json")):
         with pytest.raises(UserError, match=named):
             pretrain(replace(recipe(data, tmp_path, f"run-{named[:4]}"), probe=str(folder)))
+
+
+@pytest.mark.parametrize(("ignored", "blank"), [(0, ()), (255, ()), (0, (2, 3))])
+def test_it_scores_as_the_evaluation_does(ignored: int, blank: tuple[int, ...], tmp_path: Path) -> None:
+    """Ignored pixels do not count; without them, as class 0, all that can be called would be a positive."""
+    data = write_partly(tmp_path / "partly", ignored, blank)
+    watch = its.OnlineProbe(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    assert set(blank) < set(watch.judged)
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet", cell_stride=8)
+    watch.look(1, 1.0, backbone, {"mean": [0.5] * 3, "std": [0.5] * 3})
+    config = replace(its.CONFIG, stride=8)
+    look = frozen_cells(backbone, data, watch.train, config, (0.5,) * 3, (0.5,) * 3)
+    records = [
+        record_probe(data.mask(number), found, ignored)["dice"]
+        for number, found in probe(look, data, watch.train, watch.judged, config, 0)
+    ]
+    defined = [dice for dice in records if dice is not None]
+    assert len(records) - len(defined) == len(blank)
+    assert rows(tmp_path) == [(1, pytest.approx(sum(defined) / len(defined), abs=1e-5))]
+
+
+def test_images_of_which_nothing_counts_are_refused_before_training(tmp_path: Path) -> None:
+    for side, blank in {"learned": (0, 1, 4, 5, 8, 9), "judged": (2, 3, 6, 7)}.items():
+        data = write_partly(tmp_path / side, 255, blank)
+        with pytest.raises(UserError, match=f"all pixels of its {len(blank)} training images are of the ignored class"):
+            pretrain(recipe(data, tmp_path, f"run-{side}"))
+
+
+def test_a_backbone_that_cannot_take_the_images_is_refused_before_training(data: Labelled, tmp_path: Path) -> None:
+    plain = recipe(data, tmp_path, "run")
+    encoder, views = replace(plain.encoder, backbone="mixer_s32_224"), replace(plain.views, size=224)
+    mixer = replace(plain, encoder=encoder, views=views)
+    with pytest.raises(UserError, match="mixer_s32_224 cannot take images of 64 x 96 px"):
+        pretrain(mixer)
+    assert not (tmp_path / "run" / "journal.csv").exists()

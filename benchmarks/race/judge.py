@@ -30,7 +30,7 @@ from colocate.training.probes import Look, ProbeConfig, frozen_cells, probe
 
 Record = dict[str, Any]
 Cases = dict[str, tuple[float, int]]
-"""Of each case (a patient): the mean Dice of its images, in percent, and how many they are."""
+"""Of each case (a patient): the mean Dice, in percent, of its images of which something counts, and their number."""
 FIT = FitConfig(steps=200, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=())
 BOUND = replace(FIT, steps=2000)
 FEW = 10
@@ -128,8 +128,9 @@ def _record(data: Labelled, number: int, called: torch.Tensor) -> Record:
 
 
 def _by_case(records: list[Record]) -> Cases:
-    cases = sorted({record["case"] for record in records})
-    dices = {case: [100 * record["dice"] for record in records if record["case"] == case] for case in cases}
+    defined = [record for record in records if record["dice"] is not None]
+    cases = sorted({record["case"] for record in defined})
+    dices = {case: [100 * record["dice"] for record in defined if record["case"] == case] for case in cases}
     return {case: (round(sum(some) / len(some), 3), len(some)) for case, some in dices.items()}
 
 

@@ -149,13 +149,20 @@ def tile(
 
 
 def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Path:
-    """Bring a labelled data set into the one form that `evaluate` reads; see `colocate.datasets.prepare.prepare`."""
+    """Bring a labelled data set into the one form that `evaluate` reads; see `colocate.datasets.prepare.prepare`.
+
+    Raises:
+        UserError: no such data set or option, an option of the wrong kind, or files that are not as they should be.
+    """
     from colocate.datasets.prepare import Kind
     from colocate.datasets.prepare import prepare as work
 
     if kind not in get_args(Kind):
         raise UserError(f"no data set {kind!r}: there are {', '.join(get_args(Kind))}")
-    return work(kind, Path(src), Path(out), **options)  # pyright: ignore[reportArgumentType]
+    try:  # which refuses, among others, one word where there should be several: its letters would be taken for them
+        return pydantic.validate_call(work)(kind, Path(src), Path(out), **options)  # pyright: ignore[reportArgumentType]
+    except pydantic.ValidationError as error:
+        raise UserError(f"prepare: {reason(error)}") from error
 
 
 def features(
@@ -204,9 +211,15 @@ class Results:
     files: tuple[Path, ...]
 
     def tables(self, against: str | None = None, by: Drawn = "cases") -> list[Table]:
-        """Means, intervals and differences from the backbone `against`; see `colocate table`."""
-        from colocate.evaluation.table import collect
+        """Means, intervals and differences from the backbone `against`; see `colocate table`.
 
+        Raises:
+            UserError: as `colocate.evaluation.table.collect`, or `by` is neither cases nor images.
+        """
+        from colocate.evaluation.table import Drawn, collect
+
+        if by not in get_args(Drawn):
+            raise UserError(f"intervals cannot be drawn by {by!r}: there are {', '.join(get_args(Drawn))}")
         return collect(self.files, against, by)
 
     @property
@@ -332,16 +345,18 @@ def configured(config: Config, settings: Mapping[str, Any]) -> Config:
         UserError: no such setting, or a value of the wrong kind.
     """
     groups, given = _flat(config), {}
+    of_groups: dict[str, dict[str, Any]] = {}
     for name, value in settings.items():
         own = getattr(config, name, None)
         if group := next((group for group in groups if name in _names(getattr(config, group))), None):
-            given[group] = configured(given.get(group, getattr(config, group)), {name: value})
+            of_groups.setdefault(group, {})[name] = value
         elif name not in _names(config):
             close = get_close_matches(name, _names(config), 1)
             hint = f": did you mean {close[0]}?" if close else f": there are {', '.join(_names(config))}"
             raise UserError(f"{type(config).__name__} has no setting {name!r}{hint}")
         else:
             given[name] = configured(own, value) if is_dataclass(own) and isinstance(value, Mapping) else value
+    given |= {group: configured(getattr(config, group), its) for group, its in of_groups.items()}
     try:
         plain = {field.name: getattr(config, field.name) for field in fields(config)}  # pyright: ignore
         return pydantic.TypeAdapter(type(config)).validate_python(plain | given)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from colocate.base.errors import UserError
+from colocate.datasets.writer import Draft, Facts, write
 from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, borders, on_glass, parted
-from colocate.evaluation.fit import FitConfig
+from colocate.evaluation.fit import DRAWS, FitConfig
+from colocate.evaluation.protocol import contours_for
 from colocate.models.backbones import Backbone
 
 SIDE = 96
@@ -108,13 +113,31 @@ def test_a_network_learns_contours() -> None:
 def test_training_crops_show_glass_beside_the_image() -> None:
     image, mask = torch.zeros(3, 40, 50, dtype=torch.uint8), torch.ones(40, 50, dtype=torch.int32)
     shares = []
-    for draws in torch.rand(200, 8, generator=torch.Generator().manual_seed(0)):
-        pixels, target = on_glass(image, mask, draws, 32, symmetries=True)
+    for draws in torch.rand(200, DRAWS, generator=torch.Generator().manual_seed(0)):
+        pixels, target = on_glass(image, mask, draws, 32, symmetries=True, stain=0)
         glass = target == 0
         assert pixels.shape == (3, 32, 32) and (target[~glass] == 1).all()
-        assert torch.equal(pixels > 0, glass.expand(3, -1, -1)) and (pixels[:, glass] >= 225).all()
+        assert torch.equal(pixels > 1, glass.expand(3, -1, -1)) and (pixels[:, glass] >= 225).all()
         shares.append(glass.float().mean().item())
     assert 0.1 < sum(shares) / len(shares) < 0.4 and min(shares) == 0
+
+
+def test_training_crops_vary_in_stain_alone() -> None:
+    """In optical density a crop is what it is without stain jitter, its stains scaled and shifted."""
+    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])  # Ruifrok and Johnston 2001
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    amounts = np.random.default_rng(0).uniform(0.1, 0.6, (40 * 40, 3))
+    image = torch.from_numpy((255 * np.exp(-amounts @ stains)).round().astype(np.uint8).reshape(40, 40, 3))
+    mask = torch.ones(40, 40, dtype=torch.int32)
+    for draws in torch.rand(20, DRAWS, generator=torch.Generator().manual_seed(1)):
+        pair = [on_glass(image.permute(2, 0, 1), mask, draws, 32, symmetries=True, stain=stain) for stain in (0, 0.4)]
+        assert torch.equal(pair[0][1], pair[1][1])
+        tissue = pair[0][1].numpy() > 0
+        plain, varied = (-np.log(pixels.numpy()[:, tissue] / 255.0).T @ np.linalg.inv(stains) for pixels, _ in pair)
+        for number in range(3):
+            slope, shift = np.polyfit(plain[:, number], varied[:, number], 1)
+            assert slope == pytest.approx(1 + 0.4 * (2 * float(draws[6 + number]) - 1), abs=0.02)
+            assert shift == pytest.approx(0.05 * (2 * float(draws[9 + number]) - 1), abs=0.02)
 
 
 def test_glass_is_no_object_and_joins_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +154,29 @@ def test_glass_is_no_object_and_joins_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UserError, match="border and smallest are 1 or more, in px"):
+    with pytest.raises(UserError, match="border and smallest are 1 or more, in px; stain"):
         ContoursConfig(border=0)
+    with pytest.raises(UserError, match="stain is 0 or more, and below 1"):
+        ContoursConfig(stain=1)
     with pytest.raises(UserError, match="crop is a multiple of 32 px"):
         ContoursConfig(crop=100)
+
+
+def test_what_is_far_smaller_than_training_objects_is_no_object(tmp_path: Path) -> None:
+    """Half the area that all but a twentieth of them have; test images, with specks here, are not asked."""
+    facts, image = Facts("squares", "instances", ("gland",), ""), torch.full((3, 64, 64), 200, dtype=torch.uint8)
+
+    def drafts() -> Iterator[Draft]:
+        for number in range(12):
+            ids = torch.zeros(64, 64, dtype=torch.int32)
+            for place, side in enumerate([1, 1] if number > 9 else [3 + number, 12 + number]):
+                ids[place * 32 : place * 32 + side, 4 : 4 + side] = place + 1
+            part = "test" if number > 9 else "train"
+            yield Draft(f"image{number}", image, ids, f"case{number}", 0.5, {"one": part})
+
+    data = write(tmp_path / "data", facts, drafts())
+    areas = [side**2 for number in range(10) for side in (3 + number, 12 + number)]
+    assert contours_for(data) == ContoursConfig(crop=64, smallest=round(np.quantile(areas, 0.05, method="weibull") / 2))
+    assert contours_for(data).smallest == 5
+    specks = write(tmp_path / "specks", facts, islice(drafts(), 10, 12), partial=True)
+    assert contours_for(specks).smallest == ContoursConfig().smallest  # nothing to learn it from

@@ -100,6 +100,21 @@ def test_nothing_is_found_where_there_is_nothing(data: Labelled, tiles: Path, tm
     refuse(findings, forced=False)
 
 
+@pytest.mark.parametrize("case", ["-", "?", "made:-", "_"])
+def test_a_case_without_a_word_is_not_known(case: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
+    rows = [(Path(item.path), item.source, item.splits["official"]) for item in data.items]
+    rows[-2:] = [(path, case, part) for path, _, part in rows[-2:]]
+    findings = check(
+        labelled(tmp_path / "more", rows),
+        "official",
+        index_of(tmp_path / "run", [(path, "made-elsewhere") for path in sorted(tiles.iterdir())]),
+        "run",
+    )
+    assert findings.found == []
+    assert "the cases of some images of the data set are not known" in findings.unchecked
+    assert any(line.startswith("2 test cases against") for line in findings.checked)  # b and c
+
+
 @pytest.mark.parametrize("how", COPIES)
 def test_planted_copies_are_found(how: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
     COPIES[how](image(data, "testA_2"), tiles / "x")

@@ -43,6 +43,33 @@ def test_a_stride_that_cannot_be_halved_is_refused() -> None:
         Pyramid(Backbone("vit_small_patch14_dinov2"))
 
 
+def test_stages_that_decoders_have_no_use_for_are_refused() -> None:
+    with pytest.raises(UserError, match="levit_128s has stages of strides 16, 32, 64: decoders need those of 4, 8, 16"):
+        Pyramid(Backbone("levit_128s"))
+
+
+@pytest.mark.parametrize("name", ["mixer_s32_224", "maxvit_tiny_rw_224"])
+def test_a_backbone_of_a_fixed_input_size_takes_that_and_says_so_of_others(name: str) -> None:
+    backbone = Backbone(name)
+    with pytest.raises(UserError, match=rf"{name} cannot take images of 64 x 96 px \(.+\): choose a network"):
+        Pyramid(backbone)(torch.rand(2, 3, 64, 96))
+    with pytest.raises(UserError, match=f"{name} cannot take images of"):
+        Detector(SMALL, backbone, 1, *NORMAL).predict(torch.zeros(3, 64, 96, dtype=torch.uint8))
+    model = Segmenter(SemanticsConfig(), backbone, 3, None, *NORMAL)
+    assert model.predict(torch.zeros(3, 220, 224, dtype=torch.uint8)).shape == (220, 224)
+
+
+def test_want_of_memory_is_no_fault_of_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyramid = Pyramid(Backbone("test_resnet"))
+
+    def fails(_: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pyramid.backbone, "stages", fails)
+    with pytest.raises(torch.OutOfMemoryError):  # which prediction waits for
+        pyramid(torch.rand(1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_mask_rcnn_learns_every_weight(name: str) -> None:
     torch.manual_seed(0)
@@ -153,17 +180,20 @@ def test_u_net_on_every_backbone(name: str) -> None:
     assert found.shape == (50, 70) and not (found == 2).any()
 
 
-def test_ignored_and_added_pixels_teach_nothing() -> None:
+@pytest.mark.parametrize("ignored", [2, 255])
+def test_ignored_and_added_pixels_teach_nothing(ignored: int) -> None:
     torch.manual_seed(0)
-    model = Segmenter(SemanticsConfig(), Backbone("test_resnet"), 3, 2, *NORMAL).eval()
+    model = Segmenter(SemanticsConfig(), Backbone("test_resnet"), 3, ignored, *NORMAL).eval()
     images, classes = list(torch.rand(1, 3, 64, 64)), torch.zeros(64, 64, dtype=torch.int64)
     some = classes.clone()
-    some[:, 32:] = 2
+    some[:, 32:] = ignored
     added = classes.clone()
     added[:, 32:] = -1
     one, other = (model(images, [{"classes": its}])["cross_entropy"] for its in (some, added))
     expected = torch.nn.functional.cross_entropy(model.logits(torch.stack(images))[:, :, :, :32], classes[None, :, :32])
     assert one.item() == pytest.approx(expected.item(), rel=1e-5) == other.item()
+    scores = model.scores(torch.zeros(1, 3, 40, 40, dtype=torch.uint8))
+    assert scores.isinf().flatten(2).all(2)[0].tolist() == [number == ignored for number in range(3)]
 
 
 def test_a_frozen_encoder_takes_no_gradient_and_keeps_its_statistics() -> None:

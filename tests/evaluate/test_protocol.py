@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from colocate.api import load_model
 from colocate.base.errors import UserError
 from colocate.base.files import claimed
 from colocate.cli.main import main
@@ -25,7 +26,7 @@ from colocate.evaluation.fit import Engine, FitConfig
 from colocate.evaluation.protocol import Protocol, evaluate, some_of
 from colocate.evaluation.tasks import ContoursTask, InstancesTask, Overlays, ProbeTask, SemanticsTask, Task
 from colocate.training.probes import ProbeConfig
-from tests.evaluate.tissue import write_tissue
+from tests.evaluate.tissue import write_partly, write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)
 FIT = FitConfig(steps=20, batch=4, optimizer="adamw", lr=3e-3, drops=())
@@ -76,6 +77,49 @@ def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Cand
     if name in ("semantics", "linear", "nearest"):  # dark discs on light ground: colour is enough
         score = "Dice gland" if name == "semantics" else "pooled Dice"
         assert result["scores"][score] > 60, result["scores"]
+
+
+@pytest.mark.parametrize("name", ["semantics", "linear", "nearest"])
+def test_an_ignored_number_beside_the_classes(name: str, random: Candidate, tmp_path: Path) -> None:
+    data = write_partly(tmp_path / "data", 255, blank=(10, 11))
+    (file,) = evaluate(TASKS[name], protocol(data, tmp_path, keep_models=True), [random])
+    result = read(file)
+    score = "Dice gland" if name == "semantics" else "pooled Dice"
+    assert result["scores"][score] > 60, result["scores"]
+    assert ("uncounted" in result["identity"]) == (name != "semantics")  # else results of earlier would be taken
+    if name == "semantics":
+        assert set(result["records"][0]["semantic"]) == {"other", "gland"}
+        model = load_model(file.parent, "cpu")
+        assert model.predict(data.image(12).permute(1, 2, 0).numpy()).classes.max() == 1  # pyright: ignore
+    else:
+        assert [record["probe"]["dice"] is None for record in result["records"]] == [True] * 2 + [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("semantics", "all pixels of"), ("linear", "no cell"), ("nearest", "no cell")]
+)
+def test_training_images_of_which_nothing_counts_are_refused(
+    name: str, says: str, random: Candidate, tmp_path: Path
+) -> None:
+    data = write_partly(tmp_path / "data", 0, blank=range(10))
+    with pytest.raises(UserError, match=f"discs: .*{says}.* its 10 training images .*nothing can be learned"):
+        evaluate(TASKS[name], protocol(data, tmp_path), [random])
+
+
+@pytest.mark.parametrize("name", ["semantics", "contours", "linear"])
+def test_a_backbone_of_a_fixed_input_size_is_refused(name: str, data: Labelled, tmp_path: Path) -> None:
+    mixer = find_candidate("random", "mixer_s16_224")
+    task = ProbeTask() if name == "linear" else TASKS[name]
+    with pytest.raises(UserError, match=r"mixer_s16_224 cannot take images of \d+ x \d+ px \(Input height .*any size"):
+        evaluate(task, protocol(data, tmp_path), [mixer])
+
+
+def test_an_image_of_which_nothing_counts_is_neither_the_worst_nor_the_best(data: Labelled) -> None:
+    overlays = Overlays(replace(data, ignored=3), [0, 1])
+    truth = torch.ones(64, 80, dtype=torch.int64)
+    overlays.classes(0, truth * 3, truth)
+    overlays.classes(1, truth, truth)
+    assert overlays.worst == overlays.best == [(1.0, 1)] and overlays.pictures[0][2] == "no pixel counts"
 
 
 def test_the_worst_and_the_best_images_are_kept(data: Labelled, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from colocate.api import Results
 from colocate.base.errors import UserError
 from colocate.cli.main import main
 from colocate.evaluation.table import Table, collect, markdown, write
+from colocate.pages.scores import images, write_scores
 from tests.evaluate.made import write_result
 
 Cells = dict[str, dict[str, str]]
@@ -199,6 +201,34 @@ def test_scores_that_are_undefined(tmp_path: Path) -> None:
     assert scores["plm"]["pooled Dice"] == differences["plm"]["pooled Dice"] == "undefined"
     assert numbers(scores["plm"]["image Dice"]) == [100, 100, 100] and "**" not in scores["plm"]["image Dice"]
     assert numbers(differences["plm"]["image Dice"]) == [0, 0, 0, 50]
+
+
+def test_images_of_which_nothing_counts_change_nothing(tmp_path: Path) -> None:
+    """Neither means nor, much, intervals; and on the page they are neither the worst nor the best."""
+    for label, skill in (("random", 0.4), ("plm", 0.6)):
+        made = write_result(tmp_path / "some", label=label, skill=skill)
+        nothing = {"probe": {"dice": None, "shared": 0, "positives": 0}}
+        records = [entry | (nothing if entry["source"] == "glas:5" else {}) for entry in made["records"]]
+        write_result(tmp_path / "some", label=label, records=records)
+        write_result(tmp_path / "kept", label=label, records=[one for one in records if one["source"] != "glas:5"])
+    some, kept = (table(tmp_path / name) for name in ("some", "kept"))
+    assert [one.scores[0].over for one in (some, kept)] == ["6 cases (24 images)", "5 cases (20 images)"]
+    for label in ("random", "plm"):
+        ours, theirs = (one.scores[0].intervals[label]["image Dice"] for one in (some, kept))
+        assert ours.mean == pytest.approx(theirs.mean) and ours.low < ours.mean < ours.high
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1.5)
+    assert some.scores[0].differences["plm"]["image Dice"].share == 1
+    write_scores([some], tmp_path / "page")
+    assert "nan" not in (tmp_path / "page" / "index.html").read_text()
+    shown = {row[0] for row in images(some)[1:]}
+    assert len(shown) == 10 and not shown & {entry["image"] for entry in records if entry["source"] == "glas:5"}
+
+
+def test_nothing_else_is_drawn(tmp_path: Path) -> None:
+    write_result(tmp_path)
+    for by in ("patients", "case", ""):
+        with pytest.raises(UserError, match=f"intervals cannot be drawn by '{by}': there are cases, images"):
+            Results((tmp_path,)).tables(by=by)  # pyright: ignore[reportArgumentType]
 
 
 def test_files_hold_what_the_tables_do(tmp_path: Path) -> None:

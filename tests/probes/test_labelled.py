@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
+from colocate.models.backbones import Backbone
 from colocate.training.probes import ProbeConfig, at_pixels, fit_linear, frozen_cells, probe, settled
-from tests.evaluate.tissue import write_tissue
+from tests.evaluate.tissue import write_partly, write_tissue
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -87,12 +88,39 @@ def test_ignored_pixels_neither_teach_nor_are_called(tmp_path: Path) -> None:
     assert all((found == 1).all() for _, found in calls)
 
 
+@pytest.mark.parametrize("classifier", ["linear", "nearest"])
+@pytest.mark.parametrize("ignored", [0, 255])
+def test_an_ignored_rim_changes_no_call(ignored: int, classifier: str, tmp_path: Path) -> None:
+    data = write_partly(tmp_path / "partly", ignored)
+    config = ProbeConfig(classifier, stride=8, neighbours=5)  # pyright: ignore[reportArgumentType]
+    first = int(ignored == 0)
+    for number, found in asked(data, data.train("patients"), data.test("patients"), config):
+        assert set(found.unique().tolist()) == {first, first + 1}
+        truth = data.mask(number)
+        assert (truth == found)[truth != ignored].double().mean() > 0.9
+
+
+def test_a_network_of_another_input_size_is_named(data: Labelled) -> None:
+    for statistics in ("own", "images"):
+        config = ProbeConfig(stride=16, statistics=statistics)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UserError, match=r"levit_128s cannot take images of \d+ x \d+ px \(The size of tensor"):
+            frozen_cells(Backbone("levit_128s", cell_stride=16), data, [0, 1], config, *PLAIN)(0)
+
+
 def test_too_little_to_learn_from_is_refused(data: Labelled) -> None:
     with pytest.raises(UserError, match="learn from"):
         asked(data, [], data.test("patients"), ProbeConfig(stride=8))
     with pytest.raises(UserError, match="that vote"):
         config = ProbeConfig("nearest", stride=8, memory=10)
         asked(data, data.train("patients"), [1], config)
+
+
+def test_cells_that_are_mostly_ignored_teach_nothing(tmp_path: Path) -> None:
+    data = write_partly(tmp_path / "partly", 255, blank=(0, 1))
+    for classifier in ("linear", "nearest"):
+        config = ProbeConfig(classifier, stride=8)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UserError, match="discs: in no cell of its 2 training images half of the pixels count"):
+            asked(data, [0, 1], [2], config)
 
 
 def test_the_memory_is_bounded_and_drawn_by_the_seed(data: Labelled) -> None:

@@ -12,7 +12,7 @@ each pixel. `colocate prepare` writes this form; `Labelled` reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -30,6 +30,7 @@ from colocate.data.decode import decode
 from colocate.datasets.files import opened
 
 VERSION = 1
+OBJECTS = "objects.csv"
 COLUMNS = ("path", "mask", "source", "mpp", "height", "width", "path_sha256", "mask_sha256")
 Kind = Literal["instances", "semantics"]
 
@@ -86,8 +87,8 @@ class Labelled:
     notes: tuple[str, ...]
     """Notes for every table of results."""
     items: tuple[Item, ...]
-    tables: dict[str, str] = field(default_factory=dict)
-    """The SHA-256 of each table; none of a data set that was prepared before they were written down."""
+    objects_sha256: str | None = None
+    """Of objects.csv; None where there is none, or where it was prepared before this was written down."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Labelled:
@@ -115,7 +116,7 @@ class Labelled:
                 str(facts["licence"]),
                 tuple(facts["notes"]),
                 tuple(_item(row) for row in rows),
-                dict(facts.get("tables", {})),
+                facts.get("objects_sha256"),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is no prepared data set, or was changed ({error!r}): {remedy}") from error
@@ -220,20 +221,22 @@ class Labelled:
         return table[mask.long() + 1]
 
     def verify(self) -> None:
-        """Check every image, mask and table against the hash that was written.
+        """Check every image and mask, and the table of objects, against the hash that was written.
 
         Raises:
             UserError: one is missing or was changed.
         """
-        images = ((item.path, item.path_sha256) for item in self.items)
-        masks = ((item.mask, item.mask_sha256) for item in self.items)
-        for path, digest in (*self.tables.items(), *images, *masks):
+        hashes = {item.path: item.path_sha256 for item in self.items}
+        hashes |= {item.mask: item.mask_sha256 for item in self.items}
+        if self.objects_sha256 is not None:
+            hashes[OBJECTS] = self.objects_sha256
+        for path, digest in hashes.items():
             if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
                 raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
 
     @cached_property
     def _objects(self) -> dict[tuple[str, int], int]:
-        file = self.folder / "objects.csv"
+        file = self.folder / OBJECTS
         try:
             return {(row["path"], int(row["object"])): int(row["class"]) for row in as_text(read_table(file))}
         except (KeyError, ValueError) as error:

@@ -35,7 +35,7 @@ from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
 from colocate.datasets.files import check_upright
-from colocate.datasets.labelled import COLUMNS, VERSION, Item, Kind, Labelled, pixel_names
+from colocate.datasets.labelled import COLUMNS, OBJECTS, VERSION, Item, Kind, Labelled, pixel_names
 from colocate.slides.settings import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
@@ -236,16 +236,6 @@ class _Written:
             if not partial and not ("train" in parts and any(part.startswith("test") for part in parts)):
                 names = ", ".join(parts) or "none"
                 raise UserError(f"{facts.name}: split {scheme} has the parts {names}: it needs train and test")
-        sides = [[item.splits.get(scheme, "") for scheme in schemes] for item in items]
-        rows = [(*item[:3], _number(item.mpp), *item[4:8], *side) for item, side in zip(items, sides, strict=True)]
-        write_csv(folder / "items.csv", (*COLUMNS, *(f"split:{scheme}" for scheme in schemes)), rows)
-        if facts.kind == "instances" and len(facts.classes) > 1:
-            write_csv(folder / "objects.csv", ("path", "object", "class"), self.object_rows)
-        for scheme in schemes:
-            train = [item for item in items if item.splits.get(scheme) == "train"]
-            if train:
-                rows = [(item.path, _number(item.mpp), item.source) for item in train]
-                write_csv(folder / f"train-{scheme}.csv", ("path", "mpp", "source"), rows)
         described: dict[str, Any] = {
             "version": VERSION,
             "name": facts.name,
@@ -255,9 +245,19 @@ class _Written:
             "licence": facts.licence,
             "notes": notes,
             "counts": counts,
-            "tables": {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.csv"))},
         }
+        if facts.kind == "instances" and len(facts.classes) > 1:
+            write_csv(folder / OBJECTS, ("path", "object", "class"), self.object_rows)
+            described["objects_sha256"] = sha256((folder / OBJECTS).read_bytes()).hexdigest()
         (folder / "dataset.json").write_text(json.dumps(described, indent=2) + "\n")
+        sides = [[item.splits.get(scheme, "") for scheme in schemes] for item in items]
+        rows = [(*item[:3], _number(item.mpp), *item[4:8], *side) for item, side in zip(items, sides, strict=True)]
+        write_csv(folder / "items.csv", (*COLUMNS, *(f"split:{scheme}" for scheme in schemes)), rows)
+        for scheme in schemes:
+            train = [item for item in items if item.splits.get(scheme) == "train"]
+            if train:
+                rows = [(item.path, _number(item.mpp), item.source) for item in train]
+                write_csv(folder / f"train-{scheme}.csv", ("path", "mpp", "source"), rows)
 
     def _counts(self, schemes: Sequence[str]) -> dict[str, Any]:
         items, names = self.items.values(), dict(enumerate(self.facts.classes))

@@ -20,6 +20,7 @@ from skimage.segmentation import find_boundaries, relabel_sequential, watershed
 from torch import Tensor, nn
 
 from colocate.base.errors import UserError
+from colocate.core.views import jitter_stain, stain_matrix
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import Segmenter, SemanticsConfig, cropped
 from colocate.evaluation.fit import Alter, FitConfig
@@ -48,16 +49,19 @@ class ContoursConfig(SemanticsConfig):
     """Most detections of a class in an image that average precision counts."""
     smallest: int = 30
     """Least area inside of an object's border, in px: less is no object."""
+    stain: float = 0.4
+    """How much stains vary between training crops: haematoxylin, eosin and DAB are scaled by 1 +- this, and shifted by
+    +- an eighth of it in optical density. Few patients do not show how much they vary."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.border, self.smallest) < 1:
-            raise UserError("border and smallest are 1 or more, in px")
+        if min(self.border, self.smallest) < 1 or not 0 <= self.stain < 1:
+            raise UserError("border and smallest are 1 or more, in px; stain is 0 or more, and below 1")
 
     @property
     def alter(self) -> Alter:
-        """Augmentation that makes a training crop of an image with glass around it."""
-        return partial(on_glass, side=self.crop, symmetries=self.symmetries)
+        """Augmentation that makes a training crop of an image with glass around it, in stains of its own."""
+        return partial(on_glass, side=self.crop, symmetries=self.symmetries, stain=self.stain)
 
 
 @final
@@ -116,12 +120,21 @@ def parted(
 
 
 def on_glass(
-    image: UInt8[Tensor, "3 h w"], mask: Int32[Tensor, "h w"], draws: Float[Tensor, " k"], side: int, symmetries: bool
+    image: UInt8[Tensor, "3 h w"],
+    mask: Int32[Tensor, "h w"],
+    draws: Float[Tensor, " k"],
+    side: int,
+    symmetries: bool,
+    stain: float,
 ) -> tuple[UInt8[Tensor, "3 s s"], Int32[Tensor, "s s"]]:
-    """A square anywhere in the image with a rim of glass: annotated regions rarely hold any, and slides do."""
+    """A square anywhere in the image with a rim of glass (annotated regions rarely hold any, and slides do), whose
+    stains are stronger or weaker by up to `stain`."""
     rim = 4 * (side // 4,)
     glass = GLASS[0] + int(draws[5] * (GLASS[1] - GLASS[0]))
-    return cropped(F.pad(image, rim, value=glass), F.pad(mask, rim), draws, side, symmetries)
+    image, mask = cropped(F.pad(image, rim, value=glass), F.pad(mask, rim), draws, side, symmetries)
+    scale, shift = (stain * (2 * some[None].float() - 1) for some in (draws[6:9], draws[9:12]))
+    jittered = jitter_stain(image[None] / 255, *stain_matrix(1 + scale, shift / 8))[0]
+    return (255 * jittered).round().clamp(0, 255).to(torch.uint8), mask
 
 
 def contour_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"], border: int) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation.fit import Alter, FitConfig, flipped
 from colocate.evaluation.metrics.coco import MOST
 from colocate.evaluation.metrics.objects import Found, Objects
-from colocate.models.backbones import Backbone
+from colocate.models.backbones import Backbone, taking
 from colocate.training.probes import batch_norms
 
 
@@ -39,7 +39,8 @@ class Pyramid(nn.Module):
     (arXiv:2203.16527): strides 4, 8, 16 and 32 by transposed convolutions and pooling of the last grid.
 
     Raises:
-        UserError: a stride that is no power of two, which decoders cannot halve their way to.
+        UserError: a stride that is no power of two, which decoders cannot halve their way to; stages that do not end
+            with those of strides 4, 8, 16 and 32; when it looks at images, as `taking` does.
     """
 
     def __init__(self, backbone: Backbone, width: int = 256) -> None:
@@ -58,13 +59,19 @@ class Pyramid(nn.Module):
             )
             self.strides = (4, 8, 16, 32)
             self.channels = (width,) * 4
+        elif self.strides[-4:] != (4, 8, 16, 32):
+            raise UserError(
+                f"{backbone.name} has stages of strides {', '.join(map(str, self.strides))}: decoders need those of "
+                "4, 8, 16 and 32, such as resnet18's"
+            )
         else:
-            with torch.no_grad():
-                self.channels = tuple(grid.shape[1] for grid in backbone.eval().stages(torch.zeros(1, 3, 64, 64)))
+            with torch.no_grad():  # 224 px any backbone takes
+                self.channels = tuple(grid.shape[1] for grid in backbone.eval().stages(torch.zeros(1, 3, 224, 224)))
             backbone.train()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        grids = self.backbone.stages(images)
+        with taking(self.backbone, images):
+            grids = self.backbone.stages(images)
         return grids if self.simple is None else [part(grids[-1]) for part in self.simple.values()]
 
 
@@ -368,7 +375,7 @@ class Segmenter(nn.Module):
         height, width = images.shape[2:]
         margin = (0, -width % 32, 0, -height % 32)
         logits = self.logits(F.pad(images.to(self.mean.device).float() / 255, margin, value=1.0))[..., :height, :width]
-        if self.ignored is not None:
+        if self.ignored is not None and self.ignored < self.classes:  # it may be a number beside them, such as 255
             logits[:, self.ignored] = -torch.inf
         return logits
 

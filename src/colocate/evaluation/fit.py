@@ -24,7 +24,7 @@ from colocate.training.optim import OptimConfig, build_optimizer, learning_rate
 from colocate.training.recipe import MachineConfig, Precision
 from colocate.training.run import launch, stop_signals, workers
 
-DRAWS = 8  # random numbers an example may use
+DRAWS = 12  # random numbers an example may use
 
 
 class Example(NamedTuple):

@@ -82,7 +82,7 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
     _compare_images(findings, tested, test, training, train)
     shared = sorted(data.shared_sources(scheme))
     findings.checked.append(f"cases of the split: {', '.join(shared) or 'none'} on both sides")
-    if not all(data.items[number].source for number in [*test, *train]):
+    if not all(_is_telling(data.items[number].source) for number in [*test, *train]):
         findings.unchecked.append("the cases of some images of the data set are not known")
     if index is None and origin == "random":
         findings.checked.append("a random backbone has seen no images")
@@ -162,11 +162,11 @@ def _compare_cases(
     findings: Findings, data: Labelled, test: Sequence[int], shared: Sequence[str], index: Index
 ) -> None:
     """Find the cases of test images among the sources of tiles."""
-    cases = {data.items[number].source for number in test} - {""}
+    cases = {case for number in test if _is_telling(case := data.items[number].source)}
     if not cases:
         return
     sources, firsts = np.unique(index.source_numbers, return_index=True)
-    every = sorted({item.source for item in data.items} - {""})
+    every = sorted({item.source for item in data.items if _is_telling(item.source)})
     naming = _naming(every, [index.sources[source] for source in sources])
     known = {case: int(firsts[place]) for case, place in naming.items()}
     named = [f"{case} ({index.name(known[case])})" for case in known if case in cases and case not in shared]
@@ -195,6 +195,20 @@ def _bounded(text: str, parts: str) -> str:
     return "".join(f"-{part}" for part in re.findall(parts, text.lower())) + "-"
 
 
+def _own(case: str) -> str:
+    """A case without the name of its data set."""
+    return case.partition(":")[2] or case
+
+
+def _is_telling(case: str) -> bool:
+    """Whether a case has words of its own; `-` and `?` stand for one that is not known.
+
+    >>> [case for case in ("glas:9", "n/a", "", "-", "tcga:?", "_") if _is_telling(case)]
+    ['glas:9', 'n/a']
+    """
+    return re.search(WORDS, _own(case)) is not None
+
+
 def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
     """The first of the sources that names each case, where one does.
 
@@ -211,7 +225,7 @@ def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
     every = {parts: "\n".join(_bounded(source, parts) for source in sources) for parts in (WORDS, RUNS)}
     found = {}
     for case in cases:
-        own = case.partition(":")[2] or case
+        own = _own(case)
         telling = len(own) >= 6 and any(sign.isdigit() for sign in own)
         for parts, sought in ((WORDS, case), *([(RUNS, own)] if telling else [])):
             place = every[parts].find(_bounded(sought, parts))

@@ -12,7 +12,7 @@ from datetime import date
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Annotated, Any
 
 import torch
@@ -22,6 +22,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import alone, read_json, write_atomically
 from colocate.base.rng import uniforms
 from colocate.base.text import Terminal
+from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
 from colocate.evaluation.contours import ContoursConfig
@@ -72,6 +73,18 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
     return SemanticsConfig(crop=_crop(data), encoder="frozen" if data.name == "bcss" else "tuned")
 
 
+def contours_for(data: Labelled) -> ContoursConfig:
+    """Default settings of contours on a data set.
+
+    What has not half the area that all but a twentieth of its objects have is no object: pieces of the background are
+    often called one. Only images that every split trains on are asked.
+    """
+    masks = (data.mask(number) for number in spaced(data.always_train, 200))
+    areas = [area for mask in masks for area in mask.flatten().bincount()[1:].tolist() if area]
+    usual = ContoursConfig(crop=_crop(data))
+    return replace(usual, smallest=max(1, round(quantiles(areas, n=20)[0] / 2))) if len(areas) > 1 else usual
+
+
 def _crop(data: Labelled) -> int:
     """The side of training crops, in px: 256, or what the images have."""
     side = int(median(min(item.height, item.width) for item in data.items))
@@ -101,7 +114,7 @@ def task_for(name: str, data: str, smoke: bool = False) -> Task:
         usual = SemanticsConfig() if known is None else semantics_for(known)
         return SemanticsTask(SemanticsConfig(SMOKE, crop=96) if smoke else usual)
     if name == "contours":
-        usual = ContoursConfig() if known is None else ContoursConfig(crop=_crop(known))
+        usual = ContoursConfig() if known is None else contours_for(known)
         return ContoursTask(ContoursConfig(SMOKE, crop=96) if smoke else usual)
     if name == "instances":
         usual = InstancesConfig() if known is None else instances_for(known)
@@ -215,6 +228,8 @@ def _trial(
     }
     if (counted := _counted(task)) > MOST:  # which were 100 at any setting once
         identity["counted"] = counted
+    if isinstance(task, ProbeTask) and data.ignored is not None:  # images of which nothing counts had a score once
+        identity["uncounted"] = "left out"
     text = json.dumps(identity, sort_keys=True)
     key = blake2b(text.encode(), digest_size=5).hexdigest()
     share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"

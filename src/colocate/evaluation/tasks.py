@@ -35,7 +35,7 @@ from colocate.evaluation.fit import Engine, Examples, fit
 from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
 from colocate.models.backbones import Backbone
-from colocate.training.probes import ProbeConfig, frozen_cells, probe, settled
+from colocate.training.probes import ProbeConfig, check_counted, frozen_cells, probe, settled
 
 SIDE_PX = 192
 TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
@@ -74,21 +74,22 @@ class Overlays:
         """Tint pixels of other classes than background (0) by whether they were called right."""
         counted = np.ones(truth.shape, bool) if self.data.ignored is None else (truth != self.data.ignored).numpy()
         right, true, called = (truth == found).numpy(), (truth > 0).numpy(), (found > 0).numpy()
-        share = float(right[counted].mean()) if counted.any() else 1.0
-        words = f"{share:.0%} of pixels right"
+        share = float(right[counted].mean()) if counted.any() else None
+        words = "no pixel counts" if share is None else f"{share:.0%} of pixels right"
         self._add(number, share, right & true, ~right & called & counted, ~right & true & ~called & counted, words)
 
     def _add(
         self,
         number: int,
-        share: float,
+        share: float | None,
         right: Bool[np.ndarray, "h w"],
         wrong: Bool[np.ndarray, "h w"],
         missed: Bool[np.ndarray, "h w"],
         words: str,
     ) -> None:
-        self.worst = sorted([*self.worst, (share, number)])[: SHEET // 2]
-        self.best = sorted([*self.best, (share, number)], key=lambda its: (-its[0], its[1]))[: SHEET // 2]
+        if share is not None:
+            self.worst = sorted([*self.worst, (share, number)])[: SHEET // 2]
+            self.best = sorted([*self.best, (share, number)], key=lambda its: (-its[0], its[1]))[: SHEET // 2]
         kept = {*self.wanted, *(one for _, one in self.worst + self.best)}
         if number not in kept:
             return
@@ -190,6 +191,7 @@ class SemanticsTask(Task):
 
     def run(self, trial: Trial, overlays: Overlays) -> Outcome:
         data, outcome = trial.data, Outcome()
+        check_counted(data, trial.train, "training image")
         backbone = _backbone(trial, frozen=self.config.encoder == "frozen")
         normalised = (trial.candidate.mean, trial.candidate.std)
         model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +14,7 @@ import timm
 import torch
 from huggingface_hub import constants as hub
 from huggingface_hub import get_session
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import Field, FiniteFloat, PositiveInt
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
@@ -238,6 +240,25 @@ class Backbone(nn.Module):
         if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
             raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         self.net.load_state_dict({name: tensors[name] for name in own})
+
+
+@contextmanager
+def taking(network: nn.Module, images: Shaped[Tensor, "b 3 h w"]) -> Iterator[None]:
+    """A network's look at images, which one of a fixed input size cannot take where they have another.
+
+    Raises:
+        UserError: it failed, though not for want of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        name, size = getattr(network, "name", type(network).__name__), " x ".join(map(str, images.shape[2:]))
+        raise UserError(
+            f"{name} cannot take images of {size} px ({reason(error)}): choose a network that takes any size, such as "
+            "resnet18"
+        ) from error
 
 
 def _hub_answers() -> bool:

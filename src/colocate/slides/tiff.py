@@ -237,7 +237,10 @@ def _tags_mpp(page: Any) -> tuple[float, float] | None:
 
 def _aperio_mpp(page: Any) -> tuple[float, float] | None:
     said = re.search(r"^Aperio.*\| *MPP *= *([\d.,]+(e[+-]?\d+)?)", page.description, re.DOTALL | re.IGNORECASE)
-    return (float(said[1].replace(",", ".")),) * 2 if said else None
+    if said is None:
+        return None
+    mpp = float(said[1].replace(",", "."))
+    return mpp, mpp
 
 
 def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None:

@@ -210,8 +210,8 @@ def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
             if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
                 raise ValueError("transparent in places: save it without transparency")
             grey = image.mode != "P" and len(image.getbands()) == 1
-            values = np.atleast_3d(image if grey else image.convert("RGB"))  # as grey a dark colour would be black
-            mask = (values > 0).any(-1)
+            values = np.asarray(image if grey else image.convert("RGB")) > 0  # as grey a dark colour would be black
+            mask = np.asarray(values if grey else values.any(-1))
     except Exception as error:  # shapely, Pillow and files raise each their own
         reason = " ".join(str(error).split())
         raise TileError(f"{file} is no mask of tissue (GeoJSON, or a picture of the whole slide): {reason}") from error

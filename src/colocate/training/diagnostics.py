@@ -20,7 +20,7 @@ from colocate.methods.method import Losses
 from colocate.models.backbones import Backbone
 from colocate.training.checkpoint import write_backbone
 from colocate.training.journal import Journal, read_rows
-from colocate.training.probes import ProbeConfig, dice, frozen_cells, probe
+from colocate.training.probes import ProbeConfig, agreement, check_counted, frozen_cells, probe
 
 MOST_TILES = 64  # a sample is enough for a curve, and keeps the check cheap at large batches
 
@@ -140,13 +140,15 @@ class OnlineProbe:
     """RUN/probes.csv, and RUN/best: the backbone of the highest Dice so far.
 
     Only images that every split of the labelled data trains on are asked about, half of their cases to learn from and
-    half to judge by: what is chosen by a test image would be no test any more. The score is the mean Dice, over images,
-    of all that is not background; a cell is what the 20 nearest of 8,000 training cells are.
+    half to judge by: what is chosen by a test image would be no test any more. The score is the mean Dice over the
+    images of which something counts, of each the mean over its classes but background, as `colocate evaluate probe` has
+    it; a cell is what the 20 nearest of 8,000 training cells are.
 
     A run that goes on from `step` drops the rows after it; the best of the rows that stay is only replaced by a better.
 
     Raises:
-        UserError: the folder is no prepared data set, or its training images are of one case.
+        UserError: the folder is no prepared data set, its training images are of one case, or no pixel of those to
+            learn from or to judge by counts.
     """
 
     def __init__(
@@ -158,6 +160,11 @@ class OnlineProbe:
         self.journal = Journal(run / "probes.csv", step)
         asked = read_rows(self.journal.path) if self.journal.path.exists() else []
         self.best = max((row["dice"] for row in asked), default=-1.0)
+
+    def check(self, backbone: Backbone) -> None:
+        """Look at one image. Raises UserError, before any training, if the backbone cannot take it for its size."""
+        config = replace(CONFIG, stride=backbone.stride, statistics="own")
+        frozen_cells(backbone, self.data, self.train, config, *self.normalisation)(self.train[0])
 
     def due(self, step: int, steps: int) -> bool:
         """Whether it is time: after every `every` steps and after the last."""
@@ -171,8 +178,9 @@ class OnlineProbe:
         scores = []
         for number, found in calls:
             truth = self.data.pixel_classes(number, self.data.mask(number))
-            scores.append(dice((found > 0).flatten()[None], (truth > 0).flatten()[None]).item())
-        score = sum(scores) / len(scores)
+            scores.append(agreement(truth, found, self.data.ignored).dice)
+        defined = [score for score in scores if score is not None]
+        score = sum(defined) / len(defined)  # of one at least: `check_counted`
         self.journal.write(step, {"epoch": epoch, "dice": score})
         if score > self.best:
             self.best = score
@@ -191,4 +199,6 @@ def _halves(data: Labelled) -> tuple[list[int], list[int]]:
     if not all(sides):
         raise UserError(f"--probe {data.folder}: its training images are of one case or none, which cannot be halved")
     few = [side[:: -(-len(side) // MOST_IMAGES)] for side in sides]
+    for side in few:
+        check_counted(data, side, "training image")
     return few[0], few[1]

@@ -161,7 +161,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
-    watch = _watch(recipe, run, step, batches_per_epoch) if rank == 0 and recipe.probe else None
+    watch = _watch(recipe, run, step, batches_per_epoch, bare.backbone) if rank == 0 and recipe.probe else None
     skipped = UnreadableTiles(run, index, recipe.max_skipped)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Throughput()
@@ -272,9 +272,11 @@ def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
     return failure and f"compiling failed, so networks run as they are ({failure})"
 
 
-def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int) -> OnlineProbe:
+def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int, backbone: Backbone) -> OnlineProbe:
     every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
-    return OnlineProbe(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
+    watch = OnlineProbe(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
+    watch.check(backbone)
+    return watch
 
 
 def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:

@@ -11,13 +11,15 @@ from typing import Any, Literal, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.base.rng import uniforms
+from colocate.base.text import counted
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from colocate.datasets.labelled import Labelled
+from colocate.models.backbones import taking
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -83,10 +85,11 @@ def cell_features(
     std: Sequence[float] = IMAGENET_STD,
     batch: int = 32,
 ) -> Float[Tensor, "n g f c"]:
-    """The backbone's cells of every image, in evaluation mode, on the CPU."""
+    """The backbone's cells of every image, in evaluation mode, on the CPU. Raises UserError as `taking` does."""
     was_training = backbone.training
     backbone.eval()
-    grids = [backbone(part).float().cpu() for part in _normalised(backbone, images, mean, std, batch)]
+    with taking(backbone, images):
+        grids = [backbone(part).float().cpu() for part in _normalised(backbone, images, mean, std, batch)]
     backbone.train(was_training)
     if not grids:
         raise ValueError("no images to take features from")
@@ -127,6 +130,48 @@ def dice(predicted: Bool[Tensor, "n m"], truth: Bool[Tensor, "n m"]) -> Float[Te
     return torch.where(all_positives > 0, shared / all_positives.clamp_min(1), 1.0)
 
 
+class Agreement(NamedTuple):
+    """How far truth and finding of one image agree."""
+
+    dice: float | None
+    """Mean over the classes but background that are there in truth or found; 1 where none is, None where nothing
+    counts."""
+    shared: int
+    """Cells or pixels of all those classes that were found rightly."""
+    positives: int
+    """The true plus the found ones."""
+
+
+def agreement(truth: Int[Tensor, "g f"], found: Int[Tensor, "g f"], ignored: int | None = None) -> Agreement:
+    """Compare the class of each cell or pixel of one image with what was found; class 0 is background.
+
+    Those whose truth is the class `ignored` do not count.
+
+    >>> agreement(torch.tensor([[0, 1, 1, 2]]), torch.tensor([[1, 1, 1, 1]]), ignored=2)
+    Agreement(dice=0.8, shared=2, positives=5)
+    """
+    counts = torch.ones_like(truth, dtype=torch.bool) if ignored is None else truth != ignored
+    if not counts.any():
+        return Agreement(None, 0, 0)
+    each: list[float] = []
+    shared = positives = 0
+    for number in sorted({*truth[counts].unique().tolist(), *found[counts].unique().tolist()} - {0}):
+        true, called = counts & (truth == number), counts & (found == number)
+        both, sides = int((true & called).sum()), int(true.sum() + called.sum())
+        each.append(2 * both / sides)
+        shared, positives = shared + both, positives + sides
+    return Agreement(sum(each) / len(each) if each else 1.0, shared, positives)
+
+
+def check_counted(data: Labelled, numbers: Sequence[int], what: str) -> None:
+    """Raise UserError if no pixel of these images counts; `what` they are, in words."""
+    if data.ignored is not None and all((data.mask(number) == data.ignored).all() for number in numbers):
+        raise UserError(
+            f"{data.name}: all pixels of its {counted(len(numbers), what)} are of the ignored class {data.ignored}: "
+            "nothing can be learned from or judged by them"
+        )
+
+
 @torch.no_grad()
 def settle_batch_norm(
     network: Network,
@@ -139,7 +184,7 @@ def settle_batch_norm(
 
     A network that was never trained carries means of 0 and variances of 1, one that was carries those of augmented
     views: to compare weights and not bookkeeping, both are given those of the probe's training images. Weights stay as
-    they are; networks without batch norm come back unchanged.
+    they are; networks without batch norm come back unchanged. Raises UserError as `taking` does.
     """
     settled = copy.deepcopy(network).eval()
     norms = batch_norms(settled)
@@ -150,7 +195,8 @@ def settle_batch_norm(
         for turn, part in enumerate(_normalised(settled, images, mean, std, batch)):
             for norm in norms:
                 norm.momentum = 1 / (turn + 1)  # the running average becomes the plain mean
-            settled(part)
+            with taking(settled, part):
+                settled(part)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return settled.eval()
@@ -266,13 +312,19 @@ def probe(
     pixels; the ignored class is never called.
 
     Raises:
-        UserError: no images to learn from or to test on, or fewer cells than neighbours; and what `look` raises.
+        UserError: no images to learn from or to test on, no cells whose pixels count, or fewer than neighbours; and
+            what `look` raises.
     """
     if not train or not test:
         raise UserError(f"{data.name}: a probe needs images to learn from ({len(train)}) and to test on ({len(test)})")
     share = max(1, config.memory // len(train))
     parts = [_some(*_labelled(look(number), data, number), share, seed, number) for number in train]
     features, shares = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    if not len(features):
+        raise UserError(
+            f"{data.name}: in no cell of its {counted(len(train), 'training image')} half of the pixels count: nothing "
+            "can be learned from them"
+        )
     call: Callable[[Tensor], Tensor]
     if config.classifier == "linear":
         call = fit_linear(features, shares, config.decay).shares
@@ -284,8 +336,7 @@ def probe(
         item = data.items[number]
         grid, side_px = look(number)
         scores = call(grid.flatten(0, 1)).view(*grid.shape[:2], -1).permute(2, 0, 1)
-        if data.ignored is not None:
-            scores[data.ignored] = 0
+        scores[~_counting(data)] = 0
         yield number, at_pixels(scores, side_px, item.height, item.width).argmax(0)
 
 
@@ -331,7 +382,7 @@ def frozen_cells(
     """What a backbone makes of each image; `train` are those whose statistics batch norms take, where they shall.
 
     Raises:
-        UserError: when it looks, `config.mpp` and an image that does not say its own.
+        UserError: when it looks, `config.mpp` and an image that does not say its own; and as `taking` does.
     """
     if config.statistics == "images":
         backbone = settled(backbone, data, train, mean, std)
@@ -366,14 +417,18 @@ def _labelled(cells: Cells, data: Labelled, number: int) -> tuple[Float[Tensor, 
     """An image's cells and the share of each class in them; cells that are mostly ignored pixels are left out."""
     grid, side_px = cells
     classes = data.pixel_classes(number, data.mask(number))
-    count = F.one_hot(classes, len(data.pixel_names)).permute(2, 0, 1).float()
-    if data.ignored is not None:
-        count[data.ignored] = 0
+    counting = _counting(data)[:, None, None]
+    count = ((classes == torch.arange(len(counting))[:, None, None]) & counting).float()
     inside = [_inside(cells, side_px, pixels) for cells, pixels in zip(grid.shape[:2], classes.shape, strict=True)]
     area = (inside[0] @ count @ inside[1].T).flatten(1).T / side_px**2
     known = area.sum(1)
     keep = known > 0.5
     return grid.flatten(0, 1)[keep], area[keep] / known[keep, None]
+
+
+def _counting(data: Labelled) -> Bool[Tensor, " k"]:
+    """Which of the classes of pixels count; the ignored one may be a number beside them."""
+    return torch.tensor([number != data.ignored for number in range(len(data.pixel_names))])
 
 
 def _inside(cells: int, side_px: float, pixels: int) -> Float[Tensor, "g h"]:

@@ -94,6 +94,20 @@ def test_the_probe_scores_cells(seed: int) -> None:
     assert np.isnan(FAMILIES["probe"].scores(records[:1])["pooled Dice"])
 
 
+def test_images_of_which_nothing_counts_have_no_dice_and_are_left_out() -> None:
+    nothing, some = torch.full((2, 3), 4), torch.tensor([[4, 1, 1], [0, 0, 0]])
+    found = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    pairs = [(nothing, found), (some, found), (nothing, found), (torch.zeros_like(some), torch.zeros_like(some))]
+    records = json.loads(json.dumps([record_probe(truth, its, ignored=4) for truth, its in pairs]))
+    assert [one["dice"] for one in records] == [None, pytest.approx(2 / 3), None, 1]
+    ours = FAMILIES["probe"].scores(records)
+    assert ours["image Dice"] == pytest.approx(100 * (2 / 3 + 1) / 2) and ours["pooled Dice"] == pytest.approx(200 / 3)
+    assert all(np.isnan(value) for value in FAMILIES["probe"].scores(records[:1]).values())
+    counts = np.array([[2, 3, 0, 1], [1, 0, 1, 0]])
+    drawn = FAMILIES["probe"].pack(records)(counts)["image Dice"]
+    assert drawn[0] == pytest.approx(100 * (3 * 2 / 3 + 1) / 4) and np.isnan(drawn[1])
+
+
 def test_the_probe_averages_classes_of_an_image() -> None:
     truth = torch.tensor([[0, 1, 1, 2, 2, 3]])
     found = torch.tensor([[1, 1, 1, 2, 0, 1]])
