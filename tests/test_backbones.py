@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ def test_every_parameter_of_every_family_learns(name: str, output_stride: int, c
         ("resnet_18", 32, "timm has no network called 'resnet_18'; near it: .*resnet18"),
         ("resnet18", 12, "output_stride=12"),
         ("vit_small_patch16_224", 8, "stride of 16, not the 8"),
+        ("levit_128s", 32, "has a stride of 56"),  # 3.5 cells of 64 px, rounded up
     ],
 )
 def test_a_backbone_that_cannot_be_is_named(name: str, output_stride: int, message: str) -> None:
@@ -99,8 +101,24 @@ def test_init_from_a_file_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match="not a readable weights file"):
         backbone.load_file(tmp_path / "text.pth")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"list\.pth holds no weights by name, but a list"):
+        backbone.load_file(tmp_path / "list.pth")
     with pytest.raises(UserError, match="no such file of weights"):
         backbone.load_file(tmp_path / "nowhere.pth")
+
+
+def test_published_weights_change_nothing_that_is_drawn_later(tmp_path: Path) -> None:
+    """A run that goes on has no need of them, and must draw the same."""
+    backbone = Backbone("test_resnet")
+    save_file(backbone.net.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 0}))
+    backbone = Backbone(f"local-dir:{tmp_path}")
+    torch.manual_seed(5)
+    before = torch.rand(3)
+    torch.manual_seed(5)
+    backbone.load("published")
+    assert torch.equal(torch.rand(3), before)
 
 
 def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from colocate.methods.method import Method
 from colocate.training import checkpoint
 from colocate.training.journal import read_journal
 from colocate.training.loop import build_method
+from colocate.training.probes import settle_batch_norm
 from colocate.training.recipe import EncoderConfig
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
@@ -135,6 +136,26 @@ def test_several_processes_compute_what_one_does(processes: tuple[Path, int], no
         remembers = "vicregl" not in name and name not in ("distil", "cells")
         assert any(key.endswith("vectors") or key == "past" for key in moved) == remembers, name
         assert ("past_prototypes.vectors" in moved) == ("concl" in name), name
+
+
+PICTURES = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def probing_alone(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    if rank == 0:
+        network = fresh("moco-v2", "synchronised").backbone.float()
+        torch.save(settle_batch_norm(network, PICTURES).state_dict(), f"{folder}/settled.pt")
+    dist.destroy_process_group()
+
+
+def test_a_probe_of_one_process_waits_for_no_other(tmp_path: Path) -> None:
+    together(probing_alone, 2, str(tmp_path))
+    found = torch.load(tmp_path / "settled.pt", weights_only=True)
+    alone = settle_batch_norm(fresh("moco-v2", "frozen").backbone.float(), PICTURES).state_dict()
+    torch.testing.assert_close(found, alone)
 
 
 def shuffled_halves(rank: int, port: int, folder: str) -> None:

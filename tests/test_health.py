@@ -80,6 +80,12 @@ def test_one_tile_gives_no_nonsense() -> None:
     assert warning({"feature_std": 0.0, "effective_rank": 1.0}, batch=1) is not None
 
 
+def test_one_tile_is_no_collapse() -> None:
+    """Its features have no deviation over tiles."""
+    measures = {"feature_std": 0.0, "effective_rank": 20.0}
+    assert warning(measures, 1) is None and warning(measures, 2) is not None
+
+
 def test_collapse_is_warned_of() -> None:
     fine = {"feature_std": 0.8, "effective_rank": 9.0}
     assert warning(fine, batch=64) is None

@@ -206,9 +206,11 @@ def test_no_rows_lose_nothing() -> None:
         assert [g.shape for g in gradients] == [(0, 4), (0, 4)]
 
 
-def test_no_negatives_lose_nothing() -> None:
+@pytest.mark.parametrize("temperature", [0.2, 0.01])
+def test_no_negatives_lose_nothing(temperature: float) -> None:
     query, key, _ = _vectors(5, 1, 4)
-    assert float(info_nce(query, key, torch.zeros(0, 4, dtype=torch.float64))) == pytest.approx(0, abs=1e-12)
+    loss = info_nce(query, key, torch.zeros(0, 4, dtype=torch.float64), temperature=temperature)
+    assert float(loss) == pytest.approx(0, abs=1e-12)
 
 
 def test_shapes_and_temperatures_that_do_not_fit_are_refused() -> None:

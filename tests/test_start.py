@@ -90,8 +90,10 @@ def test_steps_fit_into_the_time_and_are_enough_where_tiles_are_few(
     monkeypatch.setattr(journey, "pairs_per_s", lambda recipe: 8.0)  # one batch of 8
     pq.write_table(pa.table({"slide": ["a"] * 16 + ["b"] * 8}), tmp_path / "manifest.parquet")
     recipe = replace(tiny_recipe(tmp_path, tmp_path), **{"steps": None, **changes})
+    recipe = replace(recipe, optim=replace(recipe.optim, warmup_epochs=10))
     fitted = journey.fit_into(hours, recipe, tmp_path / "run", ["b"])
     assert (fitted.steps, fitted.batch) == (steps, 8)
+    assert fitted.optim.warmup_epochs == pytest.approx(min(10, 0.1 * steps / 2))  # an epoch is two batches
 
 
 def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:

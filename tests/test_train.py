@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from colocate import load_backbone
 from colocate.base.errors import UserError
@@ -26,7 +27,7 @@ from colocate.training import checkpoint
 from colocate.training import loop as train
 from colocate.training.journal import read_journal
 from colocate.training.loop import Interrupted, pretrain
-from colocate.training.optim import OptimConfig
+from colocate.training.optim import OptimConfig, build_optimizer
 from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe
 from tests.phantom_slide import write_slides
 from tests.tiny import UNIQUE, tiny_recipe, write_tiles
@@ -93,6 +94,20 @@ SETTINGS = {
     "adamw, bf16": {"precision": "bf16-mixed", "optim": OptimConfig("adamw", lr=1e-3)},
     "lars": {"optim": OptimConfig("lars", lr=0.3)},
 }
+
+
+@pytest.mark.parametrize("decay", [1e-6, 0.0])
+def test_lars_steps_are_as_long_as_weights_ask_for(decay: float) -> None:
+    """lr x 0.001 x |w|, whatever the gradient's length (arXiv:1708.03888, equation 6); biases take it as it is."""
+    for size in (1.0, 1000.0):
+        layer = nn.Linear(50, 40)
+        before = [part.detach().clone() for part in layer.parameters()]
+        optimizer = build_optimizer(OptimConfig("lars", lr=0.3, weight_decay=decay), layer)
+        (size * layer(torch.ones(8, 50))).sum().backward()
+        optimizer.step()
+        moved = [(part - old).norm().item() for part, old in zip(layer.parameters(), before, strict=True)]
+        assert moved[0] == pytest.approx(0.3 * 0.001 * before[0].norm().item(), rel=1e-3)
+        assert moved[1] == pytest.approx(0.3 * 8 * size * 40**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_a_resumed_run_has_the_same_probes(data: Labelled, tmp_path: Path, monke
         pretrain(parts)
     monkeypatch.setattr(its.OnlineProbe, "look", look)
     assert rows(pretrain(parts, resume=True)) == rows(whole)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_run_that_was_killed_at_a_probe_has_the_same_probes(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """While the first best backbone is written, or while the last probe works."""
+    whole, parts = pretrain(recipe(data, tmp_path, "whole")), recipe(data, tmp_path, "parts")
+    parts = replace(parts, machine=replace(parts.machine, save_every=1))
+    look = its.OnlineProbe.look
+
+    def killed(*arguments: Any) -> str:
+        if not last or arguments[1] == 6:
+            raise KeyboardInterrupt
+        return look(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(*((its.OnlineProbe, "look") if last else (its, "write_backbone")), killed)
+        pretrain(parts)
+    resumed = pretrain(parts, resume=True)
+    assert rows(resumed) == rows(whole)
+    best = [load_file(run / "best" / "backbone.safetensors") for run in (whole, resumed)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
 def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled, tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ def _run(arguments: list[str]) -> None:
         close = get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"no command {name!r}: {hint}There are {', '.join(COMMANDS)}")
+    options = [word.partition("=")[0].replace("_", "-") for word in arguments[1:] if word.startswith("--")]
+    if twice := [option for option in options if options.count(option) > 1]:
+        raise UserError(f"{twice[0]} is given twice, and only the last would count: give all of its values after one")
     command = COMMANDS[name].load()
     if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
         command(arguments[1:])

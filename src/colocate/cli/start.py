@@ -108,15 +108,19 @@ def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
 def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -> Recipe:
     """The recipe with as many steps as fit, or as the run has begun with; with a batch that the tiles fill.
 
-    Few tiles are seen more often than the recipe's epochs say: dozens of steps would teach nothing.
+    The warm-up is a tenth of the steps at most. Few tiles are seen more often than the recipe's epochs say: dozens of
+    steps would teach nothing.
     """
     stored = run / "recipe.json"
     if stored.is_file():
         before = read_recipe(stored)
-        return replace(recipe, steps=before.steps, batch=before.batch)
+        return replace(recipe, steps=before.steps, batch=before.batch, optim=before.optim)
     column = pq.read_table(Path(recipe.data) / MANIFEST, columns=["slide"])["slide"]
     tiles = sum(name not in left_out for name in column.to_pylist())
     recipe = replace(recipe, batch=min(recipe.batch, max(2, tiles)))
     fits = int(hours * 3600 * pairs_per_s(recipe) / recipe.batch / recipe.accumulate)
     wanted = recipe.steps or max(ENOUGH, planned_steps(recipe, tiles))
-    return replace(recipe, steps=max(1, min(fits, wanted)))
+    steps = max(1, min(fits, wanted))
+    tenth = 0.1 * steps * recipe.accumulate / max(1, tiles // recipe.batch)  # in epochs
+    warmup = replace(recipe.optim, warmup_epochs=min(recipe.optim.warmup_epochs, tenth))
+    return replace(recipe, steps=steps, optim=warmup)

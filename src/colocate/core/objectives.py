@@ -81,7 +81,7 @@ class _InfoNCE(Function):
         grad_query = torch.empty_like(query) if needs_query else None
         pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
         loss = query.new_zeros(())
-        sharp = temperature < 1 / 40
+        sharp = temperature < 1 / 40 and len(negatives) > 0
         bits = math.log2(math.e) / temperature  # logits to base 2: exp2 takes a third of exp's time
         block = 1024 if query.device.type == "cpu" else max(len(negatives), 1)  # a core's cache holds chunk x block
         for start in range(0, len(query), chunk):

@@ -67,7 +67,8 @@ class Backbone(nn.Module):
         self.channels = grid.shape[1]
         self.stride = 224 // grid.shape[2]
         wanted = cell_stride or output_stride
-        if grid.shape[2] * self.stride != 224 or (self.stride != wanted and wanted != 32):
+        uneven = self.stride != (cell_stride or self.strides[-1])  # rounded up, as 3.5 cells of 64 px to 4
+        if uneven or grid.shape[2] * self.stride != 224 or (self.stride != wanted and wanted != 32):
             raise UserError(f"{name} has a stride of {self.stride}, not the {wanted} asked for")
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c g f"]:
@@ -185,7 +186,8 @@ class Backbone(nn.Module):
         offline, reached = hub.HF_HUB_OFFLINE, self.name.startswith("local-dir:") or _hub_answers()
         hub.HF_HUB_OFFLINE = offline or not reached  # what is in its cache is taken at once then
         try:
-            published = timm.create_model(self.name, pretrained=True, num_classes=0)
+            with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on it
+                published = timm.create_model(self.name, pretrained=True, num_classes=0)
         except Exception as error:  # hub, network and cache errors of several libraries
             why = f"could not be had ({type(error).__name__}: {error})"
             if not reached:
@@ -221,6 +223,8 @@ class Backbone(nn.Module):
             )
         except Exception as error:
             raise UserError(f"{path} is not a readable weights file ({type(error).__name__}: {error})") from error
+        if not isinstance(tensors, dict):
+            raise UserError(f"{path} holds no weights by name, but a {type(tensors).__name__}")
         for key in ("state_dict", "model", "teacher"):
             tensors = tensors.get(key, tensors) if isinstance(tensors.get(key), dict) else tensors
         self.fill(tensors, str(path))

@@ -95,7 +95,7 @@ def is_local_norm(module: nn.Module) -> bool:
 
 
 def _several(norm: nn.Module) -> bool:
-    return norm.training and world()[1] > 1
+    return norm.training and world()[1] > 1 and not getattr(norm, "alone", False)
 
 
 def _synchronised_norm(norm: _BatchNorm, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:

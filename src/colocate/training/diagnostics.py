@@ -109,7 +109,7 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
 
 def warning(measures: Mapping[str, float], batch: int) -> str | None:
     """A sentence where the features look collapsed, else None."""
-    if measures["feature_std"] < 0.1 or (batch >= 8 and measures["effective_rank"] < 1.5):
+    if (batch > 1 and measures["feature_std"] < 0.1) or (batch >= 8 and measures["effective_rank"] < 1.5):
         return (
             f"features look collapsed (std {measures['feature_std']:.2f} of 1, effective rank "
             f"{measures['effective_rank']:.1f}): try a lower optim.lr or more warm-up"
@@ -181,10 +181,10 @@ class OnlineProbe:
             scores.append(agreement(truth, found, self.data.ignored).dice)
         defined = [score for score in scores if score is not None]
         score = sum(defined) / len(defined)  # of one at least: `check_counted`
-        self.journal.write(step, {"epoch": epoch, "dice": score})
         if score > self.best:
             self.best = score
             write_backbone(self.run / "best", backbone, facts | {"probe": {"data": self.data.name, "dice": score}})
+        self.journal.write(step, {"epoch": epoch, "dice": score})  # last: what it lists has been seen to
         return f"probe at step {step}: Dice {score:.3f} (best so far {self.best:.3f})"
 
 

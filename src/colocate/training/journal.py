@@ -79,7 +79,7 @@ class UnreadableTiles:
         new = [(name, reason) for name, reason in new if name not in self.known]
         if not new:
             return None
-        fresh = not self.path.exists()
+        fresh = not self.path.exists() or not self.path.stat().st_size
         with self.path.open("a", newline="") as file:
             table = csv.writer(file)
             table.writerows([("tile", "reason"), *new] if fresh else new)

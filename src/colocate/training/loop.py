@@ -208,13 +208,13 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
                     journal.write(step, row)
                 for log in elsewhere:
                     log(row, step)
+            if watch is not None and watch.due(step, steps):  # a run that goes on from the checkpoint asks later
+                facts = backbone_facts(recipe, step, index)
+                screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if saves and rank == 0:
                 saved = state(step, recipe, index, fabric, bare, optimizer)
                 checkpoint.save_checkpoint(run / "checkpoints", step, saved, recipe.machine.keep)
                 write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
-            if watch is not None and watch.due(step, steps):
-                facts = backbone_facts(recipe, step, index)
-                screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
 

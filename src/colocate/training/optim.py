@@ -66,7 +66,8 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optim
         module,
         opt="momentum" if config.name == "sgd" else config.name,  # timm's plain "sgd" is Nesterov's
         lr=config.lr,
-        weight_decay=config.weight_decay,
+        # timm's LARS adapts the rate only of what decays
+        weight_decay=config.weight_decay or (1e-30 if config.name == "lars" else 0.0),
         momentum=config.momentum,
         filter_bias_and_bn=config.name != "sgd",
     )

@@ -192,6 +192,7 @@ def settle_batch_norm(
     if norms:
         for norm in norms:
             norm.train()  # and nothing else: dropout stays off
+            setattr(norm, "alone", True)  # of several processes one asks: no other would answer  # noqa: B010
         for turn, part in enumerate(_normalised(settled, images, mean, std, batch)):
             for norm in norms:
                 norm.momentum = 1 / (turn + 1)  # the running average becomes the plain mean

@@ -146,7 +146,7 @@ class Recipe:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise UserError(f"steps must be 1 or more, not {self.steps}")
-        if self.probe_every <= 0:
+        if not self.probe_every > 0:
             raise UserError(f"probe_every must be positive, not {self.probe_every}")
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed {self.seed} does not fit in 64 bits")
