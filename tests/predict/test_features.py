@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,8 +199,12 @@ def test_a_picture_of_the_users_is_left_alone_and_one_of_ours_made_up_for(
         features(run, [slide], tmp_path, CONFIG)
     assert picture.read_text() == "a thumbnail" and not vectors.exists()
     picture.unlink()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("colocate.prediction.features.draw_components", lambda *_: signal.raise_signal(signal.SIGINT))
+        patched.setattr("colocate.prediction.features.draw_components", killed)
         features(run, [slide], tmp_path, CONFIG)
     before = vectors.stat().st_mtime_ns
     assert features(run, [slide], tmp_path, CONFIG) == Tally(1, 0, 0)
