@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.models.backbones import Backbone
-from colocate.training.checkpoint import export, write_backbone
+from colocate.training.checkpoint import Library, export, write_backbone
 from colocate.training.loop import pretrain
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -150,6 +151,45 @@ def test_what_a_library_does_not_have_is_said(tmp_path: Path) -> None:
         export(tmp_path, "detectron2", tmp_path / "out.pkl")
     with pytest.raises(UserError, match=r"must end in \.safetensors or \.pth"):
         export(tmp_path, "timm", tmp_path / "out.pkl")
+
+
+VARIANTS = ["resnet10t", "resnet26", "resnet26d.bt_in1k", "resnet33ts", "resnet50_gn", "resnet50d", "resnet50s"]
+CONVNEXTS = ["convnext_atto", "convnext_tiny_hnf", "convnextv2_atto"]
+
+
+@pytest.mark.parametrize("name", ["seresnet18", *VARIANTS, *CONVNEXTS])
+def test_a_variant_that_a_library_does_not_have_is_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path, name)
+    with pytest.raises(UserError, match=f"torchvision has no {re.escape(name)} with these weights"):
+        export(tmp_path, "torchvision", tmp_path / "out.pth")
+    with pytest.raises(UserError, match=f"detectron2's backbones are .*: it has no {re.escape(name)}$"):
+        export(tmp_path, "detectron2", tmp_path / "out.pkl")
+    assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("resnet18.a1_in1k", "torchvision"),
+        ("resnext50_32x4d", "torchvision"),
+        ("convnext_tiny.in12k_ft_in1k", "torchvision"),
+        ("resnet18.a1_in1k", "detectron2"),
+        ("resnext50_32x4d", "detectron2"),
+    ],
+)
+def test_a_tag_or_groups_are_no_reason_to_refuse(tmp_path: Path, name: str, library: Library) -> None:
+    written(tmp_path, name)
+    assert export(tmp_path, library, tmp_path / ("out.pkl" if library == "detectron2" else "out.pth")).is_file()
+
+
+def test_hugging_face_rebuilds_a_vit_at_its_own_size(tmp_path: Path) -> None:
+    backbone = written(tmp_path / "run", "vit_tiny_patch16_384")
+    folder = export(tmp_path / "run", "huggingface", tmp_path / "folder")
+    again: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    for size in (224, 112):
+        images = torch.randn(1, 3, size, size)
+        grid = again.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+        assert torch.equal(grid, backbone(images)), size
 
 
 @pytest.mark.parametrize(

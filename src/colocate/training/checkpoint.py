@@ -17,6 +17,8 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import save
+from torch import Tensor
+from torchvision.models import get_model
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
@@ -129,8 +131,8 @@ def export(run: str | Path, library: Library, out: str | Path) -> Path:
     """Write a run's backbone for another library, in that library's own names and file format.
 
     timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
-    `model.load_state_dict(..., strict=False)` (all but the classifier); ResNets and ConvNeXts. detectron2: a .pkl for
-    `MODEL.WEIGHTS`; ResNets of bottleneck blocks or basic ones. huggingface: a folder for
+    `model.load_state_dict(..., strict=False)` (all but the classifier); ResNets and ConvNeXts that it has. detectron2:
+    a .pkl for `MODEL.WEIGHTS`; plain ResNets, of a depth that it has. huggingface: a folder for
     `timm.create_model("local-dir:OUT", pretrained=True)`, or to be uploaded: weights, config.json and a model card.
 
     Raises:
@@ -148,9 +150,7 @@ def export(run: str | Path, library: Library, out: str | Path) -> Path:
     if out.suffix not in endings:
         raise UserError(f"{out}: for {library} the file must end in {' or '.join(endings)}")
     if library != "timm":
-        tensors = {_RENAME[library](name, backbone.name): tensor for name, tensor in tensors.items()}
-    if library == "torchvision":
-        tensors = {name: t[:, None, None] if name.endswith("layer_scale") else t for name, t in tensors.items()}
+        tensors = _RENAME[library](tensors, backbone.name)
     if library == "detectron2":
         arrays = {name: t.numpy() for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
         content = {"model": arrays, "__author__": "colocate", "matching_heuristics": True}
@@ -170,7 +170,9 @@ def _export_folder(backbone: Backbone, out: Path) -> Path:
         raise UserError(f"{backbone.name} is no network of timm's own, whose name its hub could build it by")
     arguments: dict[str, Any] = {} if backbone.output_stride == 32 else {"output_stride": backbone.output_stride}
     if getattr(backbone.net, "dynamic_img_size", False):
-        arguments["dynamic_img_size"] = True
+        # timm lays out the embedding of places for this size, and resamples it for others.
+        patches: Any = backbone.net.patch_embed
+        arguments |= {"dynamic_img_size": True, "img_size": patches.img_size[0]}
     # The network as timm builds it: of some the norm before the classifier, which learns nothing here, is a part.
     whole: Any = timm.create_model(backbone.name, num_classes=0, **arguments)
     whole.load_state_dict(backbone.net.state_dict(), strict=False)
@@ -255,11 +257,26 @@ def _untrained(backbone: Backbone) -> str | None:
     return f"stages after the one of stride {backbone.cell_stride} were not trained: they have their first weights"
 
 
-def _torchvision(name: str, architecture: str) -> str:
-    if re.match(r"(wide_)?resne?x?t\d", architecture):
-        return name
-    if not architecture.startswith("convnext"):
-        raise UserError(f"torchvision has no {architecture} with these weights: export it for timm")
+def _torchvision(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """The tensors as torchvision's own network of that name has them."""
+    refusal = UserError(f"torchvision has no {architecture} with these weights: export it for timm")
+    if not re.match("(wide_)?resne[tx]|convnext", architecture):
+        raise refusal
+    try:
+        with torch.device("meta"):
+            theirs = get_model(architecture.partition(".")[0], weights=None).state_dict()
+    except ValueError:
+        raise refusal from None
+    if architecture.startswith("convnext"):
+        tensors = {_convnext(name, architecture): tensor for name, tensor in tensors.items()}
+        tensors = {name: t[:, None, None] if name.endswith("layer_scale") else t for name, t in tensors.items()}
+    features = {name: t.shape for name, t in theirs.items() if not name.startswith(("fc.", "classifier."))}
+    if {name: t.shape for name, t in tensors.items()} != features:
+        raise refusal
+    return tensors
+
+
+def _convnext(name: str, architecture: str) -> str:
     block = {
         "conv_dw": "block.0",
         "norm": "block.2",
@@ -276,9 +293,15 @@ def _torchvision(name: str, architecture: str) -> str:
     raise UserError(f"torchvision's {architecture} has no place for {name}")
 
 
-def _detectron2(name: str, architecture: str) -> str:
-    if not re.match(r"(wide_)?resne?x?t\d", architecture):
-        raise UserError(f"detectron2's backbones are ResNets: {architecture} cannot be exported for it")
+def _detectron2(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """The tensors in detectron2's names."""
+    known = r"resnet(18|34|50|101|152)|resnext(50|101|152)_\d+x\d+d|wide_resnet(50|101)_2"
+    if not re.fullmatch(known, architecture.partition(".")[0]):
+        raise UserError(f"detectron2's backbones are ResNets of the plain kind: it has no {architecture}")
+    return {_resnet(name): tensor for name, tensor in tensors.items()}
+
+
+def _resnet(name: str) -> str:
     name = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
     name = name if name.startswith("res") else f"stem.{name}"
     name = re.sub(r"downsample\.0", "shortcut", name)
