@@ -150,6 +150,10 @@ def _package(error: ModuleNotFoundError) -> str:
     return (error.name or "").partition(".")[0]
 
 
+SEVERAL = ("--backbone", "--classes", "--hold-out")
+"""Options whose values would seem to add up; of others the last one counts, as is usual."""
+
+
 def _run(arguments: list[str]) -> None:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -167,8 +171,8 @@ def _run(arguments: list[str]) -> None:
         close = get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"no command {name!r}: {hint}There are {', '.join(COMMANDS)}")
-    options = [word.partition("=")[0].replace("_", "-") for word in arguments[1:] if word.startswith("--")]
-    if twice := [option for option in options if options.count(option) > 1]:
+    options = [word.partition("=")[0].replace("_", "-") for word in arguments[1:]]
+    if twice := [option for option in SEVERAL if options.count(option) > 1]:
         raise UserError(f"{twice[0]} is given twice, and only the last would count: give all of its values after one")
     command = COMMANDS[name].load()
     if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
