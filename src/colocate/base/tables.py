@@ -44,7 +44,8 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
             table.validate(full=True)  # a damaged one may name words that it has not
             return table
         with file.open("rb") as opened:
-            utf16 = opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            utf16 = (start := opened.read(2)) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            quoted = b'"' in start or any(b'"' in part for part in iter(lambda: opened.read(1 << 20), b""))
         source: Any = io.BytesIO(file.read_bytes().decode("utf-16").encode()) if utf16 else file
         encoding = "utf-16" if utf16 else "utf-8-sig"
         heads = {}
@@ -52,8 +53,9 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
             with file.open(encoding=encoding, newline="") as text:
                 heads[delimiter] = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
         delimiter = max(DELIMITERS, key=lambda one: len(heads[one]))
-        with file.open(encoding=encoding, newline="") as text:
-            _check_quotes(csv.reader(text, delimiter=delimiter, strict=True))
+        if quoted:
+            with file.open(encoding=encoding, newline="") as text:
+                _check_quotes(csv.reader(text, delimiter=delimiter, strict=True))
         table = arrow.read_csv(
             source,
             parse_options=arrow.ParseOptions(delimiter=delimiter),

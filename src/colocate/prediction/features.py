@@ -122,7 +122,7 @@ class _Extractor:
         """
         import h5py  # of an extra that `predict`, whose command stands beside this one's, does without
 
-        path, picture = (beside(self.out / listed.name, ending) for ending in (".h5", ".png"))
+        path, picture = self._files(listed)
         if not path.exists():
             if picture.exists():
                 raise UserError(f"{picture} is there, but not its features: choose another --out, or remove it")
@@ -137,9 +137,10 @@ class _Extractor:
 
     def write(self, listed: Listed, meter: Meter) -> None:
         """Extract a slide. Raises TileError if it is damaged, coarse or without tissue, UserError on a full disk."""
-        slide, place = listed.open(), self.out / listed.name
-        if beside(place, ".h5").exists():  # whoever wrote it was stopped before its picture
-            return draw_components(beside(place, ".h5"), slide, beside(place, ".png"))
+        slide = listed.open()
+        vectors, picture = self._files(listed)
+        if vectors.exists():  # whoever wrote it was stopped before its picture
+            return draw_components(vectors, slide, picture)
         found = places(slide, find_tissue(slide, listed.mask), self.tiling)
         slide.check_shows(found.mpp)
         if not len(found.x):
@@ -193,8 +194,12 @@ class _Extractor:
                 size = stored.id.get_filesize()
             file.truncate(size)  # gives back the room that was not needed
 
-        write_atomically(beside(place, ".h5"), content)
-        draw_components(beside(place, ".h5"), slide, beside(place, ".png"))
+        write_atomically(vectors, content)
+        draw_components(vectors, slide, picture)
+
+    def _files(self, listed: Listed) -> tuple[Path, Path]:
+        place = self.out / listed.name
+        return beside(place, ".h5"), beside(place, ".png")
 
     def _vectors(
         self, slide: Slide, tiles: Int64[np.ndarray, "n 2"], mpp: float, meter: Meter

@@ -87,7 +87,7 @@ def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict
     write_atomically(out / MANIFEST, write)
     rows = []
     for slide in slides:
-        known = {"slide": slide.name, "path": slide.path, "source": slide.source, "bytes": slide.identity()["bytes"]}
+        known = {"slide": slide.name, "path": slide.path, "source": slide.source, "bytes": slide.path.stat().st_size}
         rows.append(known | notes[slide.name]["facts"])
     write_csv(out / SLIDES, list(rows[0]), [tuple(row.values()) for row in rows])
     return rows
