@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+# Where it is set, each of the tests' hundreds of processes would compile torch and timm anew: ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup help demo test docs browser check fuzz faults bench gpu-pack dist lock clean
 setup: .venv/ready

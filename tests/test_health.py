@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -17,7 +18,7 @@ from colocate.core.views import Batch, View
 from colocate.methods.method import Losses
 from colocate.models.encoder import Features
 from colocate.training.diagnostics import effective_rank, measure, warning, within_tile
-from colocate.training.journal import ProgressBar, Throughput
+from colocate.training.journal import Journal, ProgressBar, Throughput, read_rows, trackers
 from tests.notebooks import executed
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
@@ -106,6 +107,21 @@ def test_a_crowded_machine_is_told_from_slow_data(capsys: pytest.CaptureFixture[
     assert row["waiting"] == 0 and 0.25 < row["crowded"] <= 1  # half, of a machine with nothing else to do
     ProgressBar(10, 0, shown=True).show(1, row | {"loss": 1.0})
     assert "machine busy" in capsys.readouterr().err
+
+
+def test_tensorboard_has_each_step_once_after_a_crash(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4)), (0, (1, 2))):  # at last from the beginning: no checkpoint was saved
+        journal = Journal(tmp_path / "journal.csv", start)
+        (log,) = trackers(("tensorboard",), tmp_path, {})
+        for step in steps:
+            row = {"loss": 10.0 * start + step}
+            journal.write(step, row)
+            log(row, step)
+        events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        kept = [(row["step"], row["loss"]) for row in read_rows(journal.path)]
+        assert [(event.step, event.value) for event in events.Scalars("loss")] == kept
 
 
 def test_a_notebook_shows_a_bar() -> None:

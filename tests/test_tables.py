@@ -104,3 +104,10 @@ def test_other_values_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,mpp\na,20x\n")
     with pytest.raises(UserError, match=r"t\.csv: column `mpp` holds string, not float .*20x.*: convert it"):
         column(read_table(tmp_path / "t.csv"), "mpp", pa.float32(), tmp_path / "t.csv")
+
+
+def test_values_of_several_lines_in_a_long_file(tmp_path: Path) -> None:
+    """Arrow reads a megabyte at a time."""
+    rows = [(f"{number}.png", "one\ntwo, " * 9) for number in range(20_000)]
+    write_csv(tmp_path / "t.csv", ("path", "note"), rows)
+    assert read_table(tmp_path / "t.csv")["path"].to_pylist() == [path for path, _ in rows]

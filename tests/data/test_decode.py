@@ -176,3 +176,11 @@ def test_tiff_pages_first_one_counts() -> None:
     first, second = picture(0, 6, 6), picture(1, 3, 3)
     first.save(file, "TIFF", save_all=True, append_images=[second])
     assert torch.equal(decode(file.getvalue(), "t"), pixels(first))
+
+
+def test_a_jpeg_that_ends_in_zeros() -> None:
+    """As a copy that was broken off leaves it: libjpeg makes grey of them, and only warns."""
+    data = packed(picture(3, 64, 64), "jpg")
+    with pytest.raises(TileError, match=r"^t\.jpg is cut short: it ends in zeros, .*: copy it again or remove it$"):
+        decode(data[: len(data) // 2].ljust(len(data), b"\0"), "t.jpg")
+    assert torch.equal(decode(data + b"\0" * 9, "t.jpg"), decode(data, "t.jpg"))

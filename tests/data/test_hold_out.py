@@ -83,3 +83,25 @@ def test_data_without_columns(tiles: Path, build: Build) -> None:
     for data in (tiles, tiles / "t.lst", stored):
         with pytest.raises(UserError, match=r"--hold-out split=test goes by a column of .*, but .*: give one"):
             build(data, hold_out=("split=test",))
+
+
+def test_words_with_blanks_are_the_same_words(build: Build, tmp_path: Path) -> None:
+    """A CSV file's are read without; those of Parquet were left in."""
+    rows = {"path": ["0.png", "1.png", "2.png"], "split": ["train", "test", " test "]}
+    assert build(table_file(tmp_path, "parquet", rows), hold_out=("split=test",)).table["path"].to_pylist() == ["0.png"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_capitals_leave_no_tile_in(kind: str, build: Build, tmp_path: Path) -> None:
+    table = table_file(tmp_path, kind, {"path": ["0.png", "1.png", "2.png"], "split": ["train", "test", "Test"]})
+    with pytest.raises(UserError, match=r"--hold-out split=test: .* has Test too: hold out both, or rename one"):
+        build(table, hold_out=("split=test",))
+    assert build(table, hold_out=("split=test,Test",)).table["path"].to_pylist() == ["0.png"]
+
+
+def test_categories_that_fill_their_type(build: Build, tmp_path: Path) -> None:
+    """127 are what pandas stores in 8 bits; a value that is missing was one too many."""
+    patients = pa.array([None, *(f"P{number}" for number in range(128))])
+    words = patients.dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string()))
+    rows = {"path": [f"{number}.png" for number in range(129)], "patient": words}
+    assert len(build(table_file(tmp_path, "parquet", rows), hold_out=("patient=P1",))) == 128

@@ -108,3 +108,29 @@ def test_compressed_tar(tiles: Path, build: Build, tmp_path: Path) -> None:
 def test_bad_json_in_shard(note: bytes, tiles: Path, build: Build, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t\.tar:a/0\.json"):
         build(pack(tiles, NAMES, tmp_path / "t.tar", {"a/0.json": note}))
+
+
+def test_what_lies_in_a_hidden_folder_is_no_tile(tiles: Path, build: Build, tmp_path: Path) -> None:
+    """As in a folder; tar names what it packs ./a/0.png."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in ("./a/0.png", "./.cache/thumb.png", "../b/0.png"):
+            tar.add(tiles / "a/0.png", name)
+    assert names(build(tmp_path / "t.tar")) == [f"{tmp_path}/t.tar:{name}" for name in ("./a/0.png", "../b/0.png")]
+
+
+@pytest.mark.parametrize("way", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_tiles_packed_as_links_are_not_lost(way: bytes, tiles: Path, build: Build, tmp_path: Path) -> None:
+    link = tarfile.TarInfo("link.png")
+    link.type, link.linkname = way, "a/0.png"
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(tiles / "a/0.png", "a/0.png")
+        tar.addfile(link)
+    with pytest.raises(UserError, match=r"t\.tar:link\.png is a link or full of holes: .*--dereference --hard-deref"):
+        build(tmp_path / "t.tar")
+
+
+def test_joined_shards_are_not_read_in_part(tiles: Path, build: Build, tmp_path: Path) -> None:
+    parts = [pack(tiles, [name], tmp_path / f"{number}.tar") for number, name in enumerate(NAMES[:2])]
+    (tmp_path / "both.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(UserError, match=r"both\.tar goes on after its end mark, .*: give them by themselves"):
+        build(tmp_path / "both.tar")

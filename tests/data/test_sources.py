@@ -189,3 +189,18 @@ def test_forbidden_folder(tiles: Path, build: Build) -> None:
         (Path(folder) / "a").chmod(0)
         with nobody(), pytest.raises(UserError, match=r"/a/? cannot be listed \(Permission denied\): check its perm"):
             build(folder)
+
+
+def test_a_folder_around_a_prepared_data_set(tiles: Path, build: Build) -> None:
+    (tiles / "a" / "train-given.csv").touch()
+    for name in ("dataset.json", "items.csv"):
+        (tiles / "a" / name).touch()
+    with pytest.raises(UserError, match=r"tiles/a holds masks too, .*: give .*a/train-given\.csv$"):
+        build(tiles)
+
+
+def test_a_table_of_slides_is_none_of_tiles(build: Build, tmp_path: Path) -> None:
+    for name in ("slide_mpp", "tile_mpp"):  # of a manifest and of slides.csv, as `colocate tile` writes them
+        table = write_table(tmp_path / "t.csv", path=["a.svs"], x=[0], y=[0], **{name: [0.5]})
+        with pytest.raises(UserError, match=rf"t\.csv lists slides, .* `{name}` tells: give the manifest\.parquet"):
+            build(table)

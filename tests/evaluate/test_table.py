@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ def test_scores_that_are_undefined(tmp_path: Path) -> None:
 
 
 def test_images_of_which_nothing_counts_change_nothing(tmp_path: Path) -> None:
-    """Neither means nor, much, intervals; and on the page they are neither the worst nor the best."""
+    """Neither means nor intervals; and on the page they are neither the worst nor the best."""
     for label, skill in (("random", 0.4), ("plm", 0.6)):
         made = write_result(tmp_path / "some", label=label, skill=skill)
         nothing = {"probe": {"dice": None, "shared": 0, "positives": 0}}
@@ -212,16 +213,48 @@ def test_images_of_which_nothing_counts_change_nothing(tmp_path: Path) -> None:
         write_result(tmp_path / "some", label=label, records=records)
         write_result(tmp_path / "kept", label=label, records=[one for one in records if one["source"] != "glas:5"])
     some, kept = (table(tmp_path / name) for name in ("some", "kept"))
-    assert [one.scores[0].over for one in (some, kept)] == ["6 cases (24 images)", "5 cases (20 images)"]
-    for label in ("random", "plm"):
-        ours, theirs = (one.scores[0].intervals[label]["image Dice"] for one in (some, kept))
-        assert ours.mean == pytest.approx(theirs.mean) and ours.low < ours.mean < ours.high
-        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1.5)
+    assert some.scores[0] == kept.scores[0] and some.scores[0].over == "5 cases (20 images)"
     assert some.scores[0].differences["plm"]["image Dice"].share == 1
     write_scores([some], tmp_path / "page")
     assert "nan" not in (tmp_path / "page" / "index.html").read_text()
     shown = {row[0] for row in images(some)[1:]}
     assert len(shown) == 10 and not shown & {entry["image"] for entry in records if entry["source"] == "glas:5"}
+
+
+def test_pixels_of_which_nothing_counts_are_no_case(tmp_path: Path) -> None:
+    made = write_result(tmp_path, "semantics", images=8)
+    nothing = {"semantic": {name: {} for name in ("tumour", "stroma", "other")}}
+    for ignored, over in ((2, "6 images"), (8, "8 images")):
+        records = [entry | (nothing if number < ignored else {}) for number, entry in enumerate(made["records"])]
+        write_result(tmp_path, "semantics", records=[entry | {"source": ""} for entry in records])
+        assert table(tmp_path).scores[0].over == over
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    """Every draw of it is the same: an interval of no width would say that the score is certain."""
+    for label, skill in (("random", 0.4), ("plm", 0.6)):
+        write_result(tmp_path / "results", label=label, skill=skill, images=1)
+    made = table(tmp_path / "results")
+    text = markdown([made])
+    found = made.scores[0].intervals["plm"]["image Dice"]
+    assert made.scores[0].over == "1 image, which gives none" and f"over {made.scores[0].over}]" in text
+    scores, differences = grids(text)
+    assert scores["plm"]["image Dice"] == f"{found.mean:.1f}"
+    assert re.fullmatch(r"\+\d+\.\d", differences["plm"]["image Dice"])
+    write([made], text, tmp_path / "out")
+    with (tmp_path / "out" / "table.csv").open(newline="") as file:
+        assert {line["low"] + line["high"] + line["difference share"] for line in csv.DictReader(file)} == {""}
+    write_scores([made], tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "nan" not in page and f"plm: {found.mean:.1f}; seeds" in page
+
+
+def test_which_class_a_probe_leaves_out_is_said(tmp_path: Path) -> None:
+    write_result(tmp_path / "probe")
+    write_result(tmp_path / "semantics", "semantics")
+    said = "\n- Dice of a probe is of all classes but the first, 0, which is taken for the background.\n"
+    assert said in markdown(collect([tmp_path / "probe"]))
+    assert said not in markdown(collect([tmp_path / "semantics"]))
 
 
 def test_nothing_else_is_drawn(tmp_path: Path) -> None:

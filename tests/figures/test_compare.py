@@ -96,7 +96,14 @@ def test_settings_that_differ_are_listed(runs: tuple[Path, Path], tmp_path: Path
     assert found["seed"] == ["0", "3", "0"] and found["steps"] == ["24", "24", "13"]
     assert "\n| seed" in compare([runs[0], milder, runs[0].parent / "moco"], tmp_path / "page.html")
     other = variant(runs[0], tmp_path / "other", method=VICRegLConfig(), batch=4)
-    assert different_settings(read_runs([runs[0], other])) == {"batch": ["8", "4"]}
+    assert different_settings(read_runs([runs[0], other])) == {"method.kind": ["moco", "vicregl"], "batch": ["8", "4"]}
+
+
+def test_runs_of_other_methods_have_not_the_same_settings(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = variant(runs[0], tmp_path / "other", method=VICRegLConfig())
+    said = compare([runs[0], other], tmp_path / "page.html")
+    assert "All settings are the same" not in said + (tmp_path / "page.html").read_text()
+    assert "| method.kind | moco | vicregl |" in said
 
 
 def test_other_tiles_are_told_even_under_the_same_name(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from colocate.core.settings import ViewConfig
 from colocate.data.index import Index
 from colocate.data.phantom import write_phantom
 from colocate.models.backbones import load_backbone
-from colocate.pages.facts import next_commands, own_settings, warnings
+from colocate.pages.facts import facts, next_commands, own_settings, warnings
 from colocate.pages.page import charts_of, report
+from colocate.pages.panels import matches
 from colocate.pages.sample import masks_beside, read_run, read_spread, spread, square, view_px
 from colocate.training.loop import build_method, pretrain
 from colocate.training.recipe import EncoderConfig
@@ -194,14 +195,30 @@ def test_warnings_say_what_is_wrong_and_since_when(phantom_run: Path, tmp_path: 
     collapse, waiting, crowded = warnings(replace(shown, rows=rows))
     assert collapse.startswith("At step 2 features look collapsed (std 0.04") and "at step 3 they no longer" in collapse
     assert "40%" in waiting and "30%" in crowded
-    (unfinished,) = warnings(replace(shown, rows=[fine | {"step": 2.0}]))
-    assert unfinished == "It is not done: step 2 of 3."
+    (unfinished,) = warnings(replace(shown, recipe=replace(shown.recipe, steps=5), rows=[fine]))
+    assert unfinished == "It is not done: step 3 of 5."
     (places,) = warnings(replace(shown, rows=[fine | {"displaced": 0.0, "displaced_chance": 0.2}]))
     assert "places rather than tissue" in places
     shutil.copytree(phantom_run, tmp_path / "run")
     (tmp_path / "run" / "skipped.csv").write_text("tile,reason\na.png,is no picture\n")
     (skipped,) = warnings(replace(shown, run=tmp_path / "run", rows=[fine]))
     assert skipped.startswith("1 tile could not be read, and was left out")
+
+
+def test_the_page_of_a_run_at_work_says_of_which_step_its_backbone_is(phantom_run: Path) -> None:
+    """The journal goes on until the next checkpoint, the backbone does not."""
+    shown = read_run(phantom_run)
+    rows = [*shown.rows, dict(shown.rows[-1]) | {"step": 4.0}]
+    shown = replace(shown, recipe=replace(shown.recipe, steps=5), rows=rows)
+    assert "It is not done: step 4 of 5; its backbone, and so what it tells apart, is of step 3." in warnings(shown)
+    assert facts(shown)["Network"].endswith("from random weights, after step 3")
+
+
+def test_views_are_those_that_the_network_was_given_where_that_is_said(phantom_run: Path) -> None:
+    shown = read_run(phantom_run)
+    assert "the views of them that the network was given" in matches(shown).explanation
+    balanced = replace(shown, recipe=replace(shown.recipe, balance="sources"))  # whose views depend on their place
+    assert "views of them such as the network was given" in matches(balanced).explanation
 
 
 def test_the_commands_to_go_on_are_those_of_the_command_line(phantom_run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_dots_and_lines_are_means_and_intervals(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "table.png").stat().st_size < 300_000
     with Image.open(tmp_path / "new" / "table.png") as picture:
         assert picture.width > 900
+
+
+def test_long_names_that_begin_alike_look_different(tmp_path: Path) -> None:
+    labels = [f"colocate-continue-of-imagenet-seed{seed}" for seed in range(3)]
+    for label in labels:
+        write_result(tmp_path, label=label)
+    (table,) = collect([tmp_path], draws=9)
+    write_scores([table], tmp_path / "page")
+    names = re.findall(r'<text class="name" x="0"[^>]*>([^<]*)<', (tmp_path / "page" / "index.html").read_text())
+    assert len({*names}) == 3 and max(map(len, names)) <= 25
+    drawn = [text.get_text() for text in draw([table]).get_axes()[0].get_yticklabels()]
+    assert len({*drawn}) == 3 and max(map(len, drawn)) <= 25
 
 
 def test_a_score_that_is_undefined_is_a_word(tmp_path: Path) -> None:

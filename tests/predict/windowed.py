@@ -12,7 +12,8 @@ from skimage.measure import label
 
 from colocate.base.shapes import rasterise
 from colocate.evaluation.metrics.objects import Found
-from colocate.prediction.stitch import Merged, Piece, Window, Windows, merge, pieces
+from colocate.prediction.outputs import Outlined
+from colocate.prediction.stitch import Piece, Window, Windows, merge, pieces
 
 Detector = Callable[[np.ndarray, Window], dict[int, np.ndarray]]
 """The objects of a window as masks, by the ids that they truly have."""
@@ -37,7 +38,7 @@ def found(masks: dict[int, np.ndarray], side: int, shuffle: int = 0) -> Found:
 
 def stitched(
     ids: np.ndarray, side: int, overlap: int, detector: Detector = perfect, skipped: Collection[int] = ()
-) -> list[Merged]:
+) -> list[Outlined]:
     windows = Windows(ids.shape[1], ids.shape[0], side, overlap)
     seen: list[Piece] = []
     for number, window in enumerate(windows):
@@ -46,11 +47,10 @@ def stitched(
     return merge(windows, seen)
 
 
-def drawn(merged: Merged, like: np.ndarray) -> np.ndarray:
+def drawn(merged: Outlined, like: np.ndarray) -> np.ndarray:
     patch = rasterise(merged.shape, *like.shape)
     whole = np.zeros(like.shape, bool)
     whole[patch.place] = patch.mask
-    assert merged.area_px == whole.sum()
     return whole
 
 
@@ -58,7 +58,7 @@ def as_sets(masks: Iterable[np.ndarray]) -> set[bytes]:
     return {np.packbits(mask).tobytes() for mask in masks}
 
 
-def assert_apart(merged: list[Merged], like: np.ndarray) -> None:
+def assert_apart(merged: list[Outlined], like: np.ndarray) -> None:
     assert sum((drawn(one, like).astype(int) for one in merged), np.zeros(like.shape, int)).max() <= 1
     for number, one in enumerate(merged):
         assert one.shape.is_valid and not one.shape.is_empty

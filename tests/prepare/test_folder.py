@@ -106,6 +106,13 @@ def test_a_case_is_on_one_side(tmp_path: Path) -> None:
     assert again.fingerprint == data.fingerprint
 
 
+def test_cases_known_in_part_are_said(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    (src / "items.csv").write_text("path,source\nt0,c0\nt1,c0\nt2,\nt3,\nt4,\n")
+    said = "mine names no case for 3 of its 5 images: a patient may be on both sides."
+    assert prepared(src, tmp_path / "out").notes == (said,)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -58,7 +58,7 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
                 _check_quotes(csv.reader(text, delimiter=delimiter, strict=True))
         table = arrow.read_csv(
             source,
-            parse_options=arrow.ParseOptions(delimiter=delimiter),
+            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=quoted),
             convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(heads[delimiter], pa.string())),
         )
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:

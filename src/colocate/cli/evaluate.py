@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -12,6 +11,7 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
+from colocate.cli.pretrain import taken
 from colocate.evaluation import table as results_table
 from colocate.evaluation.candidates import PlainWeights, find_candidates
 from colocate.evaluation.protocol import TASKS, Protocol, task_for
@@ -48,7 +48,7 @@ def evaluate(arguments: list[str]) -> None:
     if name not in TASKS and not asks_help:
         raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
     smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
-    task = task_for(name or "instances", taken("--data", rest)[0], smoke)
+    task = task_for(name or "instances", taken("--data", rest)[0] or "", smoke)
     asked: Any = tyro.cli(
         Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
         prog=f"colocate evaluate {name or 'TASK'}",
@@ -64,16 +64,6 @@ def evaluate(arguments: list[str]) -> None:
     candidates = find_candidates(asked.backbone, plain.architecture, plain.mean, plain.std)
     files = judge(asked.task, asked.protocol, candidates)
     say(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
-
-
-def taken(option: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of an option, empty where it is not given, and the arguments without it."""
-    for place, word in enumerate(arguments):
-        if word == option and place + 1 < len(arguments):
-            return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
-    return "", list(arguments)
 
 
 def table(

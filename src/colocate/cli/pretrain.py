@@ -24,18 +24,24 @@ from colocate.training.recipe import Recipe, StoredMethod, read_recipe
 from colocate.training.recipes import RECIPES, find_recipe, summary
 
 
+def taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option (None: it is not given), and the arguments without it."""
+    for place, word in enumerate(arguments):
+        if word == option:
+            return "".join(arguments[place + 1 : place + 2]), arguments[:place] + arguments[place + 2 :]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], arguments[:place] + arguments[place + 1 :]
+    return None, list(arguments)
+
+
 def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
     """The recipe's name, the file after --from (or in the run after it), and the rest."""
-    rest = list(arguments)
-    origin = None
-    for place, word in enumerate(rest):
-        if word == "--from" or word.startswith("--from="):
-            value = word.partition("=")[2] or (rest[place + 1] if place + 1 < len(rest) else "")
-            if not value:
-                raise UserError("--from needs a run, or a recipe.json: --from RUN")
-            origin = Path(value) / "recipe.json" if Path(value).is_dir() else Path(value)
-            del rest[place : place + (1 if "=" in word else 2)]
-            break
+    place, rest = taken("--from", arguments)
+    if place == "":
+        raise UserError("--from needs a run, or a recipe.json: --from RUN")
+    origin = None if place is None else Path(place)
+    if origin and origin.is_dir():
+        origin /= "recipe.json"
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if name and origin:
         raise UserError(f"give a recipe ({name}) or --from ({origin}), not both")

@@ -12,6 +12,7 @@ from colocate.base.errors import TileError
 from colocate.slides.pictures import LARGEST_PX, Plain, too_large
 from colocate.slides.tiff import MAGIC, Tiff
 
+JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 def decode(data: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
     """Decode an image file to RGB pixels, as slides are read; `name` stands in errors.
@@ -37,6 +38,8 @@ def header(data: bytes, name: str) -> Plain | Tiff:
     """Open an image: its format and size are known, pixels still packed. Raises TileError as `decode` does."""
     if not data:
         raise TileError(f"{name} is empty: copy it again or remove it")
+    if data.startswith(JPEG) and data.endswith(b"\0\0") and not data.rstrip(b"\0").endswith(JPEG_END):
+        raise TileError(f"{name} is cut short: it ends in zeros, not as a JPEG does: copy it again or remove it")
     image = (Tiff if data.startswith(MAGIC) else Plain)(Path(name), data)
     if image.size[0] * image.size[1] > LARGEST_PX:
         raise too_large(name)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int32
 from colocate.base.errors import UserError
 from colocate.base.files import not_utf8
 from colocate.base.tables import check_columns, column, pc, read_table
-from colocate.slides.listing import NAMES
+from colocate.slides.listing import MANIFEST, NAMES
 from colocate.slides.settings import check_mpp
 
 SCHEMA = pa.schema(
@@ -96,7 +96,7 @@ def numbered(column: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " n"], list[str
     """
     whole = column.dictionary_encode().unify_dictionaries().combine_chunks()
     words = [*whole.dictionary.cast(pa.string()).to_pylist(), ""]
-    numbers = whole.indices.fill_null(len(words) - 1).to_numpy()
+    numbers = whole.indices.cast(pa.int32()).fill_null(len(words) - 1).to_numpy()
     seen = np.zeros(len(words), bool)
     seen[numbers] = True
     places = np.cumsum(seen, dtype=np.int32) - 1
@@ -128,7 +128,8 @@ def held_out(words: Sequence[str]) -> HeldOut:
 def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, " n"]:
     """Mark the rows of a table that are not held out.
 
-    Raises UserError for a column that is not there, a value that occurs nowhere, or if no row is left.
+    Raises UserError for a column that is not there, a value that occurs nowhere or also in other capitals, or if no row
+    is left.
     """
     kept = np.ones(len(table), bool)
     for name, values in held_out.items():
@@ -136,12 +137,17 @@ def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, 
             meant = _meant(name, table.column_names)
             raise UserError(f"--hold-out {name}={values[0]}: {data} has no column {name}: {meant}")
         try:
-            numbers, words = numbered(table[name])
+            numbers, found = numbered(table[name])
         except pa.ArrowException:
             raise UserError(f"--hold-out {name}={values[0]}: that column of {data} holds no words") from None
+        words = [word.strip() for word in found]
         if unknown := [value for value in values if value not in words]:
             meant = _meant(unknown[0], [word for word in words if word])
             raise UserError(f"--hold-out {name}={unknown[0]}: no tile of {data} has this {name}: {meant}")
+        for word in words:
+            if word not in values and (alike := [value for value in values if value.lower() == word.lower()]):
+                remedy = "hold out both, or rename one"
+                raise UserError(f"--hold-out {name}={alike[0]}: this column of {data} has {word} too: {remedy}")
         kept &= ~np.isin(words, values)[numbers]
     if not kept.any():
         raise UserError(f"--hold-out leaves no tile of {data} to train on: hold out less")
@@ -165,13 +171,15 @@ TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
 def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     """Make rows of `SCHEMA` from a table's lines that are not held out; the source defaults to the tile's folder.
 
-    Raises UserError if the table cannot be read, has no column `path`, or holds an impossible value.
+    Raises UserError if the table cannot be read, has no column `path`, lists slides, or holds an impossible value.
     """
     table = read_table(data)
     if "path" not in table.column_names:
         found = ", ".join(table.column_names) or "none"
         raise UserError(f"{data} has no column `path` (found: {found}): name the column of the tiles' paths so")
     check_columns(table, TYPES, data)
+    if told := [name for name in ("slide_mpp", "tile_mpp") if name in table.column_names]:
+        raise UserError(f"{data} lists slides, as its column `{told[0]}` tells: give the {MANIFEST} of `colocate tile`")
     if not len(table):
         raise UserError(f"{data} lists no tiles: write one path on each line")
     table = table.filter(pa.array(left_in(table, held_out, data)))

@@ -31,6 +31,8 @@ from colocate.slides.settings import check_mpp
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 SHARD = ".tar"
+WRITTEN = (MANIFEST, SETTINGS, "items.csv")  # in folders of `colocate tile` and `colocate prepare`
+MOST_PADDING = 1 << 20  # of a tar, after its end mark
 LISTS = (".txt", ".lst")
 KINDS = (
     f"a folder of tiles, a list ({' '.join(LISTS)}), a table ({' '.join(TABLES)}), uncompressed {SHARD} shards, "
@@ -95,7 +97,10 @@ def _manifest_in(folder: Path) -> Path:
 
 
 def _folder(data: Path) -> Rows:
-    files = sorted(files_below(data, (*IMAGES, SHARD)))
+    files = sorted(files_below(data, (*IMAGES, SHARD, *WRITTEN)))
+    for folder in sorted({(data / file).parent for file in files if file.endswith(WRITTEN)}):
+        if (manifest := _manifest_in(folder)) != folder:  # whose overlays are no tiles
+            raise UserError(f"{data} holds {manifest}: give that")
     tiles = [file for file in files if file.lower().endswith(IMAGES)]
     shards = [file for file in files if file.lower().endswith(SHARD)]
     if tiles and shards:
@@ -152,12 +157,15 @@ def _members(root: Path, shard: str) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
     notes: dict[str, tuple[str, bytes]] = {}
     for member, tar in _tar_members(root / shard):
-        if member.name.rpartition("/")[2].startswith("."):  # hidden
+        if any(part.startswith(".") and part.strip(".") for part in member.name.split("/")):  # hidden
             continue
         stem, _, ending = member.name.rpartition(".")
         if member.name.lower().endswith(IMAGES):
+            if not member.isreg() or member.issparse():
+                remedy = "pack the shard again with tar --dereference --hard-dereference, without --sparse"
+                raise UserError(f"{root / shard}:{member.name} is a link or full of holes: {remedy}")
             tiles.append((member.name, member.offset_data, member.size))
-        elif ending.lower() == "json":
+        elif ending.lower() == "json" and member.isreg():
             file = tar.extractfile(member)
             notes[stem] = f"{root / shard}:{member.name}", file.read() if file else b""
     meant = [next((key for key in (name.rpartition(".")[0], _key(name)) if key in notes), "") for name, _, _ in tiles]
@@ -199,8 +207,8 @@ def _note(name: str, text: bytes) -> tuple[str | None, float | None]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Iterate over the plain files in a shard; it must be whole up to its end mark."""
-    whole, ended = 0, False
+    """Iterate over the members of a shard but folders; it must be whole up to its end mark, and end there."""
+    whole, rest = 0, b""
     try:
         with path.open("rb") as file:
             length = file.seek(0, 2)
@@ -209,16 +217,20 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
                 while (member := tar.next()) is not None and member.offset_data + member.size <= length:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                     whole += 1
-                    if member.isreg() and not member.issparse():
+                    if not member.isdir():
                         yield member, tar
                 file.seek(tar.offset)
-                ended = member is None and file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+                rest = file.read(MOST_PADDING) if member is None else b""
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
     except UserError:
         raise
     except Exception:  # on a damaged header tarfile raises almost anything
         pass
+    ended = rest.startswith(tarfile.NUL * tarfile.BLOCKSIZE)
+    if ended and rest.strip(tarfile.NUL):
+        remedy = "give them by themselves, or pack them again"
+        raise UserError(f"{path} goes on after its end mark, as shards do that were joined: {remedy}")
     if not ended and not whole:
         message = "unpack it if it is compressed, else copy it again"
         raise UserError(f"{path} is no plain tar file, or is cut within its first member: {message}")

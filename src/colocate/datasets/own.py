@@ -101,16 +101,17 @@ def own_drafts(
         UserError: a split is given and a share as well, or `split_by_case` cannot.
     """
     known = {name: own.known for name, own in images.items()}
-    has_cases = any(image.source for image in known.values())
+    unknown = sum(not image.source for image in known.values())
     if any(image.split for image in known.values()):
         if test_share is not None:
             raise UserError(f"{where} gives a split: leave out --test-share, or remove the split there")
         parts = [image.split for image in known.values()]
     else:
-        scheme = "cases" if has_cases else "images"
+        scheme = "cases" if unknown < len(known) else "images"
         cases = [image.source or name for name, image in known.items()]
         parts = split_by_case(cases, 0.2 if test_share is None else test_share)
-    caution = () if has_cases else (f"{facts.name} names no cases: a patient may be on both sides.",)
+    which = "no cases" if unknown == len(known) else f"no case for {unknown:,} of its {len(known):,} images"
+    caution = (f"{facts.name} names {which}: a patient may be on both sides.",) if unknown else ()
     return replace(facts, notes=(*caution, *facts.notes)), (
         Draft(name, own.image, mask, own.known.source, own.known.mpp, {scheme: part}, object_classes)
         for (name, own), part in zip(images.items(), parts, strict=True)

@@ -50,10 +50,10 @@ def class_colour(class_: int) -> tuple[int, int, int]:
 
 
 class Outlined(NamedTuple):
-    """Something on a slide."""
+    """Something on a slide or in a picture."""
 
     shape: BaseGeometry
-    """In level0 pixels."""
+    """Polygon or MultiPolygon in level0 pixels, or in those of the picture."""
     class_: int
     score: float
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, final
+from typing import Annotated, Any, final
 
 import numpy as np
 import shapely
@@ -78,18 +78,8 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
     return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "window")
 
 
-class _View(NamedTuple):
-    """A slide with what is found in its windows."""
-
-    slide: Slide
-    tissue: Tissue
-    mpp: float
-    """Micrometres per pixel of the windows."""
-    scale: float
-    """Level0 pixels a pixel of the windows."""
-    windows: Windows
-    seen: Iterator[tuple[Window, Any]]
-    marker: Marker
+Seen = Iterator[tuple[Window, Any]]
+"""Windows and what is found in them."""
 
 
 @final
@@ -131,19 +121,19 @@ class _Runner:
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
-        marker = self.marker(listed)
-        view = _View(slide, tissue, mpp, scale, windows, self._seen(slide, tissue, places, mpp, meter), marker)
-        results = self._objects(view) if self.predictor.task == "instances" else self._classes(view)
+        marker, seen = self.marker(listed), self._seen(slide, tissue, places, mpp, meter)
+        if self.predictor.task == "instances":
+            results = self._objects(slide, tissue, scale, windows, seen, marker)
+        else:
+            results = self._classes(slide, mpp, windows, seen, marker)
         words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
         meter.say(f"{listed.name}: {next(iter(results)).replace('_', ' ')}: {words}")
         known = {"slide": str(slide.path), "level0_mpp": slide.mpp, "seen_mpp": mpp, "origin": slide.origin}
         results |= known | {"windows": len(places), "seconds": round(time.perf_counter() - began, 2)}
         marker.write(results | {"model": self.predictor.facts, "colocate": version("colocate")})
 
-    def _seen(
-        self, slide: Slide, tissue: Tissue, places: Sequence[Window], mpp: float, meter: Meter
-    ) -> Iterator[tuple[Window, Any]]:
-        """Iterate over windows and what is found in them; only what is read ahead is in memory."""
+    def _seen(self, slide: Slide, tissue: Tissue, places: Sequence[Window], mpp: float, meter: Meter) -> Seen:
+        """Only what is read ahead is in memory."""
         scale, side = mpp / slide.mpp, places[0].side
         corners = np.array([(window.left, window.top) for window in places]) * scale
         rest, device, within = iter(places), self.config.device, np.arange(side) + 0.5
@@ -153,31 +143,32 @@ class _Runner:
             yield from zip(some, self.predictor.look(images.contiguous(), torch.from_numpy(np.stack(on))), strict=True)
             meter.advance(len(images))
 
-    def _objects(self, view: _View) -> dict[str, Any]:
-        """Write objects, each once; none that is mostly glass."""
-        found = [piece for window, found in view.seen for piece in pieces(view.windows, window, found)]
-        view.marker.write()
+    def _objects(
+        self, slide: Slide, tissue: Tissue, scale: float, windows: Windows, seen: Seen, marker: Marker
+    ) -> dict[str, Any]:
+        """Write objects, each once; none that is mostly glass. `scale`: level0 pixels a pixel of the windows."""
+        found = [piece for window, found in seen for piece in pieces(windows, window, found)]
+        marker.write()
 
         def on_tissue() -> Iterator[Outlined]:
-            for merged in merge(view.windows, found):
-                shape = shapely.transform(merged.shape, lambda points: points * view.scale)
-                if view.tissue.share_of(shape) >= LEAST_TISSUE:
-                    yield Outlined(shape, merged.class_, merged.score)
+            for merged in merge(windows, found):
+                shape = shapely.transform(merged.shape, lambda points: points * scale)
+                if tissue.share_of(shape) >= LEAST_TISSUE:
+                    yield merged._replace(shape=shape)
 
-        counts = write_outlines(view.marker.place, view.slide, on_tissue(), self.predictor.shown, "detection")
-        return {"objects": counts}
+        return {"objects": write_outlines(marker.place, slide, on_tissue(), self.predictor.shown, "detection")}
 
-    def _classes(self, view: _View) -> dict[str, Any]:
-        """Write the map of classes, then its regions."""
-        place, mpp, shown = view.marker.place, view.mpp, self.predictor.shown
-        class_map = ClassMap(place.parent, view.windows)
-        for window, found in view.seen:
+    def _classes(self, slide: Slide, mpp: float, windows: Windows, seen: Seen, marker: Marker) -> dict[str, Any]:
+        """Write the map of classes, then its regions. `mpp`: micrometres per pixel of the windows."""
+        place, shown = marker.place, self.predictor.shown
+        class_map = ClassMap(place.parent, windows)
+        for window, found in seen:
             class_map.paste(window, found)
-        view.marker.write()
+        marker.write()
         class_map.write(beside(place, ".tif"), mpp)
         least = self.config.min_area / mpp**2
-        found = regions(class_map.classes, class_map.confidence, shown, least, view.scale)
-        number = write_outlines(place, view.slide, found, shown, "annotation")
+        found = regions(class_map.classes, class_map.confidence, shown, least, mpp / slide.mpp)
+        number = write_outlines(place, slide, found, shown, "annotation")
         counts = class_map.counts()
         areas = {
             name: round(int(counts[class_]) * mpp**2 / 1e6, 4)

@@ -21,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from colocate.base.shapes import bevelled, outline
 from colocate.evaluation.metrics.objects import Found
+from colocate.prediction.outputs import Outlined
 
 SAME = 0.5  # pieces that agree on more of what both their windows saw are one object: so each has one partner at most
 BELIEVED = 0.5  # least share of an object in the cores of the windows that saw it
@@ -56,20 +57,15 @@ class Window(NamedTuple):
 
 @final
 class Windows:
-    """Square windows over a picture of `width` x `height` pixels, neighbours sharing `overlap` pixels.
+    """Square windows over a picture of `width` x `height` pixels, neighbours sharing `overlap`, at most half a side.
 
     They come row by row; the last of a row or column may reach beyond the picture.
 
     >>> [window.left for window in Windows(100, 40, side=40, overlap=10)]
     [0, 30, 60]
-
-    Raises:
-        ValueError: windows further apart than next to each other would overlap.
     """
 
     def __init__(self, width: int, height: int, side: int, overlap: int) -> None:
-        if not 0 <= 2 * overlap <= side:
-            raise ValueError(f"windows of {side} px cannot overlap by {overlap} px, only by half their side at most")
         self.width, self.height, self.side, self.overlap = width, height, side, overlap
         self.step = side - overlap
         self.rows, self.columns = (max(1, math.ceil((length - overlap) / self.step)) for length in (height, width))
@@ -118,17 +114,6 @@ class Piece(NamedTuple):
     score: float
 
 
-class Merged(NamedTuple):
-    """An object of the picture."""
-
-    shape: BaseGeometry
-    """Polygon or MultiPolygon in the picture's pixels, its corners cut (see `shapes.bevelled`)."""
-    class_: int
-    score: float
-    area_px: float
-    """Its pixels; the shape's own area differs by half a pixel a ring."""
-
-
 def pieces(windows: Windows, window: Window, found: Found) -> list[Piece]:
     """Outline what was found in a window, as far as it lies in the picture."""
     ids = found.ids.numpy()[windows.view(window).slices(window.top, window.left)]
@@ -140,8 +125,10 @@ def pieces(windows: Windows, window: Window, found: Found) -> list[Piece]:
     ]
 
 
-def merge(windows: Windows, pieces: Sequence[Piece]) -> list[Merged]:
+def merge(windows: Windows, pieces: Sequence[Piece]) -> list[Outlined]:
     """Put together what windows saw of each object, in the order in which objects were first seen.
+
+    Shapes are in the picture's pixels, with their corners cut (see `shapes.bevelled`).
 
     Pieces of two windows are the same object if they share more than half of those of their pixels that both windows
     saw; and so on from window to window. In the core of a window that saw the object, its piece alone counts. An object
@@ -158,7 +145,7 @@ def merge(windows: Windows, pieces: Sequence[Piece]) -> list[Merged]:
         winner, loser = (one, other) if objects[one].believed >= objects[other].believed else (other, one)
         shapes[loser] = shapes[loser].difference(objects[winner].shape)
     return [
-        Merged(bevelled(shape), whole.class_, whole.score, shape.area)
+        Outlined(bevelled(shape), whole.class_, whole.score)
         for whole, shape in zip(objects, shapes, strict=True)
         if shape.area
     ]

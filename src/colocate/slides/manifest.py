@@ -114,10 +114,7 @@ class Shards:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.place = folder / "shards" / name
-        self.file: io.BufferedWriter | None = None
         self.tiles = 0
-        self.bytes: dict[str, int] = {}
-        """Of each shard that is there, by its path from the folder."""
         self._open = ExitStack()
 
     def __enter__(self) -> Shards:
@@ -126,36 +123,35 @@ class Shards:
     def __exit__(self, *error: Any) -> None:
         kept = 0
         try:
-            self._end() if error[0] is None else self._open.__exit__(*error)
-            kept = len(self.bytes) if error[0] is None else 0
+            self._open.__exit__(*error)
+            kept = -(-self.tiles // TILES) if error[0] is None else 0
         finally:
             self._remove(kept)
 
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Of each shard, by its path from the folder; once all are written."""
+        paths = [self._path(number) for number in range(-(-self.tiles // TILES))]
+        return {self._name(path): path.stat().st_size for path in paths}
+
     def add(self, key: str, jpeg: bytes, facts: dict[str, Any]) -> dict[str, Any]:
         """Write KEY.jpg and KEY.json; return the JPEG's place and checksum as columns of the manifest."""
+        path = self._path(self.tiles // TILES)
         if self.tiles % TILES == 0:
-            self._end()
-            self.file = self._open.enter_context(_shard(self._path(len(self.bytes))))
+            self._open.close()
+            self.file = self._open.enter_context(_shard(path))
         self.tiles += 1
-        assert self.file is not None
         head = _head(key + ".jpg", len(jpeg))
         offset = self.file.tell() + len(head)
         note = json.dumps(facts).encode()
         self.file.write(b"".join((head, _padded(jpeg), _head(key + ".json", len(note)), _padded(note))))
-        shard = self._name(len(self.bytes))
-        return {"shard": shard, "offset": offset, "bytes": len(jpeg), "crc32": crc32(jpeg)}
+        return {"shard": self._name(path), "offset": offset, "bytes": len(jpeg), "crc32": crc32(jpeg)}
 
     def _path(self, number: int) -> Path:
         return self.place.with_name(f"{self.place.name}-{number:04d}.tar")
 
-    def _name(self, number: int) -> str:
-        return self._path(number).relative_to(self.folder).as_posix()
-
-    def _end(self) -> None:
-        if self.file is not None:
-            self._open.close()
-            number, self.file = len(self.bytes), None
-            self.bytes[self._name(number)] = self._path(number).stat().st_size
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _remove(self, first: int) -> None:
         """Remove the shards from a number on: the last one first, so that none is left behind a gap."""

@@ -80,7 +80,6 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
             continue
         told, made = len(notes), _made(place, notes)
         results += made
-        maps = {beside(one.place, ".tif") for one in made}  # of classes, which are no slides
         try:
             found = find_slides([place], slide_mpp) if place.is_dir() or not made else []
         except UserError:
@@ -88,8 +87,7 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
                 raise
             continue
         for listed in found:
-            if listed.path not in maps:
-                slides.setdefault(listed.path, Shown(listed))
+            slides.setdefault(listed.path, Shown(listed))
     for made in results:
         if made.of(made.slide):
             found = slides.setdefault(made.slide, Shown(Listed(made.name, made.slide, source=made.name)))
