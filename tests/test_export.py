@@ -255,3 +255,9 @@ def test_hugging_face_gets_a_folder(tmp_path: Path) -> None:
     written(tmp_path, "test_resnet")
     with pytest.raises(UserError, match="give a folder"):
         export(tmp_path, "huggingface", tmp_path / "backbone.pth")
+
+
+def test_a_dilated_network_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, "resnet50", 16)
+    export(tmp_path, "torchvision", tmp_path / "weights.pth")
+    assert "dilated to a stride of 16: torchvision must build them so" in capsys.readouterr().out

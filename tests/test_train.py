@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,8 +30,9 @@ from colocate.training.journal import read_journal
 from colocate.training.loop import Interrupted, pretrain
 from colocate.training.optim import OptimConfig, build_optimizer
 from colocate.training.recipe import EncoderConfig, MachineConfig, Recipe
+from colocate.training.run import prepare_folder
 from tests.phantom_slide import write_slides
-from tests.tiny import UNIQUE, tiny_recipe, write_tiles
+from tests.tiny import METHODS, UNIQUE, tiny_recipe, write_tiles
 
 PACE = {"pairs_per_s", "waiting", "crowded"}  # the only columns that depend on the clock
 
@@ -71,25 +73,33 @@ def same_run(run: Path, other: Path) -> None:
         }
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Have the run receive a signal while it works on the step after `step`."""
+def stop_at(monkeypatch: pytest.MonkeyPatch, batches: int, number: int = signal.SIGTERM) -> None:
+    """Have the run receive a signal while it works on the batch after so many."""
     views, seen = train.views_of, []
 
     def interrupting(*args: Any) -> Any:
         seen.append(1)
-        if len(seen) == step:
+        if len(seen) == batches:
             os.kill(os.getpid(), number)
         return views(*args)
 
     monkeypatch.setattr(train, "views_of", interrupting)
 
 
-SETTINGS = {
+def stopped(recipe: Recipe, step: int) -> Recipe:
+    """The recipe, of which so many steps have been done."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match=rf"step {step} of .*--resume"):
+        stop_at(patch, step * recipe.accumulate)
+        pretrain(recipe)
+    return recipe
+
+
+SETTINGS: dict[str, Any] = {
     "sgd": {},
     "accumulate, clip, warm-up": {
         "accumulate": 2,
         "optim": OptimConfig(clip=0.5, warmup_epochs=2),
-        "method": None,  # moco-v2
+        "method": METHODS["moco-v2"],
     },
     "adamw, bf16": {"precision": "bf16-mixed", "optim": OptimConfig("adamw", lr=1e-3)},
     "lars": {"optim": OptimConfig("lars", lr=0.3)},
@@ -110,27 +120,27 @@ def test_lars_steps_are_as_long_as_weights_ask_for(decay: float) -> None:
         assert moved[1] == pytest.approx(0.3 * 8 * size * 40**0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
-    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, stop: int
-) -> None:
-    changes = dict(SETTINGS[setting])
-    recipe = tiny_recipe(tiles, tmp_path / "whole")
-    if "method" in changes:
-        changes["method"] = replace(recipe.method, match=None, dense=0.0)
-    recipe = replace(recipe, **changes)
-    pretrain(recipe)
+@pytest.fixture(scope="module")
+def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `tiny_recipe`, which nothing interrupted."""
+    return pretrain(tiny_recipe(tiles, tmp_path_factory.mktemp("whole") / "run"))
 
-    halves = replace(recipe, out=str(tmp_path / "halves"))
-    batches = stop * recipe.accumulate
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=rf"step {stop} of 6; .*--resume"):
-        stop_at(patch, batches)
-        pretrain(halves)
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Recipe:
+    """The recipe of a finished run with each of the settings."""
+    recipe = replace(tiny_recipe(tiles, tmp_path_factory.mktemp("finished") / "run"), **SETTINGS[request.param])
+    pretrain(recipe)
+    return recipe
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(finished: Recipe, tmp_path: Path, stop: int) -> None:
+    halves = stopped(replace(finished, out=str(tmp_path / "halves")), stop)
     # Another state of torch's generator must not matter.
     torch.manual_seed(99)
     pretrain(halves, resume=True)
-    same_run(tmp_path / "whole", tmp_path / "halves")
+    same_run(Path(finished.out), tmp_path / "halves")
 
 
 def table_of_two_sources(folder: Path) -> Path:
@@ -153,29 +163,23 @@ def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: 
         patch.setattr(train, "views_of", noting)
         pretrain(recipe)
     assert 0.3 < sum(number < 2 for number in seen) / len(seen) < 0.7  # a tenth of the tiles
-    halves = replace(recipe, out=str(tmp_path / "halves"))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 3)
-        pretrain(halves)
+    halves = stopped(replace(recipe, out=str(tmp_path / "halves")), 3)
     with pytest.raises(UserError, match=r"another recipe \(balance is tiles, was sources\)"):
         pretrain(replace(halves, balance="tiles"), resume=True)
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
-def test_workers_and_checkpoints_change_nothing(tiles: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "one")
-    pretrain(recipe)
+def test_workers_and_checkpoints_change_nothing(tiles: Path, whole: Path, tmp_path: Path) -> None:
     machine = MachineConfig("cpu", workers=2, log_every=1, save_every=5, keep=1, journals=("tensorboard",))
-    pretrain(replace(recipe, out=str(tmp_path / "two"), machine=machine))
-    same_run(tmp_path / "one", tmp_path / "two")
-    assert list((tmp_path / "two" / "tensorboard").glob("events*"))
+    pretrain(tiny_recipe(tiles, tmp_path / "run", machine=machine))
+    same_run(whole, tmp_path / "run")
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
-def test_seeds_differ(tiles: Path, tmp_path: Path) -> None:
-    pretrain(tiny_recipe(tiles, tmp_path / "one", steps=1))
-    pretrain(tiny_recipe(tiles, tmp_path / "two", steps=1, seed=1))
-    assert read_journal(tmp_path / "one")[0]["loss"] != read_journal(tmp_path / "two")[0]["loss"]
+def test_seeds_differ(tiles: Path, whole: Path, tmp_path: Path) -> None:
+    pretrain(tiny_recipe(tiles, tmp_path / "run", steps=1, seed=1))
+    assert read_journal(whole)[0]["loss"] != read_journal(tmp_path / "run")[0]["loss"]
 
 
 def test_ctrl_c_saves_too(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +190,8 @@ def test_ctrl_c_saves_too(tiles: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert load_backbone(tmp_path / "run").facts["steps"] == 3
 
 
-def test_checkpoints_are_counted_and_old_ones_dropped(tiles: Path, tmp_path: Path) -> None:
-    pretrain(tiny_recipe(tiles, tmp_path / "run"))
-    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+def test_checkpoints_are_counted_and_old_ones_dropped(whole: Path) -> None:
+    names = [path.name for path in sorted((whole / "checkpoints").iterdir())]
     assert names == ["step000000004.pt", "step000000006.pt"]
 
 
@@ -245,16 +248,11 @@ def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
     assert len(set(seen)) == len(seen) == 16
 
 
-def test_weights_that_a_run_began_with_are_not_needed_to_go_on(
-    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_a_run_began_with_are_not_needed_to_go_on(tiles: Path, tmp_path: Path) -> None:
     first = pretrain(tiny_recipe(tiles, tmp_path / "first", steps=1)) / "backbone.safetensors"
     recipe = tiny_recipe(tiles, tmp_path / "whole", encoder=EncoderConfig("test_resnet", init=str(first)))
     pretrain(recipe)
-    halves = replace(recipe, out=str(tmp_path / "halves"))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 3)
-        pretrain(halves)
+    halves = stopped(replace(recipe, out=str(tmp_path / "halves")), 3)
     first.unlink()
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
@@ -291,6 +289,15 @@ def test_tiles_too_small_for_the_resolution_asked_for_are_said(
         assert ("too small for views at 3 micrometres per pixel" in capsys.readouterr().err) == said
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(3, True), (2.5, False)])
+def test_a_warm_up_as_long_as_the_run_is_said(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: float, said: bool
+) -> None:
+    recipe = tiny_recipe(tiles, tmp_path / "run", optim=OptimConfig(warmup_epochs=epochs))  # 6 steps, 2 an epoch
+    prepare_folder(tmp_path / "run", recipe, resume=False)
+    assert ("give --optim.warmup-epochs less than 3" in capsys.readouterr().out) == said
+
+
 def test_unreadable_tiles_are_listed_once(tmp_path: Path) -> None:
     folder = write_tiles(tmp_path / "tiles")
     (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:100])
@@ -305,7 +312,7 @@ def test_unreadable_tiles_are_listed_once(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(tiles, tmp_path / "run")
     save = torch.save
@@ -321,8 +328,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
             pretrain(recipe)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step000000002.pt"]
     pretrain(recipe, resume=True)
-    pretrain(whole := tiny_recipe(tiles, tmp_path / "whole"))
-    same_run(Path(whole.out), Path(recipe.out))
+    same_run(whole, tmp_path / "run")
 
 
 def test_what_cannot_be_resumed_is_said(tiles: Path, tmp_path: Path) -> None:
@@ -352,11 +358,8 @@ def test_a_run_that_never_took_a_step_may_be_started_otherwise(tiles: Path, tmp_
     assert read_journal(tmp_path / "run")[-1]["step"] == 6
 
 
-def test_moved_tiles_may_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 3)
-        pretrain(recipe)
+def test_moved_tiles_may_be_resumed(tmp_path: Path) -> None:
+    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run"), 3)
     (tmp_path / "here").rename(tmp_path / "there")
     pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
     assert last_state(tmp_path / "run")["step"] == 6
@@ -381,9 +384,7 @@ def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes
         pretrain(Recipe(method=tiny_recipe(tiles, tmp_path).method, out=str(tmp_path / "run")))
 
 
-def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_of_slides_are_trained_on_without_what_is_held_out(tmp_path: Path) -> None:
     """Straight from the slides, in workers; stopped and resumed as any run."""
     write_slides(tmp_path / "slides", 3, 512)
     tiling = TilingConfig(mpp=2.0, size=64, min_tissue=0.2)
@@ -392,10 +393,7 @@ def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
     pretrain(replace(recipe, machine=replace(recipe.machine, workers=2)))
     index = Index.open(tmp_path / "whole" / "tiles.arrow")
     assert index.kind == "slides" and index.sources == ["s0", "s2"]
-    halves = replace(recipe, out=str(tmp_path / "halves"))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 3)
-        pretrain(halves)
+    halves = stopped(replace(recipe, out=str(tmp_path / "halves")), 3)
     with pytest.raises(UserError, match=r"another recipe \(hold_out is \(\), was \('slide=s1',\)"):
         pretrain(replace(halves, hold_out=()), resume=True)
     pretrain(halves, resume=True)
@@ -403,14 +401,14 @@ def test_tiles_of_slides_are_trained_on_without_what_is_held_out(
 
 
 def test_two_processes_never_write_one_run(tiles: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "run")
+    recipe = tiny_recipe(tiles, tmp_path / "run", steps=1)
     with alone(tmp_path / "run"), pytest.raises(UserError, match="run is being written by another process"):
         pretrain(recipe)
     pretrain(recipe)
 
 
 def test_a_run_removes_what_a_killed_one_left(tiles: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "run")
+    recipe = tiny_recipe(tiles, tmp_path / "run", steps=1)
     for name in (f".backbone.json.{UNIQUE}.tmp", f"checkpoints/.step000000002.pt.{UNIQUE}.tmp"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_bytes(b"half")
@@ -419,9 +417,8 @@ def test_a_run_removes_what_a_killed_one_left(tiles: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_flipped_bit_is_noticed(tiles: Path, tmp_path: Path, share: float) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "run")
-    run = pretrain(recipe)
+def test_a_flipped_bit_is_noticed(tiles: Path, whole: Path, tmp_path: Path, share: float) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
     for path in (run / "backbone.safetensors", checkpoint.checkpoints(run / "checkpoints")[-1]):
         content = bytearray(path.read_bytes())
         content[int(share * len(content))] ^= 16
@@ -429,18 +426,20 @@ def test_a_flipped_bit_is_noticed(tiles: Path, tmp_path: Path, share: float) -> 
     with pytest.raises(UserError, match=r"damaged|cannot be read"):
         load_backbone(run)
     with pytest.raises(UserError, match=r"step000000006\.pt is (damaged|cut short)"):
-        pretrain(recipe, resume=True)
+        pretrain(tiny_recipe(tiles, run), resume=True)
+
+
+@pytest.fixture(scope="module")
+def half(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped at step 4 of 6."""
+    return Path(stopped(tiny_recipe(tiles, tmp_path_factory.mktemp("half") / "run"), 4).out)
 
 
 @pytest.mark.parametrize("torn", ["", "\0\0\0\0", "5,0.1", "1", "5,x" + "," * 30, "\n\n"])
-def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, tmp_path: Path, torn: str) -> None:
-    recipe = tiny_recipe(tiles, tmp_path / "run")
-    pretrain(replace(recipe, out=str(tmp_path / "whole")))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 4)
-        pretrain(recipe)
-    with (tmp_path / "run" / "journal.csv").open("a") as file:
+def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, whole: Path, half: Path, tmp_path: Path, torn: str) -> None:
+    run = shutil.copytree(half, tmp_path / "run")
+    with (run / "journal.csv").open("a") as file:
         file.write(torn)
-    assert [row["step"] for row in read_journal(tmp_path / "run")] == [1, 2, 3, 4]
-    pretrain(recipe, resume=True)
-    same_run(tmp_path / "whole", tmp_path / "run")
+    assert [row["step"] for row in read_journal(run)] == [1, 2, 3, 4]
+    pretrain(tiny_recipe(tiles, run), resume=True)
+    same_run(whole, run)

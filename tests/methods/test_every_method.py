@@ -13,9 +13,9 @@ from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
 from colocate.core.views import sample_views
 from colocate.training.journal import read_journal
-from colocate.training.loop import Interrupted, build_method, pretrain
+from colocate.training.loop import build_method, pretrain
 from colocate.training.recipe import Recipe, from_json, to_json
-from tests.test_train import same_run, stop_at
+from tests.test_train import same_run, stopped
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
 VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
@@ -31,14 +31,9 @@ def recipe_of(name: str, tiles: Path, run: Path, **changes: object) -> Recipe:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
-    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiles: Path, tmp_path: Path, name: str) -> None:
     pretrain(recipe_of(name, tiles, tmp_path / "whole"))
-    halves = recipe_of(name, tiles, tmp_path / "halves")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 3)  # concepts count from step 2 on
-        pretrain(halves)
+    halves = stopped(recipe_of(name, tiles, tmp_path / "halves"), 3)  # concepts count from step 2 on
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
     if "concl" in name:

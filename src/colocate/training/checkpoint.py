@@ -145,6 +145,8 @@ def export(run: str | Path, library: Library, out: str | Path) -> Path:
         say(f"note: {note}")
     if library == "huggingface":
         return _export_folder(backbone, out)
+    if backbone.output_stride < 32:
+        say(f"note: the last stages were dilated to a stride of {backbone.output_stride}: {library} must build them so")
     tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
     endings = (".pkl",) if library == "detectron2" else (".safetensors", ".pth")
     if out.suffix not in endings:

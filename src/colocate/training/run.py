@@ -168,9 +168,14 @@ def _index(path: Path, recipe: Recipe) -> Index:
             f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
     note_labels(index)
-    if recipe.steps is None and (planned := planned_steps(recipe, len(index))) < ENOUGH:
+    planned = planned_steps(recipe, len(index))
+    if recipe.steps is None and planned < ENOUGH:
         asked = f"{counted(recipe.epochs, 'epoch')} of {counted(len(index), 'tile')}"
         say(f"note: {asked} are {counted(planned, 'step')}; known to help are {ENOUGH:,}: --steps {ENOUGH}")
+    for part in ("optim", "method"):
+        epochs = getattr(getattr(recipe, part), "warmup_epochs", 0)
+        if epochs * (len(index) // recipe.batch) >= planned * recipe.accumulate:
+            say(f"note: the warm-up takes the whole run: give --{part}.warmup-epochs less than {epochs:g}")
     return index
 
 
