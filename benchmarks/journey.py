@@ -14,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.race.arms import LITE0, imagenet_weights
 from colocate.base.shapes import read_geojson
 from colocate.datasets import glas
 from colocate.datasets.writer import Draft
@@ -32,6 +33,8 @@ from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.metrics.family import Record
 from colocate.evaluation.metrics.objects import Objects
 from colocate.prediction.image import Objects as Found
+from colocate.training.recipe import Recipe
+from colocate.training.recipes import colocate_continue
 from tests.documented import write_outlines
 from tests.phantom_slide import write_pyramid
 
@@ -90,13 +93,27 @@ def judge(found: Path, images: Sequence[Placed]) -> tuple[list[Record], list[flo
     return records, dice
 
 
-def main(data: Path = Path("../shared/data/glas"), out: Path = Path("carry/journey"), hours: float = 0.5) -> None:
+def from_imagenet() -> Recipe:
+    """`colocate-continue` from EfficientNet-Lite0's ImageNet weights, as in the race: `--recipe` names it."""
+    recipe = colocate_continue()
+    weights = imagenet_weights(Path("carry/race/imagenet.safetensors").absolute())
+    encoder = replace(recipe.encoder, backbone=LITE0, init=str(weights))
+    return replace(recipe, encoder=encoder, views=replace(recipe.views, mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def main(
+    data: Path = Path("../shared/data/glas"),
+    out: Path = Path("carry/journey"),
+    hours: float = 0.5,
+    recipe: str = "colocate",
+) -> None:
     """Make the slides, start the journey, and judge what it finds.
 
     Args:
         data: GlaS as released.
         out: The folder for everything.
         hours: Longest time of the pretraining.
+        recipe: How to pretrain; benchmarks/journey.py:from_imagenet continues from ImageNet's weights.
     """
     patients: dict[str, list[Draft]] = defaultdict(list)
     for draft in glas.drafts(data)[1]:
@@ -107,7 +124,8 @@ def main(data: Path = Path("../shared/data/glas"), out: Path = Path("carry/journ
     count = sum(annotate(out / "annotations" / f"patient-{name}.geojson", slides[name][0]) for name in annotated)
     print(f"{len(names)} slides, {count} glands outlined in {len(annotated)} regions", flush=True)
     began = time.perf_counter()
-    words = ["start", out / "slides", "--labels", out / "annotations", "--out", out / "out", "--hours", str(hours)]
+    words = ["start", out / "slides", "--labels", out / "annotations", "--out", out / "out", "--hours", hours]
+    words += ["--recipe", recipe]
     subprocess.run([sys.executable, "-m", "colocate", *map(str, words)], check=True)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes from slides to GeoJSON")
     unseen = [name for name in names if name not in annotated]

@@ -142,7 +142,7 @@ def test_what_entries_of_images_say_beside(made: Callable[..., Labelled], docume
 
 def test_patient_0_is_a_patient(made: Callable[..., Labelled], document: Document) -> None:
     for image, more in zip(
-        document["images"], ({"case": 0}, {"source": 0, "case": 5}, {"source": "", "case": "0"}, {}), strict=True
+        document["images"], ({"case": 0}, {"source": 0, "case": 5}, {"source": " ", "case": "0 "}, {}), strict=True
     ):
         image.update(more)
     data = made(document)
@@ -268,6 +268,7 @@ Change = Callable[[Document], Any]
             lambda d: d["categories"][2].update(name="gland", supercategory="organ"),
             "has two categories of the name gland: rename one, or give the objects of both",
         ),
+        (lambda d: d["categories"][2].update(name="gland "), "has two categories of the name gland"),
         (lambda d: d.pop("categories"), "has no list categories as COCO's JSON has"),
         (lambda d: d.update(images=["image 0.png"]), "has no list images as COCO's JSON has"),
         (lambda d: d.update(annotations=[]), "has no outline in any of its 4 images"),

@@ -159,6 +159,32 @@ def test_cells_without_a_gap_are_not_soft(seed: int, tmp_path: Path) -> None:
     assert (read_objects(save(mask, tmp_path / "m.png")).numpy() == mask).all()
 
 
+def indexed(top: Path, palettes: list[str]) -> Path:
+    """Images, and masks of three colours (white, red, blue) in palettes of these orders."""
+    order, colours = "wrb", {"w": (255, 255, 255), "r": (200, 0, 0), "b": (0, 0, 200)}
+    labels = np.zeros((16, 16), np.uint8)
+    labels[:, 5:], labels[:, 10:] = 1, 2
+    for number, palette in enumerate(palettes):
+        mask = Image.fromarray(np.array([palette.index(name) for name in order], np.uint8)[labels])
+        mask.putpalette([value for name in palette for value in colours[name]])
+        save(picture(number, 16, 16), top / "images" / f"{number}.png")
+        save(mask, top / "masks" / f"{number}.png")
+    return top
+
+
+def test_a_number_has_one_colour_in_all_masks(tmp_path: Path) -> None:
+    """Of masks that a program reduced to few colours one by one, the numbers mean nothing."""
+    named = r"masks/1\.png gives the number {} another colour than .*masks/0\.png: save all masks as grey"
+    for palettes, number in ((["wrb", "rwb"], 0), (["wrb", "wbr"], 1)):
+        src = indexed(tmp_path / "-".join(palettes), palettes)
+        with pytest.raises(UserError, match=named.format(number)):
+            folder.drafts(src, semantics=True, classes=("other", "gland", "nucleus"))
+    with pytest.raises(UserError, match=named.format(0)):
+        folder.drafts(tmp_path / "wrb-rwb")
+    folder.drafts(tmp_path / "wrb-wbr")  # objects may have any colours
+    folder.drafts(indexed(tmp_path / "same", ["wrb", "wrb"]), semantics=True, classes=("a", "b", "c"))
+
+
 def test_objects_that_touch_are_not_soft(tmp_path: Path) -> None:
     """Every object touches eight others, with background between some of them."""
     mask = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((6, 6))).astype(np.uint8)

@@ -193,3 +193,9 @@ def test_what_is_wrong_is_named(break_it: Callable[[Path], None], sentence: str,
 def test_a_slide_too_coarse_is_refused(src: Path) -> None:
     with pytest.raises(UserError, match=r"0\.5 micrometres per pixel, which cannot show 0\.25"):
         prepared(src, mpp=0.25)
+
+
+def test_regions_that_overlap_are_not_on_both_sides(tmp_path: Path) -> None:
+    annotate(tmp_path / "one", 0, box(130, 140, 230, 240), box(220, 140, 340, 240))
+    with pytest.raises(UserError, match=r"s0\.geojson has two Region\* that overlap, one to train and one to test on"):
+        prepared(tmp_path / "one")

@@ -14,6 +14,7 @@ from colocate.slides.tiff import MAGIC, Tiff
 
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
+
 def decode(data: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
     """Decode an image file to RGB pixels, as slides are read; `name` stands in errors.
 

@@ -144,10 +144,11 @@ def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, 
         if unknown := [value for value in values if value not in words]:
             meant = _meant(unknown[0], [word for word in words if word])
             raise UserError(f"--hold-out {name}={unknown[0]}: no tile of {data} has this {name}: {meant}")
+        small = {value.lower(): value for value in values}
         for word in words:
-            if word not in values and (alike := [value for value in values if value.lower() == word.lower()]):
+            if (alike := small.get(word.lower())) and word not in values:
                 remedy = "hold out both, or rename one"
-                raise UserError(f"--hold-out {name}={alike[0]}: this column of {data} has {word} too: {remedy}")
+                raise UserError(f"--hold-out {name}={alike}: this column of {data} has {word} too: {remedy}")
         kept &= ~np.isin(words, values)[numbers]
     if not kept.any():
         raise UserError(f"--hold-out leaves no tile of {data} to train on: hold out less")

@@ -46,7 +46,7 @@ def drafts(
             size than it says; an object is of an unknown image or category, broken, or has the mask of another size.
     """
     document = read_json(src)
-    classes = {id: str(_field(src, entry, "name")) for id, entry in _by_id(src, document, "categories").items()}
+    classes = {id: str(_field(src, entry, "name")).strip() for id, entry in _by_id(src, document, "categories").items()}
     if twice := [name for name, count in Counter(classes.values()).items() if count > 1]:
         remedy = "rename one, or give the objects of both one category_id"
         raise UserError(f"{src} has two categories of the name {twice[0]}: {remedy}")
@@ -123,7 +123,8 @@ def _known(src: Path, entry: Entry, mpp: float | None) -> Known:
 
 def _said(entry: Entry, *keys: str) -> str:
     """The first of these that an entry says, in words; empty if none. A patient may be number 0."""
-    return next((str(value) for key in keys if (value := entry.get(key)) not in (None, "")), "")
+    words = (str(value).strip() for key in keys if (value := entry.get(key)) is not None)
+    return next(filter(None, words), "")
 
 
 def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any, str], canvas: Canvas) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,22 @@ def check_hard(mask: Int32[Tensor, "h w"], path: Path) -> None:
     if between.sum() >= FEWEST_SOFT and between.sum() > SOFT * edge.sum():
         remedy = "save it as it was drawn, and resize it without interpolation (nearest neighbour)"
         raise UserError(f"{path} has soft edges, whose values would count as objects: {remedy}")
+
+
+def check_palettes(masks: Iterable[Path], last: int) -> None:
+    """Raises UserError where one of the numbers 0 to `last` has two colours: each file got its palette by itself."""
+    colours: dict[int, tuple[list[int], Path]] = {}
+    for path in masks:
+        with opened(path) as image:
+            if image.mode != "P":
+                continue
+            palette, counts = image.getpalette() or [], image.histogram()[: last + 1]
+        for number in [number for number, count in enumerate(counts) if count]:
+            colour = palette[3 * number : 3 * number + 3]
+            known, first = colours.setdefault(number, (colour, path))
+            if colour != known:
+                said = f"{path} gives the number {number} another colour than {first}"
+                raise UserError(f"{said}: save all masks as grey, with the same number for the same thing")
 
 
 def is_white(mask: Int32[Tensor, "h w"]) -> bool:

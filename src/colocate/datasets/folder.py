@@ -15,7 +15,17 @@ from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import WHITE, by_stem, check_hard, folder_in, is_white, pairs, read_mask, read_objects
+from colocate.datasets.files import (
+    WHITE,
+    by_stem,
+    check_hard,
+    check_palettes,
+    folder_in,
+    is_white,
+    pairs,
+    read_mask,
+    read_objects,
+)
 from colocate.datasets.own import Own, own_drafts, read_items
 from colocate.datasets.writer import Converted, Facts
 
@@ -43,7 +53,7 @@ def drafts(
 
     Raises:
         UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask does not hold numbers,
-            or does not tell objects apart, or the classes are not named.
+            or does not tell objects apart, masks differ in the colour of a number, or the classes are not named.
     """
     if semantics and len(classes) < 2:
         raise UserError("The classes in the masks have no names: give --classes and a name for each, class 0 first")
@@ -56,7 +66,7 @@ def drafts(
     if parts is not None and semantics:
         raise UserError("--parts is about objects, and with --semantics there are none: leave one of them out")
     image_files, folder, table = by_stem(_folder(src, images)), _folder(src, masks), src / "items.csv"
-    known = read_items(table, image_files, mpp)
+    mask_files, known = by_stem(folder), read_items(table, image_files, mpp)
     facts = Facts(
         name=src.absolute().name,
         kind="semantics" if semantics else "instances",
@@ -68,8 +78,9 @@ def drafts(
     )
     found = {
         name: Own(image, known[name], partial(_mask, mask, facts, parts))
-        for name, image, mask in pairs(image_files, by_stem(folder), folder)
+        for name, image, mask in pairs(image_files, mask_files, folder)
     }
+    check_palettes(mask_files.values(), WHITE if semantics else 0)
     return own_drafts(facts, found, test_share, table)
 
 

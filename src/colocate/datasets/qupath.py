@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,8 +170,14 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
         return "slides", split_by_case(cases, share), ()
     if len(pieces) < 2:
         raise UserError(f"{pieces[0].file} has one {REGION} alone, and one is needed to test on: {HOW}")
+    parts = split_by_case([one.name for one in pieces], share)
+    train, test = ([one for one, part in zip(pieces, parts, strict=True) if part == side] for side in ("train", "test"))
+    for one, other in product(train, test):
+        if one.file == other.file and shapely.box(*one.box).intersection(shapely.box(*other.box)).area:
+            both = f"has two {REGION} that overlap, one to train and one to test on"
+            raise UserError(f"{one.file} {both}: draw them apart")
     caution = "All images are of one slide: scores say nothing of other patients."
-    return "regions", split_by_case([one.name for one in pieces], share), (caution,)
+    return "regions", parts, (caution,)
 
 
 def _objects(one: _Piece, mpp: float, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
