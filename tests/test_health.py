@@ -111,7 +111,7 @@ def test_a_crowded_machine_is_told_from_slow_data(capsys: pytest.CaptureFixture[
 
 def test_tensorboard_has_each_step_once_after_a_crash(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    for start, steps in ((0, (1, 2, 3)), (2, (3, 4)), (0, (1, 2))):  # at last from the beginning: no checkpoint was saved
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4)), (0, (1, 2))):  # at last without a checkpoint
         journal = Journal(tmp_path / "journal.csv", start)
         (log,) = trackers(("tensorboard",), tmp_path, {})
         for step in steps:

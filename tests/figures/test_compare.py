@@ -86,6 +86,17 @@ def test_twenty_runs_look_different(runs: tuple[Path, Path], tmp_path: Path) -> 
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run{number}" for number in range(20)]
 
 
+def test_the_legend_has_runs_without_correspondence_too(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """A method need not encode the second views."""
+    own = variant(runs[0], tmp_path / "own")
+    header, *rows = (line.split(",") for line in (own / "journal.csv").read_text().splitlines())
+    kept = [place for place, name in enumerate(header) if "correspondence" not in name]
+    lines = [",".join(row[place] for place in kept) for row in (header, *rows)]
+    (own / "journal.csv").write_text("\n".join(lines) + "\n")
+    figure = draw(charts_of(read_runs([*runs, own])))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plm", "moco", "own"]
+
+
 def test_settings_that_differ_are_listed(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert different_settings(read_runs([runs[0], variant(runs[0], tmp_path / "same")])) == {}
     method = read_recipe(runs[0] / "recipe.json").method

@@ -53,6 +53,15 @@ def test_every_slide_is_shown_once(tmp_path: Path, count: int) -> None:
         assert linked == (others - {"index.html" if number == 1 else f"index-{number}.html"})
 
 
+@pytest.mark.parametrize(("each", "says"), [(0.155, "0.31 mm²"), (1.5, "3 mm²"), (1234.5, "2,469 mm²")])
+def test_little_tissue_is_not_none(tmp_path: Path, each: float, says: str) -> None:
+    cut(tmp_path, 2)
+    table = tmp_path / "slides.csv"
+    table.write_text(table.read_text().replace(",1.5,", f",{each},"))
+    write_slides(tmp_path)
+    assert f"{says} of tissue" in "".join(pages(tmp_path)).partition("<h2")[0]
+
+
 def test_what_failed_or_has_no_tile_is_said_first_and_pages_of_before_go(tmp_path: Path) -> None:
     cut(tmp_path, 2 * ON_A_PAGE, {ODD: "cut <short>: copy it again"})
     write_slides(tmp_path)

@@ -26,7 +26,7 @@ from jaxtyping import Float64, Int64
 
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
-from colocate.base.text import reason
+from colocate.base.text import counted, reason
 from colocate.evaluation.leakage import Findings
 from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
 from colocate.evaluation.metrics.coco import MOST
@@ -208,7 +208,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     over: str
-    """What was drawn: "80 images" or "16 cases (80 images)"."""
+    """What was drawn: "80 images" or "16 cases (80 images)"; of a single one `low` and `high` are nan."""
     values: tuple[float, ...]
     """The score of each seed."""
 
@@ -299,7 +299,7 @@ Table: TypeAlias = Float64[np.ndarray, "d s"]
 
 def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:
     """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words."""
-    over = f"{images} images"
+    over = counted(images, "image")
     cases = np.arange(images)
     if groups is not None and len(groups) != images:
         raise ValueError(f"{len(groups)} groups for {images} images: give each image its case")
@@ -307,8 +307,10 @@ def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) ->
         known = [("case", case) if case else ("image", str(number)) for number, case in enumerate(groups)]
         place = {case: number for number, case in enumerate(dict.fromkeys(known))}
         cases = np.array([place[case] for case in known])
-        over = f"{len(place)} cases ({over})"
+        over = f"{counted(len(place), 'case')} ({over})"
     size = int(cases.max()) + 1
+    if size == 1:  # every draw would be the same
+        draws, over = 0, f"{over}, which gives none"
     drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws)
     return np.concatenate([np.ones((1, images), np.int64), drawn[:, cases]]), over
 

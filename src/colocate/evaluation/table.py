@@ -109,11 +109,11 @@ def _table(rows: list[Row], against: str | None, by: Drawn, draws: int) -> Table
 def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
     """The scores of one part; the first row is the reference."""
     reference = rows[0].label
+    alike = zip(*(result.records for row in rows for result in row.results), strict=True)  # of one image each
+    here = [(place, records) for place, records in enumerate(alike) if part in ("", records[0]["part"])]
+    places = [place for place, records in here if not any(map(_is_void, records))] or [place for place, _ in here]
     runs = {
-        row.label: {
-            result.seed: [record for record in result.records if part in ("", record["part"])] for result in row.results
-        }
-        for row in rows
+        row.label: {result.seed: [result.records[place] for place in places] for result in row.results} for row in rows
     }
     images = next(iter(runs[reference].values()))
     cases = [str(entry.get("source") or "") for entry in images]
@@ -144,6 +144,13 @@ def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
                 best[name] = order[0]
     over = next(iter(intervals[reference].values())).over
     return Scores(part, over, intervals, differences, best)
+
+
+def _is_void(record: dict[str, Any]) -> bool:
+    """Whether nothing counts of an image, all of whose pixels are ignored."""
+    if "probe" in record:
+        return record["probe"]["dice"] is None
+    return "semantic" in record and not any(record["semantic"].values())
 
 
 def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
@@ -262,6 +269,8 @@ def facts(table: Table) -> list[str]:
     if "coco" in table.first.metrics:
         most = f"the surest {table.first.counted} detections of a class in an image"
         lines.append(f"Average precision (AP) counts {most}: with more true objects there it cannot reach 100.")
+    if "probe" in table.first.metrics:
+        lines.append("Dice of a probe is of all classes but the first, 0, which is taken for the background.")
     if len({row.seeds for row in table.rows}) == 1:
         lines.append(f"Seeds: {', '.join(map(str, table.rows[0].seeds))}.")
     else:
@@ -326,11 +335,14 @@ def _cell(scores: Scores, label: str, name: str) -> str:
         return "undefined"
     spread = "" if math.isnan(found.std) else f" ± {found.std:.1f}"
     mean = f"**{found.mean:.1f}**" if scores.best.get(name) == label else f"{found.mean:.1f}"
-    return f"{mean}{spread} [{found.low:.1f}, {found.high:.1f}]"
+    interval = "" if math.isnan(found.low) else f" [{found.low:.1f}, {found.high:.1f}]"
+    return f"{mean}{spread}{interval}"
 
 
 def _difference_cell(scores: Scores, label: str, name: str) -> str:
     found = scores.differences[label].get(name)
     if found is None or math.isnan(found.mean):
         return "undefined" if found else "no seed in common"
+    if math.isnan(found.low):
+        return f"{found.mean:+.1f}"
     return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}], {found.share * 100:.0f} %"

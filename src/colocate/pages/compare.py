@@ -111,12 +111,12 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def different_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Every setting that differs, with its value in each run; of the method where all have the same one."""
+    """Every setting that differs, with its value in each run; of other methods only which they are."""
     found = {"tiles": [run.tiles for run in runs]} if len({run.tiles for run in runs}) > 1 else {}
     one_method = len({type(run.recipe.method) for run in runs}) == 1
     for number, run in enumerate(runs):
         for name, (value, first) in differences(run.recipe, runs[0].recipe).items():
-            if one_method or not name.startswith("method."):
+            if one_method or name == "method.kind" or not name.startswith("method."):
                 found.setdefault(name, [str(first)] * len(runs))[number] = str(value)
     return found
 
@@ -166,6 +166,7 @@ def draw(charts: Sequence[Chart]) -> Figure:
         draw_chart(axes, chart._replace(lines=shortened), legend=False)
     for axes in boxes[len(charts) :]:
         axes.set_axis_off()
-    handles = boxes[0].get_legend_handles_labels()
+    # Not all methods have every curve, but all have some of these.
+    handles = max((axes.get_legend_handles_labels() for axes in boxes), key=lambda its: len(its[0]))
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
     return figure

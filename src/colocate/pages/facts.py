@@ -52,7 +52,7 @@ def facts(shown: Shown) -> dict[str, str]:
     seen = int(last["step"]) * recipe.batch * recipe.accumulate
     return {
         "Network": f"{known['architecture']}, {known['channels']} channels, a cell {known['grid_stride']} px; from "
-        f"{weights} weights" + ("" if weights in ("random", "published") else " (a file)"),
+        f"{weights} weights{'' if weights in ('random', 'published') else ' (a file)'}, after step {known['steps']:,}",
         "Method": "; ".join(f"{name}: {word}" for name, word in recipe.method.terms._asdict().items() if word),
         "Data": recipe.data,
         "Tiles": f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}{out}",
@@ -86,9 +86,11 @@ def warnings(shown: Shown) -> list[str]:
     recipe, rows, run = shown.recipe, shown.rows, shown.run
     planned, step = planned_steps(recipe, len(shown.index)), int(rows[-1]["step"])
     waiting, crowded = (late_mean(rows, column) for column in ("waiting", "crowded"))
+    saved = read_json(run / "backbone.json", "backbone of a run")["steps"]
+    pictured = "" if saved == step else f"; its backbone, and so what it tells apart, is of step {saved:,}"
     found = [
         first_warning(rows, recipe.batch),
-        step < planned and f"it is not done: step {step:,} of {planned:,}",
+        step < planned and f"it is not done: step {step:,} of {planned:,}{pictured}",
         late_mean(rows, "displaced") < late_mean(rows, "displaced_chance") / 2
         and "cells whose tissue lies elsewhere in the other view are found less than half as often as by chance: the "
         "network may know places rather than tissue (docs/reference/run.md)",

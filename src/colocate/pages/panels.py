@@ -180,7 +180,7 @@ def matches(shown: Shown) -> Panel:
         sets.append(Pictures(short(index.name(number)), alts, lambda axes, pair=pair: draw_pair(tuple(axes), pair)))
     return Panel(
         "Which cells show the same tissue",
-        "Two crops of a tile, and the views of them that the network was given. A cell of view 1 is matched with the "
+        "Two crops of a tile, and views of them as the network is given them. A cell of view 1 is matched with the "
         "cells of view 2 that share its tissue: the larger the share, the stronger the colour.",
         ["tile with both crops", "view 1", "view 2"],
         sets,

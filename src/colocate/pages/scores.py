@@ -34,7 +34,7 @@ JUDGED = {
 }
 """The score by which single images are compared: its family and name."""
 FOOTNOTE = (
-    "Large dot: mean over seeds; line: 95 % interval over test images; small dots: seeds; dashed: the reference. "
+    "Large dot: mean over seeds; line: 95 % interval; small dots: seeds; dashed: the reference. "
     "Bold: better than the next best by their paired interval."
 )
 
@@ -84,6 +84,7 @@ def write_scores(tables: Sequence[Table], out: Path) -> None:
             for table in tables
         ],
         footnote=FOOTNOTE,
+        short=_short,
         wide=WIDE_PX,
     )
     write_atomically(out / "table.png", png(draw(tables)))
@@ -101,16 +102,23 @@ def dots(table: Table, name: str) -> Dots:
         value = "undefined" if math.isnan(its.mean) else f"{its.mean:.1f}"
         told = f"{label}: {value}"
         if not math.isnan(its.mean):
-            told += f" [{its.low:.1f}, {its.high:.1f}]; seeds {', '.join(f'{one:.1f}' for one in its.values)}"
+            told += "" if math.isnan(its.low) else f" [{its.low:.1f}, {its.high:.1f}]"
+            told += f"; seeds {', '.join(f'{one:.1f}' for one in its.values)}"
         best = table.scores[0].best.get(name) == label
         seeds = [x(one) for one in its.values if len(its.values) > 1]
         y = ROW_PX * (place + 0.5)
         colour = COLOUR_NAMES[place % len(COLOUR_NAMES)]
-        rows.append(Interval(label, colour, y, x(its.low), x(its.high), x(its.mean), seeds, value, best, told))
+        low, high = (its.mean if math.isnan(end) else end for end in (its.low, its.high))
+        rows.append(Interval(label, colour, y, x(low), x(high), x(its.mean), seeds, value, best, told))
     reference = intervals[table.against].mean
     shown = len(rows) > 1 and not math.isnan(reference)
     ticks = [(x(tick), f"{tick:g}") for tick in svg.ticks(x.low, x.high)]
     return Dots(_heading(name), ticks, rows, x(reference) if shown else None, ROW_PX * len(rows))
+
+
+def _short(label: str) -> str:
+    """Both ends of a long label: either may tell it from others."""
+    return label if len(label) <= LETTERS else f"{label[: LETTERS // 2]}…{label[1 - LETTERS // 2 :]}"
 
 
 def _heading(name: str) -> str:
@@ -174,7 +182,7 @@ def _chart(axes: Axes, table: Table, name: str) -> None:
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(table.rows)), [row.label[:LETTERS] for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [_short(row.label) for row in table.rows])
     axes.margins(x=0.08)
     for place, row in enumerate(table.rows):
         found, colour = table.scores[0].intervals[row.label][name], COLOURS[COLOUR_NAMES[place % len(COLOUR_NAMES)]]

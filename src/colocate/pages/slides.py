@@ -82,7 +82,8 @@ def _cut(row: dict[str, Any]) -> Cut:
 
 def _summary(rows: Sequence[dict[str, Any]], failed: int, settings: dict[str, Any]) -> Iterator[str]:
     yield f"{settings['size']} px at {settings['mpp']:g} µm"
-    yield f"{sum(float(row['tissue_mm2']) for row in rows):,.0f} mm² of tissue"
+    tissue = sum(float(row["tissue_mm2"]) for row in rows)
+    yield f"{tissue:{',.0f' if tissue >= 10 else '.2g'}} mm² of tissue"
     if empty := sum(row["tiles"] == "0" for row in rows):
         yield f"{counted(empty, 'slide')} without a tile"
     if failed:

@@ -170,7 +170,10 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
-    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
+    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow.
+
+    TensorBoard drops what the journal has dropped, the steps of a crashed run after its last checkpoint.
+    """
     made: list[Tracker] = []
     for name in names:
         if name == DEFAULT:
@@ -178,9 +181,10 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
                 continue
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = run / "tensorboard"
+            folder, journal = run / "tensorboard", run / "journal.csv"
+            kept = [int(row["step"]) for row in read_rows(journal)] if journal.exists() else []
             with _in_a_sentence(folder):
-                writer = SummaryWriter(str(folder))
+                writer = SummaryWriter(str(folder), purge_step=max(kept, default=0) + 1)
 
             def log(row: Mapping[str, float], step: int, writer: SummaryWriter = writer, to: Path = folder) -> None:
                 with _in_a_sentence(to):
