@@ -50,14 +50,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def slide(folder: Path) -> Listed:
     return Listed("slide", folder / "slide.tif", mask=folder / "mask.png")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(folder: Path) -> Candidate:
     return find_candidate(str(folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def tiles(slide: Listed, run: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the slide's tiles."""
+    out = tmp_path_factory.mktemp("tiles")
+    assert features(run, [slide], out, CONFIG) == Tally(1, 0, 0)
+    return out / "slide.h5"
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -77,11 +85,8 @@ def plain_loop(folder: Path, coords: np.ndarray) -> np.ndarray:
     return np.stack(grids)
 
 
-def test_a_tile_is_the_mean_of_its_cells_as_a_plain_loop_sees_them(
-    folder: Path, slide: Listed, run: Candidate, tmp_path: Path
-) -> None:
-    assert features(run, [slide], tmp_path, CONFIG) == Tally(1, 0, 0)
-    vectors, coords = read(tmp_path / "slide.h5")
+def test_a_tile_is_the_mean_of_its_cells_as_a_plain_loop_sees_them(folder: Path, tiles: Path) -> None:
+    vectors, coords = read(tiles)
     inside = [(x, y) for y in range(128, 384, SIZE) for x in range(128, 384, SIZE)]  # of the outline, row by row
     assert coords.tolist() == [list(place) for place in inside]
     wanted = plain_loop(folder, coords).mean((1, 2))
@@ -91,12 +96,11 @@ def test_a_tile_is_the_mean_of_its_cells_as_a_plain_loop_sees_them(
 
 
 def test_cells_have_their_own_places_and_average_to_their_tile(
-    folder: Path, slide: Listed, run: Candidate, tmp_path: Path
+    folder: Path, slide: Listed, run: Candidate, tiles: Path, tmp_path: Path
 ) -> None:
-    features(run, [slide], tmp_path / "tiles", CONFIG)
-    features(run, [slide], tmp_path / "cells", replace(CONFIG, of="cells"))
-    tiles, places = read(tmp_path / "tiles" / "slide.h5")
-    cells, coords = read(tmp_path / "cells" / "slide.h5")
+    features(run, [slide], tmp_path, replace(CONFIG, of="cells"))
+    vectors, places = read(tiles)
+    cells, coords = read(tmp_path / "slide.h5")
     grid = SIZE // 16  # the run's own stride
     grids = plain_loop(folder, places)
     for number, (x, y) in enumerate(places):
@@ -105,8 +109,8 @@ def test_cells_have_their_own_places_and_average_to_their_tile(
                 at = number * grid * grid + row * grid + column
                 assert coords[at].tolist() == [x + 16 * column, y + 16 * row]
                 np.testing.assert_allclose(cells[at], grids[number, row, column], rtol=1e-5, atol=1e-5)
-    means = cells.reshape(len(tiles), grid * grid, -1).mean(1)
-    np.testing.assert_allclose(means, tiles, rtol=1e-5, atol=1e-5)
+    means = cells.reshape(len(vectors), grid * grid, -1).mean(1)
+    np.testing.assert_allclose(means, vectors, rtol=1e-5, atol=1e-5)
 
 
 def test_places_are_level0_at_any_resolution(slide: Listed, run: Candidate, tmp_path: Path) -> None:
@@ -121,19 +125,20 @@ def test_places_are_level0_at_any_resolution(slide: Listed, run: Candidate, tmp_
     assert (centres > 128 - SIZE * 0.6).all() and (centres < 384 + SIZE * 0.6).all()
 
 
-def test_workers_change_no_bit_and_batches_nothing_to_speak_of(slide: Listed, run: Candidate, tmp_path: Path) -> None:
-    for name, workers, batch in (("a", 0, 5), ("b", 2, 5), ("c", 1, 16)):
-        features(run, [slide], tmp_path / name, replace(CONFIG, device=replace(CPU, workers=workers, batch=batch)))
-    assert (tmp_path / "a" / "slide.h5").read_bytes() == (tmp_path / "b" / "slide.h5").read_bytes()
-    one, other = (read(tmp_path / name / "slide.h5") for name in "ac")
+def test_workers_change_no_bit_and_batches_nothing_to_speak_of(
+    slide: Listed, run: Candidate, tiles: Path, tmp_path: Path
+) -> None:
+    for name, device in (("workers", replace(CPU, workers=2)), ("batches", replace(CPU, workers=1, batch=16))):
+        features(run, [slide], tmp_path / name, replace(CONFIG, device=device))
+    assert tiles.read_bytes() == (tmp_path / "workers" / "slide.h5").read_bytes()
+    one, other = read(tiles), read(tmp_path / "batches" / "slide.h5")
     assert (one[1] == other[1]).all()
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5, atol=1e-5)
 
 
-def test_mixed_precision_is_near(slide: Listed, run: Candidate, tmp_path: Path) -> None:
-    features(run, [slide], tmp_path / "32", CONFIG)
-    features(run, [slide], tmp_path / "16", replace(CONFIG, device=replace(CPU, precision="bf16-mixed")))
-    full, half = (read(tmp_path / name / "slide.h5")[0] for name in ("32", "16"))
+def test_mixed_precision_is_near(slide: Listed, run: Candidate, tiles: Path, tmp_path: Path) -> None:
+    features(run, [slide], tmp_path, replace(CONFIG, device=replace(CPU, precision="bf16-mixed")))
+    full, half = (read(path)[0] for path in (tiles, tmp_path / "slide.h5"))
     assert half.dtype == np.float32
     assert 0 < np.abs(full - half).max() < 0.05 * np.abs(full).max()
 
@@ -142,10 +147,7 @@ def test_the_file_says_what_it_holds(folder: Path, slide: Listed, run: Candidate
     features(run, [replace(slide, name="cohort/slide.1")], tmp_path, CONFIG)
     with h5py.File(tmp_path / "cohort" / "slide.1.h5") as file:
         assert set(file) == {"features", "coords"}
-        assert file["features"].shape == (
-            16,
-            load_backbone(folder / "run").channels,
-        )
+        assert file["features"].shape == (16, load_backbone(folder / "run").channels)
         assert file["coords"].dtype == np.int64
         of_coords, of_features = dict(file["coords"].attrs), dict(file["features"].attrs)
     assert of_coords == {

@@ -26,12 +26,10 @@ from colocate.prediction import class_map
 from colocate.prediction import outputs as regions
 from colocate.prediction.outputs import class_colour
 from colocate.prediction.predict import PredictConfig, predict
-from colocate.prediction.predictor import UNSEEN, DeviceConfig, Predictor, predictor, windows_of_tissue
-from colocate.prediction.stitch import Windows
+from colocate.prediction.predictor import UNSEEN, DeviceConfig, Predictor, predictor
 from colocate.slides.listing import Listed, find_slides
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
-from colocate.slides.tissue import find_tissue
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import MAPPER, slide_of
 
@@ -182,7 +180,6 @@ def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path) 
 
 def test_what_is_not_tissue_has_no_class(ids: np.ndarray, tmp_path: Path) -> None:
     listed = slide_of(tmp_path, ids)
-    slide = Slide.open(listed.path)
     mask = np.zeros((39, 47), np.uint8)
     mask[4:6, 4:6] = 255
     Image.fromarray(mask).save(tmp_path / "some.png")
@@ -193,9 +190,6 @@ def test_what_is_not_tissue_has_no_class(ids: np.ndarray, tmp_path: Path) -> Non
     assert np.array_equal(found[~corners], wanted[~corners]) and corners.any()
     items = json.loads((tmp_path / "out" / "slide.geojson").read_text())["features"]
     assert items and all(shapely.box(40, 40, 60, 60).covers(shapely.geometry.shape(item["geometry"])) for item in items)
-    tissue = find_tissue(slide, tmp_path / "some.png")
-    places = windows_of_tissue(Windows(470, 390, 128, 32), tissue, 1.0)
-    assert [(window.row, window.column) for window in places] == [(0, 0)]
 
 
 def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

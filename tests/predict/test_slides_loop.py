@@ -14,7 +14,6 @@ SLIDES = [Listed(name, Path(f"{name}.svs")) for name in "abcd"]
 
 
 def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path / "failed.csv")
     done: set[str] = {"a"}
     broken = {"c"}
 
@@ -26,7 +25,7 @@ def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Pat
         done.add(slide.name)
 
     def again() -> Tally:
-        return for_each_slide(SLIDES, lambda slide: slide.name in done, work, quarantine, "tile")
+        return for_each_slide(SLIDES, lambda slide: slide.name in done, work, tmp_path, "tile")
 
     assert again() == Tally(worked=2, there=1, failed=1)
     assert Quarantine(tmp_path / "failed.csv").failed == {"c": ("c.svs", "c.svs is damaged")}
@@ -38,14 +37,14 @@ def test_each_slide_is_worked_on_once_and_failures_are_tried_again(tmp_path: Pat
 
 def test_a_slide_that_was_done_elsewhere_is_no_failure_any_more(tmp_path: Path) -> None:
     Quarantine(tmp_path / "failed.csv").add("a", Path("a.svs"), "once")
-    for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tile")
+    for_each_slide(SLIDES, lambda slide: True, lambda *_: None, tmp_path, "tile")
     assert not (tmp_path / "failed.csv").exists()
 
 
 def test_a_table_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "failed.csv").write_text("name,why\na,late\n")
     with pytest.raises(UserError, match=r"failed\.csv is there and is not colocate's: choose another --out"):
-        for_each_slide(SLIDES, lambda slide: True, lambda *_: None, Quarantine(tmp_path / "failed.csv"), "tile")
+        for_each_slide(SLIDES, lambda slide: True, lambda *_: None, tmp_path, "tile")
 
 
 def test_what_is_no_fault_of_a_slide_ends_the_loop(tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_what_is_no_fault_of_a_slide_ends_the_loop(tmp_path: Path) -> None:
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="full"):
-        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tile")
+        for_each_slide(SLIDES, lambda slide: False, work, tmp_path, "tile")
     assert worked == ["a"] and not (tmp_path / "failed.csv").exists()
 
 
@@ -68,7 +67,7 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
 
     worked: list[str] = []
     with pytest.raises(UserError, match="other settings"):
-        for_each_slide(SLIDES, done, lambda slide, _: worked.append(slide.name), Quarantine(tmp_path / "f.csv"), "tile")
+        for_each_slide(SLIDES, done, lambda slide, _: worked.append(slide.name), tmp_path, "tile")
     assert worked == []
 
 
@@ -79,7 +78,7 @@ def test_nothing_but_failures_is_an_error_that_gives_each_reason_once(
         raise TileError(f"{slide.path} is damaged")
 
     with pytest.raises(UserError) as caught:
-        for_each_slide(SLIDES, lambda slide: False, work, Quarantine(tmp_path / "failed.csv"), "tile")
+        for_each_slide(SLIDES, lambda slide: False, work, tmp_path, "tile")
     assert str(caught.value) == f"none of 4 slides went well: {tmp_path}/failed.csv says why"
     notes = capsys.readouterr().err.splitlines()
     assert notes == [f"note: {name} is left out: {name}.svs is damaged" for name in "abcd"]

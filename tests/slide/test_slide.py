@@ -49,17 +49,6 @@ def test_colour_says_that_pixels_lie_where_they_should(ramp: Path, mpp: float) -
         assert off.max() < 1.5
 
 
-def test_a_length_has_the_right_number_of_pixels(tmp_path: Path) -> None:
-    """A black square of 100 micrometres, at four resolutions."""
-    pixels = np.full((600, 600, 3), 255, np.uint8)
-    pixels[200:400, 100:300] = 0
-    slide = Slide.open(write_pyramid(tmp_path / "square.tif", pixels, mpp=0.5))
-    for mpp in (0.5, 0.7, 1.0, 2.5):
-        size = round(300 / mpp)
-        dark = 1 - slide.read(0, 0, size, size, mpp)[:, :, 0] / 255
-        assert dark.sum() ** 0.5 * mpp == pytest.approx(100, rel=0.005)
-
-
 @pytest.mark.parametrize("mpp", [0.5, 0.65, 1.0, 1.9])
 def test_neighbouring_regions_fit_without_a_seam(tmp_path: Path, mpp: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
@@ -98,11 +87,8 @@ def test_a_level_within_a_hundredth_is_the_nearest(ramp: Path) -> None:
     assert slide.nearest_mpp(0.52) == 0.52
 
 
-def test_tifffile_reads_what_openslide_does_not(tmp_path: Path) -> None:
-    """Strips instead of tiles, and OME-TIFF whose levels are in SubIFDs."""
+def test_an_ome_tiff_has_its_levels_in_subifds(tmp_path: Path) -> None:
     pixels = painted(300, 200)
-    tifffile.imwrite(tmp_path / "strips.tif", pixels, photometric="rgb", rowsperstrip=16)
-    assert np.array_equal(Slide.open(tmp_path / "strips.tif", 0.5).read(20, 30, 50, 40), pixels[30:70, 20:70])
     with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif", ome=True) as file:
         options: Write = {"photometric": "rgb", "tile": (64, 64)}
         units = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
@@ -120,21 +106,10 @@ def test_a_plain_picture_is_a_slide_once_its_resolution_is_said(tmp_path: Path) 
     assert np.array_equal(Slide.open(tmp_path / "photo.png", 0.5).read(0, 0, 80, 60), painted(80, 60))
 
 
-def test_grey_is_three_equal_channels(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "grey.tif", painted(90, 70)[:, :, 0])
-    read = Slide.open(tmp_path / "grey.tif", 0.5).read(10, 10, 20, 20)
-    assert np.array_equal(read, np.repeat(painted(90, 70)[10:30, 10:30, :1], 3, 2))
-
-
 @pytest.mark.parametrize("mpp", [-0.5, 0.0, 200.0, float("nan")])
 def test_an_impossible_resolution_is_refused(ramp: Path, mpp: float) -> None:
     with pytest.raises(UserError, match="no resolution"):
         Slide.open(ramp, mpp)
-
-
-def test_an_impossible_resolution_in_the_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TileError, match=r"which cannot be|does not say"):
-        Slide.open(write_pyramid(tmp_path / "absurd.tif", painted(256, 256), mpp=5000.0))
 
 
 def test_a_slide_without_resolution_is_refused(tmp_path: Path) -> None:
@@ -158,12 +133,6 @@ def test_what_is_no_slide_says_so(tmp_path: Path) -> None:
             Slide.open(tmp_path / name, 0.5)
     with pytest.raises(TileError, match="cannot be opened"):
         Slide.open(tmp_path / "gone.svs")
-
-
-def test_a_stack_is_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "five.tif", np.zeros((5, 64, 64), np.uint16), photometric="minisblack")
-    with pytest.raises(TileError, match="a stack of 5 pictures: save the one"):
-        Slide.open(tmp_path / "five.tif", 0.5)
 
 
 def test_a_slide_cut_short_is_damaged(ramp: Path, shared_data: Path, tmp_path: Path) -> None:

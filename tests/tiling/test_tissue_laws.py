@@ -99,10 +99,11 @@ DARK = {  # where, and the density there
 UNWANTED = {
     "green pen": (BESIDE, of(30, 140, 60)),
     "blue pen": (BESIDE, of(20, 60, 170)),
+    "turquoise pen": (BESIDE, of(30, 160, 170)),
     "black pen": (BESIDE, of(25, 25, 28)),
     "pen across": (box(110, 125, 0, W), of(30, 140, 60)),
     "edge": (box(0, H, 0, 16) | box(0, 16, 0, W), of(20, 20, 20)),
-    "broad edge": (box(0, H, 215, W), of(15, 15, 15)),
+    "broad edge": (box(0, H, 215, W), of(8, 8, 8)),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -174,11 +173,3 @@ def test_a_run_by_keyboard(page: Page) -> None:
 def test_no_barrier_is_found(page: Page, show: Callable[[Page], Page], scheme: Literal["light", "dark"]) -> None:
     page.emulate_media(color_scheme=scheme)
     assert barriers(show(page)) == []
-
-
-def test_pages_ask_for_nothing_by_the_network_in_their_own_files() -> None:
-    """What we wrote names no other host but the names of XML's own languages."""
-    static = Path(__file__).parents[2] / "src" / "colocate" / "viewer" / "static"
-    for path in static.iterdir():
-        if "openseadragon" not in path.name:
-            assert set(re.findall(r"https?://[\w.]+", path.read_text())) <= {"http://www.w3.org"}, path.name

@@ -102,11 +102,6 @@ def test_a_missing_package_is_a_sentence(
     assert refused(capsys, slide) == f"colocate: {package} is not installed: pip install 'colocate[viewer,features]'\n"
 
 
-def test_a_place_without_slides_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nowhere does not exist" in refused(capsys, tmp_path / "nowhere")
-    assert "give slides" in refused(capsys)
-
-
 def test_only_this_machine_can_ask_unless_told_otherwise(slide: Path) -> None:
     """What listens is bound to the loopback address."""
     heard = server.listen("localhost", 0)

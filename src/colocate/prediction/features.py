@@ -27,7 +27,7 @@ from colocate.prediction.outputs import FEATURE_SETTINGS, ROWS, beside, check_se
 from colocate.prediction.predictor import DeviceConfig, read_regions
 from colocate.slides.listing import Listed
 from colocate.slides.one_slide import places
-from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
+from colocate.slides.runner import Meter, Tally, for_each_slide
 from colocate.slides.settings import TilingConfig, check_mpp
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import find_tissue
@@ -84,7 +84,7 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
     backbone.check(config.size, "--size")
     network = config.device.launch().setup_module(backbone)
     extractor = _Extractor(candidate, config, tiling, out, backbone, network)
-    return for_each_slide(slides, extractor.written, extractor.write, Quarantine(out / "failed.csv"), "tile")
+    return for_each_slide(slides, extractor.written, extractor.write, out, "tile")
 
 
 @final

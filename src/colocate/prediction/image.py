@@ -134,14 +134,13 @@ def look_over(
     windows: their side and overlap in px; scale: pixels of the image a pixel of a window.
     """
     height, width = image.shape[:2]
-    wide, high = (max(1, math.ceil(round(length / scale, 6))) for length in (width, height))
-    grid = windows_over(wide, high, *windows)
-    found = _labelled(model, image if scale == 1 else _resized(image, wide, high, scale), grid, batch)
+    grid = windows_over(width / scale, height / scale, *windows)
+    found = _labelled(model, image if scale == 1 else _resized(image, grid.width, grid.height, scale), grid, batch)
     if model.task == "instances":
         merged = merge(grid, [piece for window, labels in found for piece in pieces(grid, window, labels)])
         shapes = [shapely.transform(one.shape, lambda points: points * scale) for one in merged]
         return Objects(shapes, [model.shown[one.class_] for one in merged], [one.score for one in merged])
-    classes, confidence = (np.zeros((high, wide), np.uint8) for _ in range(2))
+    classes, confidence = (np.zeros((grid.height, grid.width), np.uint8) for _ in range(2))
     for window, labels in found:
         core = grid.core(window)
         inside = core.slices(window.top, window.left)

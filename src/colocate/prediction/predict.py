@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from colocate.prediction.outputs import Marker, Outlined, beside, regions, write
 from colocate.prediction.predictor import DeviceConfig, Predictor, read_regions, windows_of_tissue
 from colocate.prediction.stitch import STRIDE_PX, Window, Windows, merge, pieces, windows_over
 from colocate.slides.listing import Listed
-from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
+from colocate.slides.runner import Meter, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
@@ -74,8 +73,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
     if any(slide.name == "failed" for slide in slides):
         raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
     runner = _Runner(predictor, out, config, side, overlap)
-    done = lambda listed: runner.marker(listed).finished()  # noqa: E731
-    return for_each_slide(slides, done, runner.work, Quarantine(out / "failed.csv"), "window")
+    return for_each_slide(slides, lambda listed: runner.marker(listed).finished(), runner.work, out, "window")
 
 
 Seen = Iterator[tuple[Window, Any]]
@@ -115,8 +113,7 @@ class _Runner:
         mpp = slide.nearest_mpp(self.predictor.mpp)
         scale = mpp / slide.mpp
         tissue = find_tissue(slide, listed.mask)
-        width, height = (max(1, math.ceil(round(length / scale, 6))) for length in (slide.width, slide.height))
-        windows = windows_over(width, height, self.side, self.overlap)
+        windows = windows_over(slide.width / scale, slide.height / scale, self.side, self.overlap)
         places = windows_of_tissue(windows, tissue, scale)
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")

@@ -94,12 +94,15 @@ class Windows:
 STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
 
 
-def windows_over(width: int, height: int, side: int, overlap: int) -> Windows:
-    """Windows over a picture; where one would show all of it and more, a window just as large as it needs to be.
+def windows_over(width: float, height: float, side: int, overlap: int) -> Windows:
+    """Windows over a picture, whose last pixels may be in part beyond it (`width` and `height` are then no whole ones).
+
+    Where one window would show all of it and more, it is just as large as it needs to be.
 
     >>> windows_over(200, 90, side=1024, overlap=256).side
     224
     """
+    width, height = (max(1, math.ceil(round(length, 6))) for length in (width, height))
     whole = max(64, -(-max(width, height) // STRIDE_PX) * STRIDE_PX)
     return Windows(width, height, whole, 0) if whole < side else Windows(width, height, side, overlap)
 

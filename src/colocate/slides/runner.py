@@ -55,6 +55,9 @@ class Meter(Terminal):
         return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.1f} {self.unit}s/s"
 
 
+FAILED = "failed.csv"
+
+
 @final
 class Quarantine:
     """The failed slides, kept in a CSV (slide, path, reason) that exists only while there are any.
@@ -113,7 +116,7 @@ class Tally(NamedTuple):
         'done: 0 slides in out, 2 were there before'
         """
         there = f", {self.there} {'was' if self.there == 1 else 'were'} there before" if self.there else ""
-        failed = f", {self.failed} failed: see {out}/failed.csv" if self.failed else ""
+        failed = f", {self.failed} failed: see {out / FAILED}" if self.failed else ""
         return f"done: {counted(self.worked, 'slide')} in {out}{there}{failed}"
 
 
@@ -121,19 +124,19 @@ def for_each_slide(
     slides: Sequence[Listed],
     done: Callable[[Listed], bool],
     work: Callable[[Listed, Meter], None],
-    quarantine: Quarantine,
+    folder: Path,
     unit: str,
 ) -> Tally:
     """Work on every slide that is not done; `work` reports progress to the meter and writes all of a slide or nothing.
 
     `done` is called for all slides first, so that its refusals come before any work. A slide on which `work` raises
-    TileError is listed in the quarantine and tried again by the next call; other errors end the loop. Several processes
-    share the slides: one that another is at work on comes last, and is then there or free.
+    TileError is listed in FOLDER/failed.csv and tried again by the next call; other errors end the loop. Several
+    processes share the slides: one that another is at work on comes last, and is then there or free.
 
     Raises:
-        UserError: every slide failed, or the quarantine's folder cannot be written; and what `done` and `work` raise.
+        UserError: every slide failed, or the folder cannot be written; and what `done` and `work` raise.
     """
-    folder = quarantine.path.parent
+    quarantine = Quarantine(folder / FAILED)
     wanted = [slide for slide in slides if not done(slide)]
     quarantine.remove({slide.name for slide in slides} - {slide.name for slide in wanted})
     if wanted:

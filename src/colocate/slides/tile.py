@@ -24,10 +24,9 @@ from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
 from colocate.slides.one_slide import cut
-from colocate.slides.runner import Meter, Quarantine
+from colocate.slides.runner import FAILED, Meter, Quarantine
 from colocate.slides.settings import TilingConfig
 
-FAILED = "failed.csv"
 RETRIES = 3  # of a slide whose worker was lost
 WAIT_S = 20  # for the scheduler to answer
 

@@ -142,9 +142,7 @@ class Outlines:
         return int(min(found, key=lambda one: (shapely.distance(self.shapes[one], point), self._sizes[0][one])))
 
     def describe(self, number: int) -> dict[str, Any]:
-        """All that is known of a shape, and its outline as rings of points x, y. Raises LookupError: no such shape."""
-        if not 0 <= number < len(self.shapes):
-            raise LookupError(f"no shape {number}")
+        """All that is known of a shape, and its outline as rings of points x, y."""
         shape = self.shapes[number]
         if (points := shapely.get_num_coordinates(shape)) > MOST_POINTS:
             shape = shapely.simplify(shape, np.sqrt(shape.area) * points / MOST_POINTS / 1000)

@@ -45,7 +45,11 @@ class Run:
     """That have begun."""
 
     def best_epoch(self, number: int) -> int:
-        """The epoch of which the views of a tile show most: about half of the cells are shared."""
+        """The epoch of which the views of a tile show most: about half of the cells are shared.
+
+        Raises:
+            LookupError: there is no such tile.
+        """
         views, seed, mpp = self.recipe.views, self.recipe.seed, float(self.index.mpp[number])
         tile = self.index.read(number)
         return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=self.epochs).epoch
@@ -101,8 +105,6 @@ class Pair:
         """The first view (0), the second (1), as the network saw them, or the tile (2). Raises LookupError: another."""
         if what == 2:
             return self.tile.permute(1, 2, 0).numpy()
-        if what not in (0, 1):
-            raise LookupError(f"no picture {what}")
         return shown(self.views[what], self.run.recipe.views)
 
     def crops(self) -> list[list[list[float]]]:

@@ -45,10 +45,8 @@ class Runs:
         return JSONResponse({**facts, "tiles": len(run.index), "epochs": run.epochs, "grid": run.grid})
 
     def first(self, request: Request) -> Response:
-        run, tile = read_run(self._folder(request)), request.path_params["tile"]
-        if tile >= len(run.index):
-            raise LookupError(tile)
-        return JSONResponse({"epoch": run.best_epoch(tile)})
+        run = read_run(self._folder(request))
+        return JSONResponse({"epoch": run.best_epoch(request.path_params["tile"])})
 
     def pair(self, request: Request) -> Response:
         found = self._pair(request)

@@ -85,8 +85,6 @@ def similarity(path: Path, number: int) -> Similarity:
     """
     with h5py.File(path, locking=False) as file:
         features: Any = file["features"]
-        if not 0 <= number < len(features):
-            raise LookupError(f"no feature {number}")
         one = _unit(features[number : number + 1])[0]
         blocks = [_unit(features[start : start + ROWS]) @ one for start in range(0, len(features), ROWS)]
     cosines = np.concatenate(blocks)

@@ -1,7 +1,7 @@
 // How similar the features of the place that one clicks are to those of the whole slide, as a heat map.
 
 import { ask, drawing, element, number, say } from "./page.js";
-import { layerSection } from "./section.js";
+import { layerSection, slider } from "./section.js";
 
 export function featuresLayer(zoom, base, title, details, rank) {
   let layer = null;
@@ -16,15 +16,12 @@ export function featuresLayer(zoom, base, title, details, rank) {
       return;
     }
     facts ??= await ask(base);
-    const slider = element("input", {
-      type: "range", min: 0, max: 1, step: 0.05, value: opacity, "aria-label": "Opacity",
-      oninput: () => {
-        opacity = Number(slider.value);
-        layer?.fade(opacity);
-      },
+    const fader = slider("Opacity", 0.05, opacity, (share) => {
+      opacity = share;
+      layer?.fade(opacity);
     });
     const words = `${number(facts.count)} ${facts.of} of ${facts.backbone}: click one to see which are like it.`;
-    inner.replaceChildren(element("p", { class: "soft" }, words), element("label", {}, element("span", {}, "Opacity")), slider);
+    inner.replaceChildren(element("p", { class: "soft" }, words), element("label", {}, element("span", {}, "Opacity")), fader);
   });
 
   async function asked(x, y) {

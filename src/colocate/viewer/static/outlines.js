@@ -1,7 +1,7 @@
 // Outlines on a slide, of predictions or of the tiles that were cut: by class and score, and one by one.
 
 import { ask, element, later, number, say } from "./page.js";
-import { layerSection, swatch } from "./section.js";
+import { layerSection, slider, swatch } from "./section.js";
 
 export function outlinesLayer(zoom, base, title, details, rank, opacity) {
   let layer = null;
@@ -33,15 +33,12 @@ export function outlinesLayer(zoom, base, title, details, rank, opacity) {
     inner.replaceChildren(...boxes);
     if (facts.least >= 1) return; // without scores
     const said = element("span", {}, number(0, 2));
-    const slider = element("input", {
-      type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": "Least score",
-      oninput: () => {
-        least = Number(slider.value);
-        said.textContent = number(least, 2);
-        soon();
-      },
+    const limit = slider("Least score", 0.01, 0, (score) => {
+      least = score;
+      said.textContent = number(least, 2);
+      soon();
     });
-    inner.append(element("label", {}, element("span", {}, "Least score"), said), slider);
+    inner.append(element("label", {}, element("span", {}, "Least score"), said), limit);
   }
 
   const section = layerSection(title, async (on, inner) => {

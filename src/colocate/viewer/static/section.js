@@ -25,3 +25,10 @@ export function swatch(colour) {
   made.style.background = `rgb(${colour})`;
   return made;
 }
+
+// `act` is called with each number from 0 to 1 that one slides to.
+export function slider(words, step, value, act) {
+  const made = element("input", { type: "range", min: 0, max: 1, step, value, "aria-label": words });
+  made.addEventListener("input", () => act(Number(made.value)));
+  return made;
+}
