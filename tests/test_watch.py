@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,16 @@ def test_a_resumed_run_has_the_same_probes(data: Labelled, tmp_path: Path, monke
         pretrain(parts)
     monkeypatch.setattr(its.OnlineProbe, "look", look)
     assert rows(pretrain(parts, resume=True)) == rows(whole)
+
+
+def test_a_resumed_run_is_asked_about_the_same(data: Labelled, tmp_path: Path) -> None:
+    started = recipe(data, tmp_path, "run", steps=2)
+    pretrain(started)
+    other = write_tissue(tmp_path / "other", kind="semantics")
+    with pytest.raises(UserError, match=r"other does not hold what .*run was asked about so far: give the same, or"):
+        pretrain(replace(started, probe=str(other.folder)), resume=True)
+    moved = shutil.copytree(data.folder, tmp_path / "moved")
+    pretrain(replace(started, probe=str(moved)), resume=True)
 
 
 @pytest.mark.parametrize("last", [False, True])

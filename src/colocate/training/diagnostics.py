@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.files import read_json
 from colocate.core.matching import overlap
 from colocate.core.views import Batch
 from colocate.datasets.labelled import Labelled
@@ -147,8 +148,8 @@ class OnlineProbe:
     A run that goes on from `step` drops the rows after it; the best of the rows that stay is only replaced by a better.
 
     Raises:
-        UserError: the folder is no prepared data set, its training images are of one case, or no pixel of those to
-            learn from or to judge by counts.
+        UserError: the folder is no prepared data set, or not the one that the run has asked so far; its training images
+            are of one case, or no pixel of those to learn from or to judge by counts.
     """
 
     def __init__(
@@ -159,6 +160,11 @@ class OnlineProbe:
         self.train, self.judged = _halves(self.data)
         self.journal = Journal(run / "probes.csv", step)
         asked = read_rows(self.journal.path) if self.journal.path.exists() else []
+        if asked and (best := run / "best" / "backbone.json").exists():
+            before = read_json(best, "backbone of a run")["probe"]
+            if before.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
+                remedy = f"give the same, or remove {self.journal.path} and {best.parent}"
+                raise UserError(f"--probe {data} does not hold what {run} was asked about so far: {remedy}")
         self.best = max((row["dice"] for row in asked), default=-1.0)
 
     def check(self, backbone: Backbone) -> None:
@@ -183,7 +189,8 @@ class OnlineProbe:
         score = sum(defined) / len(defined)  # of one at least: `check_counted`
         if score > self.best:
             self.best = score
-            write_backbone(self.run / "best", backbone, facts | {"probe": {"data": self.data.name, "dice": score}})
+            asked = {"data": self.data.name, "fingerprint": self.data.fingerprint, "dice": score}
+            write_backbone(self.run / "best", backbone, facts | {"probe": asked})
         self.journal.write(step, {"epoch": epoch, "dice": score})  # last: what it lists has been seen to
         return f"probe at step {step}: Dice {score:.3f} (best so far {self.best:.3f})"
 
