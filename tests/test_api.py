@@ -42,6 +42,7 @@ def test_a_run_is_what_its_folder_holds(run: colocate.Run) -> None:
     with torch.no_grad():
         assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.channels, 2, 2)
     assert colocate.Run(run.path).journal == run.journal
+    assert colocate.load_backbone(run).facts == backbone.facts  # a run stands where its folder may
     with pytest.raises(UserError, match=r"recipe\.json cannot be read"):
         colocate.Run(run.path / "tiles")
 
@@ -152,5 +153,7 @@ def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) ->
     data = write_tissue(tmp_path / "data").folder
     with pytest.raises(UserError, match="no task 'instance': there are instances, contours, semantics, probe"):
         task_for("instance", str(data))
+    with pytest.raises(UserError, match="no setting 'seed': did you mean seeds"):
+        colocate.evaluate("probe", data=data, backbones=run, seed=1)
     with pytest.raises(UserError, match="two backbones are called the same"):
         colocate.evaluate("probe", data=data, backbones=[run, run])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -96,6 +97,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         main([command, "--help"])
     assert leaving.value.code == 0
     assert f"colocate {command}" in capsys.readouterr().out
+
+
+def test_help_is_wrapped_where_the_terminal_ends() -> None:
+    """Not where the source breaks its lines."""
+    command = [sys.executable, "-m", "colocate", "view", "--help"]
+    done = subprocess.run(command, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, check=True)
+    assert "wrote, or runs; in any order." in done.stdout
 
 
 def test_the_short_help_names_every_option_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ dataclass: `--optim.lr 0.1` is `optim={"lr": 0.1}`. Errors are `UserError`, with
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -59,6 +60,10 @@ class Run:
         from colocate.training.journal import read_journal
 
         return read_journal(self.path)
+
+    def __fspath__(self) -> str:
+        """The run's folder, so that a run may stand wherever its folder may."""
+        return str(self.path)
 
     def backbone(self) -> Backbone:
         """The pretrained backbone, in evaluation mode. Raises UserError before the first checkpoint."""
@@ -199,7 +204,7 @@ def features(
     from colocate.slides.listing import find_slides
 
     listed = find_slides(_paths(slides), slide_mpp)
-    candidate = find_candidate(_word(backbone), architecture, mean, std)
+    candidate = find_candidate(os.fspath(backbone), architecture, mean, std)
     return work(candidate, listed, Path(out), configured(config or FeatureConfig(), settings))
 
 
@@ -269,8 +274,8 @@ def evaluate(
     protocol, asked = Protocol(data=str(data), out=str(out)), task_for(task, str(data), smoke)
     of_protocol = {name: value for name, value in settings.items() if name in _names(protocol)}
     rest = {name: value for name, value in settings.items() if name not in of_protocol}
-    asked, protocol = configured(asked, rest), configured(protocol, of_protocol)
-    return Results(tuple(work(asked, protocol, find_candidates([_word(one) for one in several], architecture))))
+    asked, protocol = configured(asked, rest, _names(protocol)), configured(protocol, of_protocol)
+    return Results(tuple(work(asked, protocol, find_candidates([os.fspath(one) for one in several], architecture))))
 
 
 def load_model(place: Place, accelerator: str = "auto") -> Model:
@@ -327,7 +332,7 @@ def report(*runs: Place | Run, out: Place | None = None, png: Place | None = Non
     from colocate.pages.compare import compare
     from colocate.pages.page import report as of_one
 
-    paths = [Path(_word(run)) for run in runs]
+    paths = [Path(run) for run in runs]
     picture = None if png is None else Path(png)
     if len(paths) == 1:
         return of_one(paths[0], None if out is None else Path(out), picture)
@@ -336,10 +341,11 @@ def report(*runs: Place | Run, out: Place | None = None, png: Place | None = Non
     return page
 
 
-def configured(config: Config, settings: Mapping[str, Any]) -> Config:
+def configured(config: Config, settings: Mapping[str, Any], others: Sequence[str] = ()) -> Config:
     """A dataclass of settings with other values, by the names that commands give them (`-` as `_`).
 
-    Fields of its groups whose options have no prefix (`--backbone`, `--workers`) are taken too.
+    Fields of its groups whose options have no prefix (`--backbone`, `--workers`) are taken too. `others` are settings
+    that could have been meant.
 
     Raises:
         UserError: no such setting, or a value of the wrong kind.
@@ -351,8 +357,9 @@ def configured(config: Config, settings: Mapping[str, Any]) -> Config:
         if group := next((group for group in groups if name in _names(getattr(config, group))), None):
             of_groups.setdefault(group, {})[name] = value
         elif name not in _names(config):
-            close = get_close_matches(name, _names(config), 1)
-            hint = f": did you mean {close[0]}?" if close else f": there are {', '.join(_names(config))}"
+            known = [*_names(config), *others]
+            close = get_close_matches(name, known, 1)
+            hint = f": did you mean {close[0]}?" if close else f": there are {', '.join(known)}"
             raise UserError(f"{type(config).__name__} has no setting {name!r}{hint}")
         else:
             given[name] = configured(own, value) if is_dataclass(own) and isinstance(value, Mapping) else value
@@ -380,7 +387,3 @@ def _names(config: Any) -> list[str]:
 
 def _paths(places: Place | Sequence[Place]) -> list[Path]:
     return [Path(place) for place in ([places] if isinstance(places, Place) else places)]
-
-
-def _word(backbone: Place | Run) -> str:
-    return str(backbone.path if isinstance(backbone, Run) else backbone)

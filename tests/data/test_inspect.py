@@ -72,7 +72,7 @@ def test_sample_is_spread_evenly(many: Path, look: Callable[..., Summary]) -> No
 def test_contact_sheet_is_the_same_each_time(many: Path, look: Callable[..., Summary], tmp_path: Path) -> None:
     assert look(many).contact_sheet == tmp_path / "sheet.png"
     first = (tmp_path / "sheet.png").read_bytes()
-    assert look(many, out=tmp_path / "again.png").contact_sheet == tmp_path / "again.png"
+    assert look(many, out=str(tmp_path / "again.png")).contact_sheet == tmp_path / "again.png"
     assert (tmp_path / "again.png").read_bytes() == first
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"

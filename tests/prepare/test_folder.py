@@ -36,7 +36,7 @@ def test_folders_of_any_name_and_depth(tmp_path: Path) -> None:
         (src / name).rename(src / place)
     data = prepared(src, tmp_path / "out", images="a/My pictures", masks="b/c/labels", mpp=0.5)
     assert len(data.items) == 5 and data.mask(2).unique().tolist() == [0, 1, 2, 3]
-    with pytest.raises(UserError, match="has no folder labelz"):
+    with pytest.raises(UserError, match="has no folder b/c/labelz"):
         folder.drafts(src, images="a/My pictures", masks="b/c/labelz")
 
 
@@ -120,7 +120,7 @@ def test_cases_known_in_part_are_said(tmp_path: Path) -> None:
         ({"classes": ("a", "b")}, r"do not hold their classes: give one of --classes, or --semantics"),
         ({"ignored": 0}, r"--ignored is a class, .*: leave it out, or add --semantics"),
         ({"ignored": 300, "semantics": True, "classes": ("a", "b")}, r"--ignored 300 does not fit in 8 bits"),
-        ({"images": "pictures"}, r"mine has no folder pictures: give the folder"),
+        ({"images": "pictures"}, r"mine has no folder pictures: say with --images"),
         ({"test_share": 1.0}, r"--test-share 1 leaves a side without images: give a number between 0 and 1"),
         ({"mpp": 0.0}, r"t0.jpg: 0 micrometres per pixel is no resolution"),
     ],

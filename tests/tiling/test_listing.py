@@ -54,6 +54,15 @@ def test_two_slides_with_one_name_are_told_apart(tmp_path: Path) -> None:
     assert named(tmp_path, tmp_path / "one") == ["one/s", "two/s.svs", "two/s.tif"]
 
 
+def test_a_slide_is_called_the_same_whatever_else_is_given(tmp_path: Path) -> None:
+    """Its results are found by its name."""
+    touch(tmp_path, "a/b/s.svs", "c/t.svs", "c/d/u.svs", "e/s.svs")
+    alone = [named(tmp_path / place) for place in ("a/b/s.svs", "c")]
+    assert alone == [["s"], ["d/u", "t"]]
+    assert named(tmp_path / "a/b/s.svs", tmp_path / "c") == ["d/u", "s", "t"]
+    assert named(tmp_path / "a/b/s.svs", tmp_path / "e/s.svs") == ["a/b/s", "e/s"]  # which one name would mix up
+
+
 def test_blanks_around_a_name_are_none_of_it(tmp_path: Path) -> None:
     """Tables are read without them, and would name another slide."""
     touch(tmp_path, "Case 12 .svs", " x/s.svs", "s .svs", "s.svs")

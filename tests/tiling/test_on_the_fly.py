@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colocate.base.errors import UserError
 from colocate.data.index import Index
+from colocate.data.inspect import inspect
 from colocate.slides import listing as on_the_fly
 from colocate.slides.listing import are_slides, find_slides
 from colocate.slides.settings import TilingConfig
@@ -35,6 +37,8 @@ def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(are_slides(tmp_path / name) for name in ("svs", "svs/sub/a.svs", "slides.csv"))
     monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
     assert are_slides(large) and are_slides(large.parent)
+    with pytest.raises(UserError, match="holds slides, not tiles: look at them by colocate view"):
+        inspect(large.parent)
     tile(find_slides([large]), tmp_path / "cut", TilingConfig(mpp=1.0, size=64, min_sharpness=0), manifest_only=True)
     assert not are_slides(tmp_path / "cut" / "manifest.parquet")
 

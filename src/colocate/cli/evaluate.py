@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from colocate.base.errors import UserError
-from colocate.base.text import say
+from colocate.base.text import counted, say
 from colocate.cli.pretrain import taken
 from colocate.evaluation import table as results_table
 from colocate.evaluation.candidates import PlainWeights, find_candidates
@@ -63,7 +63,8 @@ def evaluate(arguments: list[str]) -> None:
     plain = asked.weights
     candidates = find_candidates(asked.backbone, plain.architecture, plain.mean, plain.std)
     files = judge(asked.task, asked.protocol, candidates)
-    say(f"done: {len(files)} results; look at them with: colocate table {shlex.quote(str(files[0].parent.parent))}")
+    done, place = counted(len(files), "result"), shlex.quote(str(files[0].parent.parent))
+    say(f"done: {done}; see them by: colocate table {place}")
 
 
 def table(

@@ -178,6 +178,8 @@ def _run(arguments: list[str]) -> None:
     if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
         command(arguments[1:])
     else:
+        # Of a function tyro breaks the lines of its help where the source does, too.
+        command.__doc__ = re.sub(r"\n {12}(?=\S)", " ", command.__doc__ or "")
         tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 

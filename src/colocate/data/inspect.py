@@ -27,6 +27,7 @@ from colocate.base.files import light_png
 from colocate.data.decode import header, pixels
 from colocate.data.index import Index
 from colocate.data.loader import spaced
+from colocate.slides.listing import are_slides
 
 THUMB_PX = 96
 GAP_PX = 6
@@ -108,15 +109,19 @@ class Summary:
 def inspect(
     data: str | Path,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     mpp: float | None = None,
     sample: int | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Summary:
     """Open the tiles of `data`, or an even `sample` of them, and draw a contact sheet to `out`, if given.
 
-    data, root, mpp: as for `Index.build`. Raises UserError if they are wrong or the sheet cannot be written.
+    data, root, mpp: as for `Index.build`. Raises UserError if they are wrong, `data` are slides, or the sheet cannot be
+    written.
     """
+    root, out = (None if path is None else Path(path) for path in (root, out))
+    if are_slides(Path(data)):
+        raise UserError(f"{data} holds slides, not tiles: look at them by colocate view, or cut them by colocate tile")
     if sample is not None and sample < 1:
         raise UserError(f"A sample of {sample} tiles shows nothing: give --sample 1 or more")
     formats: Counter[str] = Counter()

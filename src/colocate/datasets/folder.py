@@ -20,7 +20,7 @@ from colocate.datasets.files import (
     by_stem,
     check_hard,
     check_palettes,
-    folder_in,
+    find_folder,
     is_white,
     pairs,
     read_mask,
@@ -85,10 +85,13 @@ def drafts(
 
 
 def _folder(src: Path, name: str) -> Path:
-    """A folder of `src`, or of one below it: slides/images. Raises UserError as `folder_in` does."""
+    """A folder of `src`, or of one below it: slides/images. Raises UserError if it is not there."""
+    folder: Path | None = src
     for part in Path(name).parts:
-        src = folder_in(src, part)
-    return src
+        folder = folder and find_folder(folder, part, itself=False)
+    if folder is None:
+        raise UserError(f"{src} has no folder {name}: say with --images and --masks what the two folders are called")
+    return folder
 
 
 def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:

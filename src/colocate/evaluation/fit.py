@@ -139,12 +139,11 @@ class FitConfig:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        if (
-            min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1
-            or self.lr <= 0
-            or self.weight_decay < 0
-        ):
-            raise UserError("steps, epochs and batch must be 1 or more, lr positive, weight_decay not negative")
+        for name in ("steps", "epochs", "batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"fit.{name} is 1 or more, not {value}")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise UserError("fit.lr is positive, and fit.weight_decay 0 or more")
         if not all(0 <= share < 1 for share in (self.warmup, *self.drops)):
             raise UserError("warmup and drops are shares of the steps, in [0, 1)")
 

@@ -21,7 +21,7 @@ import tyro
 from colocate.base.errors import UserError
 from colocate.base.files import alone, read_json, write_atomically
 from colocate.base.rng import uniforms
-from colocate.base.text import Terminal
+from colocate.base.text import Terminal, counted
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
@@ -187,7 +187,7 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
                 terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
                 _tidy(trial.folder)
             else:
-                terminal.say(f"{candidate.label}, seed {seed}: {len(train)} training images")
+                terminal.say(f"{task.name}: {candidate.label}, seed {seed}: {counted(len(train), 'training image')}")
                 with alone(trial.folder):
                     _compute(task, protocol, trial, findings[candidate.label])
             files.append(file)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, final
 
@@ -274,7 +275,7 @@ def _hub_answers() -> bool:
     return True
 
 
-def load_backbone(path: str | Path) -> Backbone:
+def load_backbone(path: str | PathLike[str]) -> Backbone:
     """Rebuild an exported backbone: (b, 3, H, W), normalised as `facts` says, to (b, c, H / stride, W / stride).
 
     `path` is a run folder or its backbone.safetensors; backbone.json beside it says what it is, and becomes the
@@ -284,6 +285,8 @@ def load_backbone(path: str | Path) -> Backbone:
         UserError: a file is missing or unreadable, or not every tensor is there and fits.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the folder of a run")
     weights = path / "backbone.safetensors" if path.is_dir() else path
     told = weights.with_suffix(".json")
     if not told.is_file():

@@ -50,7 +50,7 @@ class PredictConfig:
         if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
             raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
         if not 0 < self.score < 1 or self.min_area < 0:
-            raise UserError("score is a number between 0 and 1, min_area not negative")
+            raise UserError("--score is above 0 and below 1, and --min-area 0 or more")
 
     def windows(self, task: str) -> tuple[int, int]:
         """Side and overlap of the windows of a task. Raises UserError if they do not fit each other."""

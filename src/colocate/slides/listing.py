@@ -91,8 +91,8 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
 
     A table (.csv, .parquet) has a column `path`, relative to its own folder, and may have `slide` (the name), `source`
     (the patient), `mpp`, `mask` and others, which go into the manifest. `mpp` is for slides of which neither the table
-    nor the file says it. A slide's name is its path below the folder or table, without its ending where none is called
-    the same.
+    nor the file says it. A slide's name is its path below its folder or table, without its ending where none is called
+    the same; where two folders hold the same, below their common parent.
 
     Raises:
         UserError: no slides there, a folder or table that cannot be read, or two slides of one name.
@@ -102,11 +102,14 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     if len(places) == 1 and places[0].suffix.lower() in TABLES:
         slides = _table(places[0], mpp)
     else:
-        paths = [path for place in places for path in ([place] if place.is_file() else _below(place))]
-        paths = list(dict.fromkeys(path.absolute() for path in paths))
+        folders: dict[Path, Path] = {}
+        for place in (place.absolute() for place in places):
+            found, folder = ([place], place.parent) if place.is_file() else (_below(place), place)
+            folders |= {path: folder for path in found if path not in folders}
+        paths = list(folders)
         for path in paths:
             check_utf8(path)
-        names = _names(paths, [place.absolute() if place.is_dir() else place.absolute().parent for place in places])
+        names = _names(paths, list(folders.values()))
         slides = [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in zip(names, paths, strict=True)]
     name, count = Counter(slide.name for slide in slides).most_common(1)[0]
     if count > 1:
@@ -138,11 +141,17 @@ def _is_class_map(path: Path) -> bool:
 
 
 def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
-    """Name each path relative to the folders' common parent, without its ending unless two would be the same."""
-    above = Path(os.path.commonpath(folders))
-    names = [path.relative_to(above).with_suffix("").as_posix().strip() for path in paths]  # as tables are read
+    """Name each path relative to its folder, without its ending unless two would be the same.
+
+    Where even files would be called the same, all are named relative to the folders' common parent.
+    """
+    for above in (folders, [Path(os.path.commonpath(folders))] * len(paths)):
+        files = [path.relative_to(folder) for path, folder in zip(paths, above, strict=True)]
+        if len(set(files)) == len(files):
+            break
+    names = [file.with_suffix("").as_posix().strip() for file in files]  # as tables are read
     often = Counter(names)
-    return [n if often[n] == 1 else p.relative_to(above).as_posix() for n, p in zip(names, paths, strict=True)]
+    return [name if often[name] == 1 else file.as_posix() for name, file in zip(names, files, strict=True)]
 
 
 def _table(file: Path, mpp: float | None) -> list[Listed]:
@@ -156,7 +165,8 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
     paths = [Path(os.path.abspath(home / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
     below = all(home in path.parents for path in paths)
-    names = _names(paths, [home] if below else [path.parent for path in paths])
+    above = home if below else Path(os.path.commonpath([path.parent for path in paths]))
+    names = _names(paths, [above] * len(paths))
     mpps = column(table, "mpp", pa.float64(), file).to_pylist() if "mpp" in rows[0] else [None] * len(rows)
     slides = []
     for line, (row, path, name, own_mpp) in enumerate(zip(rows, paths, names, mpps, strict=True), start=2):

@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from io import SEEK_END, BufferedWriter
 from mmap import ACCESS_READ, mmap
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 from zipfile import ZipFile
@@ -127,7 +128,7 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
     write_atomically(run / "backbone.json", text)
 
 
-def export(run: str | Path, library: Library, out: str | Path) -> Path:
+def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
     """Write a run's backbone for another library, in that library's own names and file format.
 
     timm: .safetensors or .pth for `timm.create_model(..., checkpoint_path=)`. torchvision: the same for
