@@ -62,9 +62,11 @@ def make_demo(
 
 def pairs_per_s(recipe: Recipe) -> float:
     """How fast a recipe trains here, by a few steps of it."""
+    say(f"first {TRIAL} steps for the speed of this machine:")
+    machine = replace(recipe.machine, log_every=TRIAL // 2, journals=())
+    recipe = replace(recipe, steps=TRIAL, machine=machine, optim=replace(recipe.optim, warmup_epochs=0))
     with tempfile.TemporaryDirectory() as folder:
-        machine = replace(recipe.machine, log_every=TRIAL // 2, journals=())
-        return read_journal(pretrain(replace(recipe, steps=TRIAL, out=folder, machine=machine)))[-1]["pairs_per_s"]
+        return read_journal(pretrain(replace(recipe, out=folder)))[-1]["pairs_per_s"]
 
 
 def steps_that_fit(seconds: float, pairs_per_s: float, batch: int) -> int:
