@@ -55,7 +55,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-@pytest.mark.parametrize("words", ["pretrain --help", "pretrain concl --help-all", "recipes"])
+@pytest.mark.parametrize("words", ["pretrain --help", "pretrain concl --help-all", "recipes", "start --help"])
 def test_help_is_there_without_torch(words: str) -> None:
     assert not loaded(TYPED, *words.split()) & HEAVY
 
@@ -73,6 +73,7 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
         (["pretrain", "plm", *run, "--method.dense", "2"], "method.dense is a share"),
         (["pretrain", "plm", "--data", tmp_path / "nowhere", "--out", tmp_path / "run"], "nowhere cannot be opened"),
         (["pretrain", "plm", "--data", tiles, "--out", used], "used holds a run already"),
+        (["start", tmp_path / "nowhere", "--out", tmp_path / "out"], "nowhere does not exist"),
     ):
         assert not loaded(TYPED, *words) & HEAVY, words
         with pytest.raises(SystemExit, match="2"):

@@ -87,7 +87,7 @@ def test_from_slides_to_objects_and_nothing_twice(
 def test_steps_fit_into_the_time_and_are_enough_where_tiles_are_few(
     hours: float, changes: dict[str, int], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journey, "pairs_per_s", lambda recipe: 8.0)  # one batch of 8
+    monkeypatch.setattr("colocate.cli.demo.pairs_per_s", lambda recipe: 8.0)  # one batch of 8
     pq.write_table(pa.table({"slide": ["a"] * 16 + ["b"] * 8}), tmp_path / "manifest.parquet")
     recipe = replace(tiny_recipe(tmp_path, tmp_path), **{"steps": None, **changes})
     recipe = replace(recipe, optim=replace(recipe.optim, warmup_epochs=10))

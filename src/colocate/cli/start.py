@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow.parquet as pq
-import torch
 import tyro
 
 from colocate import api
 from colocate.base.text import counted, say
-from colocate.cli.demo import pairs_per_s
-from colocate.datasets.labelled import Labelled
-from colocate.datasets.prepare import prepare
-from colocate.datasets.qupath import annotation_files
 from colocate.slides.listing import MANIFEST, Listed, find_slides
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import find_recipe
-from colocate.training.run import ENOUGH, planned_steps
+
+if TYPE_CHECKING:
+    from colocate.datasets.labelled import Labelled
 
 U_NET = {"crop": 128, "fit": {"steps": 600, "batch": 8, "warmup": 0.1}}
 """With which a U-Net learns glands on a CPU in a quarter of an hour (docs/LOG.md)."""
@@ -57,6 +54,11 @@ def start(
         say(f"{number}. {line}")
     if dry_run:
         return
+    import torch
+
+    from colocate.datasets.labelled import Labelled
+    from colocate.datasets.prepare import prepare
+
     if labels is not None and not (out / "labels" / "dataset.json").exists():
         folder = slides if slides.is_dir() else slides.parent
         prepare("qupath", labels.absolute(), out / "labels", images=str(folder.absolute()), mpp=mpp)
@@ -84,6 +86,10 @@ def start(
 
 
 def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:
+    import torch
+
+    from colocate.datasets.qupath import annotation_files
+
     number = counted(len(slides), "slide")
     if labels is not None:
         yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
@@ -111,6 +117,9 @@ def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -
     The warm-up is a tenth of the steps at most. Few tiles are seen more often than the recipe's epochs say: dozens of
     steps would teach nothing.
     """
+    from colocate.cli.demo import pairs_per_s
+    from colocate.training.run import ENOUGH, planned_steps
+
     stored = run / "recipe.json"
     if stored.is_file():
         before = read_recipe(stored)
