@@ -17,7 +17,14 @@ from tests import checked
 
 # Before anything imports colocate: every annotated shape in it is checked on every call, in tests only.
 install_import_hook("colocate", f"{checked.__name__}.checker")
-for light in ("methods.rules", "methods.settings", "training.journal", "training.optim", "training.recipe"):
+for light in (
+    "methods.rules",
+    "methods.settings",
+    "training.journal",
+    "training.optim",
+    "training.recipe",
+    "prediction.settings",
+):
     checked.name_types(import_module(f"colocate.{light}"))
 
 torch.set_num_threads(1)

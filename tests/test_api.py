@@ -18,7 +18,7 @@ from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.protocol import task_for
 from colocate.prediction.image import Objects
-from colocate.prediction.predict import PredictConfig
+from colocate.prediction.settings import PredictConfig
 from colocate.training.recipe import Recipe, leaves, to_json
 from colocate.training.recipes import RECIPES, find_recipe
 from tests.evaluate.tissue import discs, write_tissue

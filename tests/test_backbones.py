@@ -30,6 +30,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "output_stride", "channels", "stride"), FAMILIES)
 def test_every_parameter_of_every_family_learns(name: str, output_stride: int, channels: int, stride: int) -> None:
     recipe = tiny_recipe(Path(), Path(), encoder=EncoderConfig(name, output_stride))

@@ -99,11 +99,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"colocate {command}" in capsys.readouterr().out
 
 
-def test_help_is_wrapped_where_the_terminal_ends() -> None:
-    """Not where the source breaks its lines."""
-    command = [sys.executable, "-m", "colocate", "view", "--help"]
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [("view", "wrote, or runs; in any order."), ("predict", "A smaller picture is one window of its own size.")],
+)
+def test_help_is_wrapped_where_the_terminal_ends(words: str, sentence: str) -> None:
+    """Not where the source breaks its lines, be they of a function or of a class of settings."""
+    command = [sys.executable, "-m", "colocate", words, "--help"]
     done = subprocess.run(command, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, check=True)
-    assert "wrote, or runs; in any order." in done.stdout
+    assert sentence in done.stdout
 
 
 def test_the_short_help_names_every_option_once(capsys: pytest.CaptureFixture[str]) -> None:

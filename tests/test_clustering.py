@@ -96,6 +96,7 @@ def test_separate_groups_are_found(precision: str) -> None:
         assert len(set(zip(mine, true, strict=True))) == len(set(mine)) == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(0, 999), st.integers(1, 6), st.integers(6, 30), st.integers(2, 8))
 def test_a_tile_is_clustered_alone(seed: int, b: int, m: int, c: int) -> None:

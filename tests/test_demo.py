@@ -59,6 +59,7 @@ def test_whole_slides_are_held_out(tiny_demo: Path) -> None:
     assert (len(split.train.images), len(split.test.images)) == (16, 8)
 
 
+@pytest.mark.slow
 def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(tiny_demo, again, copy_function=shutil.copy2)
@@ -69,6 +70,7 @@ def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recip
     assert (again / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_demo_takes_the_steps_that_fit_and_goes_on_with_them(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
     return folder, world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_several_processes_compute_what_one_does(processes: tuple[Path, int], norm: str) -> None:
     folder, world = processes

@@ -150,12 +150,8 @@ def made_by(words: list[str]) -> list[str]:
     return out + (words[2:3] if words[0] == "tile" else words[3:4] if words[0] == "prepare" else [])
 
 
-def heavy(command: str) -> bool:
-    """Whether it takes long even in small."""
-    return command.startswith(("evaluate", "report", "predict"))
-
-
-@pytest.mark.parametrize("command", [pytest.param(one, marks=[pytest.mark.slow] * heavy(one)) for one in RUN])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN)
 def test_taught_commands_run(command: str, inside: Path) -> None:
     words = [path for word in shlex.split(command) for path in sorted(map(str, Path().glob(word))) or [word]]
     if left := [why for word, why in LEFT_OUT.items() if word in words]:
@@ -178,6 +174,7 @@ negatives = torch.randn(64, 16)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.language == "python"} - {ELSEWHERE}))
 def test_python_runs(page: str, world: Path, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of one page run in order in one namespace."""

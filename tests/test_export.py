@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.models.backbones import Backbone
-from colocate.training.checkpoint import Library, export, write_backbone
+from colocate.training.checkpoint import export, write_backbone
 from colocate.training.loop import pretrain
+from colocate.training.recipe import Library
 from tests.tiny import tiny_recipe, write_tiles
 
 FACTS = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
@@ -102,6 +103,7 @@ def test_facts_that_cannot_be_are_refused(tmp_path: Path, field: str, value: obj
         load_backbone(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "convnext_tiny"])
 def test_torchvision_computes_the_same(tmp_path: Path, name: str) -> None:
     backbone = written(tmp_path, name)
@@ -157,6 +159,7 @@ VARIANTS = ["resnet10t", "resnet26", "resnet26d.bt_in1k", "resnet33ts", "resnet5
 CONVNEXTS = ["convnext_atto", "convnext_tiny_hnf", "convnextv2_atto"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seresnet18", *VARIANTS, *CONVNEXTS])
 def test_a_variant_that_a_library_does_not_have_is_refused(tmp_path: Path, name: str) -> None:
     written(tmp_path, name)
@@ -167,6 +170,7 @@ def test_a_variant_that_a_library_does_not_have_is_refused(tmp_path: Path, name:
     assert not list(tmp_path.glob("out.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "library"),
     [
@@ -192,6 +196,7 @@ def test_hugging_face_rebuilds_a_vit_at_its_own_size(tmp_path: Path) -> None:
         assert torch.equal(grid, backbone(images)), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride"),
     [

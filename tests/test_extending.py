@@ -99,6 +99,7 @@ def test_every_block_and_command_is_run() -> None:
     assert words == {"pretrain", "report", "export"} and len(COMMANDS) == PAGE.count("\ncolocate ")
 
 
+@pytest.mark.slow
 def test_the_commands_do_what_the_page_says(ran: Path) -> None:
     recipe = read_recipe(ran / "RUN" / "recipe.json", trust=True)
     stored = json.loads((ran / "RUN" / "recipe.json").read_text())["method"]

@@ -92,6 +92,7 @@ def test_every_package_beyond_the_core_is_known_with_its_extras(requirements: di
     assert brings("all") == packages - {"wandb", "mlflow-skinny"} <= brings("dev")
 
 
+@pytest.mark.slow
 def test_the_core_pretrains_and_the_rest_says_what_to_install(tmp_path: Path) -> None:
     tiles, folder, out = write_tiles(tmp_path / "tiles", count=12), tmp_path / "run", tmp_path / "out"
     for path in sorted(tiles.iterdir())[:4]:
@@ -133,6 +134,7 @@ def slide_in(folder: Path) -> Path:
     return slide.parent
 
 
+@pytest.mark.slow
 def test_slides_alone_need_openslide_and_features_no_decoder(tmp_path: Path) -> None:
     slides, out = slide_in(tmp_path), tmp_path / "out"
     see: list[object] = ["features", "random", slides, "--out", out, "--architecture", "test_resnet", "--mpp", "0.5"]

@@ -24,8 +24,8 @@ from colocate.base import files
 from colocate.base.errors import UserError
 from colocate.base.files import check_writable, claimed, remove_unfinished, whole, write_atomically
 from colocate.cli.main import main
-from colocate.prediction.predict import PredictConfig, predict
-from colocate.prediction.predictor import DeviceConfig
+from colocate.prediction.predict import predict
+from colocate.prediction.settings import DeviceConfig, PredictConfig
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.predict.seen import FINDER, slide_of
 from tests.tiny import UNIQUE

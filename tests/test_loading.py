@@ -44,6 +44,7 @@ def test_threads_sleep_while_they_wait_unless_told_otherwise(own: str | None) ->
     assert said.stdout.split()[-1] == (own or "PASSIVE")
 
 
+@pytest.mark.slow
 def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     pixels, _ = tissue_slide(640, mpp=1.0)
     slide = write_pyramid(tmp_path / "slide.tif", pixels, mpp=1.0)
@@ -55,11 +56,15 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-@pytest.mark.parametrize("words", ["pretrain --help", "pretrain concl --help-all", "recipes", "start --help"])
+HELPED = ("pretrain", "start", "features", "predict", "export", "report", "demo")
+
+
+@pytest.mark.parametrize("words", ["pretrain concl --help-all", "recipes", *(f"{name} --help" for name in HELPED)])
 def test_help_is_there_without_torch(words: str) -> None:
     assert not loaded(TYPED, *words.split()) & HEAVY
 
 
+@pytest.mark.slow
 def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiles, used = write_tiles(tmp_path / "tiles", count=1), tmp_path / "used"
     (used / "checkpoints").mkdir(parents=True)
@@ -74,6 +79,8 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
         (["pretrain", "plm", "--data", tmp_path / "nowhere", "--out", tmp_path / "run"], "nowhere cannot be opened"),
         (["pretrain", "plm", "--data", tiles, "--out", used], "used holds a run already"),
         (["start", tmp_path / "nowhere", "--out", tmp_path / "out"], "nowhere does not exist"),
+        (["predict", "model", tmp_path / "nowhere", "--out", tmp_path / "out"], "nowhere does not exist"),
+        (["features", "run", tmp_path, "--out", tmp_path / "out", "--of", "rows"], "--of"),
     ):
         assert not loaded(TYPED, *words) & HEAVY, words
         with pytest.raises(SystemExit, match="2"):

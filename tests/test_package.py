@@ -40,6 +40,7 @@ def test_the_wheel_holds_the_package_and_the_source_what_builds_it(tmp_path: Pat
     assert {"pyproject.toml", "LICENSE", "README.md", "src/colocate/py.typed"} <= inside
 
 
+@pytest.mark.slow
 def test_a_system_without_what_linux_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS: workers are spawned, and three calls are not there."""
     index = Index.build(write_tiles(tmp_path / "tiles"), tmp_path / "tiles.arrow")

@@ -38,6 +38,7 @@ def test_pace_waiting_and_memory_are_those_of_the_training(tmp_path: Path) -> No
     assert 0.25 <= figures["first_step_s"] < seen.ended_s[2]
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_its_children_and_its_lines_are_not_the_next_ones(tmp_path: Path) -> None:
     journal = tmp_path / "steps.jsonl"
     killed = watch(

@@ -144,6 +144,7 @@ def test_images_of_which_nothing_counts_judge_nothing() -> None:
     assert judge._by_case([{"case": case, "dice": dice} for case, dice in dices]) == {"a": (75.0, 2), "c": (25.0, 1)}
 
 
+@pytest.mark.slow
 def test_an_arm_goes_from_tiles_to_a_row(
     race: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

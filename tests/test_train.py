@@ -134,7 +134,7 @@ def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory, request: pyt
     return recipe
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 4))])
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(finished: Recipe, tmp_path: Path, stop: int) -> None:
     halves = stopped(replace(finished, out=str(tmp_path / "halves")), stop)
     # Another state of torch's generator must not matter.
@@ -384,6 +384,7 @@ def test_settings_that_cannot_run_are_named(tiles: Path, tmp_path: Path, changes
         pretrain(Recipe(method=tiny_recipe(tiles, tmp_path).method, out=str(tmp_path / "run")))
 
 
+@pytest.mark.slow
 def test_tiles_of_slides_are_trained_on_without_what_is_held_out(tmp_path: Path) -> None:
     """Straight from the slides, in workers; stopped and resumed as any run."""
     write_slides(tmp_path / "slides", 3, 512)

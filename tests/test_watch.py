@@ -112,6 +112,7 @@ def test_a_resumed_run_is_asked_about_the_same(data: Labelled, tmp_path: Path) -
     pretrain(replace(started, probe=str(moved)), resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True])
 def test_a_run_that_was_killed_at_a_probe_has_the_same_probes(
     data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from colocate.datasets.labelled import Labelled
     from colocate.evaluation.table import Drawn, Table
     from colocate.models.backbones import Backbone
-    from colocate.prediction.features import FeatureConfig
     from colocate.prediction.image import Model
-    from colocate.prediction.predict import PredictConfig
+    from colocate.prediction.settings import FeatureConfig, PredictConfig
     from colocate.slides.runner import Tally
     from colocate.slides.settings import TilingConfig
     from colocate.slides.tile import Tiled
@@ -198,14 +197,16 @@ def features(
     Raises:
         UserError: as `colocate.prediction.features.features`.
     """
-    from colocate.evaluation.candidates import find_candidate
-    from colocate.prediction.features import FeatureConfig
-    from colocate.prediction.features import features as work
+    from colocate.prediction.settings import FeatureConfig
     from colocate.slides.listing import find_slides
 
+    asked = configured(config or FeatureConfig(), settings)
     listed = find_slides(_paths(slides), slide_mpp)
-    candidate = find_candidate(os.fspath(backbone), architecture, mean, std)
-    return work(candidate, listed, Path(out), configured(config or FeatureConfig(), settings))
+
+    from colocate.evaluation.candidates import find_candidate
+    from colocate.prediction.features import features as work
+
+    return work(find_candidate(os.fspath(backbone), architecture, mean, std), listed, Path(out), asked)
 
 
 @final
@@ -309,17 +310,19 @@ def predict(
     Raises:
         UserError: as `colocate.prediction.predict.predict`.
     """
-    from colocate.evaluation.saved import load_model as read_model
-    from colocate.prediction.predict import PredictConfig
-    from colocate.prediction.predict import predict as work
-    from colocate.prediction.predictor import predictor
+    from colocate.prediction.settings import PredictConfig
     from colocate.slides.listing import find_slides
-    from colocate.slides.slide import check_mpp
+    from colocate.slides.settings import check_mpp
 
     if model_mpp is not None:
         check_mpp(model_mpp, "--model-mpp")
     asked = configured(config or PredictConfig(), settings)
     listed = find_slides(_paths(slides), slide_mpp)
+
+    from colocate.evaluation.saved import load_model as read_model
+    from colocate.prediction.predict import predict as work
+    from colocate.prediction.predictor import predictor
+
     saved = read_model(Path(model)) if isinstance(model, Place) else model.saved
     return work(predictor(saved, asked.device.launch(), asked.score, model_mpp), listed, Path(out), asked)
 

@@ -171,6 +171,7 @@ def start(index: Index, before: str, after: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_to_the_group_leave_the_workers_serving(number: signal.Signals, index: Index) -> None:
     """Ctrl-C and schedulers signal the whole group; the main process then still finishes its step and saves."""

@@ -48,6 +48,7 @@ def test_shapes_types_and_contiguous_ids(size: int, mpp: float) -> None:
         assert set(np.unique(ids)) - {0} == set(range(1, ids.max() + 1))
 
 
+@pytest.mark.slow
 def test_mpp_scales_geometry() -> None:
     """Glands are 60-140 um across at any resolution (by the area of those that the border does not cut)."""
     for size, mpp in ((448, 1.0), (224, 2.0)):
@@ -62,6 +63,7 @@ def test_mpp_scales_geometry() -> None:
         assert np.mean([50 < a < 160 for a in across]) > 0.95
 
 
+@pytest.mark.slow
 def test_gland_fraction_and_count(tiles: list[PhantomTile]) -> None:
     fraction = np.array([(tile.glands > 0).mean() for tile in tiles])
     assert 0.4 < fraction.mean() < 0.75
@@ -113,6 +115,7 @@ def test_colour_is_that_of_a_stained_section(tiles: list[PhantomTile]) -> None:
     assert np.abs(od @ normal / np.linalg.norm(normal)).mean() < 0.3 * np.linalg.norm(od, axis=1).mean()
 
 
+@pytest.mark.slow
 def test_tiles_of_a_slide_share_their_stain() -> None:
     means = np.array([[phantom_tile(4, 8 * s + i, 64, 2.0).image.mean((0, 1)) for i in range(8)] for s in range(8)])
     assert means.mean(1).std(0).sum() > means.std(1).mean(0).sum()

@@ -76,6 +76,7 @@ def swapped(shards: list[Path]) -> None:
     shards[-1].write_bytes(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [missing, shortened, lengthened, swapped])
 def test_a_slide_whose_shards_are_not_its_own_is_cut_again(
     fault: Callable[[list[Path]], None], slides: Path, whole: Path, out: Path, tmp_path: Path
@@ -118,6 +119,7 @@ def test_a_bit_of_a_tile_is_noticed_where_it_is_read(out: Path, tmp_path: Path) 
         index.read(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.parquet", "x.arrow"])
 def test_a_bit_of_a_table_is_noticed_or_changes_nothing(name: str, out: Path, tmp_path: Path) -> None:
     """In processes that may die of it, as one that maps a damaged file once did."""
@@ -177,6 +179,7 @@ def test_a_manifest_of_an_older_version_is_read(out: Path, tmp_path: Path) -> No
     assert old.fingerprint == index.fingerprint and torch.equal(old.read(3), index.read(3))
 
 
+@pytest.mark.slow
 def test_a_damaged_part_or_file_of_settings_is_named_or_made_again(slides: Path, whole: Path, out: Path) -> None:
     part = out / "parts" / "s0.parquet"
     data = part.read_bytes()

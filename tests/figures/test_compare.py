@@ -50,6 +50,7 @@ def cells(text: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_journals_say(runs: tuple[Path, Path]) -> None:
     found = cells(grid(rows_of(read_runs(runs)), 2))
     assert list(found) == ["plm", "moco"]
@@ -117,6 +118,7 @@ def test_runs_of_other_methods_have_not_the_same_settings(runs: tuple[Path, Path
     assert "| method.kind | moco | vicregl |" in said
 
 
+@pytest.mark.slow
 def test_other_tiles_are_told_even_under_the_same_name(runs: tuple[Path, Path], tmp_path: Path) -> None:
     plm = read_recipe(runs[0] / "recipe.json")
     tiles = write_tiles(tmp_path / "tiles")

@@ -58,6 +58,7 @@ def test_the_page_is_one_file_with_all_in_it(phantom_run: Path) -> None:
         assert f"{title}" in page
 
 
+@pytest.mark.slow
 def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> None:
     report(phantom_run, tmp_path / "a.html", tmp_path / "a.png")
     assert 20_000 < (tmp_path / "a.png").stat().st_size < 300_000
@@ -68,6 +69,7 @@ def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> Non
     assert all(part.any() for part in np.array_split(inked, 10))  # something in every tenth of the height
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         report(phantom_run, tmp_path / f"{name}.html", tmp_path / f"{name}.png")
@@ -75,6 +77,7 @@ def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> 
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
+@pytest.mark.slow
 def test_any_run_has_a_page_and_one_without_masks_no_probe(
     plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

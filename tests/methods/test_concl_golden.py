@@ -160,6 +160,7 @@ def batch_of(values: dict[str, Tensor]) -> tuple[Batch, Features, Features]:
     return Batch(first, second, torch.arange(8), reference=reference), q, k
 
 
+@pytest.mark.slow
 def test_concepts_hardly_seen_by_either_view_do_not_count(values):
     """The loss, its gradient and the queue, against loops over the concepts that cover half a cell of both views."""
     assignment = values["assignment"].long().clone()

@@ -30,6 +30,7 @@ def recipe_of(name: str, tiles: Path, run: Path, **changes: object) -> Recipe:
     return tiny_recipe(tiles, run, **({"method": METHODS[name], "views": VIEWS} | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiles: Path, tmp_path: Path, name: str) -> None:
     pretrain(recipe_of(name, tiles, tmp_path / "whole"))
@@ -41,6 +42,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiles: Path, tmp_pat
         assert concepts[:2] == [0, 0] and min(concepts[2:]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_bf16_stays_finite_and_near(tiles: Path, tmp_path: Path, name: str) -> None:
     pretrain(recipe_of(name, tiles, tmp_path / "half", precision="bf16-mixed", steps=3))

@@ -79,6 +79,7 @@ def tied_choices(match: Nearest, best: int) -> list[Tensor]:
     return [torch.tensor(choice) for choice in product(*each)]
 
 
+@pytest.mark.slow
 def test_published_cell_terms_and_gradients(values: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """The 20 nearest centres are not unique here (cells of a column lie equally far): one of the choices must fit."""
     first, second = crops(values, 0), crops(values, 1)
@@ -161,6 +162,7 @@ def plain_cells(
     return loss + term([[(x.cells[t, i := kept[t][s]], partners[t][i], weights[t][i]) for t in tiles] for s in slots])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_views", [0, 2])
 @pytest.mark.parametrize("location", [NearestCentre(), Overlap()])
 def test_the_loss_is_the_papers(location: NearestCentre | Overlap, local_views: int) -> None:

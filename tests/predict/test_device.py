@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from colocate.base.errors import UserError
-from colocate.prediction.features import FeatureConfig
-from colocate.prediction.predict import PredictConfig
-from colocate.prediction.predictor import DeviceConfig
+from colocate.prediction.settings import DeviceConfig, FeatureConfig, PredictConfig
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"workers": -1}])

@@ -19,8 +19,8 @@ from colocate.base.errors import UserError
 from colocate.cli.main import main
 from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.prediction.features import FeatureConfig, features
-from colocate.prediction.predictor import DeviceConfig
+from colocate.prediction.features import features
+from colocate.prediction.settings import DeviceConfig, FeatureConfig
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.training.checkpoint import write_backbone

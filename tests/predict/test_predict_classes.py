@@ -25,8 +25,9 @@ from colocate.models.backbones import Backbone
 from colocate.prediction import class_map
 from colocate.prediction import outputs as regions
 from colocate.prediction.outputs import class_colour
-from colocate.prediction.predict import PredictConfig, predict
-from colocate.prediction.predictor import UNSEEN, DeviceConfig, Predictor, predictor
+from colocate.prediction.predict import predict
+from colocate.prediction.predictor import UNSEEN, Predictor, predictor
+from colocate.prediction.settings import DeviceConfig, PredictConfig
 from colocate.slides.listing import Listed, find_slides
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
@@ -157,6 +158,7 @@ def reach(network: Segmenter, side: int = 768) -> int:
     return int(different.nonzero().max()) + 1 - side // 2
 
 
+@pytest.mark.slow
 def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path) -> None:
     """Exactly: the overlap is twice as far as this network sees, and the margin at the picture's border too."""
     sees = reach(network)

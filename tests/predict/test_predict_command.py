@@ -70,6 +70,7 @@ def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.Captu
     assert "--keep-models" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_kept_detector_finds_objects_in_windows(precision: Any) -> None:
     torch.manual_seed(1)

@@ -21,8 +21,8 @@ from colocate.base.errors import UserError
 from colocate.evaluation.metrics.objects import Found
 from colocate.prediction import outputs as outline_files
 from colocate.prediction.outputs import class_colour
-from colocate.prediction.predict import PredictConfig, predict
-from colocate.prediction.predictor import DeviceConfig
+from colocate.prediction.predict import predict
+from colocate.prediction.settings import DeviceConfig, PredictConfig
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide

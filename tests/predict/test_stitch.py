@@ -36,6 +36,7 @@ def test_windows_cover_the_picture_and_cores_share_no_pixel(raster: tuple[int, i
     assert last.column == 0 or last.left + overlap < width
 
 
+@pytest.mark.slow
 @given(pictures(), rasters())
 def test_a_perfect_detector_finds_each_object_once_and_whole(ids: np.ndarray, raster: tuple[int, int]) -> None:
     merged = stitched(ids, *raster)
@@ -147,6 +148,7 @@ def test_class_and_score_are_weighted_by_area() -> None:
     assert merged.score == pytest.approx((36 * 0.9 + 4 * 0.5) / 40)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), rasters())
 def test_objects_seen_differently_by_each_window_come_out_once_and_apart(seed: int, raster: tuple[int, int]) -> None:
     """Borders a pixel further in or out in each window, as chance has it."""
@@ -169,6 +171,7 @@ def test_objects_seen_differently_by_each_window_come_out_once_and_apart(seed: i
         assert most / (169 + mask.sum() - most) > 0.6
 
 
+@pytest.mark.slow
 @given(pictures(), rasters(), st.integers(0, 1000), st.floats(0, 0.5), st.data())
 @settings(max_examples=20)
 def test_objects_are_those_of_the_slow_way(

@@ -126,3 +126,5 @@ def test_a_folder_lists_each_series_once(tmp_path: Path) -> None:
     listed = [slide.name for slide in find_slides([tmp_path])]
     assert listed == ["x/a1.2.10", "x/a1.2.9", "x/words", "y/a1.2.9"]
     assert are_slides(tmp_path)
+    one_by_one = [slide.name for slide in find_slides(sorted((tmp_path / "x").iterdir(), reverse=True))]
+    assert one_by_one == ["a1.2.10", "a1.2.9", "words"]

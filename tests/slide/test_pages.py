@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from openslide import OpenSlide
 from PIL import Image
 
 from colocate.base.errors import TileError
@@ -54,6 +55,20 @@ def test_the_largest_picture_and_its_own_resolution_are_read(
     assert np.array_equal(decode(path.read_bytes(), "t").permute(1, 2, 0).numpy(), MAIN)
 
 
+def test_a_small_region_is_read_and_not_its_larger_macro(tmp_path: Path) -> None:
+    """As ImageScope saves a region of a slide: in tiles, its thumbnail and the slide's macro in strips."""
+    path = tmp_path / "region.svs"
+    said = "Aperio Image Library v11.2.1\r\n200x120 (32x48)|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(path) as file:
+        for pixels, layout in ((MAIN, "tiled"), (THUMB, "strips"), (255 - painted(640, 215), "strips")):
+            file.write(
+                pixels, photometric="rgb", compression="jpeg", description=said, metadata=None, **LAYOUTS[layout]
+            )
+    slide = Slide.open(path)
+    assert slide.sizes == ((200, 120),) == OpenSlide(path).level_dimensions
+    assert np.abs(slide.read(0, 0, 200, 120).astype(int) - MAIN).mean() < 5  # of JPEG
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600, 1200])
 def test_how_to_print_is_no_resolution(tmp_path: Path, dpi: int, layout: str) -> None:
@@ -85,6 +100,16 @@ def test_ome_names_its_units_in_several_ways(tmp_path: Path, unit: str, factor: 
     units = {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
     tifffile.imwrite(tmp_path / "a.ome.tif", MAIN, photometric="rgb", metadata=sides | units)
     assert Slide.open(tmp_path / "a.ome.tif").mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("unit", "a_um"), [("micron", 1), ("\\u00B5m", 1), ("um", 1), ("mm", 1e3)])
+def test_imagej_names_its_units_in_its_description(tmp_path: Path, unit: str, a_um: float) -> None:
+    options: Any = {"imagej": True, "resolution": (2 * a_um, 2 * a_um), "metadata": {"unit": unit}}
+    tifffile.imwrite(tmp_path / "a.tif", MAIN, photometric="rgb", **options)
+    assert Slide.open(tmp_path / "a.tif").mpp == pytest.approx(0.5)
+    tifffile.imwrite(tmp_path / "b.tif", MAIN, photometric="rgb", **options | {"metadata": {"unit": "pixel"}})
+    with pytest.raises(TileError, match="does not say"):
+        Slide.open(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("first", ["larger", "smaller"])

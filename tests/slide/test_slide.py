@@ -157,6 +157,19 @@ def test_files_stay_few_and_belong_to_one_process(tmp_path: Path, monkeypatch: p
     assert all(np.array_equal(read, painted(64, 64)) for read in reads)
 
 
+def test_a_file_that_was_replaced_is_read_as_it_is_now(tmp_path: Path) -> None:
+    """In one session: the resolution was missing, then the picture was another."""
+    path = write_pyramid(tmp_path / "a.tif", painted(64, 64), mpp=0)
+    with pytest.raises(TileError, match="does not say"):
+        Slide.open(path)
+    slide = Slide.open(write_pyramid(path, painted(64, 64), 0.5))
+    assert slide.mpp == pytest.approx(0.5) and np.array_equal(slide.read(0, 0, 64, 64), painted(64, 64))
+    write_pyramid(path, 255 - painted(96, 80), 0.5)
+    assert np.array_equal(Slide.open(path).read(0, 0, 96, 80), 255 - painted(96, 80))
+    with pytest.raises(TileError, match=r"a\.tif was replaced by a picture of another size: open it again"):
+        slide.read(0, 0, 64, 64)
+
+
 @pytest.mark.parametrize("size", [(1003, 777), (1021, 642)])
 def test_levels_of_odd_sizes_are_read_as_they_are(tmp_path: Path, size: tuple[int, int]) -> None:
     """Such a level is no exact fraction of the finest; its pixels are taken where a tile's level0 place is nearest."""

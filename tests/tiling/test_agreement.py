@@ -24,6 +24,7 @@ def tile_of(slide: Path, x: float, y: float, side: int, size: int) -> Image.Imag
     return region.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 96])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_true_tile_differs_by_nothing_and_a_moved_one_is_seen(tmp_path: Path, side: int, kind: str) -> None:

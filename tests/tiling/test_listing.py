@@ -98,6 +98,14 @@ def test_a_table_says_more(tmp_path: Path) -> None:
     assert first.path == tmp_path / "x" / "a.svs"
 
 
+def test_a_table_is_given_alone(tmp_path: Path) -> None:
+    """It would be taken for a slide that cannot be read, and its slides be left out."""
+    touch(tmp_path, "a.svs")
+    (tmp_path / "slides.CSV").write_text("path\na.svs\n")
+    with pytest.raises(UserError, match=r"slides\.CSV is a table: give it alone"):
+        find_slides([tmp_path / "a.svs", tmp_path / "slides.CSV"])
+
+
 def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
     (tmp_path / "slides.csv").write_text("path,source,fold\na.svs,007,01\nb.svs,7,1\n")
     first, second = find_slides([tmp_path / "slides.csv"])
@@ -113,6 +121,7 @@ def test_numbers_in_a_table_are_names(tmp_path: Path) -> None:
         ("path,mpp\na.svs,-1\n", "no resolution"),
         ("path,mpp\na.svs,fine\n", "`mpp` holds string, not double .*fine"),
         ("path,slide\na.svs,../up\n", "no name for a slide"),
+        ("path,slide\na.svs,a/b\nb.svs,a//b\n", "'a//b' is no name for a slide"),  # their files would be the same
         ("path,slide\n,x\n", "has no path"),
         ("path,slide\na.svs,x\nb\0.svs,y\n", "line 3 holds a zero byte"),
         ('path,slide\na.svs,x\n"b.svs,y\nc.svs,z\n', "line 3 has a quote that is not closed"),

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 
 from colocate.evaluation.candidates import find_candidate
 from colocate.models.backbones import Backbone
-from colocate.prediction.features import FeatureConfig, features
+from colocate.prediction.features import features
 from colocate.prediction.outputs import Marker, Outlined, write_outlines
-from colocate.prediction.predictor import DeviceConfig
+from colocate.prediction.settings import DeviceConfig, FeatureConfig
 from colocate.slides.listing import Listed, find_slides
 from colocate.slides.settings import TilingConfig
 from colocate.slides.tile import tile

@@ -12,8 +12,9 @@ import shapely
 from starlette.testclient import TestClient
 
 from colocate.base.errors import UserError
-from colocate.prediction.outputs import Outlined, class_colour
+from colocate.prediction.outputs import Outlined, class_colour, write_outlines
 from colocate.slides.listing import Listed
+from colocate.slides.slide import Slide
 from colocate.viewer.outlines import FILL, SMALL_PX, Outlines, read_predictions
 from colocate.viewer.pyramid import Region, finest, region
 from tests.phantom_slide import painted, write_pyramid
@@ -56,6 +57,16 @@ def test_large_outlines_are_tinted_inside_and_nothing_outside(scale: float) -> N
                 # holes of a shape that is drawn later lie over what is below them
                 assert (drawn[row, col, 3] == FILL) == covered or (covered and sum(map(bool, sides)) > 1)
     assert min(checked.values()) > 20
+
+
+def test_what_lies_in_a_hole_is_drawn_whatever_is_larger() -> None:
+    """A thin ring around a region, as class maps have them; another part of the region lies outside."""
+    inside, far = shapely.box(30, 30, 170, 170), shapely.box(190, 10, 390, 390)
+    ring = shapely.box(20, 20, 180, 180).difference(inside)
+    found = outlines([Outlined(shapely.MultiPolygon([inside, far]), 1, 1.0), Outlined(ring, 2, 1.0)])
+    drawn = found.draw(Region(0, 0, 400, 400, 1), found.visible([0, 1], 0))
+    for row, col, colour in ((100, 100, COLOURS[0]), (200, 300, COLOURS[0]), (25, 100, COLOURS[1])):
+        assert np.abs(drawn[row, col] - np.array((*colour, FILL))).max() <= 2
 
 
 def small_ones(count: int, scale: float, seed: int = 0) -> Outlines:
@@ -161,6 +172,18 @@ def test_a_click_tells_the_measurements(world: World, client: TestClient) -> Non
         assert ring.covers(point) or len(told["rings"]) > 1
     query = {"x": -50, "y": -50, "scale": 1, "classes": "0,1", "score": 0}
     assert client.get("/api/slides/0/predictions/0/at", params=query).json() is None
+
+
+@pytest.mark.parametrize(
+    "names", [("", "b"), (" gland", "gland "), ("NA", "null"), ("=1+1", "'x"), ('a,"b":', "腺\u2028")]
+)
+def test_classes_keep_their_names_and_colours(tmp_path: Path, names: tuple[str, str]) -> None:
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(60, 50), 1.0, 1))
+    shapes = [Outlined(shapely.box(10 * class_, 10, 10 * class_ + 5, 20), class_, 0.5) for class_ in (2, 1)]
+    write_outlines(tmp_path / "odd", slide, shapes, dict(enumerate(names, start=1)), "detection")
+    found = read_predictions(tmp_path / "odd", (0, 0))
+    assert [found.names[class_] for class_ in found.classes] == [names[1], names[0]]
+    assert [found.colours[class_] for class_ in found.classes] == [class_colour(2), class_colour(1)]
 
 
 def test_cut_tiles_lie_where_the_manifest_says(world: World, client: TestClient) -> None:

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.data.phantom import write_phantom
-from colocate.pages.page import report
 from colocate.training.journal import read_journal
-from colocate.training.loop import pretrain
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import colocate_demo
 
@@ -41,6 +38,10 @@ def make_demo(
     Raises:
         UserError: `out` holds other files, or a demo of another recipe.
     """
+    from colocate.data.phantom import write_phantom
+    from colocate.pages.page import report
+    from colocate.training.loop import pretrain
+
     began = time.monotonic()
     found = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if found - OURS or out.is_file():
@@ -62,6 +63,8 @@ def make_demo(
 
 def pairs_per_s(recipe: Recipe) -> float:
     """How fast a recipe trains here, by a few steps of it."""
+    from colocate.training.loop import pretrain
+
     say(f"first {TRIAL} steps for the speed of this machine:")
     machine = replace(recipe.machine, log_every=TRIAL // 2, journals=())
     recipe = replace(recipe, steps=TRIAL, machine=machine, optim=replace(recipe.optim, warmup_epochs=0))

@@ -12,8 +12,9 @@ import tyro
 from colocate.base.errors import UserError
 from colocate.base.text import counted, say
 from colocate.cli.pretrain import taken
+from colocate.core.settings import PlainWeights
 from colocate.evaluation import table as results_table
-from colocate.evaluation.candidates import PlainWeights, find_candidates
+from colocate.evaluation.candidates import find_candidates
 from colocate.evaluation.protocol import TASKS, Protocol, task_for
 from colocate.evaluation.protocol import evaluate as judge
 from colocate.evaluation.table import markdown

@@ -13,9 +13,16 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import tyro
+from tyro import _docstrings
 
 from colocate import __version__
 from colocate.base.errors import EXTRAS, Interrupted, UserError, not_installed, printable
+
+_as_in_source = _docstrings.parse_docstring_from_object
+# tyro breaks the lines of an option's help where the source does, too: of classes here, of functions in `_run`.
+_docstrings.parse_docstring_from_object = lambda source: {
+    name: " ".join(text.split()) for name, text in _as_in_source(source).items()
+}
 
 
 class Command(NamedTuple):
@@ -178,7 +185,6 @@ def _run(arguments: list[str]) -> None:
     if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
         command(arguments[1:])
     else:
-        # Of a function tyro breaks the lines of its help where the source does, too.
         command.__doc__ = re.sub(r"\n {12}(?=\S)", " ", command.__doc__ or "")
         tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 

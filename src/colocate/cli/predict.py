@@ -9,9 +9,8 @@ import tyro
 
 from colocate import api
 from colocate.base.text import say
-from colocate.evaluation.candidates import PlainWeights
-from colocate.prediction.features import FeatureConfig
-from colocate.prediction.predict import PredictConfig
+from colocate.core.settings import PlainWeights
+from colocate.prediction.settings import FeatureConfig, PredictConfig
 
 Flat = tyro.conf.arg(name="")
 

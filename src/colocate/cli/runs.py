@@ -8,8 +8,7 @@ from tyro.conf import Positional
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.training.checkpoint import Library
-from colocate.training.checkpoint import export as write_for
+from colocate.training.recipe import Library
 
 
 def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -> None:
@@ -20,6 +19,8 @@ def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -
         out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2); a folder (huggingface).
         to: The library.
     """
+    from colocate.training.checkpoint import export as write_for
+
     say(f"{write_for(run, to, out)}")
 
 

@@ -1,4 +1,4 @@
-"""How views are drawn, as settings. Without torch: options are read before it is loaded."""
+"""Settings of views, and of weights from elsewhere. Without torch: options are read before it is loaded."""
 
 from __future__ import annotations
 
@@ -73,3 +73,15 @@ class ViewConfig:
             raise UserError(f"views.local_views must be 0 or more, not {self.local_views}")
         if self.mpp is not None and not 0 < self.mpp < 100:
             raise UserError(f"views.mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
+
+
+@dataclass(frozen=True)
+class PlainWeights:
+    """Architecture and normalisation of weights that no run of colocate wrote."""
+
+    architecture: str | None = None
+    """The architecture of a plain weights file, of imagenet and of random; None: resnet18."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the images that a plain weights file was trained on; None: ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of these images; None: ImageNet's."""

@@ -17,18 +17,6 @@ from colocate.models.backbones import Backbone, load_backbone
 ANY = "resnet18"  # the architecture where nothing says another
 
 
-@dataclass(frozen=True)
-class PlainWeights:
-    """Architecture and normalisation of weights that no run of colocate wrote."""
-
-    architecture: str | None = None
-    """The architecture of a plain weights file, of imagenet and of random; None: resnet18."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of the images that a plain weights file was trained on; None: ImageNet's."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of these images; None: ImageNet's."""
-
-
 @final
 @dataclass(frozen=True)
 class Candidate:

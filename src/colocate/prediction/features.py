@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import nn
@@ -24,11 +23,12 @@ from colocate.evaluation.candidates import Candidate
 from colocate.models.backbones import Backbone
 from colocate.pages.panels import principal_components
 from colocate.prediction.outputs import FEATURE_SETTINGS, ROWS, beside, check_settings
-from colocate.prediction.predictor import DeviceConfig, read_regions
+from colocate.prediction.predictor import read_regions
+from colocate.prediction.settings import FeatureConfig
 from colocate.slides.listing import Listed
 from colocate.slides.one_slide import places
 from colocate.slides.runner import Meter, Tally, for_each_slide
-from colocate.slides.settings import TilingConfig, check_mpp
+from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import find_tissue
 from colocate.training.probes import cell_features
@@ -40,27 +40,6 @@ GAP_PX = 10
 GREY = (200, 200, 200)  # where there are no features
 MOST = 20_000  # rows that components are fitted to
 SPARE_BYTES = 1 << 20  # of a file, for all that is not features
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """Settings of feature extraction."""
-
-    of: Literal["tiles", "cells"] = "tiles"
-    """A vector for each tile (the mean of its cells), or one for each cell of the backbone's grid."""
-    mpp: float | None = None
-    """Micrometres per pixel at which the backbone sees slides; None: that of the tiles it was pretrained on."""
-    size: int = 256
-    """Side of a tile in px, a whole number of cells."""
-    min_tissue: float = 0.5
-    """Least share of a tile that is tissue."""
-    output_stride: int | None = None
-    """Pixels a cell; None: as the backbone was pretrained."""
-    device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=DeviceConfig)
-
-    def __post_init__(self) -> None:
-        if self.mpp is not None:
-            check_mpp(self.mpp, "--mpp")
 
 
 def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: FeatureConfig) -> Tally:

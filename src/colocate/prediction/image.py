@@ -20,8 +20,8 @@ from colocate.base.errors import UserError
 from colocate.base.shapes import rasterise
 from colocate.evaluation.saved import SavedModel
 from colocate.evaluation.saved import load_model as read_model
-from colocate.prediction.predict import PredictConfig
-from colocate.prediction.predictor import DeviceConfig, Predictor, predictor
+from colocate.prediction.predictor import Predictor, predictor
+from colocate.prediction.settings import DeviceConfig, PredictConfig
 from colocate.prediction.stitch import Window, Windows, merge, pieces, windows_over
 from colocate.slides.settings import check_mpp
 

@@ -4,61 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import Any, final
 
 import numpy as np
 import shapely
 import torch
-import tyro
 
 from colocate.base.errors import TileError, UserError
 from colocate.prediction.class_map import ClassMap
 from colocate.prediction.outputs import Marker, Outlined, beside, regions, write_outlines
-from colocate.prediction.predictor import DeviceConfig, Predictor, read_regions, windows_of_tissue
-from colocate.prediction.stitch import STRIDE_PX, Window, Windows, merge, pieces, windows_over
+from colocate.prediction.predictor import Predictor, read_regions, windows_of_tissue
+from colocate.prediction.settings import PredictConfig
+from colocate.prediction.stitch import Window, Windows, merge, pieces, windows_over
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Meter, Tally, for_each_slide
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
 
 VERSION = 8  # of predictions; to be raised when the same settings would give others
-WINDOW_PX = {"instances": 1024, "semantics": 512}
 LEAST_TISSUE = 0.5  # of an object
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Settings of prediction."""
-
-    window: int | None = None
-    """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes. A
-    smaller picture is one window of its own size."""
-    overlap: int | None = None
-    """How much neighbouring windows share, in px; None: a quarter of the window."""
-    score: float = 0.5
-    """Least score of an object."""
-    min_area: float = 100.0
-    """Least area of a region of one class, in square micrometres."""
-    device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DeviceConfig(batch=4))
-
-    def __post_init__(self) -> None:
-        window, overlap = self.window or 64, self.overlap or 0
-        if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
-            raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
-        if not 0 < self.score < 1 or self.min_area < 0:
-            raise UserError("--score is above 0 and below 1, and --min-area 0 or more")
-
-    def windows(self, task: str) -> tuple[int, int]:
-        """Side and overlap of the windows of a task. Raises UserError if they do not fit each other."""
-        side = self.window or WINDOW_PX[task]
-        overlap = side // 4 // STRIDE_PX * STRIDE_PX if self.overlap is None else self.overlap
-        if 2 * overlap > side:
-            raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
-        return side, overlap
 
 
 def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: PredictConfig) -> Tally:

@@ -22,6 +22,7 @@ from shapely.geometry.base import BaseGeometry
 from colocate.base.shapes import bevelled, outline
 from colocate.evaluation.metrics.objects import Found
 from colocate.prediction.outputs import Outlined
+from colocate.prediction.settings import STRIDE_PX
 
 SAME = 0.5  # pieces that agree on more of what both their windows saw are one object: so each has one partner at most
 BELIEVED = 0.5  # least share of an object in the cores of the windows that saw it
@@ -89,9 +90,6 @@ class Windows:
             top + self.step + half if window.row < self.rows - 1 else bottom,
             left + self.step + half if window.column < self.columns - 1 else right,
         )
-
-
-STRIDE_PX = 32  # of the networks: windows a multiple of it apart see the same cells
 
 
 def windows_over(width: float, height: float, side: int, overlap: int) -> Windows:

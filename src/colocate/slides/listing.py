@@ -95,21 +95,25 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     the same; where two folders hold the same, below their common parent.
 
     Raises:
-        UserError: no slides there, a folder or table that cannot be read, or two slides of one name.
+        UserError: no slides there, a folder or table that cannot be read, a table with others, or two slides of one
+            name.
     """
     if not places:
         raise UserError("which slides? Give files, folders or a table (.csv, .parquet) with a column path")
-    if len(places) == 1 and places[0].suffix.lower() in TABLES:
-        slides = _table(places[0], mpp)
+    tables = [place for place in places if place.suffix.lower() in TABLES]
+    if tables and len(places) > 1:
+        raise UserError(f"{tables[0]} is a table: give it alone, with a line for each slide")
+    if tables:
+        slides = _table(tables[0], mpp)
     else:
         folders: dict[Path, Path] = {}
         for place in (place.absolute() for place in places):
             found, folder = ([place], place.parent) if place.is_file() else (_below(place), place)
             folders |= {path: folder for path in found if path not in folders}
-        paths = list(folders)
+        paths = one_a_series(folders)
         for path in paths:
             check_utf8(path)
-        names = _names(paths, list(folders.values()))
+        names = _names(paths, [folders[path] for path in paths])
         slides = [Listed(name, path, None, name, unsaid_mpp=mpp) for name, path in zip(names, paths, strict=True)]
     name, count = Counter(slide.name for slide in slides).most_common(1)[0]
     if count > 1:
@@ -126,7 +130,7 @@ def _below(folder: Path) -> list[Path]:
             f"{folder} and its subfolders hold no slides: files ending in {', '.join(ENDINGS)} "
             f"(name others one by one: {', '.join(PLAIN_ENDINGS)})"
         )
-    return one_a_series(found)
+    return found
 
 
 def _is_class_map(path: Path) -> bool:
@@ -175,7 +179,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
             raise UserError(f"{file}, line {line} has no path: fill it in or remove the line")
         if "\0" in "".join(row.values()):
             raise UserError(f"{file}, line {line} holds a zero byte: whatever wrote it is damaged, make it again")
-        if name.startswith("/") or ".." in name.split("/"):
+        if name.startswith("/") or ".." in name.split("/") or name != Path(name).as_posix():
             raise UserError(f"{file}: {name!r} is no name for a slide, as files are called by it")
         if own_mpp is not None:
             check_mpp(own_mpp, f"{file}, {name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,11 +113,11 @@ class Slide:
         near, drift = np.abs(start - start.round()) <= slack + 1e-9, np.abs(step - 1) * pixels
         if near.all() and (drift <= DRIFT_PX).all():
             left, top = start.round().astype(int).tolist()
-            return _padded(_reader(self.path), level, left, top, width, height)
+            return _padded(self, level, left, top, width, height)
         reach = np.ceil(2 * step.clip(1)) + 1  # of the bicubic kernel
         first, last = np.floor(start) - reach, np.ceil(stop) + reach
         (left, top), (wide, high) = first.astype(int).tolist(), (last - first).astype(int).tolist()
-        region = _padded(_reader(self.path), level, left, top, wide, high)
+        region = _padded(self, level, left, top, wide, high)
         box = (*(start - first).tolist(), *(stop - first).tolist())
         return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BICUBIC, box))
 
@@ -127,16 +128,18 @@ class Slide:
         return self.read(0, 0, width, height, self.mpp * factor)
 
 
-_open: OrderedDict[tuple[int, Path], Reader] = OrderedDict()
+_open: OrderedDict[tuple[object, ...], Reader] = OrderedDict()
 
 
 def _reader(path: Path) -> Reader:
-    """The file, opened by this process: files opened before a fork must not be shared."""
-    key = (os.getpid(), path)
+    """The file as it is now, opened by this process: files opened before a fork must not be shared."""
+    key: tuple[object, ...] = (os.getpid(), path)
+    with suppress(OSError):  # which opening it tells better
+        key += ((status := path.stat()).st_mtime_ns, status.st_size)
     reader = _open.pop(key, None) or open_reader(path)
     _open[key] = reader
     while len(_open) > OPEN:
-        (process, _), oldest = _open.popitem(last=False)
+        (process, *_), oldest = _open.popitem(last=False)
         if process == os.getpid():
             oldest.close()
     return reader
@@ -159,9 +162,12 @@ def _said_mpp(reader: Reader, unsaid: float | None) -> float:
     return math.sqrt(x * y)
 
 
-def _padded(reader: Reader, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Read a region of a level, white outside of it."""
-    wide, high = reader.sizes[level]
+def _padded(slide: Slide, level: int, x: int, y: int, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a region of a level, white outside of it. Raises TileError as `Slide.read` does."""
+    reader = _reader(slide.path)
+    if reader.sizes != slide.sizes:
+        raise TileError(f"{slide.path} was replaced by a picture of another size: open it again")
+    wide, high = slide.sizes[level]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, wide), min(y + height, high)
     if (left, top, right, bottom) == (x, y, x + width, y + height):
         return reader.read(level, x, y, width, height)

@@ -30,7 +30,8 @@ MOST_PAGES = 100  # of a slide there are a dozen
 PICTURES = (33003, 33004, 33005, 34712, 34927, 34933, 50001)  # compressions: JPEG 2000, WebP, PNG
 REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType
 UNITS = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}  # micrometres in units of resolution: inch, cm, mm, µm
-OME_UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+LENGTHS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4}  # micrometres, by OME's names
+LENGTHS |= {"micron": 1.0, "\\u00B5m": 1.0}  # ImageJ's
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is raised, in one sentence
 
@@ -195,8 +196,12 @@ def _chain(file: tifffile.TiffFile, path: Path) -> list[Any]:
 
 
 def _largest(pages: list[Any], path: Path) -> Any:
-    """The largest picture: labels, macros and thumbnails are smaller. Raises TileError if several are as large."""
-    pictures = [page for page in pages if not page.subfiletype & MASK]
+    """The largest picture, of those in tiles if the first is: labels, macros and thumbnails are smaller or in strips.
+
+    Raises TileError if several are as large.
+    """
+    tiled = any(page.is_tiled for page in pages[:1])
+    pictures = [page for page in pages if not page.subfiletype & MASK and (page.is_tiled or not tiled)]
     areas = [page.imagewidth * page.imagelength for page in pictures]
     if not areas or not max(areas):
         raise ValueError("it holds no picture")
@@ -231,6 +236,8 @@ def _levels(main: Any, pages: list[Any]) -> list[Any]:
 
 def _tags_mpp(page: Any) -> tuple[float, float] | None:
     unit, (x, y) = UNITS.get(int(page.resolutionunit)), page.resolution
+    if unit is None and (named := re.search(r"^ImageJ=.*\nunit=([^\r\n]+)", page.description, re.DOTALL)):
+        unit = LENGTHS.get(named[1])
     said = unit is not None and min(x, y) > 0 and 282 in page.tags and 283 in page.tags  # XResolution, YResolution
     return (unit / x, unit / y) if said else None
 
@@ -256,7 +263,7 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
         return None
     pixels, sides = found[-max(before)[1]][1], []
     for axis in "XY":
-        unit = OME_UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        unit = LENGTHS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if unit is None or f"PhysicalSize{axis}" not in pixels:
             return None
         sides.append(float(pixels[f"PhysicalSize{axis}"]) * unit)

@@ -11,7 +11,7 @@ from io import SEEK_END, BufferedWriter
 from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -26,7 +26,7 @@ from colocate.base.files import write_atomically
 from colocate.base.text import grid, say
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
-from colocate.training.recipe import Recipe, to_json
+from colocate.training.recipe import Library, Recipe, to_json
 
 SUM, SUM_BYTES = b"sha256:", 64  # after the archive, which its readers do not mind
 
@@ -88,9 +88,6 @@ def _sum(path: Path, size: int) -> bytes:
     """SHA-256 of a file's first bytes."""
     with path.open("rb") as file, mmap(file.fileno(), size, access=ACCESS_READ) as content:
         return sha256(content).hexdigest().encode()
-
-
-Library = Literal["timm", "torchvision", "detectron2", "huggingface"]
 
 
 def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Flat = tyro.conf.arg(name="")
 Journals = Literal["tensorboard", "wandb", "mlflow"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
+Library = Literal["timm", "torchvision", "detectron2", "huggingface"]
+"""What a backbone can be exported for."""
 
 
 @dataclass(frozen=True)

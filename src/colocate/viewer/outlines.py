@@ -27,6 +27,7 @@ LINE_PX = 3  # before that
 FILL = 60  # opacity
 TILE = (0, 90, 255)
 GEOMETRY, PROPERTIES = '"geometry":', ',"properties":'  # in a line of GeoJSON
+CLASS, MEASURED = '"classification":', ',"measurements":'  # in its properties
 NEAR_PX = 3  # how far from an outline one may point
 PLACED, JUDGED = ("x", "y", "size", "mpp", "slide_mpp"), ("tissue", "sharpness")  # columns of a manifest
 MOST_POINTS = 4000  # of an outline that is sent to be shown alone
@@ -106,14 +107,17 @@ class Outlines:
         return mixed.T.round().astype(np.uint8).reshape(place.height, place.width, 4)
 
     def _lines(self, place: Region, these: Int64[np.ndarray, " m"], box: Any) -> Image.Image:
-        """Each shape tinted and outlined, those within others last."""
-        these = these[np.argsort(-self._sizes[0][these], kind="stable")]
-        shapes, bounds, frame = shapely.simplify(self.shapes[these], 0.3 * place.scale), self._bounds[these], box.bounds
+        """Each shape tinted and outlined; parts within others, and in the holes of others, last."""
+        shapes, owners = shapely.get_parts(self.shapes[these], return_index=True)
+        filled = shapely.area(shapely.polygons(shapely.get_exterior_ring(shapes)))
+        order = np.argsort(-filled, kind="stable")  # a hole is cut out of all that is drawn before
+        shapes, owners = shapely.simplify(shapes[order], 0.3 * place.scale), these[owners[order]]
+        bounds, frame = shapely.bounds(shapes), box.bounds
         reaches = (bounds[:, :2] < frame[:2]).any(1) | (bounds[:, 2:] > frame[2:]).any(1)
         shapes[reaches] = shapely.clip_by_rect(shapes[reaches], *frame)
-        parts, owners = shapely.get_parts(shapes, return_index=True)
+        parts, whole = shapely.get_parts(shapes, return_index=True)
         polygons = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
-        parts, owners = parts[polygons], owners[polygons]
+        parts, owners = parts[polygons], owners[whole[polygons]]
         rings, of_part = shapely.get_rings(parts, return_index=True)
         holes = np.zeros(len(rings), bool)
         holes[1:] = of_part[1:] == of_part[:-1]
@@ -122,7 +126,7 @@ class Outlines:
         ends = np.searchsorted(of_ring, np.arange(len(rings) + 1))
         picture = Image.new("RGBA", (FINE * place.width, FINE * place.height))
         draw = ImageDraw.Draw(picture)
-        classes = self.classes[these][owners[of_part]].tolist()
+        classes = self.classes[owners[of_part]].tolist()
         for start, stop, hole, class_ in zip(
             ends[:-1].tolist(), ends[1:].tolist(), holes.tolist(), classes, strict=True
         ):
@@ -175,8 +179,10 @@ def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
         # of whole features shapely reads half as fast
         drawn = [line[line.index(GEOMETRY) + len(GEOMETRY) : line.index(PROPERTIES)] for line in lines]
         shapes = np.asarray(shapely.from_geojson(drawn), dtype=object).reshape(-1)
-        of_class, first, classes = np.unique(table["class"].to_pylist(), return_index=True, return_inverse=True)
-        colours = [tuple(json.loads(lines[row])["properties"]["classification"]["color"]) for row in first]
+        said = [line[line.index(CLASS) + len(CLASS) : line.index(MEASURED)] for line in lines]
+        of_class, classes = np.unique(said, return_inverse=True)
+        told = [json.loads(one) for one in of_class.tolist()]
+        names, colours = tuple(str(one["name"]) for one in told), tuple(tuple(one["color"]) for one in told)
         if len(shapes) != len(table):
             raise ValueError(f"{len(shapes)} outlines, {len(table)} lines")
         columns = {name: table[name].cast(pa.float64()).to_numpy() for name in table.column_names[2:]}
@@ -195,7 +201,7 @@ def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
         ) from error
     shapes = shapely.transform(shapes, lambda points: points + origin)
     scores = columns.pop("score")
-    return Outlines(shapes, tuple(of_class.tolist()), tuple(colours), classes.reshape(-1), scores, columns)
+    return Outlines(shapes, names, colours, classes.reshape(-1), scores, columns)
 
 
 @kept(4)
