@@ -109,5 +109,6 @@ def test_other_values_are_named(tmp_path: Path) -> None:
 def test_values_of_several_lines_in_a_long_file(tmp_path: Path) -> None:
     """Arrow reads a megabyte at a time."""
     rows = [(f"{number}.png", "one\ntwo, " * 9) for number in range(20_000)]
+    rows += [("return\r.png", "an old Mac's"), ("two\r\n.png", "")]
     write_csv(tmp_path / "t.csv", ("path", "note"), rows)
     assert read_table(tmp_path / "t.csv")["path"].to_pylist() == [path for path, _ in rows]

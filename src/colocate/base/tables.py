@@ -139,11 +139,14 @@ def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     Spreadsheets run what begins with = + - or @. Text that does (no number) gets an apostrophe before it, which shows
     that it is text; `read_table` takes it off again.
     """
+    lines = [columns, *([_harmless(cell) for cell in row] for row in rows)]
+    write_atomically(file, "".join(map(_line, lines)))
+
+
+def _line(row: Sequence[object]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_harmless(cell) for cell in row] for row in rows])
-    write_atomically(file, text.getvalue())
+    csv.writer(text).writerow(row)  # which quotes what its own ending, \r\n, has
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _harmless(cell: object) -> object:
