@@ -89,6 +89,7 @@ def test_small_and_unsure_objects_are_left_out() -> None:
     assert parted(0 * inside, 0 * border, 1, 0)[1:] == ([], [])
 
 
+@pytest.mark.slow
 def test_a_network_learns_contours() -> None:
     """Dark objects with a still darker border, touching: as many as there are, each where it is."""
     ids = torch.from_numpy(touching(1))

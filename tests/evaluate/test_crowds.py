@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 MEASURE = """
 import resource, torch
 from colocate.evaluation.decoders import instance_target
@@ -36,6 +38,7 @@ for side, step, images, shift in ((1000, 24, 1, 0), (1000, 24, 1, 15), (1000, 44
 """
 
 
+@pytest.mark.slow
 def test_crowds() -> None:
     """1,681 nuclei an image found and not found, and a test set of 14 images: a mask for each took 3.3 GiB."""
     asked = [sys.executable, "-c", MEASURE]

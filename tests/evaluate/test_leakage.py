@@ -211,6 +211,7 @@ def test_backbones_without_tiles(data: Labelled, tmp_path: Path) -> None:
     assert any("started from (published)" in line for line in check(data, "official", index, "run").unchecked)
 
 
+@pytest.mark.slow
 def test_a_few_unreadable_tiles_are_noted_and_more_are_refused(data: Labelled, tmp_path: Path) -> None:
     tiles = sorted(write_others(tmp_path / "many", 200).iterdir())
     for gone, refused in ((1, False), (2, False), (3, True), (200, True)):
@@ -236,6 +237,7 @@ def test_unreadable_images_of_the_data_set(tiles: Path, tmp_path: Path) -> None:
         check(labelled(tmp_path / "bad", rows), "official", None, "random")
 
 
+@pytest.mark.slow
 def test_real_sets_raise_no_false_alarm_and_planted_copies_are_found(shared_data: Path, tmp_path: Path) -> None:
     lines = (shared_data / "glas" / "Grade.csv").read_text().split("\n")[1:]
     cases = {name: case for name, case, *_ in (map(str.strip, line.split(",")) for line in lines if "," in line)}
@@ -256,3 +258,18 @@ def test_real_sets_raise_no_false_alarm_and_planted_copies_are_found(shared_data
     found = " ".join(found_with(data, tmp_path / "leaking", *others, *planted).found)
     assert all(path.name in found for path in test[:4]) and "1 test image is a pretraining tile pixel" in found
     assert f"{len(test) - 1} test images are pretraining tiles but for size" in found
+
+
+def test_hashes_are_kept_for_the_images_in_their_order(data: Labelled, tmp_path: Path) -> None:
+    """The order of lines is not in the fingerprint: a table that was sorted anew has the same."""
+    copy = tmp_path / "images" / "testA_99.png"
+    copy.write_bytes(Path(data.items[2].path).read_bytes())
+    rows = [(Path(item.path), item.source, item.splits["official"]) for item in data.items]
+    made = labelled(tmp_path / "first", [*rows, (copy, "made:d", "testA")])
+    said = check(made, "official", None, "random").found
+    assert len(said) == 1 and "testA_99.png is " in said[0] and "train_2.png" in said[0]
+    lines = (made.folder / "items.csv").read_text().splitlines()
+    (made.folder / "items.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    again = Labelled.open(made.folder)
+    assert again.fingerprint == made.fingerprint
+    assert check(again, "official", None, "random").found == said

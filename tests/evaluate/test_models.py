@@ -48,6 +48,7 @@ def test_stages_that_decoders_have_no_use_for_are_refused() -> None:
         Pyramid(Backbone("pit_ti_224"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixer_s32_224", "maxvit_tiny_rw_224"])
 def test_a_backbone_of_a_fixed_input_size_takes_that_and_says_so_of_others(name: str) -> None:
     backbone = Backbone(name)
@@ -154,6 +155,7 @@ def test_found_objects_are_in_the_images_own_pixels(monkeypatch: pytest.MonkeyPa
     assert found._replace(boxes=None).xywh == [pytest.approx([7.0, 5.0, 13.0, 4.0], abs=2)]  # as torchvision pastes
 
 
+@pytest.mark.slow
 def test_training_sizes_are_drawn_and_test_size_is_fixed() -> None:
     model = Detector(SMALL, Backbone("test_resnet"), 1, *NORMAL)
     seen: list[int] = []

@@ -61,7 +61,10 @@ def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("name", TASKS)
+SLOW = ("instances", "contours")
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in TASKS])
 def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Candidate, tmp_path: Path) -> None:
     (file,) = evaluate(TASKS[name], protocol(data, tmp_path), [random])
     result = read(file)
@@ -79,6 +82,7 @@ def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Cand
         assert result["scores"][score] > 60, result["scores"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["semantics", "linear", "nearest"])
 def test_an_ignored_number_beside_the_classes(name: str, random: Candidate, tmp_path: Path) -> None:
     data = write_partly(tmp_path / "data", 255, blank=(10, 11))
@@ -176,6 +180,31 @@ def test_a_second_call_computes_nothing(
             evaluate(other, its_protocol, [random])
 
 
+def test_it_says_how_far_it_is(
+    data: Labelled,
+    random: Candidate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a screen by a bar; in a log, which this is, by lines that are half a minute apart."""
+    monkeypatch.setattr("colocate.base.text.QUIET_S", 0.0)
+    (file,) = evaluate(TASKS["nearest"], protocol(data, tmp_path), [random])
+    counts = read(file)["dataset"]
+    count = counts["train"] + counts["test"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [f"{done} of {count} images" for done in range(1, count + 1)] == [line for line in lines if " of " in line]
+
+
+def test_labels_that_were_changed_are_not_those_of_a_result(random: Candidate, tmp_path: Path) -> None:
+    data = write_tissue(tmp_path / "data")
+    evaluate(TASKS["nearest"], protocol(data, tmp_path / "out"), [random])
+    (data.folder / data.items[15].mask).write_bytes((data.folder / data.items[14].mask).read_bytes())
+    with pytest.raises(UserError, match=r"masks/image15\.png was changed since it was prepared: prepare the set again"):
+        evaluate(TASKS["nearest"], protocol(data, tmp_path / "out"), [random])
+
+
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on(
     data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def evaluated(task: Task, data: Labelled, out: Path, keep: bool = True) -> Path:
     return file.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["tuned", "frozen"])
 def test_a_detector_comes_back(norm: Any, data: Labelled, kept: Callable[[Task], Path]) -> None:
     folder = kept(InstancesTask(replace(DETECTOR, norm=norm)))
@@ -74,6 +75,7 @@ def test_a_detector_comes_back(norm: Any, data: Labelled, kept: Callable[[Task],
     assert saved.facts.mpp == 0.5 and saved.facts.data["licence"] == "none"
 
 
+@pytest.mark.slow
 def test_contours_come_back(data: Labelled, tmp_path: Path) -> None:
     config = ContoursConfig(replace(FIT, steps=60), crop=64, border=3)
     folder = evaluated(ContoursTask(config), data, tmp_path)
@@ -103,6 +105,7 @@ def test_a_segmenter_comes_back(
     assert saved.facts.classes == ("background", "gland") and saved.fingerprint == load_model(folder).fingerprint
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path) -> None:
     task = SemanticsTask(SEGMENTER)
     folder = evaluated(task, data, tmp_path, keep=False)
@@ -121,6 +124,7 @@ def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path)
     assert (one / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(kept: Callable[[Task], Path], tmp_path: Path) -> None:
     folder = kept(InstancesTask(replace(DETECTOR, norm="tuned")))
     facts, tensors = json.loads((folder / "model.json").read_text()), load_file(folder / "model.safetensors")
@@ -170,6 +174,7 @@ def test_the_resolution_is_that_which_the_network_sees(data: Labelled) -> None:
             assert (seen_mpp(DETECTOR, mixed, [0, 1]) is not None) == known
 
 
+@pytest.mark.slow
 def test_windows_are_labelled_as_images_that_need_no_resizing() -> None:
     torch.manual_seed(1)
     detector = Detector(replace(DETECTOR, long_side=64, detections=20), Backbone("test_resnet"), 2, *NORMAL).eval()

@@ -114,6 +114,7 @@ def test_images_of_unknown_case_are_each_their_own() -> None:
     assert interval("probe", runs, ["0", ""] * 20)["image Dice"].over == "21 cases (40 images)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_the_interval_holds_the_truth_as_often_as_it_says(level: float) -> None:
     rng, held = np.random.default_rng(0), 0

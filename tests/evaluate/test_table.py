@@ -111,6 +111,12 @@ def test_what_was_made_otherwise_has_a_table_of_its_own(tmp_path: Path, other: d
     if "settings" in other:
         assert "- Settings: stride 8 (default 16)." in markdown(tables)
         assert "- Settings: the defaults." in markdown(tables)
+    if "fingerprint" in other.get("dataset", {}):  # two versions of one data set
+        heads = [f"- Data: glas ({sign * 8}), split official, 85 training images" for sign in "0f"]
+        assert all(head in markdown(tables) for head in heads)
+        write(tables, "", tmp_path / "out")
+        with (tmp_path / "out" / "table.csv").open(newline="") as file:
+            assert {line["data"] for line in csv.DictReader(file)} == {"0" * 8, "f" * 8}
     if "fraction" in other:
         assert "25 % of the labels" in markdown(tables) and "another choice for each seed" in markdown(tables)
 

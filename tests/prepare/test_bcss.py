@@ -122,11 +122,27 @@ def test_sizes_that_differ_are_named(release: Path) -> None:
         list(bcss.drafts(release)[1])
 
 
-@pytest.mark.parametrize(("mask", "found"), [(codes(0) + 1, "the class code 22"), (picture(0, WIDE, HIGH), "colours")])
+@pytest.mark.parametrize(("mask", "found"), [(codes(0) + 1, "the class code 22"), (codes(0) - 1, "the class code 255")])
 def test_what_holds_no_codes_is_named(release: Path, mask: np.ndarray, found: str) -> None:
     save(mask, release / "masks" / f"{TRAIN}.png")
     with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png holds {found}, but BCSS has class codes 0 to 21: get"):
         list(bcss.drafts(release)[1])
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "found"),
+    [
+        (picture(0, WIDE, HIGH), {}, "is a mask in colours"),
+        (codes(0), {"format": "JPEG"}, "is packed as JPEG, which may change numbers"),
+        (codes(0), {"exif": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"}, "is to be turned by its EXIF"),
+    ],
+)
+def test_codes_are_read_as_other_masks(release: Path, mask: np.ndarray, options: dict[str, object], found: str) -> None:
+    path = save(mask, release / "masks" / f"{TRAIN}.png", **options)
+    with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png {found}"):
+        list(bcss.drafts(release)[1])
+    save(np.dstack([codes(0)] * 3), path)
+    assert torch.equal(next(bcss.drafts(release)[1]).mask, torch.from_numpy(codes(0).astype(np.int32)))
 
 
 @pytest.mark.parametrize(("folder", "keep"), [("images", 300), ("masks", 0)])

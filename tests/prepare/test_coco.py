@@ -83,6 +83,18 @@ def made(file: Path, tmp_path: Path) -> Callable[..., Labelled]:
     return made
 
 
+def test_numbers_may_be_words(made: Callable[..., Labelled], document: Document) -> None:
+    """As programs write them that made the JSON from a table."""
+    document["annotations"][0]["iscrowd"] = "0"
+    document["annotations"][1]["iscrowd"] = ""
+    document["annotations"][4]["iscrowd"] = "1"
+    document["images"][0] |= {"width": str(WIDE), "height": str(HIGH)}
+    document["images"][1] |= {"width": float(WIDE), "height": float(HIGH)}
+    data = made(document)
+    assert [len(data.mask(number).unique()) - 1 for number in range(4)] == [2, 1, 1, 0]
+    assert data.notes[1] == f"{coco.CROWDS}: 1 (tissue.json, annotation 104)."
+
+
 def test_masks_are_those_of_pycocotools(made: Callable[..., Labelled], document: Document) -> None:
     data = made(document)
     assert (data.name, data.kind, data.classes, data.licence) == (

@@ -46,7 +46,9 @@ def test_classes_and_an_ignored_one(tmp_path: Path) -> None:
     mask[7, 7] = 255
     save(mask, src / "masks" / "t0.png")
     options = {"semantics": True, "classes": ("a", "b", "c", "d")}
-    with pytest.raises(UserError, match=r"t0.jpg: its mask holds class 255, but classes are 0 to 3: name them all"):
+    with pytest.raises(
+        UserError, match=r"t0.jpg: its mask holds class 255, but classes are 0 to 3: name them all .*--ignored"
+    ):
         prepared(src, tmp_path / "out", **options)
     data = prepared(src, tmp_path / "out", ignored=255, **options)
     assert data.ignored == 255 and data.mask(0).unique().tolist() == [0, 1, 2, 255]
@@ -96,6 +98,18 @@ def test_a_table_as_spreadsheets_save_it(tmp_path: Path, words: tuple[str, str],
     assert {item.mpp for item in data.items} == {0.5}
 
 
+@pytest.mark.parametrize("ending", ["", ".png"])
+def test_names_with_blanks_at_their_ends(ending: str, tmp_path: Path) -> None:
+    """Tables are read without blanks around their values."""
+    src = tmp_path / "mine"
+    for number, name in enumerate((" a", "b ", " c ")):
+        save(picture(number, 10, 8), src / "images" / f"{name}.png")
+        save(row_of_objects(2, 10, 8), src / "masks" / f"{name}.png")
+    (src / "items.csv").write_text(f"path,source\n a{ending},1\nb {ending},2\n c {ending},3\n")
+    data = prepared(src, tmp_path / "out")
+    assert {item.name: item.source for item in data.items} == {" a": "1", "b ": "2", " c ": "3"}
+
+
 def test_a_case_is_on_one_side(tmp_path: Path) -> None:
     src = write_folder(tmp_path / "mine", 20)
     (src / "items.csv").write_text("path,source\n" + "\n".join(f"t{n},c{n // 4}" for n in range(20)))
@@ -136,6 +150,7 @@ def test_options_that_cannot_be(options: dict[str, object], says: str, tmp_path:
     [
         ("image\nt0\n", r"items.csv has the columns image"),
         ("path,case\nt0,3\n", r"items.csv has the columns path, case"),
+        ("Path,source\nt0,3\n", r"items.csv has a column `Path`: write it `path`"),
         ("path\nt0\nt9\n", r"items.csv, line 3 is not among the images: t9"),
         ("path\nt0\nt0.jpg\n", r"items.csv, line 3 is a second line of t0.jpg|line 3 is a second line of: t0.jpg"),
         ("path\nt0\n", r"items.csv has no line for t1: add it, or remove the table"),

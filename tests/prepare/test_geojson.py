@@ -65,6 +65,19 @@ def made(src: Path, tmp_path: Path) -> Callable[..., Labelled]:
     return lambda **options: write(tmp_path / "out", *geojson.drafts(src, **options))
 
 
+def test_what_qupath_marks_is_no_object(src: Path, made: Callable[..., Labelled]) -> None:
+    """A rectangle of Region* around the glands, and one to Ignore*; and a blank after a class is none of its name."""
+    region = feature(square(0, 0, 38), **classed("Region*"))
+    ignored = feature(square(20, 20), **classed("Ignore*"))
+    put(src / "a0.geojson", feature(square(0, 2), **classed("gland ")), region, ignored)
+    data = made()
+    assert data.classes == ("gland",) and data.mask(0).unique(return_counts=True)[1].tolist() == [
+        WIDE * HIGH - 100,
+        100,
+    ]
+    assert f"{geojson.STARRED}: 2 (a0.geojson, feature 2; a0.geojson, feature 3)." in data.notes
+
+
 def test_one_class(made: Callable[..., Labelled]) -> None:
     data = made(mpp=0.5)
     assert (data.name, data.kind, data.classes) == ("glands", "instances", ("gland",))

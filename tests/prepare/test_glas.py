@@ -149,6 +149,7 @@ def release(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         path.unlink()
 
 
+@pytest.mark.slow
 def test_the_release(release: Path, tmp_path: Path) -> None:
     data = prepared(release, tmp_path / "out")
     assert {part: len(found) for part, found in data.parts("official").items()} == {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageDraw
+from scipy.ndimage import maximum_filter
 
 from colocate.base.errors import UserError
 from colocate.datasets import coco, crag, folder
@@ -183,6 +184,63 @@ def test_a_number_has_one_colour_in_all_masks(tmp_path: Path) -> None:
         folder.drafts(tmp_path / "wrb-rwb")
     folder.drafts(tmp_path / "wrb-wbr")  # objects may have any colours
     folder.drafts(indexed(tmp_path / "same", ["wrb", "wrb"]), semantics=True, classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("options", [{}, {"parts": "objects"}, {"semantics": True, "classes": ("other", "gland")}])
+def test_greys_in_another_order_than_their_numbers_are_refused(options: dict[str, object], tmp_path: Path) -> None:
+    """A program that reduced black and white to a palette may have put white first."""
+    for white, src in ((0, tmp_path / "white"), (1, tmp_path / "black")):
+        mask = Image.fromarray(squares(1, 1) if white else 1 - squares(1, 1))
+        mask.putpalette([0, 0, 0, 255, 255, 255] if white else [255, 255, 255, 0, 0, 0])
+        for number in range(2):
+            save(picture(number, SIDE, SIDE), src / "images" / f"{number}.png")
+            save(mask, src / "masks" / f"{number}.png")
+    with pytest.raises(UserError, match=r"masks/0\.png has a palette of greys in another order than their numbers"):
+        made(tmp_path / "white", **options)
+    assert (read_mask(tmp_path / "black" / "masks" / "0.png").numpy() == squares(1, 1)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"parts": "objects"}])
+@pytest.mark.parametrize("width", [1, 5])
+def test_void_around_objects_is_no_object(width: int, options: dict[str, object], tmp_path: Path) -> None:
+    """In Pascal VOC's masks 255 lies between an object and what is beside it."""
+    mask = squares(1, 2, 3)
+    void = np.where((mask == 0) & (maximum_filter(mask, 2 * width + 1) > 0), 255, mask).astype(np.uint8)
+    src = folder_of(tmp_path / "mine", mask, void)
+    with pytest.raises(UserError, match=r"i1\.png has 255 along the edges of its objects, which is void .*set it to 0"):
+        made(src, **options)
+    save(np.where(void == 255, 0, void).astype(np.uint8), src / "masks" / "i1.png")
+    assert len(made(src, **options).mask(1).unique()) == 4
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 95])
+@pytest.mark.parametrize("numbers", [(255,) * 4, (60, 120, 180, 240)])
+def test_what_was_a_jpeg_once_is_refused(numbers: tuple[int, ...], quality: int, tmp_path: Path) -> None:
+    """Its noise stays when it is saved without loss."""
+    drawing = Image.new("L", (SIDE, SIDE))
+    for number, (y, x) in zip(numbers, CORNERS, strict=True):
+        ImageDraw.Draw(drawing).ellipse((x, y, x + 17, y + 20), fill=number)
+    with Image.open(save(drawing, tmp_path / "lossy.jpg", quality=quality)) as image:
+        path = save(np.array(image), tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png (was packed with loss \(as JPEG is\) before|has soft edges)"):
+        read_objects(path)
+
+
+@pytest.mark.parametrize("beyond", [256, 255])
+def test_more_objects_than_8_bits_count_have_lost_their_numbers(beyond: int, tmp_path: Path) -> None:
+    """Programs count on from 0 there, or give all others the number 255."""
+    ids = np.kron(np.arange(1, 301).reshape(15, 20), np.pad(np.ones((2, 2), int), 1))
+    few = ids % 256 if beyond == 256 else ids.clip(0, 255)
+    with pytest.raises(UserError, match=r"m\.png uses all 255 numbers of 8 bits, some for several objects: save it wi"):
+        read_objects(save(few.astype(np.uint8), tmp_path / "m.png"))
+    for right in (ids, np.where(ids > 255, 0, ids)):  # 300 of them, and 255
+        assert (read_objects(save(right.astype(np.uint16), tmp_path / "r.png")).numpy() == right).all()
+
+
+def test_the_object_255_is_one(tmp_path: Path) -> None:
+    mask = squares(1, 2, 255)
+    mask[4:20, 20:28] = 255  # touches the first
+    assert (read_objects(save(mask, tmp_path / "m.png")).numpy() == mask).all()
 
 
 def test_objects_that_touch_are_not_soft(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from colocate.base.errors import UserError
 from colocate.base.shapes import outline
 from colocate.datasets import qupath
+from colocate.datasets.geojson import STARRED
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import write
 from colocate.slides.slide import Slide
@@ -95,6 +96,23 @@ def test_large_regions_come_in_pieces_that_join_without_a_seam(src: Path) -> Non
     assert [draft.name for draft in pieces] == [f"s0_{left}_{top}" for top in (140, 220) for left in (130, 196, 263)]
     rows = [torch.cat([draft.mask > 0 for draft in pieces[start : start + 3]], 1) for start in (0, 3)]
     assert ((torch.cat(rows) == (whole.mask(0) > 0)).float().mean() > 0.995).item()
+
+
+def test_slides_whose_patient_is_not_known_are_said(src: Path) -> None:
+    said = "labels names {}: a patient may be on both sides."
+    assert qupath.drafts(src)[0].notes[0] == said.format("no cases")
+    table = src / "items.csv"
+    table.write_text("path,source\ns0,p\ns1,p\ns2,\n")
+    assert qupath.drafts(src)[0].notes[0] == said.format("no case for 1 of its 3 slides")
+    table.write_text("path,source\ns0,p\ns1,p\ns2,q\n")
+    assert qupath.drafts(src)[0].notes[0].startswith("Images are regions of slides")
+
+
+def test_what_qupath_marks_is_no_object(src: Path) -> None:
+    made = json.loads((src / "s0.geojson").read_text())["features"]
+    put(src / "s0.geojson", *made, feature(box(140, 150, 200, 200), **classed("Ignore*")))
+    facts, _ = qupath.drafts(src)
+    assert facts.classes == ("gland",) and f"{STARRED}: 1 (s0.geojson, feature {len(made) + 1})." in facts.notes
 
 
 def test_a_single_slide_is_split_by_region_and_says_so(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_what_ebhi_lacks_is_named(tmp_path: Path) -> None:
         ebhi.drafts(src)
 
 
+@pytest.mark.slow
 def test_the_real_tiles_of_ebhi(shared_data: Path, tmp_path: Path) -> None:
     src = shared_data / "ebhi-seg"
     data = prepared(ebhi, src, tmp_path / "out", partial=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from colocate.base.errors import printable
+
+QUIET_S = 30.0
 
 
 def counted(number: int, noun: str) -> str:
@@ -74,6 +77,29 @@ class Terminal:
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
         self.console.print(printable(sentence), soft_wrap=True, markup=False)
+
+
+class Count(Terminal):
+    """How many of some things are done: a bar or, where there are none, a line every half minute."""
+
+    def __init__(self, things: int, noun: str) -> None:
+        super().__init__()
+        self.noun, self.things, self.done, self.said = noun, things, 0, time.monotonic()
+        self.task = self.bar.add_task(f"{noun}s", total=things)
+
+    def __enter__(self) -> Count:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self) -> None:
+        self.done += 1
+        self.bar.advance(self.task)
+        if not self.live and time.monotonic() > self.said + QUIET_S:
+            self.said = time.monotonic()
+            self.say(f"{self.done} of {counted(self.things, self.noun)}")
 
 
 def reason(error: Exception) -> str:

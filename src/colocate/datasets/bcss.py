@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient, stretch
+from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient, read_mask
 from colocate.datasets.writer import Converted, Draft, Facts
 
 MPP = 0.25
@@ -107,11 +107,10 @@ def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Itera
 
 
 def _codes(mask: Path) -> UInt8[np.ndarray, "h w"]:
-    """The class of each pixel. Raises UserError if the file is damaged or holds anything else."""
-    with opened(mask) as image:
-        step = stretch(image)
-        codes = np.asarray(image) // step
-    if codes.ndim != 2 or codes.min() < 0 or codes.max() >= len(CLASSES):
-        found = "colours" if codes.ndim != 2 else f"the class code {codes.max()}"
-        raise UserError(f"{mask} holds {found}, but BCSS has class codes 0 to {len(CLASSES) - 1}: get it again")
-    return codes.astype(np.uint8)
+    """The class of each pixel. Raises UserError as `read_mask` does, or if the file holds anything else."""
+    codes = read_mask(mask)
+    for code in (int(codes.min()), int(codes.max())):
+        if not 0 <= code < len(CLASSES):
+            said = f"holds the class code {code}, but BCSS has class codes 0 to {len(CLASSES) - 1}"
+            raise UserError(f"{mask} {said}: get it again")
+    return codes.numpy().astype(np.uint8)

@@ -58,7 +58,7 @@ def drafts(
             if _field(src, annotation, key) not in listed:
                 said = f"{src}, annotation {id} has the {key} {annotation[key]}, which is not in the file"
                 raise UserError(f"{said}: export it again")
-        if annotation.get("iscrowd"):
+        if annotation.get("iscrowd") not in (None, "", 0, "0"):
             remarks.add(CROWDS, f"{src.name}, annotation {id}")
         else:
             objects[annotation["image_id"]].append(annotation)
@@ -129,9 +129,9 @@ def _said(entry: Entry, *keys: str) -> str:
 
 def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any, str], canvas: Canvas) -> None:
     """Draw the objects of an image."""
-    src, size = canvas.file, (entry.get("height"), entry.get("width"))
-    if size not in ((canvas.height, canvas.width), (None, None)):
-        real, said = f"{canvas.width} x {canvas.height} px", f"{size[1]} x {size[0]} px"
+    src, size = canvas.file, (entry.get("width"), entry.get("height"))
+    real, said = f"{canvas.width} x {canvas.height} px", f"{size[0]} x {size[1]} px"
+    if said != real and size not in ((canvas.width, canvas.height), (None, None)):
         raise UserError(f"{path} is {real}, but {src} says {said}: get the image that was annotated")
     for annotation in annotations:
         name = f"annotation {annotation['id']}"

@@ -18,7 +18,7 @@ from colocate.base.errors import UserError
 from colocate.datasets.files import (
     WHITE,
     by_stem,
-    check_hard,
+    check_drawn,
     check_palettes,
     find_folder,
     is_white,
@@ -97,7 +97,7 @@ def _folder(src: Path, name: str) -> Path:
 def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:
     if parts == "objects":
         mask = read_mask(path)
-        check_hard(mask, path)
+        check_drawn(mask, path)
         numbered: Any = label(mask.numpy())
         return torch.from_numpy(numbered).to(torch.int32), None
     if facts.kind == "instances":

@@ -19,6 +19,7 @@ from colocate.slides.readers import ENDINGS
 NAMELESS = "object"
 POLYGONS = ("Polygon", "MultiPolygon", "GeometryCollection")
 NO_POLYGON = "Features that are no polygons, left out"
+STARRED = "Features whose class ends with *, as QuPath marks what is no object, left out"
 
 
 def drafts(
@@ -32,7 +33,8 @@ def drafts(
     """Read the images in `images` (a folder, seen from `src`), each with NAME.geojson or NAME.json in `src`.
 
     A feature's class is its classification's name, "object" if it has none; classes are numbered by name. With
-    `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said.
+    `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said; so
+    are always features of Region*, Ignore* and other classes whose names end with *.
 
     Raises:
         UserError: an image or its outlines are missing, a file is no GeoJSON, a feature is broken, or items.csv does
@@ -63,8 +65,11 @@ def outline_files(src: Path) -> dict[str, Path]:
 def _draw(path: Path, canvas: Canvas) -> None:
     """Draw the features of a file."""
     for feature in read_geojson(path):
-        if feature.kind in POLYGONS:
-            canvas.shape(feature.name, feature.shape, feature.mended, class_of(feature, path))
+        class_ = class_of(feature, path)
+        if class_.endswith("*"):
+            canvas.remark(STARRED, feature.name)
+        elif feature.kind in POLYGONS:
+            canvas.shape(feature.name, feature.shape, feature.mended, class_)
         else:
             canvas.leave_out(NO_POLYGON, feature.name, f"is a {feature.kind}, not a polygon")
 
@@ -72,9 +77,9 @@ def _draw(path: Path, canvas: Canvas) -> None:
 def class_of(feature: Feature, path: Path) -> str:
     """The name of a feature's class, in the ways that QuPath has written it."""
     classification = feature.properties.get("classification") or {}
-    if isinstance(classification, str):
-        return classification
     try:
-        return str(classification.get("name") or ": ".join(classification.get("names") or []) or NAMELESS)
+        if not isinstance(classification, str):
+            classification = str(classification.get("name") or ": ".join(classification.get("names") or []))
+        return classification.strip() or NAMELESS
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}, {feature.name} has a classification without a name: export it again") from error

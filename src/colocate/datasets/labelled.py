@@ -200,7 +200,7 @@ class Labelled:
         try:
             return torch.tensor([self._objects[path, object] for object in ids.tolist()], dtype=torch.int64)
         except KeyError as error:
-            raise UserError(f"{self.folder}/objects.csv has no class for object {error.args[0][1]} of {path}") from None
+            raise UserError(f"{self.folder / OBJECTS} has no class for object {error.args[0][1]} of {path}") from None
 
     @property
     def pixel_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.tables import as_text, column, read_table
+from colocate.base.tables import as_text, check_columns, column, read_table
 from colocate.datasets.writer import Converted, Draft, Facts
 
 COLUMNS = ("path", "source", "mpp", "split")
@@ -52,15 +52,17 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
     if not table.exists():
         return dict.fromkeys(names, Known(mpp=unsaid))
     read = read_table(table)
+    check_columns(read, COLUMNS, table)
     if "path" not in read.column_names or not set(read.column_names) <= set(COLUMNS):
         columns = ", ".join(read.column_names)
         raise UserError(f"{table} has the columns {columns}: it may have {', '.join(COLUMNS)}, path always")
     mpps = column(read, "mpp", pa.float64(), table).to_pylist() if "mpp" in read.column_names else [None] * len(read)
+    plain = {name.strip(): name for name in names}  # blanks around a value get lost in tables
     known: dict[str, Known] = {}
     for line, (row, said) in enumerate(zip(as_text(read), mpps, strict=True), start=2):
-        name = Path(row["path"]).name
-        name = name if name in names else Path(name).stem
-        if name not in names or name in known:
+        word = Path(row["path"]).name
+        name = plain.get(word) or plain.get(Path(word).stem.strip())
+        if name is None or name in known:
             reason = "is a second line of" if name in known else "is not among the images:"
             raise UserError(f"{table}, line {line} {reason} {row['path']}: mend or remove the line")
         part = part_named(row.get("split", ""), f"{table}, line {line}")
@@ -101,22 +103,26 @@ def own_drafts(
         UserError: a split is given and a share as well, or `split_by_case` cannot.
     """
     known = {name: own.known for name, own in images.items()}
-    unknown = sum(not image.source for image in known.values())
     if any(image.split for image in known.values()):
         if test_share is not None:
             raise UserError(f"{where} gives a split: leave out --test-share, or remove the split there")
         parts = [image.split for image in known.values()]
     else:
-        scheme = "cases" if unknown < len(known) else "images"
+        scheme = "cases" if any(image.source for image in known.values()) else "images"
         cases = [image.source or name for name, image in known.items()]
         parts = split_by_case(cases, 0.2 if test_share is None else test_share)
-    which = "no cases" if unknown == len(known) else f"no case for {unknown:,} of its {len(known):,} images"
-    caution = (f"{facts.name} names {which}: a patient may be on both sides.",) if unknown else ()
-    return replace(facts, notes=(*caution, *facts.notes)), (
+    return replace(facts, notes=(*caution(facts.name, known.values()), *facts.notes)), (
         Draft(name, own.image, mask, own.known.source, own.known.mpp, {scheme: part}, object_classes)
         for (name, own), part in zip(images.items(), parts, strict=True)
         for mask, object_classes in [own.mask()]
     )
+
+
+def caution(name: str, known: Collection[Known], what: str = "images") -> tuple[str, ...]:
+    """What is to be said of a data set of this name where the case of some is not known; `what` they are, in words."""
+    unknown = sum(not one.source for one in known)
+    which = "no cases" if unknown == len(known) else f"no case for {unknown:,} of its {len(known):,} {what}"
+    return (f"{name} names {which}: a patient may be on both sides.",) if unknown else ()
 
 
 def split_by_case(cases: Sequence[str], share: float) -> list[str]:

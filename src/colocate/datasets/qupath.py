@@ -21,9 +21,9 @@ from torch import Tensor
 from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.datasets.files import boxes, by_stem
-from colocate.datasets.geojson import NO_POLYGON, POLYGONS, class_of, outline_files
+from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
-from colocate.datasets.own import Known, read_items, split_by_case
+from colocate.datasets.own import Known, caution, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
 from colocate.slides.settings import check_mpp
@@ -85,11 +85,13 @@ def drafts(
     classes = sorted({class_ for one in pieces for _, class_ in one.objects})
     if not classes:
         raise UserError(f"{src} has regions without an object in any of them: outline the objects too")
-    scheme, parts, caution = _split(pieces, test_share, src / "items.csv")
+    scheme, parts, said = _split(pieces, test_share, src / "items.csv")
     for one in pieces:  # a broken object is named before anything is written
         _objects(one, mpp, remarks, skip_broken)
-    notes = (*caution, f"Images are regions of slides, read at {mpp:g} micrometres per pixel.", *remarks.notes())
-    facts = Facts(src.absolute().name, "instances", tuple(classes), "Not stated.", notes=notes)
+    name = src.absolute().name
+    said = said or caution(name, known.values(), "slides")
+    notes = (*said, f"Images are regions of slides, read at {mpp:g} micrometres per pixel.", *remarks.notes())
+    facts = Facts(name, "instances", tuple(classes), "Not stated.", notes=notes)
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     split = zip(pieces, parts, strict=True)
     return facts, (_draft(one, mpp, numbers, {scheme: part}, skip_broken) for one, part in split)
@@ -118,7 +120,9 @@ def _pieces(
     for feature, class_ in features:
         if class_ == REGION:
             continue
-        if feature.kind in POLYGONS:
+        if class_.endswith("*"):
+            remarks.add(STARRED, f"{file.name}, {feature.name}")
+        elif feature.kind in POLYGONS:
             objects.append((feature, class_))
         else:
             remarks.add(NO_POLYGON, f"{file.name}, {feature.name}")
@@ -176,8 +180,7 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
         if one.file == other.file and shapely.box(*one.box).intersection(shapely.box(*other.box)).area:
             both = f"has two {REGION} that overlap, one to train and one to test on"
             raise UserError(f"{one.file} {both}: draw them apart")
-    caution = "All images are of one slide: scores say nothing of other patients."
-    return "regions", parts, (caution,)
+    return "regions", parts, ("All images are of one slide: scores say nothing of other patients.",)
 
 
 def _objects(one: _Piece, mpp: float, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:

@@ -205,7 +205,8 @@ class _Written:
         last = len(self.facts.classes) - 1
         for class_ in np.unique(mask).tolist():
             if not 0 <= class_ <= min(last, 255) and class_ != self.facts.ignored:
-                raise UserError(f"{where}: its mask holds class {class_}, but classes are 0 to {last}: name them all")
+                remedy = "name them all (--classes), or the one that does not count (--ignored)"
+                raise UserError(f"{where}: its mask holds class {class_}, but classes are 0 to {last}: {remedy}")
 
     def conclude(self, partial: bool) -> None:
         """Check the counts and write the tables."""

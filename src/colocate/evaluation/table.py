@@ -172,7 +172,7 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
     """Yield a line for each backbone, part and score; values that are not known are nan."""
     first, data = table.first, table.first.dataset
     known: dict[str, Any] = {"task": first.task, "dataset": data.name, "split": data.split}
-    known |= {"fraction": first.fraction, "settings": first.how}
+    known |= {"data": data.fingerprint[:8], "fraction": first.fraction, "settings": first.how}
     for row in table.rows:
         reference = row is table.rows[0]
         known |= {"backbone": row.label, "architecture": row.backbone.architecture, "seeds": _words(row.seeds)}
@@ -259,7 +259,7 @@ def facts(table: Table) -> list[str]:
     known = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
     train = f"{data.train} training images of {known} known cases"
     test = f"{data.test} test images of {data.test_sources}"
-    lines = [f"Data: {data.name}, split {data.split}, {train}, {test}.", *data.notes]
+    lines = [f"Data: {data.name} ({data.fingerprint[:8]}), split {data.split}, {train}, {test}.", *data.notes]
     shared = sorted({case for result in results for case in result.dataset.shared_sources})
     none = "none" if data.test_sources else "not known"
     lines.append(f"Cases with images both in training and in test: {', '.join(shared) or none}.")

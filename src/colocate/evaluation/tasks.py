@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.text import Count
 from colocate.data.inspect import contact_sheet
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
@@ -35,7 +36,7 @@ from colocate.evaluation.fit import Engine, Examples, fit
 from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
 from colocate.models.backbones import Backbone
-from colocate.training.probes import ProbeConfig, check_counted, frozen_cells, probe, settled
+from colocate.training.probes import Cells, ProbeConfig, check_counted, frozen_cells, probe, settled
 
 SIDE_PX = 192
 TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
@@ -196,7 +197,7 @@ class SemanticsTask(Task):
         normalised = (trial.candidate.mean, trial.candidate.std)
         model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
         _teach(model, Examples(data, self.config.alter, class_target, trial.seed), trial, outcome)
-        for number in trial.test:
+        for number in _counting(trial.test):
             with _clock(outcome, "predict"):
                 found = model.predict(data.image(number))
             with _clock(outcome, "measure"):
@@ -222,8 +223,13 @@ class ProbeTask(Task):
         backbone = candidate.build(trial.seed, cell_stride=self.config.stride)
         # Random weights come with no statistics at all.
         config = replace(self.config, statistics="images") if candidate.origin == "random" else self.config
-        with _clock(outcome, "predict"):
-            look = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
+        cells = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
+        with _clock(outcome, "predict"), Count(len(trial.train) + len(trial.test), "image") as count:
+
+            def look(number: int) -> Cells:
+                count.advance()
+                return cells(number)
+
             for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
                 truth = data.pixel_classes(number, data.mask(number))
                 outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
@@ -254,7 +260,7 @@ def _objects(
         raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
     model = network(config, _backbone(trial, frozen), len(data.classes), candidate.mean, candidate.std)
     _teach(model, Examples(data, config.alter, target, trial.seed), trial, outcome)
-    for number in trial.test:
+    for number in _counting(trial.test):
         with _clock(outcome, "predict"):
             found = model.predict(data.image(number))
         with _clock(outcome, "measure"):
@@ -273,6 +279,14 @@ def _teach(model: Detector | Segmenter | ContourSegmenter, examples: Examples, t
     with _clock(outcome, "train"):
         where = (trial.folder, trial.identity, trial.engine)
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
+
+
+def _counting(numbers: Sequence[int]) -> Iterator[int]:
+    """Test images in turn, with how many are done on the screen."""
+    with Count(len(numbers), "test image") as count:
+        for number in numbers:
+            yield number
+            count.advance()
 
 
 @contextmanager

@@ -121,6 +121,7 @@ def test_nothing_to_find_is_undefined_and_nothing_found_is_zero(capsys: pytest.C
     assert capsys.readouterr().out == ""  # the library prints much
 
 
+@pytest.mark.slow
 def test_real_glands_against_themselves_and_disturbed(shared_data: Path) -> None:
     rng = np.random.default_rng(0)
     truth = {name: Objects.of_ids(ids) for name, ids in glas_truth(shared_data).items()}

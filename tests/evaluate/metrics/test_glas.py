@@ -94,6 +94,7 @@ def test_unsure_objects_do_not_count() -> None:
     assert record(truth, found, 0.2) == record(truth, truth)
 
 
+@pytest.mark.slow
 def test_real_glands_against_themselves_and_disturbed(shared_data: Path) -> None:
     truth = glas_truth(shared_data)
     perfect = {"object F1": 100, "object Dice": 100, "object Hausdorff": 0}
