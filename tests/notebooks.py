@@ -12,8 +12,8 @@ from nbformat import NotebookNode
 TIMES, CELL_S = 3, 180
 
 
-def executed(notebook: NotebookNode, **options: Any) -> NotebookNode:
-    """The notebook with its outputs.
+def executed(notebook: NotebookNode, timeout: float = CELL_S, **options: Any) -> NotebookNode:
+    """The notebook with its outputs; each of its cells may take so many seconds.
 
     A client that hears its kernel a moment too late waits for ever (jupyter_client's issue 593).
 
@@ -23,7 +23,7 @@ def executed(notebook: NotebookNode, **options: Any) -> NotebookNode:
     """
     for _ in range(TIMES - 1):
         try:
-            return NotebookClient(copy.deepcopy(notebook), timeout=CELL_S, **options).execute()
+            return NotebookClient(copy.deepcopy(notebook), timeout=timeout, **options).execute()
         except (CellTimeoutError, RuntimeError):  # of the second kind: a kernel that does not answer at all
             continue
-    return NotebookClient(notebook, timeout=CELL_S, **options).execute()
+    return NotebookClient(notebook, timeout=timeout, **options).execute()

@@ -128,6 +128,7 @@ def _carried(cluster: Tensor, k: int, reference: Crop, view: Crop, cells: tuple[
     return overlap(view, reference, cells, grid).pool(F.one_hot(cluster, k).double())
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(crop_pairs(), grids, st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
 def test_carried_clusters_and_prototypes_equal_the_loops(

@@ -152,6 +152,7 @@ def probing_alone(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_probe_of_one_process_waits_for_no_other(tmp_path: Path) -> None:
     together(probing_alone, 2, str(tmp_path))
     found = torch.load(tmp_path / "settled.pt", weights_only=True)

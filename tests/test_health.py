@@ -124,6 +124,7 @@ def test_tensorboard_has_each_step_once_after_a_crash(tmp_path: Path) -> None:
         assert [(event.step, event.value) for event in events.Scalars("loss")] == kept
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_a_bar() -> None:
     cell = nbformat.v4.new_code_cell(
         "from colocate.training.journal import ProgressBar\n"
@@ -131,7 +132,7 @@ def test_a_notebook_shows_a_bar() -> None:
         "    for step in (1, 2, 3):\n"
         "        bar.show(step, {'loss': 0.5, 'pairs_per_s': 9.0, 'waiting': 0.0})\n"
     )
-    seen = executed(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3")
+    seen = executed(nbformat.v4.new_notebook(cells=[cell]), timeout=60, kernel_name="python3")
     widget = seen.cells[0].outputs[0].data["application/vnd.jupyter.widget-view+json"]["model_id"]
     states = seen.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     (shown,) = states[widget]["state"]["outputs"]  # which is drawn over, not added to
