@@ -1,10 +1,9 @@
-"""`colocate evaluate` and `table`."""
+"""`colocate evaluate`."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -13,11 +12,9 @@ from colocate.base.errors import UserError
 from colocate.base.text import counted, say
 from colocate.cli.pretrain import taken
 from colocate.core.settings import PlainWeights
-from colocate.evaluation import table as results_table
 from colocate.evaluation.candidates import find_candidates
 from colocate.evaluation.protocol import TASKS, Protocol, task_for
 from colocate.evaluation.protocol import evaluate as judge
-from colocate.evaluation.table import markdown
 from colocate.evaluation.tasks import Task
 
 Flat = tyro.conf.arg(name="")
@@ -66,28 +63,3 @@ def evaluate(arguments: list[str]) -> None:
     files = judge(asked.task, asked.protocol, candidates)
     done, place = counted(len(files), "result"), shlex.quote(str(files[0].parent.parent))
     say(f"done: {done}; see them by: colocate table {place}")
-
-
-def table(
-    results: tyro.conf.Positional[list[Path]],
-    against: str | None = None,
-    by: results_table.Drawn = "cases",
-    out: Path | None = None,
-) -> None:
-    """Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.
-
-    Args:
-        results: Folders of results, or result.json files.
-        against: The backbone that others are compared with; None: random, else the first.
-        by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
-        out: Folder for index.html, table.md, table.csv and table.png.
-    """
-    tables = results_table.collect(results, against, by)
-    text = markdown(tables)
-    say(text)
-    if out is not None:
-        from colocate.pages.scores import write_scores
-
-        results_table.write(tables, text + "\n", out)
-        write_scores(tables, out)
-        say(f"\nwritten: {out / 'index.html'}, and table.md, .csv and .png beside it")

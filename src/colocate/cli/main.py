@@ -56,7 +56,7 @@ COMMANDS = {
         ("evaluation",),
     ),
     "table": Command(
-        "colocate.cli.evaluate:table",
+        "colocate.cli.runs:table",
         "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
         ("evaluation",),
     ),

@@ -1,8 +1,9 @@
-"""`colocate export` and `report`."""
+"""`colocate export`, `report` and `table`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -44,3 +45,30 @@ def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | No
     page = out or Path("compare.html")
     say(compare(runs, page, png))
     say(f"\npage: {page}")
+
+
+def table(
+    results: Positional[list[Path]],
+    against: str | None = None,
+    by: Literal["cases", "images"] = "cases",
+    out: Path | None = None,
+) -> None:
+    """Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.
+
+    Args:
+        results: Folders of results, or result.json files.
+        against: The backbone that others are compared with; None: random, else the first.
+        by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
+        out: Folder for index.html, table.md, table.csv and table.png.
+    """
+    from colocate.evaluation.table import collect, markdown, write
+
+    tables = collect(results, against, by)
+    text = markdown(tables)
+    say(text)
+    if out is not None:
+        from colocate.pages.scores import write_scores
+
+        write(tables, text + "\n", out)
+        write_scores(tables, out)
+        say(f"\nwritten: {out / 'index.html'}, and table.md, .csv and .png beside it")

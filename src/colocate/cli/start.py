@@ -97,7 +97,8 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     rest = ", without the slides that are tested on" if labels else ""
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most"
     if labels is not None:
-        kind = "Mask R-CNN" if torch.cuda.is_available() else "a U-Net of contours (Mask R-CNN would want a GPU)"
+        slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
+        kind = "Mask R-CNN" if torch.cuda.is_available() else slow
         yield f"results: {kind}, fine-tuned from the run and from random weights, and a linear probe of both"
         yield f"objects: what the model finds on {number}"
 
