@@ -95,7 +95,9 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
         yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the slides that are tested on" if labels else ""
-    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most"
+    better = " (--recipe colocate-continue downloads ImageNet's weights to start from, which found more glands)"
+    hint = better if recipe.encoder.init == "random" else ""
+    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{hint}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
         kind = "Mask R-CNN" if torch.cuda.is_available() else slow
