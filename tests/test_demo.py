@@ -105,7 +105,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Rec
 @pytest.mark.slow
 def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
     """A page, features that did not collapse, cells matched above chance, glands found better than before."""
-    page = make_demo(tmp_path / "demo", replace(colocate_demo(), steps=80))
+    page = make_demo(tmp_path / "demo", replace(colocate_demo(), steps=60), tiles=160)
     assert 100_000 < page.stat().st_size < 5_000_000
     last = read_journal(tmp_path / "demo" / "run")[-5:]
     for row in last:
