@@ -193,7 +193,7 @@ def test_it_says_how_far_it_is(
     counts = read(file)["dataset"]
     count = counts["train"] + counts["test"]
     lines = capsys.readouterr().err.splitlines()
-    assert [f"{done} of {count} images" for done in range(1, count + 1)] == [line for line in lines if " of " in line]
+    assert [f"{done} of {count} images" for done in range(1, count + 1)] == [line for line in lines if line.endswith(f" of {count} images")]
 
 
 def test_labels_that_were_changed_are_not_those_of_a_result(random: Candidate, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_single_slide_is_split_by_region_and_says_so(tmp_path: Path) -> None:
     annotate(tmp_path / "one", 0, box(130, 140, 230, 240), box(240, 140, 340, 240))
     data = prepared(tmp_path / "one")
     assert sorted(item.splits["regions"] for item in data.items) == ["test", "train"]
-    assert data.notes[0] == "All images are of one slide: scores say nothing of other patients."
+    assert data.notes[0] == "All images are of one slide or patient: scores say nothing of other patients."
     assert data.shared_sources("regions") == {"s0"}
 
 

@@ -67,6 +67,10 @@ def test_a_small_region_is_read_and_not_its_larger_macro(tmp_path: Path) -> None
     slide = Slide.open(path)
     assert slide.sizes == ((200, 120),) == OpenSlide(path).level_dimensions
     assert np.abs(slide.read(0, 0, 200, 120).astype(int) - MAIN).mean() < 5  # of JPEG
+    with tifffile.TiffWriter(tmp_path / "other.tif") as file:  # another program's, whose thumbnail comes first
+        for pixels, layout in ((THUMB, "tiled"), (MAIN, "strips")):
+            file.write(pixels, photometric="rgb", metadata=None, **LAYOUTS[layout])
+    assert np.array_equal(Slide.open(tmp_path / "other.tif", 0.5).read(0, 0, 200, 120), MAIN)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -13,16 +13,18 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import tyro
-from tyro import _docstrings
 
 from colocate import __version__
 from colocate.base.errors import EXTRAS, Interrupted, UserError, not_installed, printable
 
-_as_in_source = _docstrings.parse_docstring_from_object
-# tyro breaks the lines of an option's help where the source does, too: of classes here, of functions in `_run`.
-_docstrings.parse_docstring_from_object = lambda source: {
-    name: " ".join(text.split()) for name, text in _as_in_source(source).items()
-}
+with suppress(ImportError, AttributeError):  # no part of tyro's interface: without it help is less well wrapped
+    from tyro import _docstrings
+
+    _as_in_source = _docstrings.parse_docstring_from_object
+    # tyro breaks the lines of an option's help where the source does, too: of classes here, of functions in `_run`.
+    _docstrings.parse_docstring_from_object = lambda source: {
+        name: " ".join(text.split()) for name, text in _as_in_source(source).items()
+    }
 
 
 class Command(NamedTuple):

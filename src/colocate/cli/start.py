@@ -95,7 +95,7 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
         yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the slides that are tested on" if labels else ""
-    better = " (--recipe colocate-continue downloads ImageNet's weights to start from, which found more glands)"
+    better = " (--recipe colocate-continue downloads ImageNet's weights to start from: often better)"
     hint = better if recipe.encoder.init == "random" else ""
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{hint}"
     if labels is not None:

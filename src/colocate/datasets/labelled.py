@@ -26,6 +26,7 @@ from torch import Tensor
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.tables import as_text, read_table
+from colocate.base.text import Count
 from colocate.data.decode import decode
 from colocate.datasets.files import opened
 
@@ -230,9 +231,11 @@ class Labelled:
         hashes |= {item.mask: item.mask_sha256 for item in self.items}
         if self.objects_sha256 is not None:
             hashes[OBJECTS] = self.objects_sha256
-        for path, digest in hashes.items():
-            if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
-                raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
+        with Count(len(hashes), "file") as count:
+            for path, digest in hashes.items():
+                if sha256(self._bytes(self.folder / path)).hexdigest() != digest:
+                    raise UserError(f"{self.folder / path} was changed since it was prepared: prepare the set again")
+                count.advance()
 
     @cached_property
     def _objects(self) -> dict[tuple[str, int], int]:

@@ -180,7 +180,7 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
         if one.file == other.file and shapely.box(*one.box).intersection(shapely.box(*other.box)).area:
             both = f"has two {REGION} that overlap, one to train and one to test on"
             raise UserError(f"{one.file} {both}: draw them apart")
-    return "regions", parts, ("All images are of one slide: scores say nothing of other patients.",)
+    return "regions", parts, ("All images are of one slide or patient: scores say nothing of other patients.",)
 
 
 def _objects(one: _Piece, mpp: float, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:

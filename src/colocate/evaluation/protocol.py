@@ -165,10 +165,10 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
         Interrupted: stopped; the same call goes on.
     """
     data = Labelled.open(protocol.data)
-    data.verify()  # results and hashes are known by what the data set was
     scheme = protocol.split or next(iter(data.schemes), "")
     if not data.train(scheme) or not data.test(scheme):
         raise UserError(f"{protocol.data}: split {scheme!r} has no training or no test images")
+    data.verify()  # results and hashes are known by what the data set was
     findings = {}
     for candidate in candidates:
         index = None if candidate.path is None else tiles_of(candidate.path)

@@ -197,7 +197,7 @@ class SemanticsTask(Task):
         normalised = (trial.candidate.mean, trial.candidate.std)
         model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
         _teach(model, Examples(data, self.config.alter, class_target, trial.seed), trial, outcome)
-        for number in _counting(trial.test):
+        for number in _in_turn(trial.test):
             with _clock(outcome, "predict"):
                 found = model.predict(data.image(number))
             with _clock(outcome, "measure"):
@@ -223,12 +223,13 @@ class ProbeTask(Task):
         backbone = candidate.build(trial.seed, cell_stride=self.config.stride)
         # Random weights come with no statistics at all.
         config = replace(self.config, statistics="images") if candidate.origin == "random" else self.config
-        cells = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
         with _clock(outcome, "predict"), Count(len(trial.train) + len(trial.test), "image") as count:
+            frozen = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
 
             def look(number: int) -> Cells:
+                cells = frozen(number)
                 count.advance()
-                return cells(number)
+                return cells
 
             for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
                 truth = data.pixel_classes(number, data.mask(number))
@@ -260,7 +261,7 @@ def _objects(
         raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
     model = network(config, _backbone(trial, frozen), len(data.classes), candidate.mean, candidate.std)
     _teach(model, Examples(data, config.alter, target, trial.seed), trial, outcome)
-    for number in _counting(trial.test):
+    for number in _in_turn(trial.test):
         with _clock(outcome, "predict"):
             found = model.predict(data.image(number))
         with _clock(outcome, "measure"):
@@ -281,7 +282,7 @@ def _teach(model: Detector | Segmenter | ContourSegmenter, examples: Examples, t
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
 
 
-def _counting(numbers: Sequence[int]) -> Iterator[int]:
+def _in_turn(numbers: Sequence[int]) -> Iterator[int]:
     """Test images in turn, with how many are done on the screen."""
     with Count(len(numbers), "test image") as count:
         for number in numbers:

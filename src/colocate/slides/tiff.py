@@ -196,11 +196,11 @@ def _chain(file: tifffile.TiffFile, path: Path) -> list[Any]:
 
 
 def _largest(pages: list[Any], path: Path) -> Any:
-    """The largest picture, of those in tiles if the first is: labels, macros and thumbnails are smaller or in strips.
+    """The largest picture, of an Aperio file that in tiles: labels, macros and thumbnails are smaller or in strips.
 
     Raises TileError if several are as large.
     """
-    tiled = any(page.is_tiled for page in pages[:1])
+    tiled = bool(pages) and pages[0].is_tiled and pages[0].description.startswith("Aperio")
     pictures = [page for page in pages if not page.subfiletype & MASK and (page.is_tiled or not tiled)]
     areas = [page.imagewidth * page.imagelength for page in pictures]
     if not areas or not max(areas):
