@@ -15,7 +15,6 @@ from jaxtyping import Int32
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.ndimage import binary_dilation, generate_binary_structure, maximum_filter, minimum_filter
-from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
@@ -247,6 +246,8 @@ def check_drawn(mask: Int32[Tensor, "h w"], path: Path) -> None:
 
 
 def _parts(values: Int32[np.ndarray, "h w"]) -> int:
+    from skimage.measure import label  # an extra's, and tiles with masks are pretrained on without it
+
     numbered: Any = label(values)
     return int(numbered.max())
 
