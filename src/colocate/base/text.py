@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from colocate.base.errors import printable
 
 QUIET_S = 30.0
+Shown = TypeVar("Shown", bound="Terminal")
 
 
 def counted(number: int, noun: str) -> str:
@@ -74,6 +75,14 @@ class Terminal:
             columns.append(TextColumn(after))
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.live)
 
+    def __enter__(self: Shown) -> Shown:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.refresh()  # rich's last is up to a tenth of a second old in a notebook
+        self.bar.stop()
+
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
         self.console.print(printable(sentence), soft_wrap=True, markup=False)
@@ -86,13 +95,6 @@ class Count(Terminal):
         super().__init__()
         self.noun, self.things, self.done, self.said = noun, things, 0, time.monotonic()
         self.task = self.bar.add_task(f"{noun}s", total=things)
-
-    def __enter__(self) -> Count:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def advance(self) -> None:
         self.done += 1

@@ -274,14 +274,6 @@ class ProgressBar(Terminal):
         self.began, self.first = time.perf_counter(), done
         self.warned: set[str] = set()
 
-    def __enter__(self) -> ProgressBar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.refresh()  # rich's last is up to a tenth of a second old in a notebook
-        self.bar.stop()
-
     def warn_once(self, *sentences: str | None) -> None:
         """Warnings, each kind (told by its first words) once in a run."""
         for sentence in filter(None, sentences):
