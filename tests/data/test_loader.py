@@ -184,6 +184,19 @@ def test_signals_to_the_group_leave_the_workers_serving(number: signal.Signals, 
     assert errors == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_workers_that_just_start(number: signal.Signals, index: Index) -> None:
+    """Between torch's own handler in a worker, which would let it die, and ours."""
+    before = f"""
+from torch.utils.data._utils import signal_handling as handling
+torchs = handling._set_worker_signal_handlers
+handling._set_worker_signal_handlers = lambda: (torchs(), os.kill(os.getpid(), {int(number)}))
+"""
+    out, errors = start(index, before, "got += tiles; print(len(got), flush=True)").communicate(timeout=60)
+    assert (out, errors) == ("40\n", "")
+
+
 def test_leaving_ends_the_workers_at_once(index: Index) -> None:
     """Even with the main process's own handler, inherited by the workers, and the iterator still alive at exit."""
     process = start(index, "signal.signal(signal.SIGTERM, lambda *_: None)", "sys.exit(3)")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from hashlib import blake2b
@@ -170,7 +171,9 @@ def read_ahead(
         multiprocessing_context=start_method() if workers else None,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
-    for item in loader:
+    with _signals_wait():
+        items = iter(loader)
+    for item in items:
         if isinstance(item, UserError):
             raise item
         yield item
@@ -239,14 +242,25 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
+_AWAITS = hasattr(signal, "sigwaitinfo")  # not on macOS, where SIGTERM ends workers whoever sends it
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM while workers start: they inherit that, and torch's own handler would let them die."""
+    numbers = {signal.SIGINT, signal.SIGTERM} if _AWAITS else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    waits = hasattr(signal, "sigwaitinfo")  # not on macOS, where SIGTERM ends workers whoever sends it
-    if waits:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads below, too
     end_with_parent()
-    if waits:
+    if _AWAITS:
         threading.Thread(target=_obey_parent, daemon=True).start()
 
 
