@@ -46,6 +46,7 @@ def test_a_dry_run_tells_and_does_nothing(words: list[str], tmp_path: Path, caps
     main([*words, "--dry-run"])
     told = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in told] == ["1. labels", "2. tiles", "3. run", "4. results", "5. objects"]
+    assert "--init FILE" in told[2]
     assert not (tmp_path / "out").exists()
 
 
@@ -57,6 +58,15 @@ def test_labels_that_are_not_there_are_named_before_any_work(
         with pytest.raises(SystemExit, match="2"):
             main([*words, "--labels", str(tmp_path / place), "--dry-run"])
         assert sentence in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_had_are_refused_before_any_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--init", "nowhere.pth"])
+    assert "nowhere.pth: no such file of weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

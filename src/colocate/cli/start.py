@@ -30,6 +30,7 @@ def start(
     mpp: float = 1.0,
     slide_mpp: float | None = None,
     recipe: str = "colocate",
+    init: str | None = None,
     hours: float = 4.0,
     dry_run: bool = False,
 ) -> None:
@@ -45,11 +46,14 @@ def start(
         mpp: Micrometres per pixel of everything: 1 for glands, 0.5 or 0.25 for nuclei.
         slide_mpp: Micrometres per pixel of slides that do not say.
         recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
+        init: Weights to start from in place of the recipe's: a file for its backbone, published (downloaded) or random.
         hours: Longest time of pretraining.
         dry_run: Only say what would be done.
     """
     listed = find_slides([slides], slide_mpp)
     asked = find_recipe(recipe)
+    if init is not None:
+        asked = replace(asked, encoder=replace(asked.encoder, init=init))
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
     if dry_run:
@@ -58,7 +62,9 @@ def start(
 
     from colocate.datasets.labelled import Labelled
     from colocate.datasets.prepare import prepare
+    from colocate.training.loop import build_backbone
 
+    build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
     if labels is not None and not (out / "labels" / "dataset.json").exists():
         folder = slides if slides.is_dir() else slides.parent
         prepare("qupath", labels.absolute(), out / "labels", images=str(folder.absolute()), mpp=mpp)
@@ -95,9 +101,9 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
         yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the slides that are tested on" if labels else ""
-    better = " (--recipe colocate-continue downloads ImageNet's weights to start from: often better)"
-    hint = better if recipe.encoder.init == "random" else ""
-    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{hint}"
+    better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
+    start = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
+    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{start}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
         kind = "Mask R-CNN" if torch.cuda.is_available() else slow
