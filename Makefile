@@ -5,7 +5,7 @@ DEMO ?= demo
 # Where it is set, each of the tests' hundreds of processes would compile torch and timm anew: ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup help demo test docs browser check fuzz faults bench gpu-pack dist lock clean
+.PHONY: setup help demo test docs browser check coverage fuzz faults bench gpu-pack dist lock clean
 setup: .venv/ready
 
 help:                  ## these lines
@@ -36,7 +36,10 @@ check: setup           ## what CI runs: style, types, all tests, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations 10 --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations 10
+
+coverage: setup        ## all tests, and the lines that none of them reaches (a quarter slower)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report term:skip-covered
 
 fuzz: setup            ## 2,000 mutations of each kind of file that is read (half an hour)
 	$(BIN)/python -m tests.fuzz --count 2000
