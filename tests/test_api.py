@@ -17,6 +17,7 @@ from colocate.base.errors import UserError
 from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.protocol import task_for
+from colocate.methods.settings import DistilConfig
 from colocate.prediction.image import Objects
 from colocate.prediction.settings import PredictConfig
 from colocate.training.recipe import Recipe, leaves, to_json
@@ -52,6 +53,15 @@ def test_a_run_goes_on_and_is_not_begun_twice(run: colocate.Run) -> None:
     with pytest.raises(UserError, match="holds a run already"):
         colocate.pretrain(tiny_recipe(Path(), Path()), **again)
     assert colocate.pretrain(tiny_recipe(Path(), Path()), resume=True, **again).journal == run.journal
+
+
+def test_a_run_stands_where_its_folder_may(run: colocate.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = colocate.pretrain(run.recipe, data=run.recipe.data, out=run, resume=True)
+    assert again.path == run.path and not any(tmp_path.iterdir())
+    changed = configured(find_recipe("distil"), {"method": {"teacher": run}, "probe": tmp_path, "init": tmp_path / "w"})
+    assert changed.method == DistilConfig(teacher=str(run.path))
+    assert (changed.probe, changed.encoder.init) == (str(tmp_path), str(tmp_path / "w"))
 
 
 @pytest.mark.parametrize("name", RECIPES)

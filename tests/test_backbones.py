@@ -162,6 +162,22 @@ def test_cells_come_from_the_stage_of_a_stride(name: str, stride: int, channels:
     torch.testing.assert_close(grid, stages[stride])
 
 
+@pytest.mark.parametrize(
+    ("name", "stride", "strides"),
+    [("resnet18", 16, [2, 4, 8, 16]), ("convnext_atto", 8, [4, 8]), ("efficientnet_b0", 32, [2, 4, 8, 16, 32])],
+)
+def test_stages_are_those_of_the_strides_that_they_are_listed_by(name: str, stride: int, strides: list[int]) -> None:
+    """Also where dilated stages share a stride: the last of them counts, as for cells."""
+    backbone = Backbone(name, stride).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        grids = backbone.stages(images)
+        assert [*backbone.strides] == strides == [64 // grid.shape[2] for grid in grids]
+        assert torch.equal(grids[-1], backbone(images))
+        for grid, own in zip(grids[:-1], strides[:-1], strict=True):
+            assert torch.equal(grid, backbone._grid(images, own))
+
+
 def test_what_is_frozen_and_what_lies_beyond_the_cells_keeps_its_weights() -> None:
     """Two steps of training move the stages between `freeze_stride` and `cell_stride`, and no others."""
     config = EncoderConfig("resnet18", cell_stride=16, freeze_stride=4, freeze_norm=True)

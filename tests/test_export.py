@@ -186,6 +186,40 @@ def test_a_tag_or_groups_are_no_reason_to_refuse(tmp_path: Path, name: str, libr
     assert export(tmp_path, library, tmp_path / ("out.pkl" if library == "detectron2" else "out.pth")).is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "stride", "more"),
+    [
+        ("efficientnet_b0", 16, "conv_head, bn2"),  # a last convolution, which `forward_features` goes through
+        ("mobilenetv3_small_100", 32, "conv_head"),
+        ("convnext_atto", 16, "head.norm"),
+        ("vit_tiny_patch16_224", 16, None),  # its own stride, which timm is told nothing of
+        ("test_resnet", 16, None),
+    ],
+)
+def test_cells_that_timm_gives_are_the_backbones(
+    name: str, stride: int, more: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the words of the card, from the folder and from the file; of layers beyond the cells it is said so."""
+    backbone = written(tmp_path, name, stride)
+    folder, file = (export(tmp_path, *to) for to in (("huggingface", tmp_path / "hf"), ("timm", tmp_path / "out.pth")))
+    card = (folder / "README.md").read_text()
+    assert (f"after the cells ({more}) was not trained" in card) == (more is not None)
+    assert capsys.readouterr().out.count(f"note: what timm has after the cells ({more})") == (2 if more else 0)
+    code = card.partition("```python\n")[2].partition("```")[0].replace("local-dir:FOLDER", f"local-dir:{folder}")
+    images = torch.randn(1, 3, 224, 224)
+    names: dict[str, Any] = {"images": images}
+    exec(code, names)
+    assert torch.equal(names["cells"], backbone(images))
+    arguments = {} if stride == 32 or name.startswith("vit") else {"output_stride": stride}
+    theirs: Any = timm.create_model(name, num_classes=0, checkpoint_path=str(file), **arguments).eval()
+    grid = theirs.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+    assert torch.equal(grid, backbone(images))
+    again = Backbone(name, stride).eval()
+    again.load_file(file)
+    assert torch.equal(again(images), backbone(images))
+    assert export(tmp_path, "timm", tmp_path / "twice.pth").read_bytes() == file.read_bytes()
+
+
 def test_hugging_face_rebuilds_a_vit_at_its_own_size(tmp_path: Path) -> None:
     backbone = written(tmp_path / "run", "vit_tiny_patch16_384")
     folder = export(tmp_path / "run", "huggingface", tmp_path / "folder")

@@ -7,19 +7,24 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
+from colocate.base.errors import UserError
 from colocate.core.geometry import Crop
 from colocate.core.views import Batch, View
 from colocate.methods.method import Losses
+from colocate.methods.moco import MoCo
 from colocate.models.encoder import Features
-from colocate.training.diagnostics import effective_rank, measure, warning, within_tile
-from colocate.training.journal import Journal, ProgressBar, Throughput, read_rows, trackers
+from colocate.training.diagnostics import effective_rank, first_warning, measure, warning, within_tile
+from colocate.training.journal import COLUMNS, Journal, ProgressBar, Throughput, read_journal, read_rows, trackers
+from colocate.training.loop import pretrain
 from tests.notebooks import executed
+from tests.tiny import tiny_recipe, write_tiles
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 
@@ -38,6 +43,9 @@ def test_each_column_measures_what_it_says() -> None:
     cells = torch.eye(4).repeat(4, 1, 1)  # each tile's four cells are four directions, the same in every tile
     whole = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [-1, 1, 1, -1], [-1, -1, 1, 1]])
     measures = measure(losses_of(whole, cells, cells), batch_of(SAME, SAME))
+    twice, same = torch.cat([whole, whole]), Crop.of([[0, 0, 8, 8]] * 8)
+    eight = Batch(View(torch.zeros(8, 3, 2, 2), same), View(torch.zeros(8, 3, 2, 2), same), torch.arange(8))
+    measures |= {"effective_rank": measure(losses_of(twice, *[torch.cat([cells] * 2)] * 2), eight)["effective_rank"]}
     assert measures["overlap"] == 1 and measures["correspondence"] == 1
     assert measures["correspondence_chance"] == pytest.approx(0.25)
     assert measures["within_tile"] == pytest.approx(1.0)
@@ -80,6 +88,39 @@ def test_one_tile_gives_no_nonsense() -> None:
     assert within_tile(torch.randn(1, 4, 8)) == pytest.approx(1.0)
     flat = {"feature_std": 0.0, "effective_rank": 1.0}  # one tile has no deviation, and is no collapse
     assert warning(flat, batch=1) is None and warning(flat, batch=2) is not None
+
+
+def test_two_tiles_a_device_are_too_few_to_look_collapsed() -> None:
+    """The rank of two is 1, whatever they show; a batch of several devices is no sign that there are more."""
+    for tiles, known in ((1, (False, False)), (2, (True, False)), (7, (True, False)), (8, (True, True))):
+        cells = torch.randn(tiles, 4, 16)
+        crop = Crop.of([[0, 0, 8, 8]] * tiles)
+        view = View(torch.zeros(tiles, 3, 2, 2), crop)
+        measures = measure(losses_of(torch.randn(tiles, 16), cells, cells), Batch(view, view, torch.arange(tiles)))
+        assert tuple(math.isfinite(measures[name]) for name in ("feature_std", "effective_rank")) == known
+        assert warning(measures, batch=64) is None and first_warning([{"step": 1.0} | measures], batch=64) is None
+
+
+def test_a_loss_term_may_not_be_called_as_a_column_of_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=1)
+    (row,) = read_journal(pretrain(recipe))
+    assert {*row} - {"whole", "cells"} == {*COLUMNS} - ({"crowded"} - {*row})
+    known, called = MoCo.forward, {"whole": ""}
+
+    def renamed(method: MoCo, batch: Batch) -> Losses:
+        losses = known(method, batch)
+        return losses._replace(terms={called.get(name, name): term for name, term in losses.terms.items()})
+
+    monkeypatch.setattr(MoCo, "forward", renamed)
+    for called["whole"] in ("loss", "grad_norm", "step", "epoch", "overlap", "a,b", 'a"', "", "a\nb"):
+        with pytest.raises(UserError, match=r"the method calls a term of its loss .*: call it otherwise"):
+            pretrain(replace(recipe, out=str(tmp_path / "other")))
+        assert not (tmp_path / "other").exists()
+    called["whole"] = "nt-xent 0.1"
+    (row,) = read_journal(pretrain(replace(recipe, out=str(tmp_path / "other"))))
+    assert row["loss"] == pytest.approx(row["nt-xent 0.1"] + row["cells"], rel=1e-4)
 
 
 def test_collapse_is_warned_of() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from colocate import load_backbone
 from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.data.index import Index
-from colocate.training.journal import trackers
+from colocate.training import checkpoint
+from colocate.training import loop as train
+from colocate.training.journal import Journal, read_rows, trackers
 from colocate.training.loop import pretrain
+from colocate.training.recipe import read_recipe, to_json
 from colocate.training.run import prepare_folder
+from tests.test_train import same_run, stopped
 from tests.tiny import tiny_recipe, write_tiles
 
 
@@ -46,8 +55,11 @@ def test_a_run_that_is_refused_leaves_nothing_of_its_own(there: bool, changes: d
         run.mkdir()
         (run / "notes.txt").write_text("the user's own")
         (run / "recipe.json").write_text("the user's own, too")
+    before = set(threading.enumerate())
     with pytest.raises(UserError):
         pretrain(replace(recipe, **changes))
+    new = set(threading.enumerate()) - before
+    assert not [thread for thread in new if "AsyncWriter" in type(thread).__name__]  # which would miss its file
     left = sorted(path.name for path in run.iterdir()) if run.exists() else None
     assert left == (["notes.txt", "recipe.json"] if there else None)
 
@@ -66,9 +78,10 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
     monkeypatch.setattr(gfile.LocalFileSystem, "write", full)
-    for make in (lambda: log({"loss": 1.0}, 2), lambda: trackers(("tensorboard",), tmp_path / "new", {})):
+    (other,) = trackers(("tensorboard",), tmp_path / "new", {})
+    for row_to in (log, other):
         with pytest.raises(UserError, match=r"tensorboard was not written \(No space left on device\): make room, and"):
-            make()
+            row_to({"loss": 1.0}, 2)
     assert said == []
 
 
@@ -81,3 +94,98 @@ def test_few_steps_of_few_tiles_are_said(
     recipe = tiny_recipe(write_tiles(tmp_path / "tiles", count=8), tmp_path / "run")
     prepare_folder(tmp_path / "run", replace(recipe, **{"steps": None, **changes}), resume=False)
     assert ("3 epochs of 8 tiles are 3 steps;" in capsys.readouterr().out) == noted
+
+
+def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at its last step, after which nothing is written any more."""
+    tiles = write_tiles(tmp_path / "tiles")
+    whole, recipe = pretrain(tiny_recipe(tiles, tmp_path / "whole")), tiny_recipe(tiles, tmp_path / "run")
+    writes = []
+
+    def killed_at_the_last(write: Callable[..., Any]) -> Callable[..., Any]:
+        def writing(*what: Any) -> Any:
+            writes.append(write)
+            if len(writes) == 6:  # two files at each of three steps
+                raise KeyboardInterrupt
+            return write(*what)
+
+        return writing
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "write_backbone", killed_at_the_last(train.write_backbone))
+        patch.setattr(checkpoint, "save_checkpoint", killed_at_the_last(checkpoint.save_checkpoint))
+        pretrain(recipe)
+    pretrain(recipe, resume=True)
+    same_run(whole, tmp_path / "run")
+    one, other = load_backbone(whole), load_backbone(tmp_path / "run")
+    assert other.facts["steps"] == 6
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_a_run_went_on_with_is_in_its_recipe(tmp_path: Path) -> None:
+    """Or the command that goes on with it would ask no probe, and say another licence."""
+    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run"), 3)
+    stored = tmp_path / "run" / "recipe.json"
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(replace(recipe, probe="nowhere"), resume=True)
+    assert read_recipe(stored) == recipe
+    other = replace(recipe, data_licence="MIT", machine=replace(recipe.machine, workers=1, log_every=2))
+    pretrain(other, resume=True)
+    assert read_recipe(stored) == other
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), Path("run")), 3)
+    Path("run").rename("moved")
+    main(["pretrain", "--from", "moved/recipe.json", "--resume"])
+    assert not Path("run").exists() and read_rows(Path("moved/journal.csv"))[-1]["step"] == 6
+    main(["pretrain", "--from", "moved", "--resume", "--out", "other"])  # elsewhere, if that is asked
+    assert read_recipe(Path("other/recipe.json")).out == "other"
+    # A stored recipe that lies in no run says where its run is.
+    Path("stored").mkdir()
+    Path("stored/recipe.json").write_text(to_json(tiny_recipe(tmp_path / "tiles", Path("run"), steps=1)))
+    main(["pretrain", "--from", "stored/recipe.json", "--resume"])
+    assert Path("run/backbone.json").exists() and [path.name for path in Path("stored").iterdir()] == ["recipe.json"]
+
+
+def test_unreadable_tiles_that_were_moved_count_once(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "here")
+    (tiles / "05.png").write_text("no picture")
+    recipe = stopped(tiny_recipe(tiles, tmp_path / "run", max_skipped=0.05), 3)
+    tiles.rename(tmp_path / "there")
+    pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
+    with (tmp_path / "run" / "skipped.csv").open(newline="") as file:
+        assert [row["tile"] for row in csv.DictReader(file)] == [str(tmp_path / "there" / "05.png")]
+
+
+def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles")
+    tables = {}
+    for name, mpp in (("before", 0.5), ("moved", 0.5), ("finer", 0.25)):
+        rows = [f"{path},{mpp}" for path in sorted(tiles.iterdir())]
+        tables[name] = tmp_path / f"{name}.csv"
+        tables[name].write_text("\n".join(["path,mpp", *rows]))
+    recipe = tiny_recipe(tables["before"], tmp_path / "run")
+    recipe = replace(recipe, views=replace(recipe.views, mpp=0.5, area=(0.2, 0.4)))
+    stopped(recipe, 3)
+    with pytest.raises(UserError, match=r"finer\.csv does not hold the tiles that .*run was started with"):
+        pretrain(replace(recipe, data=str(tables["finer"])), resume=True)
+    pretrain(replace(recipe, data=str(tables["moved"])), resume=True)
+    # Where views do not ask for it, it changes nothing of them.
+    free = stopped(tiny_recipe(tables["before"], tmp_path / "free"), 3)
+    pretrain(replace(free, data=str(tables["finer"])), resume=True)
+
+
+@pytest.mark.parametrize("torn", ["step,epoch,lr,lo", "step,epoch,lr,loss\n1,0.5,0.1,2.25\n2,1,0.1,2.2"])
+def test_a_line_of_the_journal_without_its_end_does_not_count(torn: str, tmp_path: Path) -> None:
+    """A head cut short would hide columns, and a number some of its digits."""
+    path = tmp_path / "journal.csv"
+    path.write_text(torn)
+    rows = [{"step": 1, "epoch": 0.5, "lr": 0.1, "loss": 2.25}] if "2.25" in torn else []
+    assert read_rows(path) == rows
+    journal = Journal(path, step=2)
+    journal.write(3, {"epoch": 1.5, "lr": 0.1, "loss": 1.5})
+    assert read_rows(path) == [*rows, {"step": 3, "epoch": 1.5, "lr": 0.1, "loss": 1.5}]

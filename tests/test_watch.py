@@ -21,9 +21,10 @@ from colocate.evaluation.leakage import tiles_of
 from colocate.evaluation.metrics.semantic import record_probe
 from colocate.models.backbones import Backbone
 from colocate.training import diagnostics as its
+from colocate.training import loop
 from colocate.training.loop import Interrupted, pretrain
 from colocate.training.probes import Agreement, frozen_cells, probe
-from colocate.training.recipe import Recipe
+from colocate.training.recipe import MachineConfig, Recipe
 from tests.evaluate.tissue import write_partly, write_tissue
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -136,8 +137,43 @@ def test_a_run_that_was_killed_at_a_probe_has_the_same_probes(
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
+def test_weights_that_are_not_finite_are_never_the_best(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe asks before a row of the journal would have told."""
+    clip = loop.clip
+
+    def poisoned(*args: Any) -> Any:
+        next(args[0].parameters()).grad[0] = torch.nan
+        return clip(*args)
+
+    monkeypatch.setattr(loop, "clip", poisoned)
+    machine = MachineConfig("cpu", workers=0, log_every=6, save_every=6, journals=())
+    with pytest.raises(UserError, match="gradient was not finite at batch 0"):
+        pretrain(recipe(data, tmp_path, "run", machine=machine))
+    assert not (tmp_path / "run" / "best").exists() and not (tmp_path / "run" / "probes.csv").exists()
+
+
+def test_a_score_that_comes_again_is_no_better_after_a_stop(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(its, "agreement", lambda *_: Agreement(1 / 3, 0, 0))
+    first = recipe(data, tmp_path, "run")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        write, seen = its.write_backbone, []
+
+        def stopping(*what: Any) -> None:
+            write(*what)
+            seen.append(os.kill(os.getpid(), signal.SIGTERM))
+
+        patch.setattr(its, "write_backbone", stopping)
+        pretrain(first)
+    run = pretrain(first, resume=True)
+    assert [step for step, _ in rows(run)] == [2, 4, 6] and find_candidate(str(run / "best")).steps == 2
+
+
 def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled, tmp_path: Path) -> None:
-    watch = its.OnlineProbe(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    watch = its.OnlineProbe(tmp_path, str(data.folder), 0, (0.5,) * 3, (0.5,) * 3)
     assert set(watch.train) | set(watch.judged) == set(data.train("patients"))
     sides = [{data.items[n].source for n in side} for side in (watch.train, watch.judged)]
     assert not sides[0] & sides[1] and [len(side) for side in sides] == [3, 2]
@@ -148,7 +184,7 @@ def test_images_that_another_split_tests_on_are_not_asked(data: Labelled, tmp_pa
     lines = (two.folder / "items.csv").read_text().splitlines()
     others = ["split:other", *("test" if 2 <= n < 6 else "train" for n in range(16))]
     (two.folder / "items.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, others, strict=True)))
-    watch = its.OnlineProbe(tmp_path, str(two.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    watch = its.OnlineProbe(tmp_path, str(two.folder), 0, (0.5,) * 3, (0.5,) * 3)
     assert set(watch.train) | set(watch.judged) == {0, 1, 6, 7, 8, 9}
 
 
@@ -164,7 +200,7 @@ def test_data_that_do_not_serve_are_refused_before_training(data: Labelled, tmp_
 def test_it_scores_as_the_evaluation_does(ignored: int, blank: tuple[int, ...], tmp_path: Path) -> None:
     """Ignored pixels do not count; without them, as class 0, all that can be called would be a positive."""
     data = write_partly(tmp_path / "partly", ignored, blank)
-    watch = its.OnlineProbe(tmp_path, str(data.folder), 1, 0, (0.5,) * 3, (0.5,) * 3)
+    watch = its.OnlineProbe(tmp_path, str(data.folder), 0, (0.5,) * 3, (0.5,) * 3)
     assert set(blank) < set(watch.judged)
     torch.manual_seed(0)
     backbone = Backbone("test_resnet", cell_stride=8)

@@ -76,7 +76,7 @@ class Run:
 
 
 def pretrain(
-    recipe: Place | Recipe = "colocate", *, data: Place, out: Place, resume: bool = False, **settings: Any
+    recipe: Place | Recipe = "colocate", *, data: Place, out: Place | Run, resume: bool = False, **settings: Any
 ) -> Run:
     """Pretrain a backbone on tiles: `colocate.pretrain("colocate", data="tiles", out="run", epochs=10)`.
 
@@ -99,7 +99,7 @@ def pretrain(
     from colocate.training.recipes import find_recipe
 
     asked = recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe))
-    return Run(loop.pretrain(configured(asked, {"data": str(data), "out": str(out)} | settings), resume))
+    return Run(loop.pretrain(configured(asked, {"data": data, "out": out} | settings), resume))
 
 
 def tile(
@@ -356,6 +356,7 @@ def configured(config: Config, settings: Mapping[str, Any], others: Sequence[str
     groups, given = _flat(config), {}
     of_groups: dict[str, dict[str, Any]] = {}
     for name, value in settings.items():
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         own = getattr(config, name, None)
         if group := next((group for group in groups if name in _names(getattr(config, group))), None):
             of_groups.setdefault(group, {})[name] = value

@@ -87,6 +87,14 @@ def test_twenty_runs_look_different(runs: tuple[Path, Path], tmp_path: Path) -> 
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run{number}" for number in range(20)]
 
 
+def test_the_legend_has_a_run_whatever_its_name_begins_with(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Matplotlib leaves out what begins with an underscore, as a long name does once it is cut."""
+    names = ["_old", "sweep" + "_lr0.1_batch256".ljust(40, "x"), "a $b$ 5%"]
+    figure = draw(charts_of(read_runs([variant(runs[1], tmp_path / name) for name in names])))
+    found = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert found == [name[-40:] for name in names] and found[1].startswith("_")
+
+
 def test_the_legend_has_runs_without_correspondence_too(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """A method need not encode the second views."""
     own = variant(runs[0], tmp_path / "own")

@@ -47,8 +47,16 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(folder / "tiles", folder / "run", steps=2))
 
 
-def test_the_page_is_one_file_with_all_in_it(phantom_run: Path) -> None:
-    path = report(phantom_run)
+@pytest.fixture(scope="module")
+def drawn(phantom_run: Path) -> tuple[Path, Path]:
+    """Its page and the same as a picture."""
+    picture = phantom_run.parent / "report.png"
+    return report(phantom_run, picture=picture), picture
+
+
+@pytest.mark.slow
+def test_the_page_is_one_file_with_all_in_it(phantom_run: Path, drawn: tuple[Path, Path]) -> None:
+    path, _ = drawn
     assert path == phantom_run / "report.html"
     assert 100_000 < path.stat().st_size < 5_000_000
     page = path.read_text()
@@ -59,10 +67,10 @@ def test_the_page_is_one_file_with_all_in_it(phantom_run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> None:
-    report(phantom_run, tmp_path / "a.html", tmp_path / "a.png")
-    assert 20_000 < (tmp_path / "a.png").stat().st_size < 300_000
-    with Image.open(tmp_path / "a.png") as page:
+def test_the_picture_is_of_decent_size(drawn: tuple[Path, Path]) -> None:
+    _, path = drawn
+    assert 20_000 < path.stat().st_size < 300_000
+    with Image.open(path) as page:
         pixels = np.asarray(page.convert("RGB"))
     assert pixels.shape[1] > 900 and pixels.shape[0] > pixels.shape[1]
     inked = (pixels < 250).any(2)
@@ -70,11 +78,10 @@ def test_the_picture_is_of_decent_size(phantom_run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_same_run_gives_the_same_page(phantom_run: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        report(phantom_run, tmp_path / f"{name}.html", tmp_path / f"{name}.png")
-    for ending in ("html", "png"):
-        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+def test_the_same_run_gives_the_same_page(phantom_run: Path, drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    report(phantom_run, tmp_path / "again.html", tmp_path / "again.png")
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / f"again{path.suffix}").read_bytes()
 
 
 @pytest.mark.slow
@@ -240,6 +247,15 @@ def test_the_commands_to_go_on_are_those_of_the_command_line(phantom_run: Path, 
     export = next(words for words in commands if words[1] == "export")
     main(export[1:])
     assert (odd / "backbone.pth").is_file()
+
+
+def test_the_page_says_the_rate_that_was_trained_with(phantom_run: Path) -> None:
+    shown = read_run(phantom_run)
+    for scale_lr, rate in ((True, "0.15"), (False, "0.3")):
+        optim = replace(shown.recipe.optim, lr=0.3, scale_lr=scale_lr)
+        recipe = replace(shown.recipe, optim=optim, batch=64, accumulate=2)
+        told = facts(replace(shown, recipe=recipe))["Optimiser"]
+        assert told == f"sgd, learning rate {rate}, batch 64 x 2"
 
 
 def test_settings_beside_those_of_the_named_recipe() -> None:

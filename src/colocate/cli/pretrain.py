@@ -8,7 +8,7 @@ import re
 import shlex
 import textwrap
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,6 +101,8 @@ def pretrain(arguments: list[str]) -> None:
     else:
         recipe = read_recipe(origin, trust="--trust" in rest)
         rest = [word for word in rest if word != "--trust"]
+        if "--resume" in rest and origin.name == "recipe.json" and begun(origin.parent, resume=True):  # moved or not
+            recipe = replace(recipe, out=os.path.abspath(origin.parent))  # noqa: PTH100 (links stay what they are)
         if isinstance(recipe.method, StoredMethod):
             kind = recipe.method.kind
             raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")

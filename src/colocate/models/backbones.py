@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         if ":" not in name and not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
             raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
-        self.net = _build(name, output_stride, drop_path)
+        self.net, self.arguments = _build(name, output_stride, drop_path)
         if cell_stride is not None and cell_stride not in self.strides:
             raise UserError(f"{name} has stages of strides {', '.join(map(str, self.strides))}, none of {cell_stride}")
         try:
@@ -84,9 +84,12 @@ class Backbone(nn.Module):
     def _grid(self, images: Float[Tensor, "b 3 h w"], stride: int | None) -> Float[Tensor, "b c g f"]:
         """The grid of the stage of a stride; None: the last."""
         forward: Any = self.net.forward_intermediates
-        last = stride in (None, self.strides[-1])
-        indices = 1 if last else [self.strides.index(stride)]
-        return forward(images, indices=indices, norm=True, intermediates_only=True, stop_early=not last)[0]
+        indices = 1 if stride is None or stride == self.strides[-1] else [self.place(stride)]
+        return forward(images, indices=indices, norm=True, intermediates_only=True, stop_early=indices != 1)[0]
+
+    def place(self, stride: int) -> int:
+        """The place among all stages of the last one of a stride."""
+        return max(place for place, other in enumerate(self.strides_of_stages) if other == stride)
 
     def train(self, mode: bool = True) -> Backbone:
         """As of any module; batch norms that keep their statistics stay in evaluation mode."""
@@ -168,9 +171,9 @@ class Backbone(nn.Module):
         return info.reduction() if hasattr(info, "reduction") else [stage["reduction"] for stage in info]
 
     def stages(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The grid at the end of each stage, finest first, as `strides` lists them."""
+        """The grid at the end of each stage, finest first, as `strides` lists them; of those of one stride the last."""
         forward: Any = self.net.forward_intermediates
-        return forward(images, indices=len(self.strides), norm=True, intermediates_only=True)
+        return forward(images, indices=list(map(self.place, self.strides)), norm=True, intermediates_only=True)
 
     def load(self, weights: str) -> None:
         """Take weights: `published` (the backbone's own, downloaded and cached by timm), a file's, or keep the `random`
@@ -347,12 +350,14 @@ def read_tensors(path: Path, known: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
-def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
+def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, pruned to what cells depend on, and the arguments that say to timm which cells it shall have."""
     stride: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
     # The reference's residual branches take part from the start; timm's ResNets begin with a last norm of zero.
     attempts: list[dict[str, Any]] = [{**stride, "zero_init_last": False}, *([stride] if stride else [])]
     always = {"num_classes": 0} | ({"drop_path_rate": drop_path} if drop_path else {})
     net: Any = None
+    options: dict[str, Any] = {}
     # Families of networks know different options; __init__ checks the stride that comes out.
     for options in (*attempts, {"dynamic_img_size": True}, {}):
         try:
@@ -372,7 +377,7 @@ def _build(name: str, output_stride: int, drop_path: float) -> nn.Module:
     # What only the classifier used would be a parameter without a gradient.
     if hasattr(net, "head"):
         net.head = nn.Identity()
-    return net
+    return net, {name: value for name, value in options.items() if name != "zero_init_last"}
 
 
 def _some(names: list[str]) -> str:

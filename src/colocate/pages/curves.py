@@ -74,6 +74,7 @@ def draw_line(axes: Axes, line: Line, label: str) -> None:
     colour = COLOURS[line.colour]
     axes.plot(line.x, line.y, color=colour, lw=0.7, alpha=0.3)
     marker = "o" if len(line.y) == 1 else None
+    label = f" {label}" if label.startswith("_") else label  # which matplotlib would leave out
     axes.plot(line.x, line.smooth, color=colour, lw=1.8, ls=STYLES[line.style], label=label, marker=marker)
     if math.isfinite(line.level):
         axes.axhline(line.level, color=colour, lw=1, ls=":")

@@ -15,6 +15,7 @@ from colocate.pages.curves import late_mean
 from colocate.pages.sample import Shown
 from colocate.training.diagnostics import first_warning
 from colocate.training.journal import CROWDED
+from colocate.training.optim import peak_lr
 from colocate.training.recipe import Recipe, StoredMethod, differences
 from colocate.training.recipes import RECIPES
 from colocate.training.run import planned_steps, resume_command
@@ -60,8 +61,8 @@ def facts(shown: Shown) -> dict[str, str]:
         "Licence of the data": recipe.data_licence,
         "Trained": f"{last['step']:,.0f} of {planned_steps(recipe, len(index)):,} steps, {last['epoch']:.1f} epochs, "
         f"{counted(seen, 'pair')} of views of {recipe.views.size} px",
-        "Optimiser": f"{recipe.optim.name}, learning rate {recipe.optim.lr:g}, batch {recipe.batch}"
-        + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else ""),
+        "Optimiser": f"{recipe.optim.name}, learning rate {peak_lr(recipe.optim, recipe.batch * recipe.accumulate):g}, "
+        f"batch {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else ""),
         "Seed": str(recipe.seed),
         "Machine": f"accelerator {machine.accelerator}{devices}, precision {recipe.precision}",
         "Speed": f"{late_mean(shown.rows, 'pairs_per_s'):.1f} pairs/s at last, "

@@ -143,12 +143,13 @@ def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
         say(f"note: {note}")
     if library == "huggingface":
         return _export_folder(backbone, out)
-    if backbone.output_stride < 32:
+    if "output_stride" in backbone.arguments:
         say(f"note: the last stages were dilated to a stride of {backbone.output_stride}: {library} must build them so")
-    tensors = {name: tensor.contiguous() for name, tensor in backbone.net.state_dict().items()}
     endings = (".pkl",) if library == "detectron2" else (".safetensors", ".pth")
     if out.suffix not in endings:
         raise UserError(f"{out}: for {library} the file must end in {' or '.join(endings)}")
+    net = _whole(backbone)[0] if library == "timm" else backbone.net
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     if library != "timm":
         tensors = _RENAME[library](tensors, backbone.name)
     if library == "detectron2":
@@ -162,20 +163,36 @@ def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
     return out
 
 
+def _whole(backbone: Backbone) -> tuple[Any, str | None]:
+    """The network as timm builds it, without a classifier, and a sentence where it has more than the backbone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of two exports of a run every byte is the same
+        whole = timm.create_model(backbone.name, num_classes=0, **_arguments(backbone))
+    more = whole.load_state_dict(backbone.net.state_dict(), strict=False).missing_keys
+    if not more:
+        return whole, None
+    parts = dict.fromkeys(".".join(name.split(".")[:-1][:2]) for name in more)
+    note = f"what timm has after the cells ({', '.join(parts)}) was not trained: it has its first weights"
+    say(f"note: {note}")
+    return whole, note
+
+
+def _arguments(backbone: Backbone) -> dict[str, Any]:
+    """What timm must be told to build the network so again."""
+    if not getattr(backbone.net, "dynamic_img_size", False):
+        return backbone.arguments
+    # timm lays out the embedding of places for this size, and resamples it for others.
+    patches: Any = backbone.net.patch_embed
+    return backbone.arguments | {"dynamic_img_size": True, "img_size": patches.img_size[0]}
+
+
 def _export_folder(backbone: Backbone, out: Path) -> Path:
     """Write config.json, model.safetensors and README.md as Hugging Face's hub keeps networks of timm."""
     if out.suffix in (".safetensors", ".pth", ".pkl") or out.is_file():
         raise UserError(f"{out}: for huggingface give a folder, not a file")
     if ":" in backbone.name:
         raise UserError(f"{backbone.name} is no network of timm's own, whose name its hub could build it by")
-    arguments: dict[str, Any] = {} if backbone.output_stride == 32 else {"output_stride": backbone.output_stride}
-    if getattr(backbone.net, "dynamic_img_size", False):
-        # timm lays out the embedding of places for this size, and resamples it for others.
-        patches: Any = backbone.net.patch_embed
-        arguments |= {"dynamic_img_size": True, "img_size": patches.img_size[0]}
-    # The network as timm builds it: of some the norm before the classifier, which learns nothing here, is a part.
-    whole: Any = timm.create_model(backbone.name, num_classes=0, **arguments)
-    whole.load_state_dict(backbone.net.state_dict(), strict=False)
+    whole, note = _whole(backbone)
     facts = backbone.facts
     size = facts.get("recipe", {}).get("views", {}).get("size", 224)
     architecture, _, tag = backbone.name.partition(".")
@@ -183,7 +200,7 @@ def _export_folder(backbone: Backbone, out: Path) -> Path:
         "architecture": architecture,
         "num_classes": 0,
         "num_features": whole.num_features,
-        "model_args": arguments,
+        "model_args": _arguments(backbone),
         "pretrained_cfg": {
             "tag": tag or "colocate",
             "input_size": [3, size, size],
@@ -197,24 +214,26 @@ def _export_folder(backbone: Backbone, out: Path) -> Path:
     }
     write_atomically(out / "model.safetensors", save({name: t.contiguous() for name, t in whole.state_dict().items()}))
     write_atomically(out / "config.json", json.dumps(config, indent=2) + "\n")
-    write_atomically(out / "README.md", _card(backbone, size))
+    write_atomically(out / "README.md", _card(backbone, size, note))
     return out
 
 
 LICENCES = ("apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "mit")
 
 
-def _card(backbone: Backbone, size: int) -> str:
-    """The model card: what Hugging Face reads (between the dashes), what the weights are, how they are used."""
+def _card(backbone: Backbone, size: int, more: str | None) -> str:
+    """The model card: what Hugging Face reads (between the dashes), what the weights are, how they are used.
+
+    `more`: a sentence on what the network has that the backbone has not.
+    """
     facts = backbone.facts
     data, recipe = facts.get("data", {}), facts.get("recipe", {})
     said = str(data.get("licence", "not stated"))
     licence = said.lower().replace(" ", "-")
     named = [f"license: {licence}"] if licence in LICENCES else ["license: other", f"license_name: {json.dumps(said)}"]
-    mpp, note = facts.get("mpp"), _untrained(backbone)
-    how = ["pretrained=True"]
-    if note:
-        how += ["features_only=True", f"out_indices=[{backbone.strides.index(backbone.stride)}]"]
+    mpp, notes = facts.get("mpp"), [note for note in (_untrained(backbone), more) if note]
+    # Cells as a grid: `forward_features` of some networks goes on to layers that were not trained.
+    indices = f"indices=[{backbone.place(backbone.stride)}]"
     rows = {
         "network": f"{backbone.name}, {backbone.channels} channels, {backbone.stride} px a cell",
         "recipe": f"{recipe.get('name') or 'of the user'}, {facts.get('steps', '?')} steps",
@@ -241,10 +260,10 @@ def _card(backbone: Backbone, size: int) -> str:
             "```python",
             "import timm",
             "",
-            f'backbone = timm.create_model("local-dir:FOLDER", {", ".join(how)})  # or hf-hub:OWNER/NAME',
-            f"cells = backbone{'.forward_features(images)' if note is None else '(images)[0]'}",
+            'backbone = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:OWNER/NAME',
+            f"cells = backbone.forward_intermediates(images, {indices}, norm=True, intermediates_only=True)[0]",
             "```",
-            *(["", f"{note[0].upper()}{note[1:]}."] if note else []),
+            *(line for note in notes for line in ("", f"{note[0].upper()}{note[1:]}.")),
             "",
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from colocate.training.checkpoint import write_backbone
 from colocate.training.journal import Journal, read_rows
 from colocate.training.probes import ProbeConfig, agreement, check_counted, frozen_cells, probe
 
+FEWEST_TILES = 8  # of a device, from which their rank tells anything: of two tiles it is 1, whatever they show
 MOST_TILES = 64  # a sample is enough for a curve, and keeps the check cheap at large batches
 
 
@@ -87,12 +89,13 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
     """The health of one batch, by the names that the journal uses.
 
     On one scale for all methods: the backbone's own features, or (feature_std) unit vectors whatever their length.
+    What tiles tell together is nan where a device has too few of them.
     """
     few = slice(0, MOST_TILES)
     query, key = losses.query, losses.key
     found = {
-        "feature_std": feature_std(query.whole).item(),
-        "effective_rank": effective_rank(query.field.mean(1)).item(),
+        "feature_std": feature_std(query.whole).item() if len(query.whole) > 1 else math.nan,
+        "effective_rank": effective_rank(query.field.mean(1)).item() if len(query.field) >= FEWEST_TILES else math.nan,
         "within_tile": within_tile(query.field).item(),
     }
     if key is None:
@@ -110,7 +113,7 @@ def measure(losses: Losses, batch: Batch) -> dict[str, float]:
 
 def warning(measures: Mapping[str, float], batch: int) -> str | None:
     """A sentence where the features look collapsed, else None."""
-    if (batch > 1 and measures["feature_std"] < 0.1) or (batch >= 8 and measures["effective_rank"] < 1.5):
+    if (batch > 1 and measures["feature_std"] < 0.1) or (batch >= FEWEST_TILES and measures["effective_rank"] < 1.5):
         return (
             f"features look collapsed (std {measures['feature_std']:.2f} of 1, effective rank "
             f"{measures['effective_rank']:.1f}): try a lower optim.lr or more warm-up"
@@ -152,10 +155,8 @@ class OnlineProbe:
             are of one case, or no pixel of those to learn from or to judge by counts.
     """
 
-    def __init__(
-        self, run: Path, data: str, every: int, step: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        self.run, self.every, self.normalisation = run, every, (mean, std)
+    def __init__(self, run: Path, data: str, step: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.run, self.normalisation = run, (mean, std)
         self.data = Labelled.open(data)
         self.train, self.judged = _halves(self.data)
         self.journal = Journal(run / "probes.csv", step)
@@ -172,10 +173,6 @@ class OnlineProbe:
         config = replace(CONFIG, stride=backbone.stride, statistics="own")
         frozen_cells(backbone, self.data, self.train, config, *self.normalisation)(self.train[0])
 
-    def due(self, step: int, steps: int) -> bool:
-        """Whether it is time: after every `every` steps and after the last."""
-        return step % self.every == 0 or step == steps
-
     def look(self, step: int, epoch: float, backbone: Backbone, facts: dict[str, Any]) -> str:
         """Ask, note the answer, keep the backbone if it is the best; returns a sentence. `facts` go with it."""
         config = replace(CONFIG, stride=backbone.stride)
@@ -186,7 +183,8 @@ class OnlineProbe:
             truth = self.data.pixel_classes(number, self.data.mask(number))
             scores.append(agreement(truth, found, self.data.ignored).dice)
         defined = [score for score in scores if score is not None]
-        score = sum(defined) / len(defined)  # of one at least: `check_counted`
+        # Of one at least: `check_counted`. As the journal has it, or a run that goes on would compare another number.
+        score = float(f"{sum(defined) / len(defined):.6g}")
         if score > self.best:
             self.best = score
             asked = {"data": self.data.name, "fingerprint": self.data.fingerprint, "dice": score}

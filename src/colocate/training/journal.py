@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -20,6 +22,9 @@ from colocate.base.text import Terminal
 if TYPE_CHECKING:
     from colocate.data.index import Index
 
+COLUMNS = ("step", "epoch", "lr", "loss", "grad_norm", "overlap", "feature_std", "effective_rank", "within_tile")
+COLUMNS += ("correspondence", "correspondence_chance", "displaced", "displaced_chance")
+COLUMNS += ("pairs_per_s", "waiting", "crowded")  # of a journal, beside the terms of the loss
 CROWDED = 0.1  # of the time: other processes slow a run, not its data
 
 Item = TypeVar("Item")
@@ -92,6 +97,14 @@ class UnreadableTiles:
         return f"unreadable tiles are skipped and listed in {self.path} (the first: {new[0][1]})"
 
 
+def check_terms(names: Iterable[str]) -> None:
+    """Raises UserError for a name of a loss term that a journal cannot have a column of."""
+    for name in names:
+        if name in COLUMNS or not re.fullmatch(r'[^,"\r\n]+', name):
+            why = "is a column of the journal already" if name in COLUMNS else "is no name of a column"
+            raise UserError(f"the method calls a term of its loss {name!r}, which {why}: call it otherwise")
+
+
 def read_journal(run: Path) -> list[dict[str, float]]:
     """The rows of a run's journal; empty entries are nan.
 
@@ -112,7 +125,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Columns and rows, without what a full disk or a power cut left torn."""
-    header, *lines = path.read_text(errors="replace").splitlines() or [""]
+    text = path.read_text(errors="replace")
+    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]  # a line without its end may lack digits too
     columns = header.split(",") if header.startswith("step,") else []
     rows: list[list[str]] = []
     for line in lines:
@@ -183,14 +197,14 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
 
             folder, journal = run / "tensorboard", run / "journal.csv"
             kept = [int(row["step"]) for row in read_rows(journal)] if journal.exists() else []
-            with _in_a_sentence(folder):
-                writer = SummaryWriter(str(folder), purge_step=max(kept, default=0) + 1)
+            # Made for the first row: a run that is refused before it has no thread that writes to what is removed.
+            opened = cache(partial(SummaryWriter, str(folder), purge_step=max(kept, default=0) + 1))
 
-            def log(row: Mapping[str, float], step: int, writer: SummaryWriter = writer, to: Path = folder) -> None:
+            def log(row: Mapping[str, float], step: int, opened: Callable[[], Any] = opened, to: Path = folder) -> None:
                 with _in_a_sentence(to):
                     for column, value in row.items():
-                        writer.add_scalar(column, value, step)
-                    writer.flush()
+                        opened().add_scalar(column, value, step)
+                    opened().flush()
 
             made.append(log)
         elif name == "wandb":

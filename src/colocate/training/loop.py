@@ -35,12 +35,13 @@ from colocate.training.journal import (
     ProgressBar,
     Throughput,
     UnreadableTiles,
+    check_terms,
     check_trackers,
     trackers,
     without_default,
 )
 from colocate.training.optim import build_optimizer, learning_rate, peak_lr
-from colocate.training.recipe import Recipe
+from colocate.training.recipe import Recipe, to_json
 from colocate.training.run import (
     launch,
     nothing_left_if_refused,
@@ -161,7 +162,10 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
-    watch = _watch(recipe, run, step, batches_per_epoch, bare.backbone) if rank == 0 and recipe.probe else None
+    watch = _watch(recipe, run, step, bare.backbone) if rank == 0 and recipe.probe else None
+    probe_every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
+    if rank == 0 and resume:  # with what may be another: the machine, the probe, the licence
+        write_atomically(run / "recipe.json", to_json(recipe))
     skipped = UnreadableTiles(run, index, recipe.max_skipped)
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Throughput()
@@ -181,6 +185,8 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
             last = part == recipe.accumulate - 1
             with fabric.no_backward_sync(method, enabled=not last):
                 losses: Losses = method(batch)
+                if turn == start:
+                    check_terms(losses.terms)
                 loss = losses.total()
                 fabric.backward(loss / recipe.accumulate)
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), turn, first_bad)
@@ -197,7 +203,8 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
             logs = step % recipe.machine.log_every == 0 or step == steps
             stops = any_process(bool(asked), fabric.device) if logs or world == 1 else False
             saves = stops or step % recipe.machine.save_every == 0 or step == steps
-            if logs or saves:
+            asks = bool(recipe.probe) and (step % probe_every == 0 or step == steps)
+            if logs or saves or asks:
                 _stop_if_bad(first_bad, run, index, order | {"rank": 0, "world": 1}, fabric)
             if logs:
                 row = {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
@@ -208,13 +215,14 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
                     journal.write(step, row)
                 for log in elsewhere:
                     log(row, step)
-            if watch is not None and watch.due(step, steps):  # a run that goes on from the checkpoint asks later
+            if watch is not None and asks:  # a run that goes on from the checkpoint asks later
                 facts = backbone_facts(recipe, step, index)
                 screen.say(watch.look(step, (turn + 1) / batches_per_epoch, bare.backbone, facts))
             if saves and rank == 0:
+                # First: a run that ends between the two goes on from the checkpoint before, and writes both again.
+                write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
                 saved = state(step, recipe, index, fabric, bare, optimizer)
                 checkpoint.save_checkpoint(run / "checkpoints", step, saved, recipe.machine.keep)
-                write_backbone(run, bare.backbone, backbone_facts(recipe, step, index))
             if stops:
                 raise Interrupted(f"stopped at step {step} of {steps}; go on with: {resume_command(run)}")
 
@@ -272,9 +280,8 @@ def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
     return failure and f"compiling failed, so networks run as they are ({failure})"
 
 
-def _watch(recipe: Recipe, run: Path, step: int, batches_per_epoch: int, backbone: Backbone) -> OnlineProbe:
-    every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
-    watch = OnlineProbe(run, recipe.probe, every, step, recipe.views.mean, recipe.views.std)
+def _watch(recipe: Recipe, run: Path, step: int, backbone: Backbone) -> OnlineProbe:
+    watch = OnlineProbe(run, recipe.probe, step, recipe.views.mean, recipe.views.std)
     watch.check(backbone)
     return watch
 

@@ -399,7 +399,7 @@ def _cells(
     std: Sequence[float],
     number: int,
 ) -> Cells:
-    """White is added at the right and bottom up to whole cells (and to 32 px, as ViTs want it)."""
+    """White is added at the right and bottom up to whole cells (to 32 px, of which those of most are parts)."""
     image, scale = data.image(number), 1.0
     if mpp is not None:
         own = data.items[number].mpp
@@ -409,7 +409,8 @@ def _cells(
         size = [max(1, round(side * scale)) for side in image.shape[1:]]
         image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
     height, width = image.shape[1:]
-    padded = F.pad(image, (0, -width % 32, 0, -height % 32), value=255)
+    whole = stride if 32 % stride else 32
+    padded = F.pad(image, (0, -width % whole, 0, -height % whole), value=255)
     grid = cell_features(backbone, padded[None], mean, std)[0]
     return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
 

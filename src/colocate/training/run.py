@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
@@ -112,17 +112,19 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         if (recipe.data, recipe.root) == (before.data, before.root) and old.origin == _origin(recipe):
             return
         moved = _index(run / "moved.arrow", recipe)
-        if moved.fingerprint != old.fingerprint:
+        scaled = recipe.views.mpp is not None and not np.array_equal(moved.mpp, old.mpp, equal_nan=True)
+        if moved.fingerprint != old.fingerprint or scaled:
             (run / "moved.arrow").unlink()
             raise UserError(f"{recipe.data} does not hold the tiles that {run} was started with: give the same data")
         (run / "moved.arrow").replace(run / "tiles.arrow")
+        (run / "skipped.csv").unlink(missing_ok=True)  # which names tiles by their old place
     else:
         (run / "skipped.csv").unlink(missing_ok=True)  # of a start that was refused
         _index(run / "tiles.arrow", recipe)
     write_atomically(stored, to_json(recipe))
 
 
-MADE = ("recipe.json", "tiles.arrow", "tensorboard")  # before the first step
+MADE = ("recipe.json", "tiles.arrow")  # before the first step
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def nothing_left_if_refused(run: Path) -> Iterator[None]:
     except UserError:
         if {path.name for path in run.iterdir()} - before <= {*MADE, "tiles"}:
             for name in {*MADE} - before:
-                (run / name).unlink(missing_ok=True) if name != "tensorboard" else rmtree(run / name, True)
+                (run / name).unlink(missing_ok=True)
         raise
 
 
