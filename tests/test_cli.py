@@ -258,3 +258,21 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(word: str) -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--optim.lr", "0,001"], "--optim.lr: 0,001 is not a number: write 0.001"),
+        (["--optim.lr=-,5"], "--optim.lr: -,5 is not a number: write -.5"),
+        (["--optim.lr", "1,234.5"], "--optim.lr: 1,234.5 is not a number"),
+        (["--views.mpp", "0,5"], "0,5 is not a number: write 0.5"),
+        (["--batch", "1,000"], "--batch: 1,000 is not a whole number"),
+    ],
+)
+def test_a_decimal_comma_is_shown_with_a_point(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["pretrain", "plm", "--data", "tiles", "--out", "run", *words])
+    assert leaving.value.code == 2
+    said = capsys.readouterr().err
+    assert says in said and f"{says}:" not in said

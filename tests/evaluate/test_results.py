@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from colocate.base.errors import UserError
@@ -77,10 +78,25 @@ def test_bad_results_are_a_sentence(tmp_path: Path, damage: Callable[[Path], Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_of_images_that_was_sorted_anew_changes_no_score(tmp_path: Path) -> None:
+    """The data set is the same then, and its results, of before and after, are of the same images in another order."""
+    for seed in (0, 1):
+        write_result(tmp_path / "one", label="plm", seed=seed, skill=0.6)
+        made = write_result(tmp_path / "one", label="random", seed=seed)
+        write_result(tmp_path / "two", label="plm", seed=seed, skill=0.6)
+        records = [made["records"][place] for place in np.random.default_rng(seed).permutation(24)]
+        write_result(tmp_path / "two", label="random", seed=seed, records=records)
+    one, two = (collect([tmp_path / name]) for name in ("one", "two"))
+    assert [table.scores for table in one] == [table.scores for table in two]
+    assert len(collect([tmp_path])) == 1
+
+
 def test_results_that_do_not_fit_together_and_places_without_any(tmp_path: Path) -> None:
     write_result(tmp_path, label="random", images=20)
     write_result(tmp_path, label="plm")
-    with pytest.raises(UserError, match=r"plm-0.*json and .*random-0.*json should have the same test images"):
+    with pytest.raises(
+        UserError, match=r"plm-0.*json and .*random-0.*json should have the same test images, .*: remove the one"
+    ):
         collect([tmp_path])
     (tmp_path / "empty").mkdir()
     for places, says in (

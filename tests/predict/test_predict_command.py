@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from colocate.cli.main import main
+from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
 from colocate.evaluation.decoders import Detector, InstancesConfig
 from colocate.evaluation.metrics.objects import Found
 from colocate.evaluation.saved import ModelFacts, SavedModel
@@ -68,6 +69,14 @@ def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["predict", str(results / "discs"), str(results / "slide.tif"), "--out", str(results / "none")])
     assert "--keep-models" in capsys.readouterr().err
+
+
+def test_a_model_of_contours_is_called_so_and_gives_objects() -> None:
+    network = ContourSegmenter(ContoursConfig(), Backbone("test_resnet"), 1, (0.5,) * 3, (0.3,) * 3)
+    half, data = (0.5, 0.5, 0.5), {"name": "discs", "fingerprint": "", "licence": ""}
+    facts = ModelFacts(1, "instances", network.config, ("a",), True, None, "test_resnet", 32, half, half, 0.5, data, {})
+    model = predictor(SavedModel(network, facts, "x"), Fabric(accelerator="cpu", devices=1), 0.5)
+    assert (model.task, model.facts["task"]) == ("instances", "contours")
 
 
 @pytest.mark.slow

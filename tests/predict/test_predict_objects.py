@@ -224,6 +224,7 @@ def test_a_full_disk_and_ctrl_c_end_the_run_with_nothing_halfway(
 
 def test_settings_that_make_no_sense() -> None:
     wrong: list[dict[str, Any]] = [
+        {"window": 0},  # which would be the default
         {"window": 100},
         {"window": 32},
         {"overlap": 20},
@@ -231,6 +232,7 @@ def test_settings_that_make_no_sense() -> None:
         {"score": 0.0},
         {"score": 1.0},
         {"min_area": -1.0},
+        {"min_area": float("nan")},  # than which nothing is larger
     ]
     for settings in wrong:
         with pytest.raises(UserError):

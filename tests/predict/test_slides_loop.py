@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from colocate.base.errors import TileError, UserError
+from colocate.base.files import write_atomically
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Meter, Quarantine, Tally, for_each_slide
 
@@ -69,6 +70,31 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other settings"):
         for_each_slide(SLIDES, done, lambda slide, _: worked.append(slide.name), tmp_path, "tile")
     assert worked == []
+
+
+def test_a_name_too_long_for_files_is_a_failure_of_its_slide_alone(tmp_path: Path) -> None:
+    """Names of 208 bytes leave room for endings and for those of unfinished files."""
+    names = ["a" * 208, "b" * 209, "c" * 251, "\u00e9" * 105, "d" * 300 + "/e", "sub/" + "f" * 230, "g"]
+    slides = [Listed(name, Path(f"{name}.svs")) for name in names]
+
+    def done(slide: Listed) -> bool:
+        return (tmp_path / "out" / f"{slide.name}.json").exists()
+
+    def work(slide: Listed, meter: Meter) -> None:
+        write_atomically(tmp_path / "out" / f"{slide.name}-0000.tar", "")
+        write_atomically(tmp_path / "out" / f"{slide.name}.json", "")
+
+    assert for_each_slide(slides, done, work, tmp_path / "out", "tile") == Tally(worked=2, there=0, failed=5)
+    failed = Quarantine(tmp_path / "out" / "failed.csv").failed
+    assert sorted(failed) == sorted(names[1:6])
+    assert all(
+        "File name too long): rename it, or give it a shorter one in a table" in said for _, said in failed.values()
+    )
+
+
+def test_a_file_or_mask_that_cannot_be_looked_at_has_no_identity(tmp_path: Path) -> None:
+    too_long = Path("x" * 300)
+    assert Listed("a", too_long, mask=too_long).identity()["bytes"] == 0
 
 
 def test_nothing_but_failures_is_an_error_that_gives_each_reason_once(

@@ -17,6 +17,7 @@ from colocate.datasets.files import boxes
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
+from colocate.slides.pictures import ORIENTATION
 from tests.data.pictures import picture
 from tests.prepare.releases import save
 
@@ -149,6 +150,15 @@ def test_codes_are_read_as_other_masks(release: Path, mask: np.ndarray, options:
         list(bcss.drafts(release)[1])
     save(np.dstack([codes(0)] * 3), path)
     assert torch.equal(next(bcss.drafts(release)[1]).mask, torch.from_numpy(codes(0).astype(np.int32)))
+
+
+def test_an_image_to_be_turned_is_refused_as_of_other_data_sets(release: Path) -> None:
+    path = release / "images" / f"{TRAIN}.png"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    save(picture(0, WIDE, HIGH), path, exif=exif)
+    with pytest.raises(UserError, match=rf"images/{TRAIN}\.png is to be turned by its EXIF entry \(orientation 6\)"):
+        list(bcss.drafts(release)[1])
 
 
 @pytest.mark.parametrize(("folder", "keep"), [("images", 300), ("masks", 0)])

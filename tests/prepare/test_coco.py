@@ -305,3 +305,25 @@ def test_what_is_no_json_is_named(file: Path, text: str, document: Document) -> 
     file.unlink()
     with pytest.raises(UserError, match=r"tissue\.json cannot be read \(No such file"):
         coco.drafts(file)
+
+
+@pytest.mark.parametrize(
+    ("part", "number", "key", "where"),
+    [
+        ("images", 1, "file_name", "file_name of the entry 11"),
+        ("images", 1, "source", "source of the image 11"),
+        ("images", 1, "case", "source of the image 11"),
+        ("images", 1, "split", "image 11"),
+        ("categories", 0, "name", "name of the entry 7"),
+        ("licenses", 0, "name", "licenses"),
+        ("annotations", 0, "id", r"id of the entry a\\ud800\.png"),
+    ],
+)
+def test_half_a_character_is_named_with_its_entry(
+    part: str, number: int, key: str, where: str, made: Callable[..., Labelled], document: Document, tmp_path: Path
+) -> None:
+    """JSON may hold `\\ud800` alone, which is no text: no file can be called so, and no table can hold it."""
+    document[part][number][key] = "a\ud800.png"
+    with pytest.raises(UserError, match=rf"tissue\.json, {where} has half a character \('a\\ud800"):
+        made(document)
+    assert not (tmp_path / "out").exists()

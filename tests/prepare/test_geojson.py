@@ -285,3 +285,9 @@ def test_nothing_outlined(made: Callable[..., Labelled], src: Path) -> None:
         put(src / f"a{number}.geojson")
     with pytest.raises(UserError, match="glands has no outline in any of its 5 images"):
         made()
+
+
+def test_half_a_character_in_a_class_is_named(src: Path) -> None:
+    put(src / "a1.geojson", feature(square(1, 2), **classed("gl\ud800and")))
+    with pytest.raises(UserError, match=r"a1\.geojson, feature 1 has half a character \('gl\\ud800and'\): mend it"):
+        geojson.drafts(src)

@@ -107,6 +107,16 @@ def test_a_network_of_another_input_size_is_named(data: Labelled) -> None:
             frozen_cells(Backbone("levit_128s", cell_stride=16), data, [0, 1], config, *PLAIN)(0)
 
 
+def test_cells_of_any_size_are_whole(data: Labelled) -> None:
+    """Those of a ViT with patches of 14 px are no parts of 32 px: 60 x 84 px become 70 x 84."""
+    backbone = Backbone("eva02_tiny_patch14_224").eval()
+    grid, side_px = frozen_cells(backbone, data, [0, 1], ProbeConfig(stride=14), *PLAIN)(0)
+    padded = torch.full((1, 3, 70, 84), 1.0)
+    padded[0, :, :60] = data.image(0) / 255
+    with torch.no_grad():
+        assert torch.equal(grid, backbone(padded)[0].permute(1, 2, 0)) and (*grid.shape[:2], side_px) == (5, 6, 14)
+
+
 def test_too_little_to_learn_from_is_refused(data: Labelled) -> None:
     with pytest.raises(UserError, match="learn from"):
         asked(data, [], data.test("patients"), ProbeConfig(stride=8))

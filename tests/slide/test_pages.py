@@ -106,6 +106,26 @@ def test_ome_names_its_units_in_several_ways(tmp_path: Path, unit: str, factor: 
     assert Slide.open(tmp_path / "a.ome.tif").mpp == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("nonsense", ["0", "0.0", "-1", "nan", "inf", "none"])
+@pytest.mark.parametrize("says", ["ome", "aperio"])
+def test_a_resolution_of_nothing_is_unknown_and_the_next_tag_counts(tmp_path: Path, says: str, nonsense: str) -> None:
+    """Scanners write 0 for what they do not know."""
+    said = f"Aperio Image Library v12.0.15\r\n200x120 |AppMag = 40|MPP = {nonsense}|Left = 25.69"
+    if says == "ome":
+        tifffile.imwrite(tmp_path / "o.ome.tif", MAIN, photometric="rgb", metadata={"PhysicalSizeX": 7})
+        with tifffile.TiffFile(tmp_path / "o.ome.tif") as file:
+            sizes = f'PhysicalSizeX="{nonsense}" PhysicalSizeY="{nonsense}"'
+            said = str(file.ome_metadata).replace('PhysicalSizeX="7"', sizes)
+        assert sizes in said
+    options: Any = {"photometric": "rgb", "description": said.encode(), "metadata": None}
+    dots: Any = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", MAIN, **options, **dots)
+    assert Slide.open(tmp_path / "a.tif").mpp == 0.5
+    tifffile.imwrite(tmp_path / "b.tif", MAIN, **options)
+    with pytest.raises(TileError, match=r"b\.tif does not say its micrometres per pixel"):
+        Slide.open(tmp_path / "b.tif")
+
+
 @pytest.mark.parametrize(("unit", "a_um"), [("micron", 1), ("\\u00B5m", 1), ("um", 1), ("mm", 1e3)])
 def test_imagej_names_its_units_in_its_description(tmp_path: Path, unit: str, a_um: float) -> None:
     options: Any = {"imagej": True, "resolution": (2 * a_um, 2 * a_um), "metadata": {"unit": unit}}

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.base.tables import as_text, read_table
 from colocate.cli.main import main
 from colocate.slides import manifest as packing
 from colocate.slides import one_slide
@@ -150,6 +151,20 @@ def test_a_slide_that_was_replaced_is_cut_again(slides: Path, tmp_path: Path) ->
     tile(find_slides([own]), tmp_path / "out", CONFIG)
     tile(find_slides([own]), tmp_path / "fresh", CONFIG)
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_a_slide_whose_name_is_too_long_for_files_is_set_aside(slides: Path, whole: Path, tmp_path: Path) -> None:
+    own = tmp_path / "slides"
+    shutil.copytree(slides, own)
+    for length in (208, 215, 249):
+        shutil.copy(slides / "s1.tif", own / f"{'z' * length}.tif")
+    done = tile(find_slides([own]), tmp_path / "out", CONFIG)
+    assert (done.failed, done.missing) == (2, 0)
+    failed = as_text(read_table(tmp_path / "out" / "failed.csv"))
+    assert [len(row["slide"]) for row in failed] == [215, 249]
+    assert all("File name too long" in row["reason"] for row in failed)
+    assert len(list((tmp_path / "out" / "shards").glob("zz*"))) == 1
+    assert all((tmp_path / "out" / name).is_file() for name in files(whole))
 
 
 def test_bad_slides_are_set_aside_and_tried_again(slides: Path, whole: Path, tmp_path: Path) -> None:
@@ -287,7 +302,18 @@ def test_the_command_line(slides: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "slides.csv").read_text().count("True") == 3
 
 
-@pytest.mark.parametrize("changes", [{"mpp": -1.0}, {"size": 4}, {"overlap": 64}, {"min_tissue": 2.0}, {"quality": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mpp": -1.0},
+        {"size": 4},
+        {"overlap": 64},
+        {"min_tissue": 2.0},
+        {"quality": 0},
+        {"min_sharpness": -1.0},
+        {"min_sharpness": float("nan")},
+    ],
+)
 def test_settings_that_make_no_sense(changes: dict[str, float]) -> None:
     with pytest.raises(UserError):
         replace(CONFIG, **changes)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from colocate import __version__
 from colocate.base.errors import EXTRAS, Interrupted, UserError, not_installed, printable
@@ -25,6 +26,29 @@ with suppress(ImportError, AttributeError):  # no part of tyro's interface: with
     _docstrings.parse_docstring_from_object = lambda source: {
         name: " ".join(text.split()) for name, text in _as_in_source(source).items()
     }
+
+
+NUMBERS = ConstructorRegistry()
+"""How options are read whose values are no text."""
+
+
+@NUMBERS.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """tyro's own, but for the sentence about what is no number: a decimal comma is shown with a point."""
+    kind: Any = info.type
+    if kind not in (int, float):
+        return None
+
+    def read(words: list[str]) -> int | float:
+        try:
+            return kind(words[0])
+        except ValueError:
+            comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", words[0])
+            remedy = f": write {words[0].replace(',', '.')}" if comma else ""
+            raise ValueError(f"{words[0]} is not a {'whole ' * (kind is int)}number{remedy}") from None
+
+    given = int if kind is int else (int, float)
+    return PrimitiveConstructorSpec(1, kind.__name__.upper(), read, lambda x: isinstance(x, given), lambda x: [str(x)])
 
 
 class Command(NamedTuple):
@@ -184,11 +208,12 @@ def _run(arguments: list[str]) -> None:
     if twice := [option for option in SEVERAL if options.count(option) > 1]:
         raise UserError(f"{twice[0]} is given twice, and only the last would count: give all of its values after one")
     command = COMMANDS[name].load()
-    if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
-        command(arguments[1:])
-    else:
-        command.__doc__ = re.sub(r"\n {12}(?=\S)", " ", command.__doc__ or "")
-        tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
+    with NUMBERS:
+        if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
+            command(arguments[1:])
+        else:
+            command.__doc__ = re.sub(r"\n {12}(?=\S)", " ", command.__doc__ or "")
+            tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 
 COMPLETION = "--tyro-print-completion"

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import UInt8
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import boxes, by_stem, folder_in, opened, pairs, patient, read_mask
+from colocate.datasets.files import boxes, by_stem, check_upright, folder_in, opened, pairs, patient, read_mask
 from colocate.datasets.writer import Converted, Draft, Facts
+from colocate.slides.pictures import ORIENTATION
 
 MPP = 0.25
 NAMED_MPP = re.compile(r"_MPP-([0-9]+\.[0-9]+)")
@@ -87,6 +88,7 @@ def _pieces(name: str, image: Path, mask: Path, piece: int, mpp: float) -> Itera
     codes = _codes(mask)
     height, width = codes.shape
     with opened(image) as png:
+        check_upright(png.getexif().get(ORIENTATION, 1), image)
         if png.size != (width, height):
             sizes = f"is {png.width} x {png.height} px and its mask {mask} {width} x {height}"
             raise UserError(f"{image} {sizes}: one of them is not as released, get it again")

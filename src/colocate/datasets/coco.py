@@ -21,7 +21,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.shapes import Patch
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import Known, part_named
+from colocate.datasets.own import Known, part_named, whole_text
 from colocate.datasets.writer import Converted, Facts
 
 CROWDS = "Crowds (iscrowd), left out"
@@ -80,7 +80,7 @@ def drafts(
             raise UserError(f"{src} has two images of the name {name}: rename one, there and on disk")
         found[name] = Outlined(path, src, _known(src, entry, mpp), partial(_draw, path, entry, objects[id], classes))
     return outlined_drafts(
-        Facts(src.stem, "instances", (), _licence(document)),
+        Facts(src.stem, "instances", (), _licence(src, document)),
         found,
         remarks,
         test_share=test_share,
@@ -108,7 +108,7 @@ def _field(src: Path, entry: Entry, key: str) -> Any:
     value = entry.get(key)
     if not isinstance(value, int | float | str):
         raise UserError(f"{src} has an entry without {key}, which COCO's JSON has ({str(entry)[:60]}): export it again")
-    return value
+    return whole_text(value, f"{src}, {key} of the entry {entry.get('id')}") if isinstance(value, str) else value
 
 
 def _known(src: Path, entry: Entry, mpp: float | None) -> Known:
@@ -117,8 +117,10 @@ def _known(src: Path, entry: Entry, mpp: float | None) -> Known:
         mpp = float(said)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{src}, image {entry['id']}: mpp {said!r} is no number: mend or remove it") from None
-    part = part_named(_said(entry, "split"), f"{src}, image {entry['id']}")
-    return Known(_said(entry, "source", "case"), mpp, part)
+    where = f"{src}, image {entry['id']}"
+    part = part_named(whole_text(_said(entry, "split"), where), where)
+    source = whole_text(_said(entry, "source", "case"), f"{src}, source of the image {entry['id']}")
+    return Known(source, mpp, part)
 
 
 def _said(entry: Entry, *keys: str) -> str:
@@ -186,9 +188,9 @@ def _decoded(encoded: Entry) -> UInt8[np.ndarray, "h w"] | None:
     return mask if again["counts"].decode() == encoded["counts"] else None
 
 
-def _licence(document: Entry) -> str:
+def _licence(src: Path, document: Entry) -> str:
     licences = document.get("licenses")
     if not isinstance(licences, list):
         return "Not stated."
     names = [str(entry["name"]) for entry in licences if isinstance(entry, dict) and entry.get("name")]
-    return f"{', '.join(dict.fromkeys(names))}." if names else "Not stated."
+    return whole_text(f"{', '.join(dict.fromkeys(names))}.", f"{src}, licenses") if names else "Not stated."

@@ -12,7 +12,7 @@ from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, read_geojson
 from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import read_items
+from colocate.datasets.own import read_items, whole_text
 from colocate.datasets.writer import Converted, Facts
 from colocate.slides.readers import ENDINGS
 
@@ -80,6 +80,6 @@ def class_of(feature: Feature, path: Path) -> str:
     try:
         if not isinstance(classification, str):
             classification = str(classification.get("name") or ": ".join(classification.get("names") or []))
-        return classification.strip() or NAMELESS
+        return whole_text(classification.strip() or NAMELESS, f"{path}, {feature.name}")
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}, {feature.name} has a classification without a name: export it again") from error

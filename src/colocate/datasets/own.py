@@ -118,6 +118,15 @@ def own_drafts(
     )
 
 
+def whole_text(text: str, where: str) -> str:
+    """The same text. Raises UserError if it has half a character, as JSON may (`\\ud800`) and files may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where} has half a character ({text!a}): mend it, or export it again") from None
+    return text
+
+
 def caution(name: str, known: Collection[Known], what: str = "images") -> tuple[str, ...]:
     """What is to be said of a data set of this name where the case of some is not known; `what` they are, in words."""
     unknown = sum(not one.source for one in known)

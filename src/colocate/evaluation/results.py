@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -169,10 +169,15 @@ def grouped(results: Sequence[Result]) -> list[list[Row]]:
 def _rows(results: Sequence[Result]) -> list[Row]:
     backbones: dict[tuple[str, str], dict[int, Result]] = {}
     for result in results:
-        if result.images != results[0].images:
+        if sorted(result.images) != sorted(results[0].images):
             raise UserError(
-                f"{results[0].path} and {result.path} should have the same test images, and have not: evaluate again"
+                f"{results[0].path} and {result.path} should have the same test images, and have not: remove the one "
+                "that was changed, and evaluate again"
             )
+        if result.images != results[0].images:  # the data set's table was sorted anew
+            places = {image: place for place, image in enumerate(results[0].images)}
+            records = zip(result.images, result.records, strict=True)
+            result = replace(result, records=[one for _, one in sorted(records, key=lambda its: places[its[0]])])
         seeds = backbones.setdefault((result.backbone.label, result.backbone.fingerprint), {})
         other = seeds.setdefault(result.seed, result)
         if other.records != result.records:

@@ -140,7 +140,8 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
                 "give a smaller --batch or --window"
             ) from error
 
-    known = {"task": facts.task, "data": facts.data, "versions": facts.versions}
+    learned = "contours" if isinstance(network, ContourSegmenter) else facts.task
+    known = {"task": learned, "data": facts.data, "versions": facts.versions}
     labels = (facts.classes, mpp or facts.mpp or 0.0, saved.fingerprint, known)
     return Predictor(facts.task, *labels, look, facts.ignored)
 

@@ -97,10 +97,10 @@ class PredictConfig:
     device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DeviceConfig(batch=4))
 
     def __post_init__(self) -> None:
-        window, overlap = self.window or 64, self.overlap or 0
-        if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= (self.window or 1024):
+        window, overlap = 1024 if self.window is None else self.window, self.overlap or 0
+        if window < 64 or window % STRIDE_PX or overlap % STRIDE_PX or not 0 <= 2 * overlap <= window:
             raise UserError("window and overlap are multiples of 32 px, window at least 64, overlap at most half of it")
-        if not 0 < self.score < 1 or self.min_area < 0:
+        if not 0 < self.score < 1 or not self.min_area >= 0:
             raise UserError("--score is above 0 and below 1, and --min-area 0 or more")
 
     def windows(self, task: str) -> tuple[int, int]:

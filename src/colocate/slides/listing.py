@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -43,6 +44,7 @@ SCHEMA = pa.schema(
 )
 NEEDED = set(SCHEMA.names) - {"tissue", "sharpness", "crc32"}  # for reading tiles
 KNOWN = ("path", "slide", "source", "mpp", "mask")  # columns of a table of slides
+ADDED = len("-0000.tar") + len(".0123456789abcdef0123456789abcdef.tmp")  # to a slide's name, at most
 
 
 @final
@@ -66,8 +68,11 @@ class Listed:
 
     def identity(self) -> dict[str, Any]:
         """Everything that results depend on; of the file its name, size and time."""
-        status = self.path.stat() if self.path.exists() else None
-        mask = self.mask.read_bytes() if self.mask and self.mask.is_file() else b""
+        status, mask = None, b""
+        with suppress(OSError):  # who opens it says what is wrong
+            status = self.path.stat()
+        with suppress(OSError):
+            mask = self.mask.read_bytes() if self.mask and self.mask.is_file() else b""
         return {
             "file": self.path.name,
             "bytes": status.st_size if status else 0,
@@ -80,6 +85,19 @@ class Listed:
         """Return the lock file of whoever works on the slide's files in a folder of results."""
         place = folder / self.name
         return place.with_name(f".{place.name}.lock")
+
+    def misnamed(self, folder: Path) -> str:
+        """Why no results in a folder can be called by the slide's name; empty if they can."""
+        *above, last = Path(self.name).parts
+        longest = max([*above, f".{last}{'-' * ADDED}"], key=lambda part: len(part.encode()))
+        try:
+            next(place for place in (folder, *folder.parents) if place.is_dir()).joinpath(longest).lstat()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            why = f"files cannot be called by the slide's name ({error.strerror})"
+            return f"{self.path}: {why}: rename it, or give it a shorter one in a table of slides (columns path, slide)"
+        return ""
 
     def open(self) -> Slide:
         """Open the slide. Raises TileError as `Slide.open` does."""

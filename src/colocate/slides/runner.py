@@ -130,14 +130,16 @@ def for_each_slide(
     """Work on every slide that is not done; `work` reports progress to the meter and writes all of a slide or nothing.
 
     `done` is called for all slides first, so that its refusals come before any work. A slide on which `work` raises
-    TileError is listed in FOLDER/failed.csv and tried again by the next call; other errors end the loop. Several
-    processes share the slides: one that another is at work on comes last, and is then there or free.
+    TileError, or by whose name no file can be called, is listed in FOLDER/failed.csv and tried again by the next call;
+    other errors end the loop. Several processes share the slides: one that another is at work on comes last, and is
+    then there or free.
 
     Raises:
         UserError: every slide failed, or the folder cannot be written; and what `done` and `work` raise.
     """
     quarantine = Quarantine(folder / FAILED)
-    wanted = [slide for slide in slides if not done(slide)]
+    misnamed = {slide.name: reason for slide in slides if (reason := slide.misnamed(folder))}
+    wanted = [slide for slide in slides if slide.name in misnamed or not done(slide)]
     quarantine.remove({slide.name for slide in slides} - {slide.name for slide in wanted})
     if wanted:
         check_writable(folder)
@@ -145,10 +147,20 @@ def for_each_slide(
     meter = Meter(len(wanted), unit)
     worked = failed = 0
     waits = False
+
+    def fail(slide: Listed, reason: str) -> None:
+        nonlocal failed
+        quarantine.add(slide.name, slide.path, reason)
+        meter.end(slide.name, reason)
+        failed += 1
+
     with meter.bar:
         while wanted:
             elsewhere = []
             for slide in wanted:
+                if slide.name in misnamed:
+                    fail(slide, misnamed[slide.name])
+                    continue
                 with claimed(slide.lock(folder), waits) as mine:
                     if not mine:
                         elsewhere.append(slide)
@@ -158,9 +170,7 @@ def for_each_slide(
                             work(slide, meter)
                             worked += 1
                     except TileError as error:
-                        quarantine.add(slide.name, slide.path, str(error))
-                        meter.end(slide.name, str(error))
-                        failed += 1
+                        fail(slide, str(error))
                     else:
                         quarantine.remove({slide.name})
                         meter.end(slide.name)

@@ -43,5 +43,5 @@ class TilingConfig:
             raise UserError(f"size is 16 to 4096 px, not {self.size}")
         if not 0 <= self.overlap < self.size:
             raise UserError(f"overlap is 0 or more and less than the size of {self.size} px, not {self.overlap}")
-        if not 0 <= self.min_tissue <= 1 or self.min_sharpness < 0 or not 1 <= self.quality <= 100:
+        if not 0 <= self.min_tissue <= 1 or not self.min_sharpness >= 0 or not 1 <= self.quality <= 100:
             raise UserError("min_tissue is a share in [0, 1], min_sharpness at least 0, quality 1 to 100")

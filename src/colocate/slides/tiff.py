@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
 import struct
@@ -83,7 +84,8 @@ class Tiff(Reader):
                 if (main.is_imagej or main.is_shaped) and _hidden(self.file):
                     raise TileError(f"{path} holds a stack in one page: save the picture that is meant as grey or RGB")
                 self.levels = [_Level(page, path, most_px) for page in _levels(main, pages)]
-                self.mpp = _ome_mpp(self.file, main.treeindex[0]) or _aperio_mpp(pages[0]) or _tags_mpp(main)
+                said = (_ome_mpp(self.file, main.treeindex[0]), _aperio_mpp(pages[0]), _tags_mpp(main))
+                self.mpp = next((mpp for mpp in said if mpp and all(0 < side < math.inf for side in mpp)), None)
             except BaseException:
                 self.file.close()
                 raise
@@ -246,8 +248,15 @@ def _aperio_mpp(page: Any) -> tuple[float, float] | None:
     said = re.search(r"^Aperio.*\| *MPP *= *([\d.,]+(e[+-]?\d+)?)", page.description, re.DOTALL | re.IGNORECASE)
     if said is None:
         return None
-    mpp = float(said[1].replace(",", "."))
+    mpp = _number(said[1].replace(",", "."))
     return mpp, mpp
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None:
@@ -266,5 +275,5 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
         unit = LENGTHS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if unit is None or f"PhysicalSize{axis}" not in pixels:
             return None
-        sides.append(float(pixels[f"PhysicalSize{axis}"]) * unit)
+        sides.append(_number(pixels[f"PhysicalSize{axis}"]) * unit)
     return sides[0], sides[1]

@@ -77,12 +77,16 @@ def tile(
     _check_settings(out, {"manifest_only": manifest_only} | asdict(config) | own_tissue)
     own = slides[part[0] - 1 :: part[1]]
     before = {slide.name: notes for slide in own if (notes := notes_of(out, slide))}
-    if waiting := [slide for slide in own if slide.name not in before]:
+    misnamed = {slide.name: reason for slide in slides if (reason := slide.misnamed(out))}
+    for slide in own:
+        if slide.name in misnamed:
+            Terminal().say(f"note: {slide.name} is left out: {misnamed[slide.name]}")
+    if waiting := [slide for slide in own if slide.name not in before | misnamed]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
         with _executor(min(workers or cores(), len(waiting)), scheduler) as executor:
             _cut_all(executor, waiting, (config, out, manifest_only, tissue))
         remove_unfinished(out)
-    return _conclude(slides, out, before)
+    return _conclude(slides, out, before, misnamed)
 
 
 def read_part(text: str) -> tuple[int, int]:
@@ -223,13 +227,18 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         write_atomically(path, text)
 
 
-def _conclude(slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str, Any]]) -> Tiled:
-    """Write failed.csv, and the manifest if no slide is missing. before: notes of slides known to be done."""
+def _conclude(
+    slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str, Any]], misnamed: Mapping[str, str]
+) -> Tiled:
+    """Write failed.csv, and the manifest if no slide is missing.
+
+    before: notes of slides known to be done; misnamed: why others have no files at all.
+    """
     notes = {slide.name: known for slide in slides if (known := before.get(slide.name) or notes_of(out, slide))}
     done, others = ([slide for slide in slides if (slide.name in notes) == there] for there in (True, False))
-    failed = [slide for slide in others if _failed_path(out, slide.name).is_file()]
-    reasons = {slide.name: (str(slide.path), _failed_path(out, slide.name).read_text()) for slide in failed}
-    Quarantine(out / FAILED).set(reasons)
+    failed = [slide for slide in others if slide.name in misnamed or _failed_path(out, slide.name).is_file()]
+    whys = {slide.name: misnamed.get(slide.name) or _failed_path(out, slide.name).read_text() for slide in failed}
+    Quarantine(out / FAILED).set({slide.name: (str(slide.path), whys[slide.name]) for slide in failed})
     if len(failed) < len(others):
         return Tiled(0, len(others) - len(failed), len(failed))
     if not done:

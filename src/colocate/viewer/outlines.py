@@ -165,7 +165,7 @@ class Outlines:
         }
 
 
-@kept(4)
+@kept(4, files=lambda place, _: (beside(place, ".geojson"), beside(place, ".csv")))
 def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
     """Read what `colocate predict` wrote as PLACE.geojson and PLACE.csv; `origin`: of the slide.
 
@@ -204,7 +204,7 @@ def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
     return Outlines(shapes, names, colours, classes.reshape(-1), scores, columns)
 
 
-@kept(4)
+@kept(4, files=lambda part: (part,))
 def read_tiles(part: Path) -> Outlines:
     """Read the tiles that were cut of a slide, from its part of the manifest. Raises UserError: it cannot be read."""
     table = read_table(part, [*PLACED, *JUDGED])

@@ -55,7 +55,7 @@ class Run:
         return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=self.epochs).epoch
 
 
-@kept(2, READING)
+@kept(2, READING, files=lambda folder: (folder / "backbone.json",))
 def read_run(folder: Path) -> Run:
     """Read a run. Raises UserError if it has no backbone yet, or cannot be read."""
     recipe, rows = read_saved(folder)
@@ -112,7 +112,7 @@ class Pair:
         return [crop_corners(view.crop) for view in self.views]
 
 
-@kept(16, READING)
+@kept(16, READING, files=lambda folder, *_: (folder / "backbone.json",))
 @torch.no_grad()
 def pair(folder: Path, number: int, epoch: int) -> Pair:
     """Draw the views of tile `number` as training drew them in an epoch.

@@ -67,23 +67,23 @@ def region(width: int, height: int, level: int, column: int, row: int) -> Region
     return Region(left * scale, top * scale, min(wide, TILE_PX), min(high, TILE_PX), scale)
 
 
-opened = kept(64, READING)(Slide.open)
+opened = kept(64, READING, files=lambda path, *_: (path,))(Slide.open)
 
 
-@kept(256, READING)
+@kept(256, READING, files=lambda slide: (slide.path,))
 def thumbnail(slide: Slide) -> bytes:
     """Return a slide in small, as JPEG. Raises TileError if it is damaged."""
     return jpeg(slide.thumbnail(THUMBNAIL_PX), QUALITY)
 
 
-@kept(512, READING)
+@kept(512, READING, files=lambda slide, *_: (slide.path,))
 def slide_tile(slide: Slide, level: int, column: int, row: int) -> bytes:
     """Return a tile as JPEG. Raises LookupError if there is none such, TileError if the slide is damaged."""
     place = region(slide.width, slide.height, level, column, row)
     return jpeg(slide.read(place.x, place.y, place.width, place.height, slide.mpp * place.scale), QUALITY)
 
 
-tissue_of = kept(8, READING)(find_tissue)
+tissue_of = kept(8, READING, files=lambda slide, mask: (slide.path, mask))(find_tissue)
 
 
 def draw_tissue(tissue: Tissue, place: Region) -> RGBA:

@@ -47,7 +47,7 @@ class Lattice:
         return [col * self.pitch, row * self.pitch, (col + 1) * self.pitch, (row + 1) * self.pitch]
 
 
-@kept(4)
+@kept(4, files=lambda path: (path,))
 def lattice(path: Path) -> Lattice:
     """Read where the features in a file of `colocate features` lie. Raises UserError if it cannot be read."""
     try:
@@ -76,7 +76,7 @@ class Similarity:
     """The features that are most similar, best first, without the one itself."""
 
 
-@kept(8)
+@kept(8, files=lambda path, _: (path,))
 def similarity(path: Path, number: int) -> Similarity:
     """Compare one of the features in a file with all; only a block of them is in memory.
 
