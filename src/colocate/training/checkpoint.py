@@ -172,7 +172,7 @@ def _whole(backbone: Backbone) -> tuple[Any, str | None]:
     if not more:
         return whole, None
     parts = dict.fromkeys(".".join(name.split(".")[:-1][:2]) for name in more)
-    note = f"what timm has after the cells ({', '.join(parts)}) was not trained: it has its first weights"
+    note = f"what timm has after the cells ({', '.join(parts)}) is not trained: its weights are random"
     say(f"note: {note}")
     return whole, note
 
