@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,14 @@ def test_select_takes_slices_masks_and_numbers() -> None:
     for item in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])):
         part = crop.select(item)
         assert part.rows.tolist() == [[1, 2], [2, 3]] and part.transpose.tolist() == [True, False]
+
+
+def test_crops_are_wholly_where_their_corners_are_and_turns_may_be_0_and_1() -> None:
+    """Of corners on a GPU `transpose` stayed on the host, where `overlap` could not use it."""
+    there = Crop.of(torch.zeros(2, 4, device="meta"))
+    assert {part.device.type for part in there} == {"meta"} and there.transpose.dtype == torch.bool
+    for turns in ([0, 1], [False, True], np.array([0, 1]), torch.tensor([False, True])):
+        assert Crop.of([[0, 0, 8, 8]] * 2, turns).transpose.tolist() == [False, True]
 
 
 def test_view_axes_swap_where_transposed() -> None:

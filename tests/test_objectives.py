@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -16,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.timing import peak_bytes
 from colocate.core.objectives import info_nce
 from tests.reference.info_nce import info_nce as slow_info_nce
+
+unchecked = inspect.unwrap(info_nce)  # without the tests' check of types, as users have it
 
 
 def _vectors(
@@ -129,6 +132,26 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda k: loss(query.detach(), k), (key,), rtol=1e-4)
 
 
+def test_learned_weights_get_their_gradient() -> None:
+    """It was none, in silence."""
+    query, key, negatives = _vectors(7, 9, 4)
+    weight = torch.rand(7, dtype=torch.float64).requires_grad_()
+    for temperature in (0.02, 0.2):
+
+        def loss(w: Tensor, temperature: float = temperature) -> Tensor:
+            return info_nce(query, key, negatives, w, temperature=temperature, chunk=3)
+
+        assert torch.autograd.gradcheck(loss, (weight,), rtol=1e-4)
+        each = [
+            slow_info_nce(*(x[i : i + 1] for x in (query, key)), negatives, temperature=temperature) / 7
+            for i in range(7)
+        ]
+        torch.testing.assert_close(torch.autograd.grad(loss(weight), weight)[0], torch.stack(each))
+    low = weight.detach().to(torch.bfloat16).requires_grad_()
+    info_nce(query.requires_grad_(), key, negatives, low).backward()
+    assert query.grad is not None and low.grad is not None and low.grad.dtype == torch.bfloat16
+
+
 def test_the_upstream_gradient_is_passed_on() -> None:
     query, key, negatives = _vectors(6, 9, 4)
     query, key = query.requires_grad_(), key.requires_grad_()
@@ -221,6 +244,21 @@ def test_shapes_and_temperatures_that_do_not_fit_are_refused() -> None:
     for temperature in (0, -0.2, math.nan):
         with pytest.raises(ValueError, match="temperature"):
             info_nce(query, key, negatives, temperature=temperature)
+    for weight in (torch.rand(6, 1), torch.rand(12), torch.rand(1), torch.rand(2, 3), torch.tensor(0.5)):
+        with pytest.raises(ValueError, match="do not fit 6 queries"):
+            unchecked(query, key, negatives, weight)
+    many = query.repeat(256, 1)  # three chunks: more weights than rows went unnoticed
+    with pytest.raises(ValueError, match="do not fit 1536 queries"):
+        unchecked(many, many, negatives, torch.rand(2000, dtype=torch.float64))
+
+
+def test_a_temperature_that_would_not_learn_is_refused() -> None:
+    query, key, negatives = _vectors(6, 9, 4)
+    learned = torch.nn.Parameter(torch.tensor(0.3))
+    with pytest.raises(ValueError, match="gets no gradient here: give a number"):
+        unchecked(query, key, negatives, temperature=learned)
+    fixed = unchecked(query, key, negatives, temperature=learned.detach())  # a buffer may be one
+    torch.testing.assert_close(fixed, info_nce(query, key, negatives, temperature=0.3))
 
 
 def test_nothing_as_large_as_the_logits_is_kept_or_made() -> None:

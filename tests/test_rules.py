@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,18 @@ def test_attention_weighs_area_by_similarity(pair: tuple[Crop, Crop], temperatur
             if plain.weight[view, i] > 1e-6:
                 torch.testing.assert_close(match.shares[view, i], expected / expected.sum(), atol=1e-9, rtol=1e-6)
             assert bool((match.shares[view, i][area[view, i] == 0] == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_is_among_what_shares_tissue_however_alike_the_rest(dtype: torch.dtype) -> None:
+    """At low temperatures a far better cell elsewhere left nothing for those that share tissue."""
+    plain = overlap(Crop.of([[0, 0, 8, 8]]), Crop.of([[0, 4, 8, 8]]), 2)  # 1 sees 0 and 1, 3 sees 2 and 3, by halves
+    own = torch.tensor([[[1.0, 0.0]] * 4], dtype=dtype)
+    other = torch.tensor([[[-1.0, 0.1], [-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]], dtype=dtype)
+    cosine = -1 / 1.01**0.5
+    closer = 1 / (1 + math.exp((-1 - cosine) / 0.005))
+    expected = torch.tensor([[[0] * 4, [closer, 1 - closer, 0, 0], [0] * 4, [0, 0, 0.5, 0.5]]], dtype=dtype)
+    torch.testing.assert_close(attend(plain, own, other, 0.005).shares, expected, atol=1e-4, rtol=0)
 
 
 def test_coarser_grids_are_averages_by_area() -> None:

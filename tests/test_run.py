@@ -18,7 +18,7 @@ from colocate.cli.main import main
 from colocate.data.index import Index
 from colocate.training import checkpoint
 from colocate.training import loop as train
-from colocate.training.journal import Journal, read_rows, trackers
+from colocate.training.journal import Journal, UnreadableTiles, read_rows, trackers
 from colocate.training.loop import pretrain
 from colocate.training.recipe import read_recipe, to_json
 from colocate.training.run import prepare_folder
@@ -159,6 +159,30 @@ def test_unreadable_tiles_that_were_moved_count_once(tmp_path: Path) -> None:
     pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
     with (tmp_path / "run" / "skipped.csv").open(newline="") as file:
         assert [row["tile"] for row in csv.DictReader(file)] == [str(tmp_path / "there" / "05.png")]
+
+
+@pytest.mark.parametrize(
+    ("torn", "known"),
+    [
+        ("ti", []),
+        ("tile,reas", []),
+        ("tile,reason\r\n", []),
+        ("tile,reason\r\n00.png,damaged\r\n05.p", ["00.png"]),
+        ('tile,reason\r\n00.png,damaged\r\n"a,b.png",no pict', ["00.png"]),
+        ('tile,reason\r\n"00, a.png",damaged\r\n\u00e4'.encode()[:-1], ["00, a.png"]),
+    ],
+)
+def test_a_list_of_skipped_tiles_that_was_cut_off_goes_on(torn: str | bytes, known: list[str], tmp_path: Path) -> None:
+    """By a kill or a full disk: what was written after half a line was lost, and half a head ended the run."""
+    file = tmp_path / "skipped.csv"
+    file.write_bytes(torn.encode() if isinstance(torn, str) else torn)
+    index = Index.build(write_tiles(tmp_path / "tiles"), tmp_path / "tiles.arrow")
+    for _ in range(2):
+        UnreadableTiles(tmp_path, index, 0.5).note([(5, "no picture"), (7, 'a "b", c')])
+        with file.open(newline="") as stored:
+            rows = list(csv.DictReader(stored))
+        new = [{"tile": index.name(5), "reason": "no picture"}, {"tile": index.name(7), "reason": 'a "b", c'}]
+        assert [row["tile"] for row in rows[:-2]] == known and rows[-2:] == new
 
 
 def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> None:

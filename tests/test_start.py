@@ -73,6 +73,8 @@ def test_weights_that_cannot_be_had_are_refused_before_any_work(
 def test_from_slides_to_objects_and_nothing_twice(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for file in [*(tmp_path / "slides").iterdir(), *(tmp_path / "labels").glob("*.geojson")]:
+        file.rename(file.with_name(f"a, {file.name}"))  # a comma also parts what is held out
     main(words)
     out = tmp_path / "out"
     data = Labelled.open(out / "labels")
@@ -80,7 +82,7 @@ def test_from_slides_to_objects_and_nothing_twice(
     assert len(tested) == 1
     trained = set(Index.open(out / "run" / "tiles.arrow").sources)
     assert len(trained) == 2 and not trained & set(tested)
-    assert {path.stem for path in (out / "objects").glob("*.geojson")} == {"s0", "s1", "s2"}
+    assert {path.stem for path in (out / "objects").glob("*.geojson")} == {"a, s0", "a, s1", "a, s2"}
     said = capsys.readouterr().out
     assert "pretrained" in said and "random" in said and "onto it in QuPath" in said
     made = ("*.safetensors", "result.json", "*.geojson", "*.tar", "items.csv", "*.ckpt")

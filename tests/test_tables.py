@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from colocate.base.errors import UserError
 from colocate.base.tables import as_text, column, read_table, write_csv
+from colocate.data.index import Index
 
 ROWS = [{"path": "a b.svs", "source": "007", "mpp": "0.5"}, {"path": "é.svs", "source": "", "mpp": ""}]
 
@@ -112,3 +113,18 @@ def test_values_of_several_lines_in_a_long_file(tmp_path: Path) -> None:
     rows += [("return\r.png", "an old Mac's"), ("two\r\n.png", "")]
     write_csv(tmp_path / "t.csv", ("path", "note"), rows)
     assert read_table(tmp_path / "t.csv")["path"].to_pylist() == [path for path, _ in rows]
+
+
+@pytest.mark.parametrize("wide", [pa.large_string(), pa.string_view()], ids=str)
+def test_text_of_any_width_is_text(wide: pa.DataType, tmp_path: Path) -> None:
+    """What pandas and polars may write: decimal commas were refused, and views ended in a traceback."""
+    rows = {"path": ["a.png", "b.png"], "mpp": ["0,5", "NA"], "split": ["test", "train"], "n": [1, 2]}
+    kinds = dict.fromkeys(("path", "mpp", "split"), wide)
+    file = tmp_path / "t.parquet"
+    table = pa.table({name: pa.array(values, kinds.get(name)) for name, values in rows.items()})
+    parquet.write_table(table.replace_schema_metadata({"colocate": "kept"}), file)
+    read = read_table(file)
+    assert read.to_pydict() == rows and read.schema.types == [pa.string()] * 3 + [pa.int64()]
+    assert (read.schema.metadata or {})[b"colocate"] == b"kept"
+    assert column(read, "mpp", pa.float32(), file).to_pylist() == [0.5, None]
+    assert Index.build(file, tmp_path / "i.arrow", hold_out=["split=test"]).table["path"].to_pylist() == ["b.png"]

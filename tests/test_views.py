@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from colocate.base.errors import UserError
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ViewConfig
 from colocate.core.views import AugmentParams, render, sample_params, sample_views
 from tests.reference.views import view_of
@@ -216,3 +217,40 @@ def test_images_are_float32_channels_last_and_crops_stay_on_the_host() -> None:
     view = sample_views(_tiles(2), RAW).first
     assert view.images.dtype == torch.float32 and view.images.is_contiguous(memory_format=torch.channels_last)
     assert view.crop.rows.device.type == "cpu" and view.crop.rows.dtype == torch.float64
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16])
+def test_views_do_not_depend_on_torchs_default_type(default: torch.dtype) -> None:
+    """Lightning's 64-true and bf16-true set it for each step."""
+    config = replace(ViewConfig(size=32), stain=0.2, stain_p=1.0, symmetries="all", reference=True, local_views=1)
+    tiles = _tiles(3)
+    expected = sample_views(tiles, config, seed=1)
+    torch.set_default_dtype(default)
+    try:
+        found = sample_views(tiles, config, seed=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.reference is not None and expected.reference is not None
+    views = [*found[:2], *found.locals, found.reference]
+    for one, other in zip(views, [*expected[:2], *expected.locals, expected.reference], strict=True):
+        assert one.images.dtype == torch.float32 and torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (0, 96), (64, 97)])
+def test_sizes_that_no_tile_can_have_are_refused(size: tuple[int, int]) -> None:
+    """As width and height they gave views of nan."""
+    tiles = _tiles(2, 64, 96)
+    with pytest.raises(ValueError, match="height and width, from 1 to 64 x 96"):
+        sample_views(tiles, RAW, sizes=torch.tensor([(64, 96), size]))
+    for fine in ((64, 96), (1, 1), (40, 96)):
+        assert sample_views(tiles, RAW, sizes=torch.tensor([fine, fine])).first.images.isfinite().all()
+
+
+@pytest.mark.parametrize("mpp", [0.0, -0.5, math.nan])
+def test_a_resolution_that_is_none_is_unknown(mpp: float) -> None:
+    """Of 0 the crop was whatever the tile held."""
+    tiles = _tiles(2)
+    known = torch.tensor([0.5, mpp])
+    with pytest.raises(UserError, match=r"views\.mpp=1\.0 needs every tile's own mpp"):
+        sample_views(tiles, replace(RAW, mpp=1.0, area=(0.1, 0.5)), mpp=known)
+    sample_views(tiles, RAW, mpp=known)  # which does not ask

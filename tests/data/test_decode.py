@@ -80,6 +80,36 @@ def test_transparent_grey_and_palette_lie_on_white() -> None:
     assert decode(shades, "tile")[:, 0].T.tolist() == [[9, 8, 7], [255] * 3]
 
 
+@pytest.mark.parametrize(
+    ("bits", "samples", "clear", "expected"),
+    [
+        (1, [0, 1, 0, 0], [1], [0, 255, 0, 0]),
+        (2, [0, 1, 2, 3], [1], [0, 255, 170, 255]),
+        (2, [0, 1, 2, 3], [2], [0, 85, 255, 255]),
+        (4, [0, 5, 15, 6], [5], [0, 255, 255, 102]),
+        (8, [0, 5, 255, 6], [5], [0, 255, 255, 6]),
+        (16, [0, 0x1234, 0xFFFF, 0x1235], [0x1234], [0, 255, 255, 18]),
+        (8, [1, 2, 3, 4, 5, 6], [4, 5, 6], [1, 255]),
+        (16, [0x3412, 0x5634, 0x7856, 0x1234, 0x3456, 0x5678], [0x1234, 0x3456, 0x5678], [52, 255]),
+    ],
+)
+def test_the_one_transparent_colour_of_a_png(
+    bits: int, samples: list[int], clear: list[int], expected: list[int]
+) -> None:
+    """Written by hand, after the PNG specification: greys of 2, 4 and 16 bits and colours of 16 were opaque."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = int("".join(f"{sample:0{bits}b}" for sample in samples).ljust(8, "0"), 2)
+    packed_row = row.to_bytes(-(-len(samples) * bits // 8), "big")
+    head = struct.pack(">IIBBBBB", len(samples) // len(clear), 1, bits, 0 if len(clear) == 1 else 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"tRNS", struct.pack(f">{len(clear)}H", *clear))]
+    parts += [(b"IDAT", zlib.compress(b"\0" + packed_row)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    assert decode(data, "tile")[0, 0].tolist() == expected
+
+
 def test_cmyk_is_converted() -> None:
     tile = decode(packed(Image.new("CMYK", (8, 8), (0, 255, 0, 0)), "tiff"), "tile")
     assert tile[:, 0, 0].tolist() == [255, 0, 255]

@@ -11,6 +11,7 @@ from pyarrow import csv, parquet
 
 from colocate.base.errors import UserError
 from colocate.data.index import Index
+from colocate.data.rows import quoted
 
 Build = Callable[..., Index]
 ROWS = {
@@ -105,3 +106,40 @@ def test_categories_that_fill_their_type(build: Build, tmp_path: Path) -> None:
     words = patients.dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string()))
     rows = {"path": [f"{number}.png" for number in range(129)], "patient": words}
     assert len(build(table_file(tmp_path, "parquet", rows), hold_out=("patient=P1",))) == 128
+
+
+NAMES = ["Smith, J", 'the "old" one', "P1", "a,b"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("out", [NAMES[:1], NAMES[1:2], NAMES[2:], NAMES[:3]])
+def test_values_with_commas_stand_in_quotes(kind: str, out: list[str], build: Build, tmp_path: Path) -> None:
+    table = table_file(tmp_path, kind, {"path": list(map(str, range(4))), "patient": NAMES})
+    left = [str(number) for number, name in enumerate(NAMES) if name not in out]
+    for words in (quoted(out), ",".join(f' "{name.replace(chr(34), chr(34) * 2)}" ' for name in out)):
+        assert build(table, hold_out=(f"patient={words}",)).table["path"].to_pylist() == left
+
+
+def test_the_remedy_for_a_comma_can_be_copied(build: Build, tmp_path: Path) -> None:
+    table = table_file(tmp_path, "csv", {"path": list(map(str, range(4))), "patient": NAMES})
+    with pytest.raises(UserError, match='did you mean "Smith, J"'):
+        build(table, hold_out=("patient=Smith, J",))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("splits", "said"), [(["test", None, "a"], "1 tile"), (["test", None, ""], "2 tiles")])
+def test_tiles_of_which_nothing_is_known_stay_and_are_told(
+    kind: str, splits: list[str], said: str, build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_file(tmp_path, kind, {"path": ["0", "1", "2"], "split": splits})
+    assert build(table, hold_out=("split=test",)).table["path"].to_pylist() == ["1", "2"]
+    assert f"note: {said} without split in {table}, kept for training" in capsys.readouterr().out
+    whole = table_file(tmp_path, kind, {"path": ["0", "1"], "split": ["test", "a"], "patient": [None, "P1"]})
+    build(whole, hold_out=("split=test",))
+    assert not capsys.readouterr().out
+
+
+def test_a_path_of_nothing_is_no_path(build: Build, tmp_path: Path) -> None:
+    """In Parquet it was the folder itself."""
+    with pytest.raises(UserError, match="no path in row 2"):
+        build(table_file(tmp_path, "parquet", {"path": ["0.png", ""]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -90,3 +91,14 @@ def test_prototypes_are_compared_by_direction_alone() -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="method: "):
         PrototypesConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.01, 0.02])
+def test_low_temperatures_leave_no_vector_without_a_prototype(temperature: float) -> None:
+    """In float32, against loops with a far wider range: rows far below the best were all zero."""
+    scores = torch.tensor([[1.0, 0.9], [0.0, -0.1], [-0.5, -1.0], [0.3, 0.31]])
+    wide = np.exp(scores.numpy().astype(np.longdouble) / temperature)
+    for _ in range(3):
+        wide /= wide.sum(0, keepdims=True)
+        wide /= wide.sum(1, keepdims=True)
+    torch.testing.assert_close(sinkhorn(scores, temperature), torch.tensor(wide.astype(np.float32)), atol=1e-4, rtol=0)

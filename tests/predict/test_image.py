@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import shapely
+from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor
 
-from colocate.prediction.image import ClassMap, Objects, look_over
+from colocate.base.errors import UserError
+from colocate.evaluation.decoders import Segmenter
+from colocate.prediction.image import ClassMap, Model, Objects, look_over
 from colocate.prediction.predict import predict
 from tests.predict.seen import FINDER, MAPPER, ids_as_tissue, slide_of
+from tests.predict.test_predict_classes import kept
+from tests.predict.test_predict_classes import network as network
 from tests.predict.test_predict_objects import CONFIG, discs
 
 WINDOWS = (CONFIG.window or 0, CONFIG.overlap or 0)
@@ -83,3 +91,23 @@ def test_an_image_of_another_resolution_is_seen_at_the_models(ids: np.ndarray, s
         centres.append(shapely.get_coordinates(shapely.centroid(large)))
     mean = centres[1].mean(0) / centres[0].mean(0)
     assert np.allclose(mean, scale, rtol=0.05)
+
+
+def test_what_is_no_array_is_named(ids: np.ndarray, network: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of Pillow, a path: an AttributeError."""
+    model = Model(kept(network), Fabric(accelerator="cpu", devices=1))
+    for image in (Image.fromarray(ids_as_tissue(ids)), "image.png", Path("image.png"), ids_as_tissue(ids).tolist()):
+        with pytest.raises(UserError, match=r"an image is a numpy array, not .*: give numpy\.asarray of it, in RGB"):
+            inspect.unwrap(Model.predict)(model, image)
+    image = ids_as_tissue(ids)
+    plain = model.predict(image)
+    for same in (image[:, ::-1][:, ::-1], np.asfortranarray(image), np.asarray(Image.fromarray(image))):
+        found = model.predict(same)
+        assert all(map(np.array_equal, plain[:2], found[:2]))
+    for wrong in (image / 255, image.astype(np.uint16), image[:, :, 0], image.transpose(2, 0, 1), image[:0]):
+        with pytest.raises(UserError, match="an image is a uint8 array of height x width x 3, not"):
+            model.predict(wrong)
+    monkeypatch.setattr("colocate.prediction.image.look_over", lambda model, image, *rest: image)
+    with h5py.File.in_memory() as file:  # which is no array of numpy either, and may be large
+        stored = file.create_dataset("image", data=image)
+        assert inspect.unwrap(Model.predict)(model, stored) is stored

@@ -42,6 +42,10 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
         if file.suffix.lower() != ".csv":
             table = parquet.read_table(file, columns=columns, page_checksum_verification=True)
             table.validate(full=True)  # a damaged one may name words that it has not
+            for place, wide in enumerate(table.schema):
+                if pa.types.is_large_string(wide.type) or pa.types.is_string_view(wide.type):  # of pandas, polars
+                    plain = table.column(place).cast(pa.string())  # which all of Arrow's functions take
+                    table = table.set_column(place, wide.with_type(pa.string()), plain)
             return table
         with file.open("rb") as opened:
             utf16 = (start := opened.read(2)) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -60,6 +60,7 @@ def start(
         return
     import torch
 
+    from colocate.data.rows import quoted
     from colocate.datasets.labelled import Labelled
     from colocate.datasets.prepare import prepare
     from colocate.training.loop import build_backbone
@@ -71,7 +72,7 @@ def start(
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
     tested = [] if labels is None else tested_slides(Labelled.open(data), listed)
-    held_out = (f"slide={','.join(tested)}",) if tested else ()
+    held_out = (f"slide={quoted(tested)}",) if tested else ()
     fitting = fit_into(hours, replace(asked, data=str(out / "tiles"), hold_out=held_out), out / "run", tested)
     run = api.pretrain(fitting, data=out / "tiles", out=out / "run", resume=True)
     page = run.report()

@@ -37,8 +37,8 @@ class Crop(NamedTuple):
     def of(cls, corners: object, transpose: object = None) -> Crop:
         """Crops from b rows of (top, left, bottom, right), signed as above; none transposed by default."""
         ends = torch.as_tensor(corners, dtype=torch.float64)
-        turned = torch.zeros(len(ends), dtype=torch.bool) if transpose is None else torch.as_tensor(transpose)
-        return cls(ends[:, 0::2], ends[:, 1::2], turned)
+        turned = ends.new_zeros(len(ends)) if transpose is None else transpose
+        return cls(ends[:, 0::2], ends[:, 1::2], torch.as_tensor(turned, dtype=torch.bool))
 
     def select(self, item: slice | Tensor) -> Crop:
         """The crops of some of the views: a slice, a mask or numbers, as for a tensor's first axis."""
@@ -135,7 +135,7 @@ def resampling(
     step = ((ends[:, 1] - ends[:, 0]) / size)[:, None, None]  # source pixels a view pixel, signed
     reach = step.abs().clamp_min(1)  # half the triangle's foot: no narrower than one source pixel when enlarging
     sigma = (sigma_px[:, None, None] * step.abs()).clamp_min(1e-4)  # the floor keeps "no blur" out of a division
-    centre = ends[:, :1, None] + (torch.arange(size, device=ends.device)[None, :, None] + 0.5) * step
+    centre = ends[:, :1, None] + (torch.arange(size, dtype=ends.dtype, device=ends.device)[None, :, None] + 0.5) * step
 
     first = (centre - support).floor().clamp(0, length - taps)
     pixel = first + torch.arange(taps, device=ends.device)

@@ -180,8 +180,8 @@ def attend(
     """
     similar = _cosine(own.detach(), other.detach()) / temperature
     area = to_device(match.fractions(), similar)
-    shares = area * (similar - similar.amax(2, keepdim=True)).exp()
-    return Attended(shares / shares.sum(2, keepdim=True).clamp_min(1e-30), match.weight, match.ranking())
+    shares = (similar + area.log()).softmax(2)  # nan where nothing is shared
+    return Attended(shares.where(area.amax(2, keepdim=True) > 0, 0), match.weight, match.ranking())
 
 
 @torch.no_grad()

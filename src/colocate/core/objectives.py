@@ -31,14 +31,15 @@ def info_nce(
 
     All three are normalised here; `negatives` get no gradient. The result is the sum over rows of weight x loss,
     divided by `count` (default: r; give the full number of pairs where rows of weight zero were left out). Gradients
-    reach `query`, and `key` if it requires one.
+    reach `query`, and `key` and `weight` if they require one.
 
     Loss and gradient come out of the same pass over chunks of rows, so memory is O(chunk x m + r x d) instead of
     O(r x m); by default 512 rows on a CPU, whose cache then holds them, else 128 MiB of logits. The softmax is in
     float32 at least, also under autocast.
 
     Raises:
-        ValueError: shapes that do not fit, or a temperature that is not positive.
+        ValueError: shapes that do not fit, or a temperature that is not positive or wants a gradient, which it would
+            not get.
 
     >>> q = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> info_nce(q, q, torch.tensor([[-1.0, 0.0]]), temperature=1.0)   # mean of log(1 + e^-2) and log(1 + e^-1)
@@ -48,8 +49,12 @@ def info_nce(
         raise ValueError(
             f"queries {tuple(query.shape)}, keys {tuple(key.shape)} and negatives {tuple(negatives.shape)} do not fit"
         )
+    if weight is not None and weight.shape != query.shape[:1]:
+        raise ValueError(f"weights {tuple(weight.shape)} do not fit {len(query)} queries: give one number for each")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        raise ValueError("the temperature gets no gradient here: give a number, such as temperature.item()")
     with torch.autocast(query.device.type, enabled=False):
         query, key = F.normalize(exact(query), dim=1), F.normalize(exact(key), dim=1)
         scale = torch.ones_like(query[:, 0]) if weight is None else weight.to(query)
@@ -57,7 +62,7 @@ def info_nce(
         negatives = F.normalize(exact(negatives.detach()).to(query), dim=1)
         if chunk is None:
             chunk = 512 if query.device.type == "cpu" else max(1, LOGITS_AT_ONCE // max(1, len(negatives)))
-        return _InfoNCE.apply(query, key, negatives, scale, temperature, chunk)  # type: ignore[no-any-return]
+        return _InfoNCE.apply(query, key, negatives, scale, float(temperature), chunk)  # type: ignore[no-any-return]
 
 
 class _InfoNCE(Function):
@@ -77,9 +82,10 @@ class _InfoNCE(Function):
         temperature: float,
         chunk: int,
     ) -> Float[Tensor, ""]:
-        needs_query, needs_key = ctx.needs_input_grad[:2]
+        needs_query, needs_key, _, needs_scale = ctx.needs_input_grad[:4]
         grad_query = torch.empty_like(query) if needs_query else None
         pull = torch.empty_like(scale)  # scale * (p_positive - 1) / temperature, a row
+        losses = torch.empty_like(scale)
         loss = query.new_zeros(())
         sharp = temperature < 1 / 40 and len(negatives) > 0
         bits = math.log2(math.e) / temperature  # logits to base 2: exp2 takes a third of exp's time
@@ -97,13 +103,15 @@ class _InfoNCE(Function):
                 if grad_query is not None:
                     pushed.addmm_(weights, some)
             total = others + (positive - top).exp2()
-            loss += (s * (total.log2() + top - positive)).sum() * math.log(2)
+            losses[rows] = total.log2() + top - positive
+            loss += (s * losses[rows]).sum() * math.log(2)
             pull[rows] = -s * others / total / temperature
             if grad_query is not None:
                 grad_query[rows] = pushed * (s / total / temperature)[:, None]
         if grad_query is not None:
             grad_query.addcmul_(pull[:, None], key)
-        ctx.save_for_backward(grad_query, pull[:, None] * query if needs_key else None)
+        each = losses * math.log(2) if needs_scale else None
+        ctx.save_for_backward(grad_query, pull[:, None] * query if needs_key else None, each)
         return loss
 
     @staticmethod
@@ -112,8 +120,8 @@ class _InfoNCE(Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         (upstream,) = grad_outputs
-        query, key = ctx.saved_tensors
-        return (None if query is None else upstream * query, None if key is None else upstream * key, *[None] * 4)
+        query, key, scale = (None if grad is None else upstream * grad for grad in ctx.saved_tensors)
+        return query, key, None, scale, None, None
 
 
 @torch.no_grad()
@@ -121,18 +129,17 @@ def sinkhorn(scores: Float[Tensor, "m k"], temperature: float = 0.05, iterations
     """Assign m vectors to k prototypes so that every prototype gets the same share: each row is a distribution.
 
     The entropic transport problem of SwAV (arXiv:2006.09882, equation 3): exp(scores / temperature), its columns and
-    rows scaled in turn to equal sums (Sinkhorn-Knopp). No gradient passes.
+    rows scaled in turn to equal sums (Sinkhorn-Knopp), as logarithms: whole rows would be too small for float32 at low
+    temperatures. No gradient passes.
 
     >>> sinkhorn(torch.tensor([[0.9, 0.8], [0.9, 0.1]])).round()   # both prefer the first, and share
     tensor([[0., 1.],
             [1., 0.]])
     """
-    scaled = exact(scores) / temperature
-    shares = (scaled - scaled.amax()).exp()
+    shares = exact(scores) / temperature
     for _ in range(iterations):
-        shares = shares / shares.sum(0, keepdim=True).clamp_min(1e-30)
-        shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-30)
-    return shares
+        shares = shares.log_softmax(0).log_softmax(1)
+    return shares.exp()
 
 
 def vicreg_invariance(

@@ -11,6 +11,7 @@ edge by renormalising, not by reflection; nothing is rounded to 8 bits in betwee
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -59,10 +60,10 @@ def sample_params(
     """Draw one view of each of b tiles of (height, width) `sizes` pixels, a pure function of (config, key, index).
 
     Raises:
-        UserError: `config.mpp` is set and a tile's own `mpp` is unknown (nan or not given).
+        UserError: `config.mpp` is set and a tile's own `mpp` is unknown (nan, not given or not above 0).
     """
     u = uniforms(index, *key, count=64)
-    low, high = 1 - torch.tensor(config.jitter), 1 + torch.tensor(config.jitter)
+    low, high = 1 - _numbers(config.jitter), 1 + _numbers(config.jitter)
     low[3], high[3] = -config.jitter[3], config.jitter[3]
     unchanged = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=u.dtype)
     low = low.clamp_min(0).where(torch.tensor([True, True, True, False]), low)
@@ -70,7 +71,7 @@ def sample_params(
     factors = torch.where(jittered, low + (high - low) * u[:, 1:5], unchanged)
     blurred = u[:, 6] < config.blur_p
     sigma_px = config.blur_px[0] + (config.blur_px[1] - config.blur_px[0]) * u[:, 7]
-    stained = (u[:, 8] < config.stain_p)[:, None] * config.stain
+    stained = (u[:, 8] < config.stain_p)[:, None].float() * config.stain
     return AugmentParams(
         crop=_draw_crop(config, sizes, u[:, 32:], mpp),
         sigma_px=sigma_px * blurred,
@@ -92,7 +93,7 @@ def _draw_crop(
     height, width = size[:, :1], size[:, 1:]
     full = height * width
     if config.mpp is not None:
-        if mpp is None or mpp.isnan().any():
+        if mpp is None or not (mpp > 0).all():
             raise UserError(f"views.mpp={config.mpp} needs every tile's own mpp: give --tile-mpp, or a table with mpp")
         full = (config.size * config.mpp / mpp.to(u.dtype)[:, None]) ** 2
     area = full * (config.area[0] + (config.area[1] - config.area[0]) * u[:, :10])
@@ -126,12 +127,17 @@ _ALLOWED: dict[Symmetries, tuple[bool, bool, bool]] = {
 }
 
 
+def _numbers(values: Sequence[object]) -> Tensor:
+    """In float32, whatever torch's default: Lightning changes that for a step in half or double precision."""
+    return torch.tensor(values, dtype=torch.float32)
+
+
 # ITU-R BT.601 luma, and the YIQ axes whose rotation stands for a change of hue.
-LUMA = torch.tensor([0.299, 0.587, 0.114])
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+LUMA = _numbers([0.299, 0.587, 0.114])
+_YIQ = _numbers([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 # Optical density of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), rows of unit length.
-_HED = torch.nn.functional.normalize(torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1)
+_HED = torch.nn.functional.normalize(_numbers([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1)
 
 
 def colour_matrix(
@@ -212,9 +218,9 @@ class Batch(NamedTuple):
 def render(tiles: UInt8[Tensor, "b 3 H W"], params: AugmentParams, config: ViewConfig) -> View:
     """The views that `params` describes, float32 on the tiles' device; tiles may be padded at the bottom and right."""
     shape = (len(tiles), 3, config.size, config.size)
-    images = torch.empty(shape, device=tiles.device, memory_format=torch.channels_last)
+    images = torch.empty(shape, dtype=torch.float32, device=tiles.device, memory_format=torch.channels_last)
     # On a CPU a few tiles at a time: what lies between pixels in and pixels out then stays in cache.
-    step = 8 if tiles.device.type == "cpu" else len(tiles)
+    step = 8 if tiles.device.type == "cpu" else max(len(tiles), 1)
     with torch.autocast(tiles.device.type, enabled=False):
         for start in range(0, len(tiles), step):
             some = slice(start, start + step)
@@ -237,7 +243,7 @@ def _pixels(tiles: UInt8[Tensor, "b 3 H W"], params: AugmentParams, config: View
         view = jitter_stain(view, to_device(matrix, device), to_device(offset, device))
 
     matrix, grey_row = colour_matrix(params.factors.float(), params.grey)
-    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    mean, std = _numbers(config.mean), _numbers(config.std)
     grey = (to_device(grey_row, device) * view.mean((2, 3))).sum(1, keepdim=True)
     offset = (grey - to_device(mean, device)) / to_device(std, device)
     view = affine(view, to_device(matrix / std[:, None], device), offset)
@@ -260,8 +266,8 @@ def sample_views(
     """Two random views of each tile, with the crops they were cut from; local and reference views by `config`.
 
     The views are a pure function of (config, seed, epoch, tile number): the same whatever the batch, the worker or
-    the machine. `index` numbers the tiles (default 0, 1, ...), `sizes` gives their true height and width where they are
-    padded at the bottom and right, `mpp` their resolution in micrometres per pixel.
+    the machine (pixels but for rounding). `index` numbers the tiles (default 0, 1, ...), `sizes` gives their true
+    height and width where they are padded at the bottom and right, `mpp` their resolution in micrometres per pixel.
 
     >>> tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     >>> batch = sample_views(tiles, ViewConfig(size=32), seed=1)
@@ -270,6 +276,7 @@ def sample_views(
 
     Raises:
         TypeError: tiles of another type than uint8.
+        ValueError: `sizes` that no tile in `tiles` can have.
         UserError: as `sample_params`.
     """
     if tiles.dtype != torch.uint8:
@@ -279,6 +286,8 @@ def sample_views(
         index = torch.arange(len(tiles))
     if sizes is None:
         sizes = torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
+    elif (sizes < 1).any() or (sizes > torch.tensor(tiles.shape[2:])).any():
+        raise ValueError(f"sizes are each tile's height and width, from 1 to {' x '.join(map(str, tiles.shape[2:]))}")
 
     def drawn(number: int, config: ViewConfig, size: int) -> View:
         params = sample_params(config, sizes, index, seed, epoch, number, mpp=mpp)

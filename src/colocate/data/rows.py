@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from jaxtyping import Bool, Int32
 from colocate.base.errors import UserError
 from colocate.base.files import not_utf8
 from colocate.base.tables import check_columns, column, pc, read_table
+from colocate.base.text import counted, say
 from colocate.slides.listing import MANIFEST, NAMES
 from colocate.slides.settings import check_mpp
 
@@ -110,28 +113,42 @@ HeldOut = dict[str, list[str]]
 
 
 def held_out(words: Sequence[str]) -> HeldOut:
-    """Parse `--hold-out COLUMN=VALUE[,VALUE...] ...`. Raises UserError for a word of another form.
+    """Parse `--hold-out COLUMN=VALUE[,VALUE...] ...`, a value with a comma in double quotes, as in CSV.
 
-    >>> held_out(["split=test,val", "patient=P1"])
-    {'split': ['test', 'val'], 'patient': ['P1']}
+    Raises UserError for a word of another form.
+
+    >>> held_out(["split=test,val", 'patient="Smith, J",P1'])
+    {'split': ['test', 'val'], 'patient': ['Smith, J', 'P1']}
     """
     asked: HeldOut = {}
     for word in words:
         column, _, values = word.partition("=")
-        named = [value.strip() for value in values.split(",")]
-        if not column.strip() or not all(named):
+        named = [value.strip() for value in next(csv.reader([values.strip()], skipinitialspace=True), [])]
+        if not column.strip() or not named or not all(named):
             raise UserError(f"--hold-out {word!r}: give COLUMN=VALUE[,VALUE...], such as split=test")
         asked.setdefault(column.strip(), []).extend(named)
     return asked
 
 
+def quoted(values: Sequence[str]) -> str:
+    """Write values as `held_out` reads them.
+
+    >>> quoted(["P1", "Smith, J"])
+    'P1,"Smith, J"'
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
 def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, " n"]:
     """Mark the rows of a table that are not held out.
 
-    Raises UserError for a column that is not there, a value that occurs nowhere or also in other capitals, or if no row
-    is left.
+    Those of which a column says nothing are kept, and a note says so. Raises UserError for a column that is not there,
+    a value that occurs nowhere or also in other capitals, or if no row is left.
     """
     kept = np.ones(len(table), bool)
+    unsaid: dict[str, Bool[np.ndarray, " n"]] = {}
     for name, values in held_out.items():
         if name not in table.column_names:
             meant = _meant(name, table.column_names)
@@ -150,8 +167,13 @@ def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, 
                 remedy = "hold out both, or rename one"
                 raise UserError(f"--hold-out {name}={alike}: this column of {data} has {word} too: {remedy}")
         kept &= ~np.isin(words, values)[numbers]
+        unsaid[name] = np.isin(words, "")[numbers]
     if not kept.any():
         raise UserError(f"--hold-out leaves no tile of {data} to train on: hold out less")
+    for name, empty in unsaid.items():
+        if number := int((empty & kept).sum()):
+            who = f"{counted(number, 'tile')} without {name}"
+            say(f"note: {who} in {data}, kept for training: fill it in if they belong to what is held out")
     return kept
 
 
@@ -162,8 +184,8 @@ def _meant(word: str, known: Sequence[str]) -> str:
     ('did you mean test?', 'there are no, yes')
     """
     if close := get_close_matches(word, known, 1):
-        return f"did you mean {close[0]}?"
-    return f"there are {', '.join(known[:SHOWN])}" + (", ..." if len(known) > SHOWN else "")
+        return f"did you mean {quoted(close)}?"
+    return f"there are {', '.join(quoted([word]) for word in known[:SHOWN])}" + (", ..." if len(known) > SHOWN else "")
 
 
 TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
@@ -186,8 +208,9 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     table = table.filter(pa.array(left_in(table, held_out, data)))
     columns = {name: column(table, name, kind, data) for name, kind in TYPES.items() if name in table.column_names}
     paths = columns["path"].to_pylist()
-    if None in paths:
-        raise UserError(f"{data} has no path in row {paths.index(None) + 1}: fill it in or remove the row")
+    if not all(paths):
+        empty = next(number for number, path in enumerate(paths, start=1) if not path)
+        raise UserError(f"{data} has no path in row {empty}: fill it in or remove the row")
     sources = columns["source"].to_pylist() if "source" in columns else None
     return file_rows(paths, sources, _mpp(columns["mpp"], data) if "mpp" in columns else None)
 

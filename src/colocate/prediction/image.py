@@ -113,6 +113,9 @@ class Model:
         Raises:
             UserError: no RGB image of bytes, an impossible `mpp`, or one for a model that does not know its own.
         """
+        if not hasattr(image, "dtype"):  # as arrays of h5py and zarr have
+            kind = f"{type(image).__module__}.{type(image).__qualname__}"
+            raise UserError(f"an image is a numpy array, not {kind}: give numpy.asarray of it, in RGB")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UserError(f"an image is a uint8 array of height x width x 3, not {image.dtype} of {image.shape}")
         config = PredictConfig(window, overlap, score)

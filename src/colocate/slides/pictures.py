@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -111,17 +111,28 @@ class Plain(Reader):
     @cached_property
     def _pixels(self) -> RGB:
         with reading(self.path), self.image as image:
+            scale = CLEAR.get(str(image.tile[0][3])) if image.tile else None
             image.load()
+            clear = image.info.get("transparency")
+            if scale and clear is not None:
+                clear = image.info["transparency"] = scale(clear)
             if image.mode.startswith("I"):
                 grey = np.asarray(image).astype(np.uint16)[:, :, None]
                 _say_if_dark(grey, self.path)
-                return to_8_bits(65535)[grey].repeat(3, 2)
+                colours = to_8_bits(65535)[grey].repeat(3, 2)
+                return colours if clear is None else np.where(grey == clear, np.uint8(255), colours)
             if not image.has_transparency_data:
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
             pixels = np.asarray(image.convert("RGBA"))
             return on_white(pixels[:, :, :3], pixels[:, :, 3:])
 
 
+# The one transparent colour of a PNG, as Pillow gives the pixels but not that colour, by how they are coded.
+CLEAR: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda colour: tuple(sample >> 8 for sample in colour),
+}
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # TIFF's photometrics that have a meaning here: how many samples each
 WHITE_IS_0, PALETTE, CMYK, YCBCR = 0, 3, 5, 6
 PREMULTIPLIED, STRAIGHT = 1, 2  # of TIFF's extra samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -71,8 +72,11 @@ class UnreadableTiles:
         self.most = most
         self.known: set[str] = set()
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.known = {row["tile"] for row in csv.DictReader(file)}
+            stored = self.path.read_bytes()
+            whole = stored[: stored.rfind(b"\n") + 1]  # a run that was killed may have left half a line
+            if whole != stored:
+                write_atomically(self.path, whole)
+            self.known = {row[0] for row in csv.reader(io.StringIO(whole.decode(), newline="")) if row} - {"tile"}
 
     def note(self, skipped: Iterable[tuple[int, str]]) -> str | None:
         """List new ones; returns a sentence where there are any.

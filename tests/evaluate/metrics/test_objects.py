@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +86,25 @@ def test_shared_pixels_by_counting(seed: int) -> None:
     assert table.sum() == a.numel()
     for i, row in enumerate(table.tolist()):
         assert row == [int(((a == i) & (b == j)).sum()) for j in range(len(row))]
+
+
+def test_a_finding_of_another_size_has_no_score() -> None:
+    """Turned by 90 degrees it has as many pixels, and was scored as if they lay the same way."""
+    truth = torch.zeros(4, 6, dtype=torch.int32)
+    truth[1:3, 1:3] = 1
+    for other in (truth.T.contiguous(), truth[:3]):
+        for family in ("coco", "glas", "panoptic"):
+            with pytest.raises(ValueError, match=r"the finding is .* pixels and the truth \(4, 6\)"):
+                FAMILIES[family].record(Objects.of_ids(truth), Objects.of_ids(other))
+        for ignored in (None, 1):
+            with pytest.raises(ValueError, match=r"the finding is .* pixels and the truth \(4, 6\)"):
+                inspect.unwrap(FAMILIES["semantic"].record)(truth, other, ["a", "b"], ignored)
+
+
+def test_classes_are_those_of_the_objects_that_are_there() -> None:
+    """One too many, of an object without pixels, and all after it had the class of another."""
+    ids = torch.tensor([[0, 3, 3], [7, 7, 0]], dtype=torch.int32)
+    assert Objects.of_ids(ids, [5, 6]).classes == [5, 6]
+    for wrong in ([4, 5, 6], [5]):
+        with pytest.raises(ValueError, match=f"{len(wrong)} classes for 2 objects"):
+            Objects.of_ids(ids, wrong)

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from pycocotools.cocoeval import Params
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined
-from colocate.evaluation.metrics.objects import Objects, coco_mask
+from colocate.evaluation.metrics.objects import Objects, check_size, coco_mask
 
 KINDS = ("box", "mask")
 MOST = 100
@@ -31,7 +31,11 @@ def record(truth: Objects, found: Objects, most: int = MOST) -> Record:
     A record has one entry a class, and in it `positives`, the number of true objects, `scores`, those of the
     detections from the highest down, and for `box` and `mask` a word of 0 (false) and 1 (true positive) for each
     threshold of overlap, one letter a detection.
+
+    Raises:
+        ValueError: as `check_size`.
     """
+    check_size(truth.size, found.size)
     kept: Record = {}
     shapes = {"box": (found.xywh, truth.xywh), "mask": (found.rles, truth.rles)}
     for number in sorted({*truth.classes, *found.classes}):

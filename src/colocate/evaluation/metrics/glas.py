@@ -32,7 +32,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined, ratio
-from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
+from colocate.evaluation.metrics.objects import Objects, check_size, label_map, shared_pixels
 
 Slices = tuple[slice, slice]
 
@@ -42,7 +42,11 @@ def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
 
     A record has the numbers of objects (`true`, `found`, `hits`) and for each side its objects' `area` in pixels and
     the sums of area x Dice and area x Hausdorff distance.
+
+    Raises:
+        ValueError: as `check_size`.
     """
+    check_size(truth.size, found.size)
     maps = [_in_reading_order(ids) for ids in (label_map(truth), label_map(found, threshold))]
     shared = shared_pixels(*maps)[1:, 1:]
     areas = [np.bincount(ids.numpy().ravel())[1:] for ids in maps]

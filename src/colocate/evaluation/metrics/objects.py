@@ -44,6 +44,9 @@ class Objects(NamedTuple):
         """Take the objects of a map of ids (0 = none), in ascending order of their ids.
 
         `classes` are those of the objects in that order; all 1 if None.
+
+        Raises:
+            ValueError: there are more or fewer classes than objects.
         """
         flat = ids.numpy().ravel("F")  # as the library counts: down the columns
         starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1) if flat.size else np.zeros(0, np.int64)
@@ -52,6 +55,10 @@ class Objects(NamedTuple):
         order = order[flat[starts][order] > 0]
         rles = _packed(starts[order], lengths[order], flat[starts][order], (ids.shape[0], ids.shape[1]))
         classes = [1] * len(rles) if classes is None else [int(value) for value in classes]
+        if len(classes) != len(rles):
+            raise ValueError(
+                f"{len(classes)} classes for {len(rles)} objects: give one for each id of the map, ascending"
+            )
         return cls((ids.shape[0], ids.shape[1]), rles, classes, [1.0] * len(rles))
 
     @classmethod
@@ -122,6 +129,12 @@ def shared_pixels(truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> I
     rows, columns = int(truth.max()) + 1, int(found.max()) + 1
     pairs = truth.numpy().astype(np.int64).ravel() * columns + found.numpy().ravel()
     return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+
+
+def check_size(truth: Sequence[int], found: Sequence[int]) -> None:
+    """Raises ValueError for a finding of another height or width: turned, it would have as many pixels."""
+    if tuple(truth) != tuple(found):
+        raise ValueError(f"the finding is {tuple(found)} pixels and the truth {tuple(truth)}: give both of one image")
 
 
 def _code(mask: np.ndarray) -> dict[str, Any]:

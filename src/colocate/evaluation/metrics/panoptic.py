@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined, ratio
-from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
+from colocate.evaluation.metrics.objects import Objects, check_size, label_map, shared_pixels
 
 
 def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
@@ -17,7 +17,11 @@ def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
     Objects are disjoint (`label_map`): found ones whose score is below `threshold`, or that others hide wholly, do not
     count. A record has one entry a class: the matches (`tp`), the found (`fp`) and true (`fn`) objects without one, and
     the sum of the matches' `iou`.
+
+    Raises:
+        ValueError: as `check_size`.
     """
+    check_size(truth.size, found.size)
     shared = shared_pixels(label_map(truth), label_map(found, threshold))
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
     visible = [np.flatnonzero(shared[1:].sum(1)), np.flatnonzero(shared[:, 1:].sum(0))]

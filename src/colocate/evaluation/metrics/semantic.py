@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int, Int64, Integer
 from torch import Tensor
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined, ratio
+from colocate.evaluation.metrics.objects import check_size
 from colocate.training.probes import agreement
 
 
@@ -22,8 +23,10 @@ def record(
     that counts may still be found as that class, which is wrong.
 
     Raises:
-        ValueError: a pixel that counts has, in truth or found, a number that is none of the classes'.
+        ValueError: as `check_size`, or a pixel that counts has, in truth or found, a number that is none of the
+            classes'.
     """
+    check_size(truth.shape, found.shape)
     truth, found = truth.long(), found.long()
     if ignored is not None:
         counting = truth != ignored
