@@ -203,7 +203,7 @@ def test_cells_that_timm_gives_are_the_backbones(
     backbone = written(tmp_path, name, stride)
     folder, file = (export(tmp_path, *to) for to in (("huggingface", tmp_path / "hf"), ("timm", tmp_path / "out.pth")))
     card = (folder / "README.md").read_text()
-    assert (f"after the cells ({more}) was not trained" in card) == (more is not None)
+    assert (f"after the cells ({more}) is not trained" in card) == (more is not None)
     assert capsys.readouterr().out.count(f"note: what timm has after the cells ({more})") == (2 if more else 0)
     code = card.partition("```python\n")[2].partition("```")[0].replace("local-dir:FOLDER", f"local-dir:{folder}")
     images = torch.randn(1, 3, 224, 224)
