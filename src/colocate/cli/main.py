@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
@@ -212,7 +213,7 @@ def _run(arguments: list[str]) -> None:
         if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
             command(arguments[1:])
         else:
-            command.__doc__ = re.sub(r"\n {12}(?=\S)", " ", command.__doc__ or "")
+            command.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.getdoc(command) or "")
             tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
 
 
