@@ -103,8 +103,8 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the slides that are tested on" if labels else ""
     better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
-    start = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
-    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{start}"
+    begun = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
+    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{begun}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
         kind = "Mask R-CNN" if torch.cuda.is_available() else slow

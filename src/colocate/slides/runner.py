@@ -154,7 +154,7 @@ def for_each_slide(
         meter.end(slide.name, reason)
         failed += 1
 
-    with meter.bar:
+    with meter:
         while wanted:
             elsewhere = []
             for slide in wanted:

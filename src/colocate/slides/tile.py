@@ -122,7 +122,7 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
     futures = submit(slides, wait=False)
     meter = Meter(len(slides), "tile")
     try:
-        with meter.bar:  # after the processes have started: no thread should be about when they fork
+        with meter:  # after the processes have started: no thread should be about when they fork
             while futures:
                 elsewhere = []
                 for future in as_completed(futures):
