@@ -18,6 +18,10 @@ from tests import checked
 # Before anything imports colocate: every annotated shape in it is checked on every call, in tests only.
 install_import_hook("colocate", f"{checked.__name__}.checker")
 for light in (
+    "evaluation.metrics.glas",
+    "evaluation.metrics.objects",
+    "evaluation.metrics.semantic",
+    "evaluation.settings",
     "methods.rules",
     "methods.settings",
     "training.journal",

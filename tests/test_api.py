@@ -16,7 +16,7 @@ from colocate.api import configured
 from colocate.base.errors import UserError
 from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.protocol import task_for
+from colocate.evaluation.settings import task_for
 from colocate.methods.settings import DistilConfig
 from colocate.prediction.image import Objects
 from colocate.prediction.settings import PredictConfig
@@ -106,7 +106,7 @@ def test_the_order_of_settings_is_no_matter() -> None:
     values = {"short_side": (1400, 1500), "test_short_side": 1500, "long_side": 2000}  # each alone would be refused
     for names in permutations(values):
         changed = configured(task_for("instances", ""), {name: values[name] for name in names})
-        assert {name: getattr(changed.config, name) for name in values} == values  # pyright: ignore
+        assert {name: getattr(changed, name) for name in values} == values  # pyright: ignore
     with pytest.raises(UserError, match="short_side is a range"):
         configured(task_for("instances", ""), {"test_short_side": 1500, "long_side": 1400})
 

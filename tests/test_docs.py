@@ -109,8 +109,8 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = replace(find_recipe("plm"), data="tiles", out="run")
     monkeypatch.setattr("colocate.cli.pretrain.read_recipe", lambda *_, **__: stored)
     monkeypatch.setattr("colocate.cli.pretrain.find_recipe", lambda name: find_recipe("plm" if ":" in name else name))
-    monkeypatch.setattr("colocate.cli.evaluate.judge", reached)
-    monkeypatch.setattr("colocate.cli.evaluate.find_candidates", lambda words, *_: list(words))
+    monkeypatch.setattr("colocate.evaluation.protocol.evaluate", reached)
+    monkeypatch.setattr("colocate.evaluation.candidates.find_candidates", lambda words, *_: list(words))
     monkeypatch.setattr("colocate.cli.evaluate.taken", lambda option, words: ("", list(words)))
 
 

@@ -12,11 +12,13 @@ import pytest
 
 import colocate
 from colocate.cli.main import COMMANDS, main
+from colocate.evaluation.settings import TASKS
 from colocate.training.recipes import RECIPES
+from tests.evaluate.made import write_result
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import write_tiles
 
-HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "torchmetrics", "matplotlib"}
+HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "matplotlib"}
 LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
 TYPED = "from colocate.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
 
@@ -56,7 +58,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-HELPED = ("pretrain", "start", "features", "predict", "export", "report", "table", "demo")
+HELPED = ("pretrain", "start", "evaluate", "features", "predict", "export", "report", "table", "demo")
 
 
 @pytest.mark.parametrize("words", ["pretrain concl --help-all", "recipes", *(f"{name} --help" for name in HELPED)])
@@ -80,6 +82,9 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
         (["pretrain", "plm", "--data", tiles, "--out", used], "used holds a run already"),
         (["start", tmp_path / "nowhere", "--out", tmp_path / "out"], "nowhere does not exist"),
         (["predict", "model", tmp_path / "nowhere", "--out", tmp_path / "out"], "nowhere does not exist"),
+        (["evaluate", "instance"], "evaluate instance? There are instances, contours"),
+        (["evaluate", "probe", "--backbone", "random"], "give --data DATA"),
+        (["evaluate", "contours", "--backbone", "random", "--fraction", "2"], "fraction is a share"),
         (["features", "run", tmp_path, "--out", tmp_path / "out", "--of", "rows"], "--of"),
     ):
         assert not loaded(TYPED, *words) & HEAVY, words
@@ -87,6 +92,13 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
             main([str(word) for word in words])
         assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_tabulated_without_torch(tmp_path: Path) -> None:
+    for task in TASKS:
+        write_result(tmp_path, task)
+    names = loaded(TYPED, "table", tmp_path)
+    assert "colocate.evaluation.table" in names and not names & HEAVY
 
 
 def test_every_recipe_builds_what_its_settings_name() -> None:

@@ -22,11 +22,12 @@ from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.decoders import Segmenter, SemanticsConfig, class_target
-from colocate.evaluation.fit import Engine, Examples, FitConfig, fit
+from colocate.evaluation.decoders import Segmenter, class_target
+from colocate.evaluation.fit import Examples, fit
 from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.settings import Engine, FitConfig, ProbeConfig, SemanticsConfig
 from colocate.training import diagnostics
-from colocate.training.probes import Look, ProbeConfig, frozen_cells, probe
+from colocate.training.probes import Look, frozen_cells, probe
 
 Record = dict[str, Any]
 Cases = dict[str, tuple[float, int]]

@@ -268,8 +268,8 @@ def evaluate(
         UserError: as `colocate.evaluation.protocol.evaluate`.
     """
     from colocate.evaluation.candidates import find_candidates
-    from colocate.evaluation.protocol import Protocol, task_for
     from colocate.evaluation.protocol import evaluate as work
+    from colocate.evaluation.settings import Protocol, task_for
 
     several = [backbones] if isinstance(backbones, Place | Run) else backbones
     protocol, asked = Protocol(data=str(data), out=str(out)), task_for(task, str(data), smoke)

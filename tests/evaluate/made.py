@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask
-
-OBJECTS = ["coco", "glas", "panoptic"]
-METRICS = {"instances": OBJECTS, "contours": OBJECTS, "semantics": ["semantic"], "probe": ["probe"]}
-TASKS = {"instances": InstancesTask, "contours": ContoursTask, "semantics": SemanticsTask, "probe": ProbeTask}
+from colocate.evaluation.settings import METRICS, TASKS
 
 
 def write_result(
@@ -48,11 +44,11 @@ def write_result(
             "steps": 100,
             "recipe": label,
         },
-        "settings": json.loads(json.dumps(asdict(TASKS[task]())["config"])) | {"precision": "32"},
+        "settings": json.loads(json.dumps(asdict(TASKS[task]()))) | {"precision": "32"},
         "fraction": 1.0,
         "seed": seed,
         "leakage": {"checked": ["names of 24 test images"], "unchecked": ["crops"], "found": [], "forced": False},
-        "metrics": METRICS[task],
+        "metrics": list(METRICS[task]),
         "scores": {},
         "parts": {},
         "records": records(task, seed, skill, images),

@@ -15,9 +15,10 @@ from scipy.spatial import KDTree
 
 from colocate.base.errors import UserError
 from colocate.datasets.writer import Draft, Facts, write
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, borders, on_glass, parted
-from colocate.evaluation.fit import DRAWS, FitConfig
+from colocate.evaluation.contours import ContourSegmenter, borders, on_glass, parted
+from colocate.evaluation.fit import DRAWS
 from colocate.evaluation.protocol import contours_for
+from colocate.evaluation.settings import ContoursConfig, FitConfig
 from colocate.models.backbones import Backbone
 
 SIDE = 96

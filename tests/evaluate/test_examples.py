@@ -11,9 +11,9 @@ import torch
 from colocate.base.errors import UserError
 from colocate.data.loader import read_ahead
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.decoders import InstancesConfig
 from colocate.evaluation.decoders import instance_target as objects_of
 from colocate.evaluation.fit import Examples, flipped, turns
+from colocate.evaluation.settings import InstancesConfig
 from tests.evaluate.tissue import write_tissue
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.decoders import SemanticsConfig
 from colocate.evaluation.decoders import class_target as classes_of
-from colocate.evaluation.fit import Engine, Examples, FitConfig, fit
+from colocate.evaluation.fit import Examples, fit
+from colocate.evaluation.settings import Engine, FitConfig, SemanticsConfig
 from colocate.training import checkpoint
 from colocate.training.loop import Interrupted
 from tests.evaluate.tissue import write_tissue

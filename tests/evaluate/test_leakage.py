@@ -16,7 +16,8 @@ from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.datasets.labelled import COLUMNS, Labelled
 from colocate.evaluation import leakage
-from colocate.evaluation.leakage import Findings, check, refuse, tiles_of
+from colocate.evaluation.leakage import check, refuse, tiles_of
+from colocate.evaluation.results import Findings
 from tests.tiny import write_tiles
 
 TURN = Image.Transpose

@@ -14,7 +14,8 @@ from torchvision.ops import masks_to_boxes
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.decoders import Detector, InstancesConfig, Pyramid, Segmenter, SemanticsConfig, instance_target
+from colocate.evaluation.decoders import Detector, Pyramid, Segmenter, instance_target
+from colocate.evaluation.settings import InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone
 
 NORMAL = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

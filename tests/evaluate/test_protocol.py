@@ -20,26 +20,30 @@ from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation import protocol as its
 from colocate.evaluation.candidates import Candidate, find_candidate
-from colocate.evaluation.contours import ContoursConfig
-from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
-from colocate.evaluation.fit import Engine, FitConfig
-from colocate.evaluation.protocol import Protocol, evaluate, some_of
-from colocate.evaluation.tasks import ContoursTask, InstancesTask, Overlays, ProbeTask, SemanticsTask, Task
-from colocate.training.probes import ProbeConfig
+from colocate.evaluation.protocol import evaluate, some_of
+from colocate.evaluation.settings import (
+    ContoursConfig,
+    Engine,
+    FitConfig,
+    InstancesConfig,
+    ProbeConfig,
+    Protocol,
+    SemanticsConfig,
+    Task,
+)
+from colocate.evaluation.tasks import Overlays
 from tests.evaluate.tissue import write_partly, write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)
 FIT = FitConfig(steps=20, batch=4, optimizer="adamw", lr=3e-3, drops=())
 TASKS: dict[str, Task] = {
-    "instances": InstancesTask(
-        InstancesConfig(
-            replace(FIT, steps=4), short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128)
-        )
+    "instances": InstancesConfig(
+        replace(FIT, steps=4), short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128)
     ),
-    "contours": ContoursTask(ContoursConfig(replace(FIT, steps=60), crop=64, border=3)),
-    "semantics": SemanticsTask(SemanticsConfig(FIT, crop=64)),
-    "linear": ProbeTask(ProbeConfig("linear", stride=8)),
-    "nearest": ProbeTask(ProbeConfig("nearest", stride=8, neighbours=5)),
+    "contours": ContoursConfig(replace(FIT, steps=60), crop=64, border=3),
+    "semantics": SemanticsConfig(FIT, crop=64),
+    "linear": ProbeConfig("linear", stride=8),
+    "nearest": ProbeConfig("nearest", stride=8, neighbours=5),
 }
 
 
@@ -113,7 +117,7 @@ def test_training_images_of_which_nothing_counts_are_refused(
 @pytest.mark.parametrize("name", ["semantics", "contours", "linear"])
 def test_a_backbone_of_a_fixed_input_size_is_refused(name: str, data: Labelled, tmp_path: Path) -> None:
     mixer = find_candidate("random", "mixer_s16_224")
-    task = ProbeTask() if name == "linear" else TASKS[name]
+    task = ProbeConfig() if name == "linear" else TASKS[name]
     with pytest.raises(UserError, match=r"mixer_s16_224 cannot take images of \d+ x \d+ px \(Input height .*any size"):
         evaluate(task, protocol(data, tmp_path), [mixer])
 
@@ -150,7 +154,7 @@ def test_a_second_call_computes_nothing(
     task = TASKS["nearest"]
     first = evaluate(task, protocol(data, tmp_path), [random])
     before = first[0].stat().st_mtime_ns
-    monkeypatch.setattr(ProbeTask, "run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("colocate.evaluation.protocol.run", lambda *_: pytest.fail("computed again"))
     assert evaluate(task, protocol(data, tmp_path), [random]) == first
     assert first[0].stat().st_mtime_ns == before
     left = first[0].with_name("checkpoints")  # as is the lock, by one that was killed when its result was whole
@@ -170,7 +174,7 @@ def test_a_second_call_computes_nothing(
         evaluate(task, protocol(data, tmp_path), [random])
     first[0].write_bytes(whole)
     changed = (
-        (ProbeTask(ProbeConfig("nearest", stride=8, neighbours=6)), protocol(data, tmp_path)),
+        (ProbeConfig("nearest", stride=8, neighbours=6), protocol(data, tmp_path)),
         (task, protocol(data, tmp_path, fraction=0.5)),
         (task, protocol(data, tmp_path, first_seed=1)),
         (task, protocol(data, tmp_path, engine=replace(ENGINE, precision="bf16-mixed"))),

@@ -15,15 +15,22 @@ from safetensors.torch import load_file, save_file
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import find_candidate
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
-from colocate.evaluation.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
-from colocate.evaluation.fit import Engine, FitConfig
+from colocate.evaluation.contours import ContourSegmenter
+from colocate.evaluation.decoders import Detector, Segmenter
 from colocate.evaluation.metrics.objects import label_map
-from colocate.evaluation.protocol import Protocol, evaluate
+from colocate.evaluation.protocol import evaluate
 from colocate.evaluation.saved import VERSION, load_model, seen_mpp
-from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask, Task
+from colocate.evaluation.settings import (
+    ContoursConfig,
+    Engine,
+    FitConfig,
+    InstancesConfig,
+    ProbeConfig,
+    Protocol,
+    SemanticsConfig,
+    Task,
+)
 from colocate.models.backbones import Backbone
-from colocate.training.probes import ProbeConfig
 from tests.evaluate.tissue import write_tissue
 
 FIT = FitConfig(steps=4, batch=3, optimizer="adamw", lr=3e-3, drops=())
@@ -61,7 +68,7 @@ def evaluated(task: Task, data: Labelled, out: Path, keep: bool = True) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["tuned", "frozen"])
 def test_a_detector_comes_back(norm: Any, data: Labelled, kept: Callable[[Task], Path]) -> None:
-    folder = kept(InstancesTask(replace(DETECTOR, norm=norm)))
+    folder = kept(replace(DETECTOR, norm=norm))
     saved = load_model(folder)
     wanted = json.loads((folder / "predictions.json").read_text())
     assert isinstance(saved.network, Detector) and wanted
@@ -78,7 +85,7 @@ def test_a_detector_comes_back(norm: Any, data: Labelled, kept: Callable[[Task],
 @pytest.mark.slow
 def test_contours_come_back(data: Labelled, tmp_path: Path) -> None:
     config = ContoursConfig(replace(FIT, steps=60), crop=64, border=3)
-    folder = evaluated(ContoursTask(config), data, tmp_path)
+    folder = evaluated(config, data, tmp_path)
     saved, wanted = load_model(folder), json.loads((folder / "predictions.json").read_text())
     assert isinstance(saved.network, ContourSegmenter) and saved.network.config == config
     every = [
@@ -96,7 +103,7 @@ def test_a_segmenter_comes_back(
 ) -> None:
     predict, seen = Segmenter.predict, []
     monkeypatch.setattr(Segmenter, "predict", lambda model, image: seen.append(predict(model, image)) or seen[-1])
-    folder = evaluated(SemanticsTask(replace(SEGMENTER, encoder=encoder)), data, tmp_path)
+    folder = evaluated(replace(SEGMENTER, encoder=encoder), data, tmp_path)
     monkeypatch.undo()
     saved = load_model(tmp_path)  # which has just the one
     assert isinstance(saved.network, Segmenter)
@@ -107,7 +114,7 @@ def test_a_segmenter_comes_back(
 
 @pytest.mark.slow
 def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path) -> None:
-    task = SemanticsTask(SEGMENTER)
+    task = SEGMENTER
     folder = evaluated(task, data, tmp_path, keep=False)
     with pytest.raises(UserError, match="no model that was kept: evaluate again with --keep-models"):
         load_model(tmp_path)
@@ -117,7 +124,7 @@ def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path)
     evaluated(task, data, tmp_path)
     evaluated(task, data, tmp_path, keep=False)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    probe = ProbeTask(ProbeConfig("nearest", stride=8, neighbours=5))
+    probe = ProbeConfig("nearest", stride=8, neighbours=5)
     one = evaluated(probe, data, tmp_path / "probe")
     before = (one / "result.json").stat().st_mtime_ns
     evaluated(probe, data, tmp_path / "probe")
@@ -126,7 +133,7 @@ def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path)
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused(kept: Callable[[Task], Path], tmp_path: Path) -> None:
-    folder = kept(InstancesTask(replace(DETECTOR, norm="tuned")))
+    folder = kept(replace(DETECTOR, norm="tuned"))
     facts, tensors = json.loads((folder / "model.json").read_text()), load_file(folder / "model.safetensors")
     name = "net.rpn.head.cls_logits.bias"
     odd = {key: tensor for key, tensor in tensors.items() if key != name}

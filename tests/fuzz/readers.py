@@ -218,10 +218,8 @@ def _checkpoint(folder: Path) -> None:
 
 
 def _kept(folder: Path) -> None:
-    from colocate.evaluation.tasks import SemanticsTask
-
     data = write_tissue(folder / ".set")
-    shutil.copytree(evaluated(SemanticsTask(SEGMENTER), data, folder / ".result"), folder / "model")
+    shutil.copytree(evaluated(SEGMENTER, data, folder / ".result"), folder / "model")
 
 
 READERS: dict[str, Reader] = {

@@ -19,8 +19,9 @@ from PIL import Image
 from scipy import ndimage
 
 from colocate.base.errors import UserError
-from colocate.evaluation.decoders import Segmenter, SemanticsConfig
+from colocate.evaluation.decoders import Segmenter
 from colocate.evaluation.saved import ModelFacts, SavedModel
+from colocate.evaluation.settings import SemanticsConfig
 from colocate.models.backbones import Backbone
 from colocate.prediction import class_map
 from colocate.prediction import outputs as regions

@@ -14,10 +14,11 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from colocate.cli.main import main
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
-from colocate.evaluation.decoders import Detector, InstancesConfig
+from colocate.evaluation.contours import ContourSegmenter
+from colocate.evaluation.decoders import Detector
 from colocate.evaluation.metrics.objects import Found
 from colocate.evaluation.saved import ModelFacts, SavedModel
+from colocate.evaluation.settings import ContoursConfig, InstancesConfig
 from colocate.models.backbones import Backbone
 from colocate.prediction.predictor import predictor
 from tests.evaluate.tissue import discs, write_tissue

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from colocate.base.errors import UserError
+from colocate.core.settings import ProbeConfig
 from colocate.datasets.labelled import Labelled
 from colocate.models.backbones import Backbone
-from colocate.training.probes import ProbeConfig, at_pixels, fit_linear, frozen_cells, probe, settled
+from colocate.training.probes import at_pixels, fit_linear, frozen_cells, probe, settled
 from tests.evaluate.tissue import write_partly, write_tissue
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

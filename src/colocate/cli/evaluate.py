@@ -12,10 +12,7 @@ from colocate.base.errors import UserError
 from colocate.base.text import counted, say
 from colocate.cli.pretrain import taken
 from colocate.core.settings import PlainWeights
-from colocate.evaluation.candidates import find_candidates
-from colocate.evaluation.protocol import TASKS, Protocol, task_for
-from colocate.evaluation.protocol import evaluate as judge
-from colocate.evaluation.tasks import Task
+from colocate.evaluation.settings import TASKS, Protocol, Task, task_for
 
 Flat = tyro.conf.arg(name="")
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -58,6 +55,9 @@ def evaluate(arguments: list[str]) -> None:
     )
     if not asked.protocol.data:
         raise UserError("give --data DATA, a folder that `colocate prepare` wrote")
+    from colocate.evaluation.candidates import find_candidates
+    from colocate.evaluation.protocol import evaluate as judge
+
     plain = asked.weights
     candidates = find_candidates(asked.backbone, plain.architecture, plain.mean, plain.std)
     files = judge(asked.task, asked.protocol, candidates)

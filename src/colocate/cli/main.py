@@ -223,12 +223,12 @@ COMPLETION = "--tyro-print-completion"
 def _print_completion(words: list[str]) -> None:
     """Print a script that completes commands and options in a shell (docs/index.md says where it goes)."""
     from colocate.cli import evaluate, pretrain
-    from colocate.evaluation.tasks import InstancesTask
+    from colocate.evaluation.settings import InstancesConfig
 
     if words not in (["bash"], ["zsh"]):
         raise UserError(f"for which shell? colocate {COMPLETION} bash (or zsh)")
     commands: dict[str, Callable[..., Any]] = {name: command.load() for name, command in COMMANDS.items()}
-    commands |= {"pretrain": pretrain.Pretrain, "evaluate": evaluate.Asked[InstancesTask]}
+    commands |= {"pretrain": pretrain.Pretrain, "evaluate": evaluate.Asked[InstancesConfig]}
     script = io.StringIO()
     with redirect_stdout(script), suppress(SystemExit):
         tyro.extras.subcommand_cli_from_dict(

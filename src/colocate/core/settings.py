@@ -1,4 +1,4 @@
-"""Settings of views, and of weights from elsewhere. Without torch: options are read before it is loaded."""
+"""Settings of views, of probes, and of weights from elsewhere. Without torch: options are read before it is loaded."""
 
 from __future__ import annotations
 
@@ -85,3 +85,29 @@ class PlainWeights:
     """Mean of the images that a plain weights file was trained on; None: ImageNet's."""
     std: tuple[float, float, float] | None = None
     """Standard deviation of these images; None: ImageNet's."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Segmentation by frozen cells, without a decoder."""
+
+    classifier: Literal["linear", "nearest"] = "linear"
+    """linear: logistic regression on cells; nearest: the vote of the most similar training cells (cosine)."""
+    stride: int = 16
+    """Pixels a cell: those of the stage of this stride are asked (most networks' last but one)."""
+    mpp: float | None = None
+    """Look at images at so many micrometres per pixel; they are judged at their own. None: as they are."""
+    memory: int = 20_000
+    """Most training cells to learn from or to search, drawn at random (the same for every backbone)."""
+    neighbours: int = 20
+    """Cells that vote."""
+    decay: float = 0.1
+    """Weight decay of the logistic regression."""
+    statistics: Literal["own", "images"] = "own"
+    """What batch norms normalise by: the statistics that came with the weights, or those of training images."""
+
+    def __post_init__(self) -> None:
+        if min(self.stride, self.memory, self.neighbours) < 1 or self.decay < 0:
+            raise UserError("stride, memory and neighbours must be 1 or more, decay not negative")
+        if self.mpp is not None and not 0 < self.mpp < 100:
+            raise UserError(f"mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")

@@ -7,9 +7,7 @@ contours of DCAN (arXiv:1604.02677). It needs no GPU, which Mask R-CNN would wan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar, cast, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -19,49 +17,17 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries, relabel_sequential, watershed
 from torch import Tensor, nn
 
-from colocate.base.errors import UserError
 from colocate.core.views import jitter_stain, stain_matrix
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.decoders import Segmenter, SemanticsConfig, cropped
-from colocate.evaluation.fit import Alter, FitConfig
-from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.decoders import Segmenter, cropped
 from colocate.evaluation.metrics.objects import Found, Objects
+from colocate.evaluation.settings import ContoursConfig
 from colocate.models.backbones import Backbone
 
 BORDER_COUNTS = 3
 """A border weighs so many times its probability: where it is missed two objects become one (docs/LOG.md)."""
 GLASS = (225, 256)
 """Brightness of empty glass."""
-
-
-@dataclass(frozen=True)
-class ContoursConfig(SemanticsConfig):
-    """A U-Net of the classes inside of objects, and of their borders."""
-
-    fit: FitConfig = field(
-        default_factory=lambda: FitConfig(
-            steps=1000, batch=8, optimizer="adamw", lr=5e-4, weight_decay=0.02, warmup=0.1, drops=()
-        )
-    )
-    border: int = 6
-    """Width of the border within an object, in px; of a thin object half of it at most."""
-    counted: ClassVar[int] = MOST
-    """Most detections of a class in an image that average precision counts."""
-    smallest: int = 30
-    """Least area inside of an object's border, in px: less is no object."""
-    stain: float = 0.4
-    """How much stains vary between training crops: haematoxylin, eosin and DAB are scaled by 1 +- this, and shifted by
-    +- an eighth of it in optical density. Few patients do not show how much they vary."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.border, self.smallest) < 1 or not 0 <= self.stain < 1:
-            raise UserError("border and smallest are 1 or more, in px; stain is 0 or more, and below 1")
-
-    @property
-    def alter(self) -> Alter:
-        """Augmentation that makes a training crop of an image with glass around it, in stains of its own."""
-        return partial(on_glass, side=self.crop, symmetries=self.symmetries, stain=self.stain)
 
 
 @final

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.fit import Alter, FitConfig, flipped
-from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.fit import flipped
 from colocate.evaluation.metrics.objects import Found, Objects
+from colocate.evaluation.settings import InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, taking
 from colocate.training.probes import batch_norms
 
@@ -92,46 +91,6 @@ def freeze_norms(norms: Sequence[nn.Module]) -> None:
     """Batch norms keep their statistics and weights; to be called again after every `train()`."""
     for norm in norms:
         norm.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class InstancesConfig:
-    """Mask R-CNN with a feature pyramid, as the paper trains it on GlaS."""
-
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, warmup=1000 / 5000))
-    short_side: tuple[int, int] = (400, 522)
-    """Training images are resized so that the short side is some length in this range, in px."""
-    test_short_side: int = 522
-    """Short side of test images, in px."""
-    long_side: int = 1333
-    """Largest long side, in px."""
-    symmetries: bool = False
-    """All flips and quarter turns of training images; else sideways flips."""
-    norm: Literal["tuned", "frozen"] = "tuned"
-    """Batch norm: tuned on whole batches, in the feature pyramid too; or frozen at the weights' own statistics."""
-    detections: int = 100
-    """Most objects found in an image."""
-    proposals: int = 512
-    """Proposals of an image that the heads learn from."""
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Sides of the anchors at the five levels of the pyramid, in px."""
-
-    @property
-    def counted(self) -> int:
-        """Most detections of a class in an image that average precision counts: COCO's 100, or all."""
-        return max(MOST, self.detections)
-
-    def __post_init__(self) -> None:
-        low, high = self.short_side
-        if not 0 < low <= high <= self.long_side or not 0 < self.test_short_side <= self.long_side:
-            raise UserError("short_side is a range, and with test_short_side at most long_side, in px")
-        if len(self.anchors) != 5 or min(self.detections, self.proposals) < 1:
-            raise UserError("anchors are five sides, detections and proposals 1 or more")
-
-    @property
-    def alter(self) -> Alter:
-        """Augmentation of a training image, before the model resizes it."""
-        return partial(flipped, symmetries=self.symmetries)
 
 
 @final
@@ -282,31 +241,6 @@ def instance_target(data: Labelled, number: int, mask: Int32[Tensor, "h w"]) -> 
 
 
 OUTSIDE = -1  # pixels that were added around an image smaller than a crop; they count for nothing
-
-
-@dataclass(frozen=True)
-class SemanticsConfig:
-    """A U-Net, as the paper trains it on BCSS: 20 epochs, AdamW, crops of 256 px."""
-
-    fit: FitConfig = field(
-        default_factory=lambda: FitConfig(batch=32, optimizer="adamw", lr=5e-4, weight_decay=0.02, drops=())
-    )
-    crop: int = 256
-    """Side of the training crops, in px."""
-    symmetries: bool = True
-    """All flips and quarter turns of training crops; else sideways flips."""
-    encoder: Literal["tuned", "frozen"] = "tuned"
-    """The backbone learns too, or only the decoder does (batch norm then keeps the statistics that came with the
-    weights; of random ones: the training images')."""
-
-    def __post_init__(self) -> None:
-        if self.crop < 32 or self.crop % 32:
-            raise UserError(f"crop is a multiple of 32 px, not {self.crop}")
-
-    @property
-    def alter(self) -> Alter:
-        """Augmentation that makes a training crop of an image."""
-        return partial(cropped, side=self.crop, symmetries=self.symmetries)
 
 
 @final

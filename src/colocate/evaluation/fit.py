@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int32, UInt8
@@ -18,10 +17,10 @@ from colocate.base.errors import Interrupted, UserError
 from colocate.base.rng import seed_torch, uniforms
 from colocate.data.loader import one_order, read_ahead
 from colocate.datasets.labelled import Labelled
+from colocate.evaluation.settings import Engine, FitConfig
 from colocate.training import checkpoint
 from colocate.training.journal import Journal, ProgressBar, Throughput
-from colocate.training.optim import OptimConfig, build_optimizer, learning_rate
-from colocate.training.recipe import MachineConfig, Precision
+from colocate.training.optim import OptimConfig, build_optimizer
 from colocate.training.run import launch, stop_signals, workers
 
 DRAWS = 12  # random numbers an example may use
@@ -83,86 +82,6 @@ def flipped(
     if symmetries and draws[2] < 0.5:
         image, mask = image.mT, mask.mT
     return image.contiguous(), mask.contiguous()
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Single-device settings of fine-tuning; run one seed on each GPU to use several."""
-
-    accelerator: str = "auto"
-    """auto, cpu, gpu."""
-    precision: Precision = "32"
-    """Arithmetic of the networks."""
-    workers: int | None = None
-    """Processes that read and decode images; None: the cores at hand, at most 8."""
-    log_every: int = 10
-    """Steps between two rows of the journal."""
-    save_every: int = 500
-    """Steps between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "an evaluation takes one device: instead of torchrun start one command a device, each with its own "
-                "--first-seed and --seeds"
-            )
-        self.machine()  # checks the rest
-
-    def machine(self) -> MachineConfig:
-        """The same settings for pretraining's engine."""
-        return MachineConfig(
-            self.accelerator, 1, 1, self.workers, log_every=self.log_every, save_every=self.save_every, journals=()
-        )
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Optimiser and schedule of fine-tuning."""
-
-    steps: int | None = None
-    """Optimiser steps; None: `epochs`."""
-    epochs: int = 20
-    """Times every training image is seen."""
-    batch: int = 16
-    """Images a step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum 0.9, or AdamW."""
-    lr: float = 0.02
-    """Learning rate at its peak."""
-    weight_decay: float = 1e-4
-    """Weight decay."""
-    warmup: float = 0.02
-    """Share of the steps in which the rate rises from zero."""
-    drops: tuple[float, ...] = (0.8,)
-    """Shares of the steps after which the rate falls to a tenth; none: it follows a cosine to zero."""
-    clip: float | None = None
-    """Largest norm of the gradient."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "batch"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"fit.{name} is 1 or more, not {value}")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise UserError("fit.lr is positive, and fit.weight_decay 0 or more")
-        if not all(0 <= share < 1 for share in (self.warmup, *self.drops)):
-            raise UserError("warmup and drops are shares of the steps, in [0, 1)")
-
-    def planned(self, images: int) -> int:
-        """Number of optimiser steps for a number of training images."""
-        return self.steps or -(-self.epochs * images // self.batch)
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step (0 is the first).
-
-        >>> config = FitConfig(lr=1.0, warmup=0.2, drops=(0.5, 0.9))
-        >>> [round(config.rate(step, 10), 3) for step in range(10)]
-        [0.5, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1, 0.01]
-        """
-        warmup = self.warmup * steps
-        if not self.drops:
-            return learning_rate(self.lr, step, steps, warmup)
-        fallen = sum(step >= drop * steps for drop in self.drops)
-        return self.lr * min(1.0, (step + 1) / max(1.0, warmup)) * 0.1**fallen
 
 
 def fit(

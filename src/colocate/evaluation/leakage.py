@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, final
@@ -24,22 +23,11 @@ from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.hashes import ALIKE, alike, hashes, near_pairs
+from colocate.evaluation.results import Findings
 from colocate.training.run import resume_command
 
 SHOWN = 3  # examples in a sentence
 UNREAD = 0.01  # largest share of tiles that may be unreadable: what is in them nobody knows
-
-
-@final
-@dataclass(frozen=True)
-class Findings:
-    """Sentences about what was checked, what could not be checked, and what was found."""
-
-    checked: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    forced: bool = False
-    """The evaluation went on in spite of what was found."""
 
 
 def tiles_of(backbone: Path) -> Index | None:

@@ -7,16 +7,15 @@ import platform
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import date
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.files import alone, read_json, write_atomically
@@ -25,23 +24,24 @@ from colocate.base.text import Terminal, counted
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.contours import ContoursConfig
-from colocate.evaluation.decoders import InstancesConfig, SemanticsConfig
-from colocate.evaluation.fit import Engine, FitConfig
-from colocate.evaluation.leakage import Findings, check, refuse, tiles_of
+from colocate.evaluation.leakage import check, refuse, tiles_of
 from colocate.evaluation.metrics import FAMILIES
-from colocate.evaluation.metrics.coco import MOST
+from colocate.evaluation.results import Findings
 from colocate.evaluation.saved import is_kept, keep_model
-from colocate.evaluation.tasks import (
-    ContoursTask,
-    InstancesTask,
-    Outcome,
-    Overlays,
-    ProbeTask,
-    SemanticsTask,
+from colocate.evaluation.settings import (
+    METRICS,
+    MOST,
+    VERSION,
+    ContoursConfig,
+    FitConfig,
+    InstancesConfig,
+    ProbeConfig,
+    Protocol,
+    SemanticsConfig,
     Task,
-    Trial,
+    name_of,
 )
+from colocate.evaluation.tasks import Outcome, Overlays, Trial, run
 
 
 def instances_for(data: Labelled) -> InstancesConfig:
@@ -85,75 +85,14 @@ def contours_for(data: Labelled) -> ContoursConfig:
     return replace(usual, smallest=max(1, round(quantiles(areas, n=20)[0] / 2))) if len(areas) > 1 else usual
 
 
+USUAL = {"instances": instances_for, "contours": contours_for, "semantics": semantics_for}
+"""By task."""
+
+
 def _crop(data: Labelled) -> int:
     """The side of training crops, in px: 256, or what the images have."""
     side = int(median(min(item.height, item.width) for item in data.items))
     return min(256, max(32, side // 32 * 32))
-
-
-def smoke_instances() -> InstancesConfig:
-    """A quarter of the size and a handful of steps, to see that all is in place: minutes on a CPU."""
-    fit = FitConfig(steps=150, batch=4, lr=0.01, warmup=0.1)
-    anchors = (8, 16, 32, 64, 128)
-    return InstancesConfig(fit, (100, 131), 131, norm="frozen", proposals=64, anchors=anchors)
-
-
-SMOKE = FitConfig(steps=60, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.02, drops=())
-"""Few steps of a U-Net, on small crops, to see that all is in place: a minute on a CPU."""
-TASKS = ("instances", "contours", "semantics", "probe")
-
-
-def task_for(name: str, data: str, smoke: bool = False) -> Task:
-    """A task with its defaults on a prepared data set, or with tiny settings.
-
-    Raises:
-        UserError: no such task, or `data` is no prepared data set. Empty: the defaults of any.
-    """
-    known = Labelled.open(data) if data and not smoke else None
-    if name == "semantics":
-        usual = SemanticsConfig() if known is None else semantics_for(known)
-        return SemanticsTask(SemanticsConfig(SMOKE, crop=96) if smoke else usual)
-    if name == "contours":
-        usual = ContoursConfig() if known is None else contours_for(known)
-        return ContoursTask(ContoursConfig(SMOKE, crop=96) if smoke else usual)
-    if name == "instances":
-        usual = InstancesConfig() if known is None else instances_for(known)
-        return InstancesTask(smoke_instances() if smoke else usual)
-    if name != "probe":
-        raise UserError(f"no task {name!r}: there are {', '.join(TASKS)}")
-    return ProbeTask()
-
-
-VERSION = 1  # of results; to be raised when the same settings would give other numbers
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Settings of an evaluation whatever the task: data, seeds, output folder."""
-
-    data: str = ""
-    """A data set that `colocate prepare` wrote."""
-    out: str = "results"
-    """Folder of results: each is written once, and a command that was stopped goes on."""
-    split: str | None = None
-    """The way of splitting; None: the data set's first."""
-    fraction: float = 1.0
-    """Share of the training images to learn from, of as few cases as they come from; another choice for each seed."""
-    seeds: int = 3
-    """Repetitions: initial weights, order, alterations and choice of images differ."""
-    first_seed: int = 0
-    """Number of the first seed."""
-    allow_leakage: bool = False
-    """Evaluate even if test images or their patients are in the pretraining or training data; results say so."""
-    keep_models: bool = False
-    """Keep each fine-tuned model: model.safetensors and model.json beside its result, for `colocate predict`."""
-    engine: Annotated[Engine, tyro.conf.arg(name="")] = field(default_factory=Engine)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction is a share of the training images, above 0 and at most 1, not {self.fraction}")
-        if self.seeds < 1:
-            raise UserError(f"seeds must be 1 or more, not {self.seeds}")
 
 
 def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) -> list[Path]:
@@ -183,12 +122,14 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             file = trial.folder / "result.json"
             known = read_json(file, "result of `colocate evaluate`") if file.exists() else {}
             there = isinstance(known, dict) and known.get("identity") == trial.identity
-            wanting = protocol.keep_models and not isinstance(task, ProbeTask) and not is_kept(trial.folder)
+            wanting = protocol.keep_models and not isinstance(task, ProbeConfig) and not is_kept(trial.folder)
             if there and not wanting:
                 terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
                 _tidy(trial.folder)
             else:
-                terminal.say(f"{task.name}: {candidate.label}, seed {seed}: {counted(len(train), 'training image')}")
+                terminal.say(
+                    f"{name_of(task)}: {candidate.label}, seed {seed}: {counted(len(train), 'training image')}"
+                )
                 with alone(trial.folder):
                     _compute(task, protocol, trial, findings[candidate.label])
             files.append(file)
@@ -217,8 +158,8 @@ def _trial(
 ) -> Trial:
     identity = {
         "version": VERSION,
-        "task": task.name,
-        "settings": asdict(task),  # pyright: ignore[reportArgumentType]  # tasks are dataclasses
+        "task": name_of(task),
+        "settings": {"config": asdict(task)},
         "precision": protocol.engine.precision,
         "data": data.fingerprint,
         "split": scheme,
@@ -229,12 +170,12 @@ def _trial(
     }
     if (counted := _counted(task)) > MOST:  # which were 100 at any setting once
         identity["counted"] = counted
-    if isinstance(task, ProbeTask) and data.ignored is not None:  # images of which nothing counts had a score once
+    if isinstance(task, ProbeConfig) and data.ignored is not None:  # images of which nothing counts had a score once
         identity["uncounted"] = "left out"
     text = json.dumps(identity, sort_keys=True)
     key = blake2b(text.encode(), digest_size=5).hexdigest()
     share = "" if protocol.fraction == 1 else f"-{protocol.fraction:g}"
-    name = f"{task.name}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
+    name = f"{name_of(task)}-{data.name}-{scheme}{share}-{candidate.label}-seed{seed}-{key}"
     test = data.test(scheme)
     folder = Path(protocol.out) / name.replace("/", "_")
     return Trial(candidate, data, scheme, train, test, seed, folder, text, protocol.engine)
@@ -243,17 +184,13 @@ def _trial(
 def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -> None:
     torch.manual_seed(trial.seed)
     overlays = Overlays(trial.data, trial.test)
-    outcome = task.run(trial, overlays)
+    outcome = run(task, trial, overlays)
     overlays.write(trial.folder)
     if outcome.predictions:
         text = json.dumps(outcome.predictions)
         write_atomically(trial.folder / "predictions.json", text)
-    if (
-        protocol.keep_models
-        and isinstance(task, InstancesTask | ContoursTask | SemanticsTask)
-        and outcome.model is not None
-    ):
-        keep_model(trial.folder, task.config, trial.candidate, trial.data, trial.train, outcome.model)
+    if protocol.keep_models and not isinstance(task, ProbeConfig) and outcome.model is not None:
+        keep_model(trial.folder, task, trial.candidate, trial.data, trial.train, outcome.model)
     text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
     write_atomically(trial.folder / "result.json", text)
     shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
@@ -273,14 +210,14 @@ def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, ou
         {"image": items[number].name, "part": part_of[number], "source": items[number].source} | record
         for number, record in zip(trial.test, outcome.records, strict=True)
     ]
+    metrics = METRICS[name_of(task)]
     parts = dict.fromkeys(record["part"] for record in records)
-    scores = {part: scores_of(task.metrics, [record for record in records if record["part"] == part]) for part in parts}
+    scores = {part: scores_of(metrics, [record for record in records if record["part"] == part]) for part in parts}
     sources = [{items[n].source for n in numbers} - {""} for numbers in (trial.train, trial.test)]
-    settings = asdict(task)  # pyright: ignore[reportArgumentType]
     return {
         "version": VERSION,
         "identity": trial.identity,
-        "task": task.name,
+        "task": name_of(task),
         "dataset": {
             "name": data.name,
             "fingerprint": data.fingerprint,
@@ -293,13 +230,13 @@ def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, ou
             "notes": list(data.notes),
         },
         "backbone": trial.candidate.facts(),
-        "settings": settings["config"] | {"precision": protocol.engine.precision},
+        "settings": asdict(task) | {"precision": protocol.engine.precision},
         "counted": _counted(task),
         "fraction": protocol.fraction,
         "seed": trial.seed,
         "leakage": asdict(findings) | {"forced": protocol.allow_leakage and bool(findings.found)},
-        "metrics": list(task.metrics),
-        "scores": scores_of(task.metrics, records),
+        "metrics": list(metrics),
+        "scores": scores_of(metrics, records),
         "parts": scores if len(scores) > 1 else {},
         "records": records,
         "seconds": {name: round(seconds, 2) for name, seconds in outcome.seconds.items()},
@@ -320,7 +257,7 @@ def scores_of(metrics: Sequence[str], records: Sequence[dict[str, Any]]) -> dict
 
 def _counted(task: Task) -> int:
     """Most detections of a class in an image that average precision counts."""
-    return task.config.counted if isinstance(task, InstancesTask) else MOST
+    return task.counted if isinstance(task, InstancesConfig) else MOST
 
 
 def _machine() -> str:

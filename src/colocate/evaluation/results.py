@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -27,10 +27,8 @@ from jaxtyping import Float64, Int64
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.text import counted, reason
-from colocate.evaluation.leakage import Findings
 from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
-from colocate.evaluation.metrics.coco import MOST
-from colocate.evaluation.protocol import VERSION
+from colocate.evaluation.settings import MOST, VERSION
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,18 @@ class BackboneFacts:
     origin: str
     steps: int | None
     recipe: str | None
+
+
+@final
+@dataclass(frozen=True)
+class Findings:
+    """Sentences about what was checked, what could not be checked, and what was found."""
+
+    checked: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    forced: bool = False
+    """The evaluation went on in spite of what was found."""
 
 
 @dataclass(frozen=True)

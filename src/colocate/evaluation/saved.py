@@ -21,8 +21,9 @@ from colocate.base.files import read_json, write_atomically
 from colocate.base.text import reason
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter
-from colocate.evaluation.decoders import Detector, InstancesConfig, Segmenter, SemanticsConfig
+from colocate.evaluation.contours import ContourSegmenter
+from colocate.evaluation.decoders import Detector, Segmenter
+from colocate.evaluation.settings import ContoursConfig, InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, read_tensors
 
 VERSION = 2  # to be raised when the same files would give another model

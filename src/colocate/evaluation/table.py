@@ -16,7 +16,7 @@ from colocate.base.tables import write_csv
 from colocate.base.text import grid
 from colocate.evaluation.metrics import LOWER_IS_BETTER
 from colocate.evaluation.results import Bootstrap, Difference, Interval, Result, Row, grouped, read_results
-from colocate.evaluation.tasks import ContoursTask, InstancesTask, ProbeTask, SemanticsTask
+from colocate.evaluation.settings import TASKS
 from colocate.training.recipe import leaves
 
 HEADLINES = ("box AP", "mask AP", "object F1", "object Dice", "object Hausdorff", "PQ")
@@ -193,7 +193,6 @@ def _words(numbers: Sequence[float]) -> str:
     return " ".join(map(str, numbers))
 
 
-DEFAULTS = {"instances": InstancesTask, "contours": ContoursTask, "semantics": SemanticsTask, "probe": ProbeTask}
 NOTE = (
     "Cells: mean over seeds ± standard deviation over seeds [95 % bootstrap interval over {over}]. **Bold**: better "
     "than the next best, the interval of their difference being on one side of zero. Intervals hold what other images "
@@ -287,7 +286,7 @@ def facts(table: Table) -> list[str]:
 
 def settings(result: Result) -> str:
     """The settings of a result that differ from the defaults of its task."""
-    plain = json.loads(json.dumps(asdict(DEFAULTS[result.task]())["config"]))
+    plain = json.loads(json.dumps(asdict(TASKS[result.task]())))
     defaults, own = leaves(plain | {"precision": "32"}), leaves(result.settings)
     other = [
         f"{name} {own.get(name)} (default {defaults.get(name)})"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
-import tyro
 from jaxtyping import Bool, Int32, Int64
 from PIL import Image
 from torch import Tensor
@@ -23,20 +21,27 @@ from colocate.data.inspect import contact_sheet
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.contours import ContoursConfig, ContourSegmenter, contour_target
+from colocate.evaluation.contours import ContourSegmenter, contour_target
 from colocate.evaluation.decoders import (
     Detector,
-    InstancesConfig,
     Segmenter,
-    SemanticsConfig,
     class_target,
     instance_target,
 )
-from colocate.evaluation.fit import Engine, Examples, fit
+from colocate.evaluation.fit import Examples, fit
 from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
+from colocate.evaluation.settings import (
+    OBJECTS,
+    ContoursConfig,
+    Engine,
+    InstancesConfig,
+    ProbeConfig,
+    SemanticsConfig,
+    Task,
+)
 from colocate.models.backbones import Backbone
-from colocate.training.probes import Cells, ProbeConfig, check_counted, frozen_cells, probe, settled
+from colocate.training.probes import Cells, check_counted, frozen_cells, probe, settled
 
 SIDE_PX = 192
 TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
@@ -139,103 +144,58 @@ class Trial:
     engine: Engine
 
 
-OBJECTS = ("coco", "glas", "panoptic")
+def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:
+    """Learn from the training images, and judge by the test images."""
+    match task:
+        case InstancesConfig():
+            return _objects(Detector, task, task.norm == "frozen", instance_target, trial, overlays)
+        case ContoursConfig():
+            target = partial(contour_target, border=task.border)
+            return _objects(ContourSegmenter, task, task.encoder == "frozen", target, trial, overlays)
+        case SemanticsConfig():
+            return _semantics(task, trial, overlays)
+        case ProbeConfig():
+            return _probe(task, trial, overlays)
 
 
-class Task(ABC):
-    """A way to judge a backbone."""
-
-    name: ClassVar[str]
-    metrics: ClassVar[tuple[str, ...]]
-    """Families of scores, as `metrics.FAMILIES` names them."""
-
-    @abstractmethod
-    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        """Learn from the training images, and judge by the test images."""
-
-
-@final
-@dataclass(frozen=True)
-class InstancesTask(Task):
-    """Instance segmentation: Mask R-CNN with a feature pyramid."""
-
-    config: Annotated[InstancesConfig, tyro.conf.arg(name="")] = field(default_factory=InstancesConfig)
-    name: ClassVar[str] = "instances"
-    metrics: ClassVar[tuple[str, ...]] = OBJECTS
-
-    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        return _objects(Detector, self.config, self.config.norm == "frozen", instance_target, trial, overlays)
+def _semantics(config: SemanticsConfig, trial: Trial, overlays: Overlays) -> Outcome:
+    data, outcome = trial.data, Outcome()
+    check_counted(data, trial.train, "training image")
+    backbone = _backbone(trial, frozen=config.encoder == "frozen")
+    normalised = (trial.candidate.mean, trial.candidate.std)
+    model = Segmenter(config, backbone, len(data.pixel_names), data.ignored, *normalised)
+    _teach(model, Examples(data, config.alter, class_target, trial.seed), trial, outcome)
+    for number in _in_turn(trial.test):
+        with _clock(outcome, "predict"):
+            found = model.predict(data.image(number))
+        with _clock(outcome, "measure"):
+            truth = data.pixel_classes(number, data.mask(number))
+            record = FAMILIES["semantic"].record(truth, found, data.pixel_names, data.ignored)
+            outcome.records.append({"semantic": record})
+        overlays.classes(number, truth, found)
+    outcome.model = model.state_dict()
+    return outcome
 
 
-@final
-@dataclass(frozen=True)
-class ContoursTask(Task):
-    """Instance segmentation without a GPU: a U-Net that learns the borders of objects too."""
+def _probe(config: ProbeConfig, trial: Trial, overlays: Overlays) -> Outcome:
+    data, candidate, outcome = trial.data, trial.candidate, Outcome()
+    backbone = candidate.build(trial.seed, cell_stride=config.stride)
+    # Random weights come with no statistics at all.
+    if candidate.origin == "random":
+        config = replace(config, statistics="images")
+    with _clock(outcome, "predict"), Count(len(trial.train) + len(trial.test), "image") as count:
+        frozen = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
 
-    config: Annotated[ContoursConfig, tyro.conf.arg(name="")] = field(default_factory=ContoursConfig)
-    name: ClassVar[str] = "contours"
-    metrics: ClassVar[tuple[str, ...]] = OBJECTS
+        def look(number: int) -> Cells:
+            cells = frozen(number)
+            count.advance()
+            return cells
 
-    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        target = partial(contour_target, border=self.config.border)
-        return _objects(ContourSegmenter, self.config, self.config.encoder == "frozen", target, trial, overlays)
-
-
-@final
-@dataclass(frozen=True)
-class SemanticsTask(Task):
-    """Semantic segmentation: a U-Net."""
-
-    config: Annotated[SemanticsConfig, tyro.conf.arg(name="")] = field(default_factory=SemanticsConfig)
-    name: ClassVar[str] = "semantics"
-    metrics: ClassVar[tuple[str, ...]] = ("semantic",)
-
-    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, outcome = trial.data, Outcome()
-        check_counted(data, trial.train, "training image")
-        backbone = _backbone(trial, frozen=self.config.encoder == "frozen")
-        normalised = (trial.candidate.mean, trial.candidate.std)
-        model = Segmenter(self.config, backbone, len(data.pixel_names), data.ignored, *normalised)
-        _teach(model, Examples(data, self.config.alter, class_target, trial.seed), trial, outcome)
-        for number in _in_turn(trial.test):
-            with _clock(outcome, "predict"):
-                found = model.predict(data.image(number))
-            with _clock(outcome, "measure"):
-                truth = data.pixel_classes(number, data.mask(number))
-                record = FAMILIES["semantic"].record(truth, found, data.pixel_names, data.ignored)
-                outcome.records.append({"semantic": record})
+        for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
+            truth = data.pixel_classes(number, data.mask(number))
+            outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
             overlays.classes(number, truth, found)
-        outcome.model = model.state_dict()
-        return outcome
-
-
-@final
-@dataclass(frozen=True)
-class ProbeTask(Task):
-    """Segmentation by frozen cells, without a decoder."""
-
-    config: Annotated[ProbeConfig, tyro.conf.arg(name="")] = field(default_factory=ProbeConfig)
-    name: ClassVar[str] = "probe"
-    metrics: ClassVar[tuple[str, ...]] = ("probe",)
-
-    def run(self, trial: Trial, overlays: Overlays) -> Outcome:
-        data, candidate, outcome = trial.data, trial.candidate, Outcome()
-        backbone = candidate.build(trial.seed, cell_stride=self.config.stride)
-        # Random weights come with no statistics at all.
-        config = replace(self.config, statistics="images") if candidate.origin == "random" else self.config
-        with _clock(outcome, "predict"), Count(len(trial.train) + len(trial.test), "image") as count:
-            frozen = frozen_cells(backbone, data, trial.train, config, candidate.mean, candidate.std)
-
-            def look(number: int) -> Cells:
-                cells = frozen(number)
-                count.advance()
-                return cells
-
-            for number, found in probe(look, data, trial.train, trial.test, config, trial.seed):
-                truth = data.pixel_classes(number, data.mask(number))
-                outcome.records.append({"probe": FAMILIES["probe"].record(truth, found, data.ignored)})
-                overlays.classes(number, truth, found)
-        return outcome
+    return outcome
 
 
 def _backbone(trial: Trial, frozen: bool) -> Backbone:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from colocate.base.errors import UserError
 from colocate.base.rng import uniforms
 from colocate.base.text import counted
-from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
+from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ProbeConfig
 from colocate.datasets.labelled import Labelled
 from colocate.models.backbones import taking
 
@@ -263,32 +262,6 @@ def fit_linear(
 
 
 SETTLE = 64  # images whose statistics batch norms take; more change nothing that could be seen
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """Segmentation by frozen cells, without a decoder."""
-
-    classifier: Literal["linear", "nearest"] = "linear"
-    """linear: logistic regression on cells; nearest: the vote of the most similar training cells (cosine)."""
-    stride: int = 16
-    """Pixels a cell: those of the stage of this stride are asked (most networks' last but one)."""
-    mpp: float | None = None
-    """Look at images at so many micrometres per pixel; they are judged at their own. None: as they are."""
-    memory: int = 20_000
-    """Most training cells to learn from or to search, drawn at random (the same for every backbone)."""
-    neighbours: int = 20
-    """Cells that vote."""
-    decay: float = 0.1
-    """Weight decay of the logistic regression."""
-    statistics: Literal["own", "images"] = "own"
-    """What batch norms normalise by: the statistics that came with the weights, or those of training images."""
-
-    def __post_init__(self) -> None:
-        if min(self.stride, self.memory, self.neighbours) < 1 or self.decay < 0:
-            raise UserError("stride, memory and neighbours must be 1 or more, decay not negative")
-        if self.mpp is not None and not 0 < self.mpp < 100:
-            raise UserError(f"mpp must lie between 0 and 100 micrometres per pixel, not {self.mpp}")
 
 
 class Cells(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from case import SCORE, class_maps, facts, maps, report
-from torchmetrics.classification import MulticlassJaccardIndex
-from torchmetrics.detection import PanopticQuality
-from torchmetrics.segmentation import DiceScore
+from torchmetrics.classification import MulticlassJaccardIndex  # pyright: ignore[reportMissingImports]
+from torchmetrics.detection import PanopticQuality  # pyright: ignore[reportMissingImports]
+from torchmetrics.segmentation import DiceScore  # pyright: ignore[reportMissingImports]
 
 
 def pq() -> Callable[[], dict[str, float]]:

@@ -17,9 +17,9 @@ from pycocotools.cocoeval import Params
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined
 from colocate.evaluation.metrics.objects import Objects, check_size, coco_mask
+from colocate.evaluation.settings import MOST
 
 KINDS = ("box", "mask")
-MOST = 100
 _DEFAULTS = Params()
 AP50, AP75 = 0, 5
 """Places among the library's thresholds of overlap: .50, .55, ... .95."""

@@ -23,16 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.ndimage import distance_transform_edt, find_objects
-from torch import Tensor
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined, ratio
 from colocate.evaluation.metrics.objects import Objects, check_size, label_map, shared_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Slices = tuple[slice, slice]
 
@@ -103,7 +104,7 @@ def _in_reading_order(ids: Int32[Tensor, "h w"]) -> Int32[Tensor, "h w"]:
     ordered = present[first.argsort()]
     number = np.zeros(int(present[-1]) + 1, np.int32)
     number[ordered[ordered > 0]] = np.arange(1, (present > 0).sum() + 1)
-    return torch.from_numpy(number[ids.numpy()])
+    return ids.new_tensor(number[ids.numpy()])
 
 
 def _hausdorff(

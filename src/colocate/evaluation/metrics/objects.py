@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from pycocotools import mask as _mask
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 coco_mask: Any = _mask  # whose stubs want bytes where the library takes a str as well
 
@@ -116,12 +117,15 @@ def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:
     numbers = np.array(shown, np.int64)[owners] + 1
     for start, end, number in zip(starts.tolist(), (starts + lengths).tolist(), numbers.tolist(), strict=True):
         ids[start:end] = number
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(ids.reshape(width, height).T))
 
 
 def shared_pixels(truth: Int32[Tensor, "h w"], found: Int32[Tensor, "h w"]) -> Int64[np.ndarray, "t f"]:
     """Count the pixels that each id of one map shares with each id of the other, from 0 up to the largest.
 
+    >>> import torch
     >>> shared_pixels(torch.tensor([[0, 1, 1]], dtype=torch.int32), torch.tensor([[2, 2, 0]], dtype=torch.int32))
     array([[0, 0, 1],
            [1, 0, 1]])

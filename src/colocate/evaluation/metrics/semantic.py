@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int, Int64, Integer
-from torch import Tensor
 
 from colocate.evaluation.metrics.family import Packed, Record, mean_of_defined, ratio
 from colocate.evaluation.metrics.objects import check_size
-from colocate.training.probes import agreement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def record(
@@ -35,7 +36,8 @@ def record(
     for name, numbers in (("truth", truth), ("finding", found)):
         if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < count:
             raise ValueError(f"the {name} has numbers beyond those of the {count} classes")
-    table = torch.bincount(truth.flatten() * count + found.flatten(), minlength=count**2).view(count, count).tolist()
+    pairs = truth.flatten() * count + found.flatten()
+    table = pairs.bincount(minlength=count**2).view(count, count).tolist()
     return {
         name: {other: pixels for other, pixels in zip(classes, row, strict=True) if pixels}
         for number, (name, row) in enumerate(zip(classes, table, strict=True))
@@ -83,6 +85,8 @@ def record_probe(truth: Int[Tensor, "g f"], found: Int[Tensor, "g f"], ignored: 
     found; 1 where none is, None where nothing counts), the `shared` cells of all those classes, and `positives`, the
     true plus the found ones. Cells whose truth is the class `ignored` do not count.
     """
+    from colocate.training.probes import agreement
+
     return agreement(truth, found, ignored)._asdict()
 
 
