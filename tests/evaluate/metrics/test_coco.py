@@ -15,7 +15,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colocate.evaluation.metrics import FAMILIES
+from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.coco import pack, record
 from colocate.evaluation.metrics.objects import Objects
 
@@ -69,7 +69,9 @@ def test_equals_the_library(seed: int) -> None:
     assert 0 < scores["mask AP50"] < 100
 
 
-def test_equals_the_library_on_images_drawn_more_than_once() -> None:
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_equals_the_library_on_images_drawn_more_than_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco, "AT_ONCE", at_once)
     scenes = random_scenes(3, step=1e-6)  # no ties within an image
     counts = np.random.default_rng(0).multinomial(12, [1 / 12] * 12, size=5)
     drawn = pack([record(*scene) for scene in scenes])(counts)
