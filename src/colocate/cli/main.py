@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -39,17 +40,18 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     kind: Any = info.type
     if kind not in (int, float):
         return None
-
-    def read(words: list[str]) -> int | float:
-        try:
-            return kind(words[0])
-        except ValueError:
-            comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", words[0])
-            remedy = f": write {words[0].replace(',', '.')}" if comma else ""
-            raise ValueError(f"{words[0]} is not a {'whole ' * (kind is int)}number{remedy}") from None
-
     given = int if kind is int else (int, float)
+    read = partial(_number, kind)
     return PrimitiveConstructorSpec(1, kind.__name__.upper(), read, lambda x: isinstance(x, given), lambda x: [str(x)])
+
+
+def _number(kind: type[int] | type[float], words: list[str]) -> int | float:
+    try:
+        return kind(words[0])
+    except ValueError:
+        comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", words[0])
+        remedy = f": write {words[0].replace(',', '.')}" if comma else ""
+        raise ValueError(f"{words[0]} is not a {'whole ' * (kind is int)}number{remedy}") from None
 
 
 class Command(NamedTuple):
