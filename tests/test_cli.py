@@ -175,7 +175,7 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
         (["pretrain", "plm", "--hold-out", "a=1", "--hold-out=b=2"], "--hold-out is given twice, and only the last"),
         (["evaluate", "probe", "--backbone", "random", "--backbone", "{empty}"], "--backbone is given twice"),
         (["pretrain", "plm", "--hold_out", "a=1", "--data", "x", "--hold-out", "a=2"], "--hold-out is given twice"),
-        (["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run", "--probe-every", "nan"], "probe_every must be"),
+        (["pretrain", "plm", "--data", "{tiles}", "--out", "{tmp}/run", "--probe-every=-1"], "probe_every must be"),
         (["pretrain", "--from", "nowhere.json"], "nowhere.json cannot be read"),
         (["pretrain", "nowhere.py:recipe"], "nowhere.py is not a Python file"),
         (["pretrain", "plm", "--data", "nowhere", "--out", "{tmp}/run"], "nowhere"),
@@ -268,9 +268,11 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(word: str) -> None:
         (["--optim.lr", "1,234.5"], "--optim.lr: 1,234.5 is not a number"),
         (["--views.mpp", "0,5"], "0,5 is not a number: write 0.5"),
         (["--batch", "1,000"], "--batch: 1,000 is not a whole number"),
+        (["--optim.lr", "nan"], "--optim.lr: nan is no setting: give a finite number"),
+        (["--method.temperature", "inf"], "--method.temperature: inf is no setting: give a finite number"),
     ],
 )
-def test_a_decimal_comma_is_shown_with_a_point(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_number_is_said(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["pretrain", "plm", "--data", "tiles", "--out", "run", *words])
     assert leaving.value.code == 2

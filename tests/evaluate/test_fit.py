@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -118,7 +119,14 @@ def test_steps_follow_from_epochs() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"batch": 0}, "batch"), ({"lr": 0.0}, "lr"), ({"drops": (1.0,)}, "drops"), ({"steps": 0}, "steps")],
+    [
+        ({"batch": 0}, "batch"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": math.nan}, "lr"),
+        ({"clip": -1.0}, "clip"),
+        ({"drops": (1.0,)}, "drops"),
+        ({"steps": 0}, "steps"),
+    ],
 )
 def test_settings_without_sense_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):

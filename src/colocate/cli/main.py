@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import math
 import os
 import re
 import sys
@@ -47,11 +48,14 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 def _number(kind: type[int] | type[float], words: list[str]) -> int | float:
     try:
-        return kind(words[0])
+        number = kind(words[0])
+        if math.isfinite(number):
+            return number
     except ValueError:
         comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", words[0])
         remedy = f": write {words[0].replace(',', '.')}" if comma else ""
         raise ValueError(f"{words[0]} is not a {'whole ' * (kind is int)}number{remedy}") from None
+    raise ValueError(f"{words[0]} is no setting: give a finite number")
 
 
 class Command(NamedTuple):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from colocate import api
+from colocate.base.tables import TABLES
 from colocate.base.text import counted, say
 from colocate.slides.listing import MANIFEST, Listed, find_slides
 from colocate.training.recipe import Recipe, read_recipe
@@ -67,8 +68,9 @@ def start(
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
     if labels is not None and not (out / "labels" / "dataset.json").exists():
-        folder = slides if slides.is_dir() else slides.parent
-        prepare("qupath", labels.absolute(), out / "labels", images=str(folder.absolute()), mpp=mpp)
+        place = slides if slides.is_dir() or slides.suffix.lower() in TABLES else slides.parent
+        from_slides = {"images": str(place.absolute()), "slide_mpp": slide_mpp}
+        prepare("qupath", labels.absolute(), out / "labels", mpp=mpp, **from_slides)
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
     tested = [] if labels is None else tested_slides(Labelled.open(data), listed)

@@ -48,8 +48,8 @@ class FitConfig:
         for name in ("steps", "epochs", "batch"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"fit.{name} is 1 or more, not {value}")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise UserError("fit.lr is positive, and fit.weight_decay 0 or more")
+        if not (self.lr > 0 and self.weight_decay >= 0) or (self.clip is not None and not self.clip > 0):
+            raise UserError("fit.lr and fit.clip are positive, and fit.weight_decay 0 or more")
         if not all(0 <= share < 1 for share in (self.warmup, *self.drops)):
             raise UserError("warmup and drops are shares of the steps, in [0, 1)")
 
