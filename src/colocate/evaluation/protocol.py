@@ -48,8 +48,6 @@ def instances_for(data: Labelled) -> InstancesConfig:
     """Default settings of instance segmentation on a data set.
 
     GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
-
-
     Others: GlaS's, at the images' own median short side (training images down to 0.77 of it, as on GlaS).
     """
     if data.name == "crag":
@@ -66,8 +64,6 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
     """Default settings of semantic segmentation on a data set.
 
     20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have), as for BCSS.
-
-
     On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
     """
     return SemanticsConfig(crop=_crop(data), encoder="frozen" if data.name == "bcss" else "tuned")
