@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -90,6 +91,16 @@ def test_init_from_a_file(tmp_path: Path, ending: str) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path, encoder=EncoderConfig("test_resnet", init=str(file)))
     for name, tensor in build_method(recipe).backbone.net.state_dict().items():
         assert torch.equal(tensor, donor[name])
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "rexnet_100"])
+def test_weights_of_layers_after_the_cells_do_no_harm(name: str) -> None:
+    """They are part of what timm publishes, in the same part of the network."""
+    backbone, published = Backbone(name), timm.create_model(name, num_classes=0).state_dict()
+    backbone.fill(published, "published")
+    assert all(torch.equal(tensor, published[name]) for name, tensor in backbone.net.state_dict().items())
+    with pytest.raises(UserError, match="1 tensors too many"):
+        backbone.fill(published | {f"{next(iter(published))}.scale": torch.ones(1)}, "another variant")
 
 
 def test_init_from_a_file_that_does_not_fit(tmp_path: Path) -> None:

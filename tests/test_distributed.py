@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import os
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import scaling
-from colocate.base.distributed import Shuffle, as_in_first, first_of_all
+from colocate.base.distributed import Shuffle, as_in_first, first_of_all, from_all
 from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
 from colocate.core.views import Batch, View, sample_views
@@ -215,6 +216,8 @@ def mix_four(rank: int, port: int, folder: str) -> None:
     as_in_first(norm)
     dist.broadcast(own, 0)
     assert torch.equal(norm.state_dict()["running_mean"], own)
+    as_in_first(torch.nn.LayerNorm(3))  # without any a step of ConCL on several devices failed
+    assert from_all(["a"] * rank) == ["a"] * 6
     dist.destroy_process_group()
 
 
@@ -291,3 +294,23 @@ def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: str) -> Non
     state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
     assert int(state["method"]["past_wholes.position"]) == 32  # both processes' keys, four times
     assert (run / "backbone.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [0.1, 0.5])
+def test_unreadable_tiles_of_all_processes_count_together(tmp_path: Path, most: float) -> None:
+    """Each process counted its own ones, and the others ended with a traceback or waited for it."""
+    tiles = write_tiles(tmp_path / "tiles")
+    for number in range(0, 20, 4):
+        (tiles / f"{number:02}.png").write_bytes(b"no picture")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "colocate", "pretrain", "moco-v2", "--data", str(tiles), "--out", str(run)]
+    command += ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "8", "--journals"]
+    command += ["--accelerator", "cpu", "--devices", "2", "--workers", "0", "--log-every", "4", "--method.norm-group"]
+    command += ["4", "--max-skipped", str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert "Traceback" not in done.stderr and (done.returncode == 0) == (most == 0.5), done.stderr[-2000:]
+    with (run / "skipped.csv").open(newline="") as file:
+        named = [row["tile"] for row in csv.DictReader(file)]
+    assert len(named) == len({*named}) and (len(named) == 5 if most == 0.5 else len(named) > 2)
+    assert most == 0.5 or f"{len(named)} of 20 tiles cannot be read, more than 10.00%" in done.stderr

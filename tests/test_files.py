@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from colocate.base import files
 from colocate.base.errors import UserError
-from colocate.base.files import check_writable, claimed, remove_unfinished, whole, write_atomically
+from colocate.base.files import absolute, check_writable, claimed, remove_unfinished, whole, write_atomically
 from colocate.cli.main import main
 from colocate.prediction.predict import predict
 from colocate.prediction.settings import DeviceConfig, PredictConfig
@@ -190,3 +190,15 @@ def test_many_processes_take_turns(tmp_path: Path) -> None:
         processes.append(process)
     assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [5] * 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_lead_through_links_as_the_system_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far, near = tmp_path / "far" / "inner", tmp_path / "near"
+    for folder in (far, near, tmp_path / "far" / "tiles", tmp_path / "tiles"):
+        folder.mkdir(parents=True)
+    (near / "link").symlink_to(far)
+    monkeypatch.chdir(near)
+    assert absolute(Path("link/../tiles")) == tmp_path / "far" / "tiles"  # `os.path.abspath` says near/tiles
+    assert absolute(Path("../tiles/./new")) == tmp_path / "tiles" / "new"
+    assert absolute(Path("../near/link")) == near / "link" and absolute(Path("link")) == near / "link"
+    assert absolute(Path("/..")) == Path("/")

@@ -45,10 +45,19 @@ def test_select_takes_slices_masks_and_numbers() -> None:
 
 def test_crops_are_wholly_where_their_corners_are_and_turns_may_be_0_and_1() -> None:
     """Of corners on a GPU `transpose` stayed on the host, where `overlap` could not use it."""
-    there = Crop.of(torch.zeros(2, 4, device="meta"))
-    assert {part.device.type for part in there} == {"meta"} and there.transpose.dtype == torch.bool
+    for there in (Crop.of(torch.zeros(2, 4, device="meta"), turns) for turns in (None, [0, 1])):
+        assert {part.device.type for part in there} == {"meta"} and there.transpose.dtype == torch.bool
     for turns in ([0, 1], [False, True], np.array([0, 1]), torch.tensor([False, True])):
         assert Crop.of([[0, 0, 8, 8]] * 2, turns).transpose.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("corners", [[0, 0, 8, 8], [[0, 0, 8]], [[0, 0, 8, 8, 1]], []])
+def test_corners_that_are_no_rows_of_four_are_refused(corners: list[object]) -> None:
+    """Of three the weights of cells were nan."""
+    with pytest.raises(ValueError, match="rows of top, left, bottom, right"):
+        Crop.of(corners)
+    with pytest.raises(ValueError, match="one transpose for each"):
+        Crop.of([[0, 0, 8, 8]] * 2, [True])
 
 
 def test_view_axes_swap_where_transposed() -> None:

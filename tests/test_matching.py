@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,6 +134,29 @@ def test_pooling_keeps_the_features_type(dtype: torch.dtype) -> None:
     assert pooled.dtype == dtype
     tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(pooled.double(), match.pool(features), atol=tolerance, rtol=0)
+
+
+def test_whole_numbers_are_averaged_and_not_cut_off() -> None:
+    """The shares became whole numbers too: 0."""
+    match = overlap(Crop.of([[0, 0, 8, 8]]), Crop.of([[2, 0, 8, 8]]), 2)
+    cells = torch.tensor([[[1], [3], [5], [8]]])
+    for kind in (torch.int64, torch.uint8):
+        torch.testing.assert_close(match.pool(cells.to(kind)), match.pool(cells.float()))
+
+
+@pytest.mark.parametrize("corners", [[0, 0, 0, 8], [3, 3, 3, 3], [0, 0, math.nan, 8], [0, 0, math.inf, 8]])
+def test_crops_without_area_are_refused(corners: list[float]) -> None:
+    """The weights of their cells were nan."""
+    fine, wrong = Crop.of([[0, 0, 8, 8]] * 2), Crop.of([[0, 0, 8, 8], corners])
+    for pair in ((wrong, fine), (fine, wrong)):
+        with pytest.raises(ValueError, match="must have an area above 0"):
+            overlap(*pair, 2)
+
+
+def test_crops_that_are_no_pairs_are_refused() -> None:
+    unchecked: Any = inspect.unwrap(overlap)  # without the tests' check of shapes, as users have it
+    with pytest.raises(ValueError, match="1 and 3 crops are no pairs"):
+        unchecked(Crop.of([[0, 0, 8, 8]]), Crop.of([[0, 0, 8, 8]] * 3), 2)
 
 
 def test_a_match_keeps_its_grids() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import peak_bytes
-from colocate.core.objectives import info_nce
+from colocate.core.objectives import info_nce, vicreg_covariance, vicreg_invariance, vicreg_variance
 from tests.reference.info_nce import info_nce as slow_info_nce
 
 unchecked = inspect.unwrap(info_nce)  # without the tests' check of types, as users have it
@@ -250,6 +251,24 @@ def test_shapes_and_temperatures_that_do_not_fit_are_refused() -> None:
     many = query.repeat(256, 1)  # three chunks: more weights than rows went unnoticed
     with pytest.raises(ValueError, match="do not fit 1536 queries"):
         unchecked(many, many, negatives, torch.rand(2000, dtype=torch.float64))
+
+
+def test_vectors_and_weights_that_do_not_fit_are_refused_by_vicreg() -> None:
+    """A weight of (b, n, 1) made b x n x n products where b = n."""
+    alone = inspect.unwrap(vicreg_invariance)
+    x, y = torch.rand(2, 3, 3, 4)
+    alone(x, y, torch.rand(3, 3))
+    for wrong in ((x, y[:1]), (x, y[0]), *((x, y, torch.ones(shape)) for shape in ((3, 3, 1), (3,), (3, 1), ()))):
+        with pytest.raises(ValueError, match="do not fit"):
+            alone(*wrong)
+
+
+@pytest.mark.parametrize("term", [vicreg_variance, vicreg_covariance])
+@pytest.mark.parametrize("samples", [0, 1])
+def test_one_sample_has_no_variance(term: Any, samples: int) -> None:
+    """The term was nan."""
+    with pytest.raises(ValueError, match="need two samples or more"):
+        term(torch.rand(samples, 3, 4))
 
 
 def test_a_temperature_that_would_not_learn_is_refused() -> None:

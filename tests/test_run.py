@@ -213,3 +213,29 @@ def test_a_line_of_the_journal_without_its_end_does_not_count(torn: str, tmp_pat
     journal = Journal(path, step=2)
     journal.write(3, {"epoch": 1.5, "lr": 0.1, "loss": 1.5})
     assert read_rows(path) == [*rows, {"step": 3, "epoch": 1.5, "lr": 0.1, "loss": 1.5}]
+
+
+def test_a_run_does_not_depend_on_torchs_defaults(tmp_path: Path) -> None:
+    """With torch.set_default_device("cuda") (for which "meta" stands) or another type no run began."""
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "plain", steps=2)
+    plain = pretrain(recipe)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            other = pretrain(replace(recipe, out=str(tmp_path / "other")))
+            assert torch.empty(1).device.type == "meta" and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (plain / "backbone.safetensors").read_bytes() == (other / "backbone.safetensors").read_bytes()
+
+
+def test_a_checkpoint_of_another_versions_network_is_told(tmp_path: Path) -> None:
+    """timm calls layers otherwise now and then: there was a traceback."""
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=2)
+    folder = pretrain(recipe) / "checkpoints"
+    stored = checkpoint.load_checkpoint(checkpoint.checkpoints(folder)[-1])
+    for part in ("method", "optimizer"):
+        changed = dict([*stored[part].items()][1:])
+        checkpoint.save_checkpoint(folder, 2, stored | {part: changed}, 1)
+        with pytest.raises(UserError, match=r"step000000002\.pt does not fit the networks as they are built now \("):
+            pretrain(recipe, resume=True)

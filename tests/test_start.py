@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from colocate.base.errors import UserError
 from colocate.cli import start as journey
 from colocate.cli.main import main
 from colocate.data.index import Index
@@ -67,6 +69,33 @@ def test_weights_that_cannot_be_had_are_refused_before_any_work(
         main([*words, "--init", "nowhere.pth"])
     assert "nowhere.pth: no such file of weights" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_read_as_slides_are(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the table's resolutions, which count before the files', and by --slide-mpp."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(journey.api, "tile", stop)
+    for seed in range(2):
+        (tmp_path / f"s{seed}.tif").symlink_to(tmp_path / "slides" / f"s{seed}.tif")
+    (tmp_path / "slides.csv").write_text("path,mpp,source\ns0.tif,0.5,p\ns1.tif,0.5,q\n")
+    with pytest.raises(SystemExit):
+        main(["start", str(tmp_path / "slides.csv"), *words[2:], "--mpp", "0.5"])
+    assert "far enough" in capsys.readouterr().err
+    data = Labelled.open(tmp_path / "out" / "labels")
+    assert {(item.width, item.mpp) for item in data.items} == {(100, 0.5)} and {one.source for one in data.items} == {
+        *"pq"
+    }
+    with Image.open(tmp_path / "slides" / "s0.tif") as picture:
+        picture.convert("RGB").save(tmp_path / "slides" / "s0.png")
+    (tmp_path / "slides" / "s0.tif").unlink()
+    with pytest.raises(SystemExit):
+        main([*words[:-3], str(tmp_path / "other"), *words[-2:], "--slide-mpp", "1"])
+    assert "far enough" in capsys.readouterr().err
 
 
 @pytest.mark.slow

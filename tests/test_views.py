@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.core.matching import overlap
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ViewConfig
 from colocate.core.views import AugmentParams, render, sample_params, sample_views
 from tests.reference.views import view_of
@@ -234,6 +237,34 @@ def test_views_do_not_depend_on_torchs_default_type(default: torch.dtype) -> Non
     views = [*found[:2], *found.locals, found.reference]
     for one, other in zip(views, [*expected[:2], *expected.locals, expected.reference], strict=True):
         assert one.images.dtype == torch.float32 and torch.equal(one.images, other.images)
+
+
+def test_views_do_not_depend_on_torchs_default_device() -> None:
+    """With torch.set_default_device("cuda") there were none: "meta" stands for it."""
+    config = replace(ViewConfig(size=32), stain=0.2, stain_p=1.0, symmetries="all", reference=True, local_views=1)
+    tiles = _tiles(3)
+    expected = sample_views(tiles, config, seed=1)
+    with torch.device("meta"):
+        found = sample_views(tiles, config, seed=1)
+        weight = overlap(found.first.crop, found.second.crop, 4).weight
+    assert found.reference is not None and expected.reference is not None
+    views = [*found[:2], *found.locals, found.reference]
+    for one, other in zip(views, [*expected[:2], *expected.locals, expected.reference], strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.crop.rows, other.crop.rows)
+    assert torch.equal(found.tiles, expected.tiles)
+    assert torch.equal(weight, overlap(expected.first.crop, expected.second.crop, 4).weight)
+
+
+def test_what_does_not_fit_the_tiles_is_refused() -> None:
+    """One number of a tile gave all tiles the same crop and colours."""
+    unchecked: Any = inspect.unwrap(sample_views)  # without the tests' check of shapes, as users have it
+    tiles = _tiles(4)
+    for name, one in (("index", torch.tensor([7])), ("sizes", torch.tensor([96, 96])), ("mpp", torch.rand(4, 1))):
+        with pytest.raises(ValueError, match=f"{name} .* does not fit 4 tiles"):
+            unchecked(tiles, RAW, **{name: one})
+    for wrong in (tiles[:, :1], tiles[0], tiles.permute(0, 2, 3, 1)):
+        with pytest.raises(ValueError, match="are not b x 3 x height x width"):
+            unchecked(wrong, RAW)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (0, 96), (64, 97)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -170,6 +171,55 @@ def test_a_score_that_comes_again_is_no_better_after_a_stop(
         pretrain(first)
     run = pretrain(first, resume=True)
     assert [step for step, _ in rows(run)] == [2, 4, 6] and find_candidate(str(run / "best")).steps == 2
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """Let the next probes find these."""
+    coming, look = iter(scores), its.OnlineProbe.look
+
+    def looks(*arguments: Any) -> str:
+        score = next(coming)
+        monkeypatch.setattr(its, "agreement", lambda *_: Agreement(score, 0, 0))
+        return look(*arguments)
+
+    monkeypatch.setattr(its.OnlineProbe, "look", looks)
+
+
+def best_of(run: Path) -> tuple[int, int, float]:
+    told = json.loads((run / "best" / "backbone.json").read_text())
+    return told["recipe"]["seed"], told["steps"], told["probe"]["dice"]
+
+
+def test_the_best_stays_where_a_run_goes_back_to_a_checkpoint_before_it(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worse one, of the steps that a GPU did again with other rounding, took its place."""
+    plain = recipe(data, tmp_path, "run")
+    plain = replace(plain, machine=replace(plain.machine, save_every=2, keep=3))
+    with monkeypatch.context() as patch:
+        scored(patch, 0.3, 0.8, 0.5)
+        run = pretrain(plain)
+    for late in (4, 6):
+        (run / "checkpoints" / f"step{late:09}.pt").unlink()
+    with monkeypatch.context() as patch:
+        scored(patch, 0.7, 0.6)
+        pretrain(plain, resume=True)
+    assert [dice for _, dice in rows(run)] == [0.3, 0.7, 0.6] and best_of(run) == (plain.seed, 4, 0.8)
+
+
+def test_the_best_of_a_start_that_saved_nothing_is_not_another_runs(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = recipe(data, tmp_path, "run")
+    machine = replace(plain.machine, save_every=9, log_every=9)
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        scored(patch, 0.8)
+        pretrain(replace(plain, machine=machine))
+    assert best_of(tmp_path / "run") == (plain.seed, 2, 0.8)
+    with monkeypatch.context() as patch:
+        scored(patch, 0.3, 0.2, 0.1)
+        run = pretrain(replace(plain, seed=plain.seed + 1))
+    assert best_of(run) == (plain.seed + 1, 2, 0.3)
 
 
 def test_only_training_images_are_asked_and_cases_are_not_shared(data: Labelled, tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_samples_json_gives_mpp_and_source(tiles: Path, build: Build, tmp_path: 
     assert sources(index) == ["t.tar", "case 9"] + ["t.tar"] * 5
 
 
+def test_a_tile_that_was_packed_twice_is_told(tiles: Path, build: Build, tmp_path: Path) -> None:
+    """As `tar --append` and `tar --update` leave it, of which the last counts when it is unpacked."""
+    shard = pack(tiles, NAMES, tmp_path / "t.tar")
+    for name in ("c/other.png", f"./{NAMES[2]}"):
+        with tarfile.open(shard, "a") as tar:
+            tar.add(tiles / NAMES[2], name)
+        if name.startswith("c"):
+            assert len(build(shard)) == 8
+    with pytest.raises(UserError, match=rf"t\.tar holds {NAMES[2]} twice: unpack it"):
+        build(shard)
+
+
 def test_tar_of_hidden_and_foreign_members_only(tiles: Path, build: Build, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t\.tar holds no tiles: members of a shard ending in \.jpg"):
         build(pack(tiles, [], tmp_path / "t.tar"))
@@ -104,7 +116,12 @@ def test_compressed_tar(tiles: Path, build: Build, tmp_path: Path) -> None:
             build(tmp_path / name)
 
 
-@pytest.mark.parametrize("note", [b"{", b'{"mpp": "fine"}', b'{"mpp": -1}', b'{"mpp": [1]}', b'{"mpp": NaN}', b"\xff"])
+HUGE = b'{"mpp": 1' + b"0" * 400 + b"}"
+
+
+@pytest.mark.parametrize(
+    "note", [b"{", b'{"mpp": "fine"}', b'{"mpp": -1}', b'{"mpp": [1]}', b'{"mpp": NaN}', b"\xff", HUGE]
+)
 def test_bad_json_in_shard(note: bytes, tiles: Path, build: Build, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t\.tar:a/0\.json"):
         build(pack(tiles, NAMES, tmp_path / "t.tar", {"a/0.json": note}))

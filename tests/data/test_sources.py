@@ -52,7 +52,7 @@ def test_folder(tiles: Path, folder: Index) -> None:
     assert [tuple(folder.read(i).shape) for i in range(7)] == [(3, high, wide) for wide, high in TILES.values()]
 
 
-def test_folder_follows_links_but_not_in_circles(tiles: Path, build: Build) -> None:
+def test_folder_follows_links_but_to_no_tile_twice(tiles: Path, build: Build, tmp_path: Path) -> None:
     (tiles / "linked").symlink_to(tiles / "a")
     (tiles / "a" / "back").symlink_to(tiles)
     (tiles / "b c" / "self").symlink_to(".")
@@ -60,8 +60,16 @@ def test_folder_follows_links_but_not_in_circles(tiles: Path, build: Build) -> N
     (tiles / "one" / "two").symlink_to(tiles / "two")  # which leads back to it
     (tiles / "two").mkdir()
     (tiles / "two" / "one").symlink_to(tiles / "one")
-    inside = sorted([*NAMES, *(f"linked/{name[2:]}" for name in NAMES if name.startswith("a/"))])
-    assert names(build(tiles)) == [str(tiles / name) for name in inside]
+    assert names(build(tiles)) == [str(tiles / name) for name in sorted(NAMES)]
+    for folder in (tmp_path / "outside" / "in", tiles / ".store"):
+        folder.mkdir(parents=True)
+        shutil.copy(tiles / "a/0.png", folder)
+    (tmp_path / "outside" / "in" / "round").symlink_to("..")
+    (tiles / "b d").symlink_to(tmp_path / "outside" / "in")
+    (tiles / "b e").symlink_to(tmp_path / "outside")
+    (tiles / "b f").symlink_to(tmp_path / "outside")
+    (tiles / "b g").symlink_to(".store")  # hidden but for the link
+    assert names(build(tiles)) == [str(tiles / name) for name in sorted([*NAMES, "b d/0.png", "b g/0.png"])]
 
 
 @pytest.mark.parametrize("kind", ["list", "labelled", "crlf", "csv", "parquet", "tar", "shards", "arrow"])
@@ -88,6 +96,19 @@ def test_list_keeps_its_order_and_its_missing_tiles(tiles: Path, build: Build) -
     assert [Path(name).name for name in names(index)] == ["2.tiff", "7.png", "0.png", "2.tiff"]
     with pytest.raises(UserError, match=r"nowhere/7\.png does not exist: check"):
         index.read(1)
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv"])
+def test_tiles_that_are_named_again_are_told(
+    kind: str, build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = tmp_path / f"named.{kind}"
+    lines = (["path"] if kind == "csv" else []) + ["a.png", "b.png", "./a.png"]
+    named.write_text("\n".join([*lines, "a.png", ""]))
+    assert len(build(named)) == 4
+    assert f"note: {named} names 2 tiles again: a tile is seen as often as it is named" in capsys.readouterr().out
+    named.write_text("\n".join([*lines[:-1], ""]))
+    assert len(build(named)) == 2 and not capsys.readouterr().out
 
 
 def test_list_beside_tiles_is_no_tile(tiles: Path, build: Build) -> None:

@@ -26,7 +26,7 @@ from colocate.prediction.settings import DeviceConfig, PredictConfig
 from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
-from tests.predict.seen import FINDER, objects, slide_of
+from tests.predict.seen import FINDER, MAPPER, objects, slide_of
 
 CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)
 CONFIG = PredictConfig(window=128, overlap=32, device=CPU)
@@ -159,6 +159,18 @@ def test_done_slides_are_skipped_and_other_settings_refused(ids: np.ndarray, tmp
     (out / "one.json").write_text(json.dumps(marker | {"finished": False}))  # stopped before its end
     assert predict(counting, [one, two], out, CONFIG) == Tally(1, 1, 0)
     assert (out / "one.geojson").read_bytes() == before["one.geojson"]
+
+
+@pytest.mark.parametrize("ending", [".geojson", ".csv", ".png", ".tif"])
+def test_what_was_deleted_is_made_again(ids: np.ndarray, tmp_path: Path, ending: str) -> None:
+    slide, out = slide_of(tmp_path, ids), tmp_path / "out"
+    predictor = MAPPER if ending == ".tif" else FINDER
+    assert predict(predictor, [slide], out, CONFIG) == Tally(1, 0, 0)
+    before = (out / f"slide{ending}").read_bytes()
+    assert predict(predictor, [slide], out, CONFIG) == Tally(0, 1, 0)
+    (out / f"slide{ending}").unlink()
+    assert predict(predictor, [slide], out, CONFIG) == Tally(1, 0, 0)
+    assert (out / f"slide{ending}").read_bytes() == before
 
 
 def test_what_others_wrote_stays(ids: np.ndarray, tmp_path: Path) -> None:

@@ -88,11 +88,25 @@ def test_numbers_may_be_words(made: Callable[..., Labelled], document: Document)
     document["annotations"][0]["iscrowd"] = "0"
     document["annotations"][1]["iscrowd"] = ""
     document["annotations"][4]["iscrowd"] = "1"
+    document["annotations"][0] |= {"image_id": "10", "category_id": "7"}
+    document["categories"][2]["id"] = "3"
     document["images"][0] |= {"width": str(WIDE), "height": str(HIGH)}
     document["images"][1] |= {"width": float(WIDE), "height": float(HIGH)}
     data = made(document)
     assert [len(data.mask(number).unique()) - 1 for number in range(4)] == [2, 1, 1, 0]
     assert data.notes[1] == f"{coco.CROWDS}: 1 (tissue.json, annotation 104)."
+
+
+def test_what_was_drawn_with_a_brush_of_cvat_is_no_crowd(made: Callable[..., Labelled], document: Document) -> None:
+    """CVAT (Datumaro) writes iscrowd 1 for every mask; that it wrote it shows in `attributes`, which COCO has not."""
+    document["annotations"][2] |= {"iscrowd": 1, "attributes": {"occluded": False}}
+    document["annotations"][3] |= {"iscrowd": 1, "attributes": {}}
+    data = made(document)
+    assert [len(data.mask(number).unique()) - 1 for number in range(4)] == [2, 1, 1, 0]
+    assert data.notes[1:] == (
+        f"{coco.CROWDS}: 1 (tissue.json, annotation 104).",
+        f"{coco.BRUSHED}: 2 (tissue.json, annotation 102; tissue.json, annotation 103).",
+    )
 
 
 def test_masks_are_those_of_pycocotools(made: Callable[..., Labelled], document: Document) -> None:
@@ -173,7 +187,29 @@ def test_images_elsewhere_and_in_folders(made: Callable[..., Labelled], document
     assert made(document, images="../images").items[0].name == "deep_image 0"
 
 
-@pytest.mark.parametrize("way", ["../secret.png", "a/../../secret.png", "{}/secret.png", "images/../../secret.png"])
+def test_paths_may_be_those_of_windows(made: Callable[..., Labelled], document: Document, file: Path) -> None:
+    """As Label Studio writes them there."""
+    for image in document["images"]:
+        old = file.parent / image["file_name"]
+        image["file_name"] = f"images\\1\\{old.name}"
+        (file.parent / "images" / "1").mkdir(parents=True, exist_ok=True)
+        old.rename(file.parent / "images" / "1" / old.name)
+    assert made(document).items[0].name == "images_1_image 0"
+
+
+def test_a_category_without_an_object_may_be_called_as_another(
+    made: Callable[..., Labelled], document: Document
+) -> None:
+    """Roboflow puts one of the project's name before the others, as what they are below."""
+    document["categories"].insert(0, {"id": 0, "name": "nucleus", "supercategory": "none"})
+    data = made(document)
+    assert data.classes == ("gland", "nucleus")
+    assert data.object_classes(0, torch.tensor([1, 2])).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "way", ["..\\secret.png", "../secret.png", "a/../../secret.png", "{}/secret.png", "images/../../secret.png"]
+)
 def test_no_picture_comes_from_outside(made: Callable[..., Labelled], document: Document, way: str, file: Path) -> None:
     save(picture(9, WIDE, HIGH), file.parents[1] / "secret.png")
     (file.parent / "images").mkdir()

@@ -40,6 +40,21 @@ def test_folders_of_any_name_and_depth(tmp_path: Path) -> None:
         folder.drafts(src, images="a/My pictures", masks="b/c/labelz")
 
 
+def test_images_in_folders_of_their_own_are_told(tmp_path: Path) -> None:
+    src = write_folder(tmp_path / "mine")
+    for name in ("images", "masks"):
+        (src / name / "deep" / "er").mkdir(parents=True)
+        for path in sorted((src / name).glob("t0.*")):
+            path.rename(src / name / "deep" / "er" / path.name)
+    (src / "masks" / "notes").mkdir()
+    data = prepared(src, tmp_path / "some")
+    assert len(data.items) == 4 and "Images in folders below images, left out: deep." in data.notes
+    for path in [*src.glob("*/t*")]:
+        path.rename(path.parent / "deep" / path.name)
+    with pytest.raises(UserError, match=r"mine/images holds no image but in its folders \(deep\): give --images"):
+        prepared(src, tmp_path / "none")
+
+
 def test_classes_and_an_ignored_one(tmp_path: Path) -> None:
     src = write_folder(tmp_path / "mine")
     mask = row_of_objects(2, 10, 8)

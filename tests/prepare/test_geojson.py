@@ -65,6 +65,12 @@ def made(src: Path, tmp_path: Path) -> Callable[..., Labelled]:
     return lambda **options: write(tmp_path / "out", *geojson.drafts(src, **options))
 
 
+def test_an_ome_tiff_may_be_called_without_ome(src: Path, made: Callable[..., Labelled]) -> None:
+    (src / "a0.png").unlink()
+    save(picture(0, WIDE, HIGH), src / "a0.ome.tif")
+    assert [item.name for item in made().items] == ["a0.ome", "a1", "a2", "a3", "a4"]
+
+
 def test_what_qupath_marks_is_no_object(src: Path, made: Callable[..., Labelled]) -> None:
     """A rectangle of Region* around the glands, and one to Ignore*; and a blank after a class is none of its name."""
     region = feature(square(0, 0, 38), **classed("Region*"))

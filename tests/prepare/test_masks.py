@@ -287,6 +287,17 @@ def test_one_number_for_all_objects_is_refused(number: int, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_given_as_objects_are_refused(tmp_path: Path) -> None:
+    """Numbers of two kinds of glands, where those of glands were meant; here and there there is one of a kind."""
+    src = folder_of(tmp_path / "mine", *[squares(*numbers) for numbers in ((1, 1, 2), (2, 2, 1, 1), (1, 2), (1, 1))])
+    with pytest.raises(
+        UserError,
+        match=r"mine: 4 of 7 objects are in several parts \(as in .*i0\.png\), .* or add --semantics",
+    ):
+        made(src)
+    assert len(made(src, parts="objects").items) == 4
+
+
 def test_the_same_of_crag(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         for place in ("Images", "Annotation"):

@@ -20,6 +20,7 @@ from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import write
 from colocate.slides.slide import Slide
 from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.prepare.releases import save
 from tests.prepare.test_geojson import classed, feature, put
 
 SIDE = 512
@@ -56,6 +57,15 @@ def src(tmp_path: Path) -> Path:
 def prepared(src: Path, **options: object) -> Labelled:
     facts, drafts = qupath.drafts(src, **options)  # pyright: ignore
     return write(src.parent / "out", facts, drafts)
+
+
+def test_an_ome_tiff_may_be_called_without_ome(src: Path) -> None:
+    """QuPath takes .ome.tif for one ending; a.ome.geojson and a.ome.tif.geojson are as good."""
+    for seed, ending in enumerate((".geojson", ".ome.geojson", ".ome.tif.geojson")):
+        (src / f"s{seed}.tif").rename(src / f"s{seed}.ome.tif")
+        (src / f"s{seed}.geojson").rename(src / f"s{seed}{ending}")
+    (src / "items.csv").write_text("path,source\ns0.ome.tif,p\ns1.ome,q\ns2.ome.tif,r\n")
+    assert {item.source for item in prepared(src).items} == {"p", "q", "r"}
 
 
 def test_regions_become_images_with_their_objects(src: Path) -> None:
@@ -163,6 +173,44 @@ def test_coordinates_begin_at_the_scanned_part(src: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Slide, "open", bounded)
     moved = write(src.parent / "moved", *qupath.drafts(src))
     assert all(torch.equal(moved.image(number), image) for number, image in enumerate(images))
+
+
+def same(one: Labelled, other: Labelled) -> bool:
+    numbers = range(len(one.items))
+    alike = [torch.equal(one.image(n), other.image(n)) and torch.equal(one.mask(n), other.mask(n)) for n in numbers]
+    return len(one.items) == len(other.items) and all(alike)
+
+
+def test_slides_that_do_not_say_their_resolution(src: Path) -> None:
+    plain = prepared(src)
+    for path in src.glob("s*.tif"):
+        slide = Slide.open(path)
+        save(slide.read(0, 0, slide.width, slide.height), path.with_suffix(".png"))
+        path.unlink()
+    with pytest.raises(UserError, match=r"s0\.png does not say its micrometres per pixel: say it with --slide-mpp"):
+        qupath.drafts(src)
+    assert same(plain, write(src.parent / "again", *qupath.drafts(src, slide_mpp=0.5)))
+
+
+def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path) -> None:
+    """As `colocate tile` reads them: the table's word counts before the file's."""
+    plain = prepared(src)
+    for seed in range(3):
+        (src.parent / f"p{seed}").mkdir()
+        (src / f"s{seed}.tif").rename(src.parent / f"p{seed}" / f"s{seed}.tif")
+    table = src.parent / "slides.csv"
+    table.write_text("path,mpp,source\np0/s0.tif,1,p\np1/s1.tif,1,q\np2/s2.tif,1,\n")
+    (src / "items.csv").write_text("path,source\ns0,\ns1,mine\ns2,\n")
+    again = write(src.parent / "again", *qupath.drafts(src, images="../slides.csv", mpp=1.0))
+    assert same(plain, again) and {item.mpp for item in again.items} == {1.0}
+    assert [item.source for item in again.items[::2]] == ["p", "mine", "s2"]
+    (src.parent / "p3").mkdir()
+    (src.parent / "p0" / "s0.tif").rename(src.parent / "p3" / "s1.tif")
+    table.write_text("path,mpp\np1/s1.tif,1\np2/s2.tif,1\np3/s1.tif,1\n")
+    (src / "s0.geojson").unlink()
+    (src / "items.csv").unlink()
+    with pytest.raises(UserError, match=r"slides\.csv has two slides called s1, and s1\.geojson is of one of them"):
+        qupath.drafts(src, images="../slides.csv", mpp=1.0)
 
 
 def no_region(src: Path) -> None:

@@ -208,6 +208,21 @@ def test_jpeg_2000_of_aperio_is_left_to_openslide(tmp_path: Path, subsampling: t
     assert slide.mpp == 0.5 and np.abs(slide.read(0, 0, WIDTH, HEIGHT).astype(int) - RGB).max() <= 3
 
 
+@pytest.mark.parametrize("nonsense", ["0", "0.0", "-1"])
+def test_jpeg_2000_of_aperio_without_a_resolution_goes_by_the_next_tag(tmp_path: Path, nonsense: str) -> None:
+    """As Aperio's JPEG does, which OpenSlide does not read."""
+    codec = {"compression": 34712, "compressionargs": {"codecformat": "j2k", "mct": False}, "tile": (32, 48)}
+    said = {"description": APERIO.replace("0.5", nonsense), "photometric": "ycbcr"}
+    tagged = write(tmp_path / "tagged.svs", RGB, **said, **codec)
+    silent = write(tmp_path / "silent.svs", RGB, resolution=None, resolutionunit=None, **said, **codec)
+    for path in (tagged, silent):
+        with tifffile.TiffFile(path, mode="r+") as file:
+            file.pages.first.tags[259].overwrite(33003)
+    assert Slide.open(tagged).mpp == 0.5 and Slide.open(silent, unsaid_mpp=0.25).mpp == 0.25
+    with pytest.raises(TileError, match=r"silent\.svs does not say its micrometres per pixel \(an objective of 20x"):
+        Slide.open(silent)
+
+
 @pytest.mark.parametrize("layout", TWO)
 @pytest.mark.parametrize(
     ("kind", "words"),

@@ -37,6 +37,16 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert named(tmp_path / "slides") == ["a", "other/c", "sub/b"]
 
 
+def test_paths_do_not_lead_through_folders_that_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored of ../slides is right when the folder where it was typed has another name."""
+    touch(tmp_path, "slides/a.svs", "work/b.svs")
+    monkeypatch.chdir(tmp_path / "work")
+    for place in ("../slides", "../slides/a.svs"):
+        (slide,) = find_slides([Path(place)])
+        assert (slide.name, slide.path) == ("a", tmp_path / "slides" / "a.svs")
+    assert len(find_slides([Path("../slides"), tmp_path / "slides" / "a.svs"])) == 1
+
+
 def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "a.svs", "Gewebe\udce4.svs")
     with pytest.raises(UserError, match=r"The file name .*Gewebe.* is not UTF-8: rename the file"):

@@ -96,6 +96,24 @@ def test_the_users_word_counts(tmp_path: Path) -> None:
         assert share(tissue, 0, 0, 800, 400) == pytest.approx(200 * 200 / (800 * 400), rel=0.02)
 
 
+@pytest.mark.parametrize("ignored", [{"name": "Ignore*"}, {"names": ["Ignore*"]}, "Ignore*"])
+def test_what_was_drawn_to_be_ignored_is_no_tissue(tmp_path: Path, ignored: Any) -> None:
+    """A fold or a bubble in tissue, in whatever order they were drawn."""
+    slide = Slide.open(write_pyramid(tmp_path / "slide.tif", painted(800, 400), mpp=4.0))
+
+    def drawn(left: int, right: int, class_: Any) -> dict[str, Any]:
+        box = [[[left, 100], [right, 100], [right, 300], [left, 300], [left, 100]]]
+        geometry = {"type": "Polygon", "coordinates": box}
+        return {"type": "Feature", "properties": {"classification": class_}, "geometry": geometry}
+
+    features = [drawn(300, 500, ignored), drawn(200, 400, None), drawn(600, 700, {"name": "Region*"})]
+    for some in (features, features[::-1]):
+        (tmp_path / "own.geojson").write_text(json.dumps(some))
+        tissue = find_tissue(slide, tmp_path / "own.geojson")
+        assert share(tissue, 200, 100, 100, 200) == share(tissue, 600, 100, 100, 200) == pytest.approx(1, abs=0.01)
+        assert share(tissue, 0, 0, 800, 400) == pytest.approx(2 * 100 * 200 / (800 * 400), rel=0.03)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "F", "P", "RGB", "LA", "RGBA"])
 def test_all_that_is_not_black_is_tissue_however_dark(tmp_path: Path, mode: str) -> None:
     """Label masks: 1 in grey, in the red channel or of a palette is as good as 255."""

@@ -26,6 +26,15 @@ def test_all_that_was_made_of_a_slide_comes_together_in_any_order(world: World) 
         assert found.slides[0].listed.path == world.listed.path
 
 
+def test_a_slide_is_the_same_however_its_path_is_written(world: World, tmp_path: Path) -> None:
+    """What was made of ../slides is looked at from elsewhere, and folders may be links."""
+    (tmp_path / "link").symlink_to(world.slides)
+    results = moved(world, tmp_path, str(world.slides / ".." / world.slides.name / "phantom.tif"))
+    for slides in (world.slides, tmp_path / "link"):
+        for places in ([slides, *results], [*results, slides]):
+            assert counts(collect(places)) == [[1, 1, 1]]
+
+
 @pytest.mark.parametrize(("place", "made"), [("tiles", [1, 0, 0]), ("predictions", [0, 1, 0]), ("features", [0, 0, 1])])
 def test_results_alone_bring_their_slide(world: World, place: str, made: list[int]) -> None:
     found = collect([getattr(world, place)])
@@ -39,11 +48,11 @@ def test_single_files_are_enough(world: World) -> None:
     assert counts(collect([world.slides / "phantom.tif"])) == [[0, 0, 0]]
 
 
-def moved(world: World, tmp_path: Path) -> list[Path]:
+def moved(world: World, tmp_path: Path, was: str = "") -> list[Path]:
     """All of a world but its slide, which is elsewhere than it was."""
     for name in ("tiles", "predictions", "features"):
         shutil.copytree(getattr(world, name), tmp_path / name)
-    gone = str(tmp_path / "gone" / "phantom.tif")
+    gone = was or str(tmp_path / "gone" / "phantom.tif")
     marker = tmp_path / "predictions" / "phantom.json"
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"slide": gone}))
     with h5py.File(tmp_path / "features" / "phantom.h5", "r+") as file:

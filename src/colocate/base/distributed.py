@@ -54,11 +54,20 @@ def first_of_all(place: Tensor) -> Tensor:
     return torch.where(least == none, -1, least)
 
 
+def from_all(items: list[Any]) -> list[Any]:
+    """The items of every process, in order of rank."""
+    if world()[1] == 1:
+        return items
+    parts: list[Any] = [None] * world()[1]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 @torch.no_grad()
 def as_in_first(module: nn.Module) -> None:
     """Give a module's buffers (the statistics of batch norms) the numbers of the first process."""
-    if world()[1] > 1:
-        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if buffers and world()[1] > 1:
         numbers = torch.cat([buffer.flatten() for buffer in buffers])
         dist.broadcast(numbers, 0)
         for buffer, own in zip(buffers, numbers.split([buffer.numel() for buffer in buffers]), strict=True):

@@ -151,9 +151,16 @@ def not_utf8(error: UnicodeEncodeError) -> UserError:
     return UserError(f"The file name {error.object!r} is not UTF-8: rename the file")
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root on, without "..": that leads through links as the system goes; other links are kept."""
+    parts = path.absolute().parts
+    after = max((number for number, part in enumerate(parts, 1) if part == ".."), default=0)
+    return Path("/", *parts[:after]).resolve().joinpath(*parts[after:])
+
+
 def files_below(top: Path, endings: tuple[str, ...]) -> Iterator[str]:
     """Iterate over the paths from `top` to all files with these endings, those of a folder by name and before those of
-    its subfolders; none that are hidden. Follows links, but not in circles.
+    its subfolders; none that are hidden. Follows links, but reads no folder twice.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -162,12 +169,21 @@ def files_below(top: Path, endings: tuple[str, ...]) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
 
-    def circle(folder: Path, inside: Path) -> bool:
-        return inside.is_symlink() and any(inside.samefile(above) for above in (folder, *folder.parents))
+    home, linked = top.resolve(), set[Path]()
+
+    def again(folder: Path) -> bool:
+        real = folder.resolve()
+        if real == home / folder.relative_to(top):  # there is no link on the way
+            return False
+        hidden = real.is_relative_to(home) and any(part.startswith(".") for part in real.relative_to(home).parts)
+        if real in linked or home.is_relative_to(real) or (real.is_relative_to(home) and not hidden):
+            return True
+        linked.add(real)
+        return False
 
     for folder, inside, files in os.walk(top, onerror=refuse, followlinks=True):
         here = Path(folder)
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and not circle(here, here / name))
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and not again(here / name))
         above = "" if here == top else f"{here.relative_to(top)}/"
         for name in sorted(files):
             if name.lower().endswith(endings) and not name.startswith("."):

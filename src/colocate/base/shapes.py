@@ -66,6 +66,17 @@ def read_geojson(path: Path) -> list[Feature]:
     return features
 
 
+def class_name(feature: Feature) -> str:
+    """The name of a feature's class, in the ways that QuPath has written it; empty if it has none.
+
+    Raises TypeError or AttributeError if it is no name.
+    """
+    classification = feature.properties.get("classification") or {}
+    if not isinstance(classification, str):
+        classification = str(classification.get("name") or ": ".join(classification.get("names") or []))
+    return classification.strip()
+
+
 def _polygons(geometry: dict[str, Any]) -> list[Any]:
     """The polygons of a geometry, each a list of rings; none of points and lines."""
     if geometry["type"] == "GeometryCollection":

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from colocate.base.errors import UserError
+from colocate.base.files import absolute
 from colocate.base.text import say
 from colocate.data.sources import check_is_there
 from colocate.training.journal import begun
@@ -102,7 +103,7 @@ def pretrain(arguments: list[str]) -> None:
         recipe = read_recipe(origin, trust="--trust" in rest)
         rest = [word for word in rest if word != "--trust"]
         if "--resume" in rest and origin.name == "recipe.json" and begun(origin.parent, resume=True):  # moved or not
-            recipe = replace(recipe, out=os.path.abspath(origin.parent))  # noqa: PTH100 (links stay what they are)
+            recipe = replace(recipe, out=str(absolute(origin.parent)))
         if isinstance(recipe.method, StoredMethod):
             kind = recipe.method.kind
             raise UserError(f"{origin} names code, which would be run: {kind}. Look at it, then add --trust")

@@ -35,10 +35,18 @@ class Crop(NamedTuple):
 
     @classmethod
     def of(cls, corners: object, transpose: object = None) -> Crop:
-        """Crops from b rows of (top, left, bottom, right), signed as above; none transposed by default."""
+        """Crops from b rows of (top, left, bottom, right), signed as above; none transposed by default.
+
+        Raises:
+            ValueError: rows of another length, or not one `transpose` for each.
+        """
         ends = torch.as_tensor(corners, dtype=torch.float64)
         turned = ends.new_zeros(len(ends)) if transpose is None else transpose
-        return cls(ends[:, 0::2], ends[:, 1::2], torch.as_tensor(turned, dtype=torch.bool))
+        turned = torch.as_tensor(turned, dtype=torch.bool, device=ends.device)
+        if ends.shape[1:] != (4,) or turned.shape != ends.shape[:1]:
+            said = f"corners {tuple(ends.shape)} and transpose {tuple(turned.shape)}"
+            raise ValueError(f"{said} are not b rows of top, left, bottom, right and one transpose for each")
+        return cls(ends[:, 0::2], ends[:, 1::2], turned)
 
     def select(self, item: slice | Tensor) -> Crop:
         """The crops of some of the views: a slice, a mask or numbers, as for a tensor's first axis."""
@@ -124,7 +132,7 @@ def resampling(
     the rows. `ends` should be whole numbers, as a crop-then-resize has them. Parameters on the host and matrices on
     `device` cost no synchronisation: the widest kernel of the batch, which sets the work, is known before the copy.
     """
-    sigma_px = torch.zeros(len(ends), dtype=ends.dtype) if sigma_px is None else sigma_px.to(ends.dtype)
+    sigma_px = ends.new_zeros(len(ends)) if sigma_px is None else sigma_px.to(ends.dtype)
     scale = ((ends[:, 1] - ends[:, 0]) / size).abs()
     support = (scale.clamp_min(1) + 4 * sigma_px * scale).max().item() if len(ends) else 0.0
     taps = min(math.ceil(2 * support) + 1, length)
@@ -166,7 +174,7 @@ def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f
     """A grid of cells averaged by area to at most `most` x `most`; a smaller one stays as it is."""
     if max(grid.shape[2:]) <= most:
         return grid
-    unit = torch.tensor([[0.0, 1.0]])
+    unit = torch.tensor([[0.0, 1.0]], dtype=torch.float32, device="cpu")
     rows, cols = (to_device(shared_fraction(unit, min(n, most), unit, n)[0], grid) for n in grid.shape[2:])
     return rows @ grid @ cols.T
 

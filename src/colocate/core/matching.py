@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from colocate.base.distributed import to_device
@@ -62,11 +62,12 @@ class SharedArea(Match):
         single = (self.rows.amax(2)[:, :, None] * self.cols.amax(2)[:, None, :]).flatten(1)
         return (self.seen * 1e6).round() + single / 2
 
-    def pool(self, cells: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
+    def pool(self, cells: Num[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The other view's cells averaged by shared area: sum_j S[i, j] / w_i * cells_j, zero where w_i = 0.
 
-        n^3 work for n x n cells, and no (n * n) x (n * n) matrix.
+        n^3 work for n x n cells, and no (n * n) x (n * n) matrix. Of whole numbers the averages are float32.
         """
+        cells = cells if cells.is_floating_point() else exact(cells)
         b, _, d = cells.shape
         field = cells.reshape(b, *self.grid, d)
         field = self._swapped(field, 1)
@@ -140,7 +141,8 @@ def overlap(
     rows, columns), `other_cells` that of the second (default: the same). The grids need not agree.
 
     Raises:
-        ValueError: some pairs need a swap of axes and others do not, on an `other_cells` grid that is not square.
+        ValueError: a crop without area (or of nan), not as many `other` as `own`, or some pairs need a swap of axes and
+            others do not, on an `other_cells` grid that is not square.
 
     >>> tile = Crop.of([[0, 0, 8, 8]])
     >>> right_half = Crop.of([[0, 4, 8, 8]])
@@ -152,6 +154,10 @@ def overlap(
     """
     h, w = grid_size(cells)
     g, f = grid_size(cells if other_cells is None else other_cells)
+    if len(own.transpose) != len(other.transpose):
+        raise ValueError(f"{len(own.transpose)} and {len(other.transpose)} crops are no pairs: give two of each tile")
+    if any(not ((area > 0) & area.isfinite()).all() for area in (own.area(), other.area())):
+        raise ValueError("every crop must have an area above 0: of none, no cell has a share")
     swap = own.transpose != other.transpose
     swaps = bool(swap.any())
     if swaps and g != f and not swap.all():

@@ -148,7 +148,13 @@ def vicreg_invariance(
     """Mean squared error (VICReg, arXiv:2105.04906, equation 5), each pair of vectors times its weight if given.
 
     The mean is over all pairs and dimensions, not over the sum of weights.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
+    if x.shape != y.shape or (weight is not None and weight.shape != x.shape[:-1]):
+        weights = "" if weight is None else f" and weights {tuple(weight.shape)}"
+        raise ValueError(f"vectors {tuple(x.shape)} and {tuple(y.shape)}{weights} do not fit")
     error = (exact(x) - exact(y)).square().mean(-1)
     return (error if weight is None else error * weight.to(error)).mean()
 
@@ -157,10 +163,12 @@ def vicreg_variance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
     """How far the standard deviation of each dimension over the b samples falls short of 1, on average.
 
     VICReg, arXiv:2105.04906, equations 1 and 2; for k vectors a sample (VICRegL, arXiv:2210.01571), each on its own.
+    Raises ValueError for fewer than two samples, which have no variance.
 
     >>> vicreg_variance(torch.tensor([[0.0, 1.0], [0.0, 3.0]])) > 0.49   # the first dimension has collapsed
     tensor(True)
     """
+    _check_several(x)
     return F.relu(1 - (exact(x).var(0) + 1e-4).sqrt()).mean()
 
 
@@ -168,7 +176,9 @@ def vicreg_covariance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
     """Sum of squared covariances between different dimensions over the b samples, divided by their number d.
 
     VICReg, arXiv:2105.04906, equations 3 and 4; for k vectors a sample, each on its own, then the mean.
+    Raises ValueError for fewer than two samples, which have no covariance.
     """
+    _check_several(x)
     samples = exact(x).reshape(len(x), -1, x.shape[-1])  # b k d
     centred = (samples - samples.mean(0)).transpose(0, 1)  # k b d
     with torch.autocast(x.device.type, enabled=False):
@@ -176,3 +186,8 @@ def vicreg_covariance(x: Float[Tensor, "b *k d"]) -> Float[Tensor, ""]:
     squares = covariance.square()
     off_diagonal = squares.sum((1, 2)) - squares.diagonal(dim1=1, dim2=2).sum(1)
     return (off_diagonal / x.shape[-1]).mean()
+
+
+def _check_several(x: Float[Tensor, "b *k d"]) -> None:
+    if len(x) < 2:
+        raise ValueError(f"variance and covariance over the batch need two samples or more, not {len(x)}")

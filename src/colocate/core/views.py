@@ -47,7 +47,7 @@ def identity_params(crop: Crop) -> AugmentParams:
     b = len(crop.transpose)
     ones, zeros = crop.rows.new_ones(b, 3), crop.rows.new_zeros(b, 3)
     unchanged = torch.cat([ones, zeros[:, :1]], 1)
-    return AugmentParams(crop, zeros[:, 0], unchanged, torch.zeros(b, dtype=torch.bool), ones, zeros)
+    return AugmentParams(crop, zeros[:, 0], unchanged, torch.zeros_like(crop.transpose), ones, zeros)
 
 
 def sample_params(
@@ -65,8 +65,8 @@ def sample_params(
     u = uniforms(index, *key, count=64)
     low, high = 1 - _numbers(config.jitter), 1 + _numbers(config.jitter)
     low[3], high[3] = -config.jitter[3], config.jitter[3]
-    unchanged = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=u.dtype)
-    low = low.clamp_min(0).where(torch.tensor([True, True, True, False]), low)
+    unchanged = _numbers([1, 1, 1, 0]).to(u)
+    low[:3].clamp_min_(0)
     jittered = (u[:, 0] < config.jitter_p)[:, None]
     factors = torch.where(jittered, low + (high - low) * u[:, 1:5], unchanged)
     blurred = u[:, 6] < config.blur_p
@@ -112,7 +112,7 @@ def _draw_crop(
     left = (u[:, 21:22] * (width - wide + 1)).floor()
     rows, cols = torch.cat([top, top + high], 1), torch.cat([left, left + wide], 1)
     flips = u[:, 22:25] < 0.5
-    sideways, upside, turned = (flips & torch.tensor(_ALLOWED[config.symmetries])).unbind(1)
+    sideways, upside, turned = (flips & torch.tensor(_ALLOWED[config.symmetries], device=u.device)).unbind(1)
     rows = torch.where(upside[:, None], rows.flip(1), rows)
     cols = torch.where(sideways[:, None], cols.flip(1), cols)
     return Crop(rows, cols, turned)
@@ -128,8 +128,8 @@ _ALLOWED: dict[Symmetries, tuple[bool, bool, bool]] = {
 
 
 def _numbers(values: Sequence[object]) -> Tensor:
-    """In float32, whatever torch's default: Lightning changes that for a step in half or double precision."""
-    return torch.tensor(values, dtype=torch.float32)
+    """In float32 on the host, whatever torch's defaults: Lightning changes the type for a step in other precisions."""
+    return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
 # ITU-R BT.601 luma, and the YIQ axes whose rotation stands for a change of hue.
@@ -150,7 +150,7 @@ def colour_matrix(
     `matrix @ c + offset . mean` in every channel: the steps after it leave greys alone.
     """
     brightness, contrast, saturation, hue = factors.unbind(1)
-    identity = torch.eye(3, dtype=factors.dtype)
+    identity = factors.new_ones(3).diag()
     luma = LUMA.to(factors).expand(3, 3)
     saturate = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * luma
     matrix = _rotate_hue(hue) @ saturate
@@ -161,7 +161,7 @@ def colour_matrix(
 def _rotate_hue(turns: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
     yiq = _YIQ.to(turns)
     angle = 2 * math.pi * turns
-    rotation = torch.zeros(len(turns), 3, 3, dtype=turns.dtype)
+    rotation = turns.new_zeros(len(turns), 3, 3)
     rotation[:, 0, 0] = 1
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
     rotation[:, 1, 2], rotation[:, 2, 1] = angle.sin(), -angle.sin()  # red towards yellow, as in HSV
@@ -276,17 +276,23 @@ def sample_views(
 
     Raises:
         TypeError: tiles of another type than uint8.
-        ValueError: `sizes` that no tile in `tiles` can have.
+        ValueError: tiles without three channels, `sizes` that no tile in `tiles` can have, or not one of `index`,
+            `sizes` and `mpp` for each.
         UserError: as `sample_params`.
     """
     if tiles.dtype != torch.uint8:
         raise TypeError(f"tiles are {tiles.dtype}, not torch.uint8: give pixels of 0 to 255, not normalised")
+    if tiles.ndim != 4 or tiles.shape[1] != 3:
+        raise ValueError(f"tiles {tuple(tiles.shape)} are not b x 3 x height x width")
     config = config or ViewConfig()
-    if index is None:
-        index = torch.arange(len(tiles))
-    if sizes is None:
-        sizes = torch.tensor(tiles.shape[2:]).expand(len(tiles), 2)
-    elif (sizes < 1).any() or (sizes > torch.tensor(tiles.shape[2:])).any():
+    b, frame = len(tiles), torch.tensor(tiles.shape[2:], device="cpu")
+    index = torch.arange(b, device="cpu") if index is None else index
+    sizes = frame.expand(b, 2) if sizes is None else sizes.cpu()
+    mpp = None if mpp is None else mpp.cpu()
+    for name, given, wanted in (("index", index, (b,)), ("sizes", sizes, (b, 2)), ("mpp", mpp, (b,))):
+        if given is not None and given.shape != wanted:
+            raise ValueError(f"{name} {tuple(given.shape)} does not fit {b} tiles: give {wanted}")
+    if (sizes < 1).any() or (sizes > frame).any():
         raise ValueError(f"sizes are each tile's height and width, from 1 to {' x '.join(map(str, tiles.shape[2:]))}")
 
     def drawn(number: int, config: ViewConfig, size: int) -> View:

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import absolute, write_atomically
 from colocate.base.tables import pc
 from colocate.data.decode import decode
 from colocate.data.rows import SCHEMA, SLIDES, Rows
@@ -72,7 +72,7 @@ class Index:
             check_mpp(mpp, "--mpp")
         data = Path(data).expanduser()
         root = None if root is None else Path(root).expanduser()
-        origin = origin or (_absolute(data), None if root is None else _absolute(root))
+        origin = origin or (str(absolute(data)), None if root is None else str(absolute(root)))
         if data.suffix == ".arrow" and not hold_out:
             known = cls.open(data)
             rows = Rows(known.kind, root or known.root, known.table)
@@ -85,7 +85,7 @@ class Index:
         facts = {
             "version": VERSION,
             "kind": rows.kind,
-            "root": _absolute(rows.root),
+            "root": str(absolute(rows.root)),
             "origin": origin,
             "fingerprint": _fingerprint(table),
         }
@@ -283,7 +283,3 @@ def _fingerprint(table: pa.Table) -> str:
                 ended = pc.binary_join_element_wise(values.cast(pa.string()).fill_null(""), "", "\0")
                 digest.update(memoryview(ended.buffers()[2]))
     return digest.hexdigest()
-
-
-def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 (resolve() would follow the user's links)

@@ -194,7 +194,8 @@ TYPES = {"path": pa.string(), "source": pa.string(), "mpp": pa.float32()}
 def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     """Make rows of `SCHEMA` from a table's lines that are not held out; the source defaults to the tile's folder.
 
-    Raises UserError if the table cannot be read, has no column `path`, lists slides, or holds an impossible value.
+    Raises UserError if the table cannot be read, has no column `path`, lists slides, or holds an impossible value or a
+    tile that is held out and is not.
     """
     table = read_table(data)
     if "path" not in table.column_names:
@@ -205,14 +206,26 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
         raise UserError(f"{data} lists slides, as its column `{told[0]}` tells: give the {MANIFEST} of `colocate tile`")
     if not len(table):
         raise UserError(f"{data} lists no tiles: write one path on each line")
-    table = table.filter(pa.array(left_in(table, held_out, data)))
+    kept = left_in(table, held_out, data)
+    numbers, named = numbered(column(table, "path", TYPES["path"], data))
+    if len(both := np.intersect1d(numbers[kept], numbers[~kept])):
+        said = f"{named[both[0]]} in a row that is held out and in one that is not"
+        raise UserError(f"--hold-out: {data} has {said}, so it would be trained on: hold out both, or remove one")
+    table = table.filter(pa.array(kept))
     columns = {name: column(table, name, kind, data) for name, kind in TYPES.items() if name in table.column_names}
     paths = columns["path"].to_pylist()
     if not all(paths):
         empty = next(number for number, path in enumerate(paths, start=1) if not path)
         raise UserError(f"{data} has no path in row {empty}: fill it in or remove the row")
+    note_repeats(paths, data)
     sources = columns["source"].to_pylist() if "source" in columns else None
     return file_rows(paths, sources, _mpp(columns["mpp"], data) if "mpp" in columns else None)
+
+
+def note_repeats(paths: Sequence[str], data: Path) -> None:
+    """Say so where a list or table names a tile several times."""
+    if more := len(paths) - len({*map(os.path.normpath, paths)}):
+        say(f"note: {data} names {counted(more, 'tile')} again: a tile is seen as often as it is named")
 
 
 def _mpp(column: pa.ChunkedArray, data: Path) -> pa.Array:

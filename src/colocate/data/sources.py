@@ -22,6 +22,7 @@ from colocate.data.rows import (
     file_rows,
     held_out,
     left_in,
+    note_repeats,
     numbered,
     table_rows,
     texts,
@@ -126,6 +127,7 @@ def _list(data: Path, root: Path) -> Rows:
     paths = [_without_label(line) for line in map(str.strip, text.split("\n")) if line]
     if not paths:
         raise UserError(f"{data} lists no tiles: write one path on each line")
+    note_repeats(paths, data)
     return Rows("list", root, file_rows(paths))
 
 
@@ -145,7 +147,7 @@ def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
 
     A member `KEY.json` may give "mpp" and "source" of the tile `KEY.png`, whatever dots KEY has, or else of all tiles
     that WebDataset groups with it (`KEY.0.png`, ...); otherwise the shard is the source.
-    Raises UserError for a shard that is compressed, cut short or no tar file, or if there are no images.
+    Raises UserError for a shard that is compressed, cut short, no tar file or has an image twice, or if there are none.
     """
     table = pa.concat_tables([_members(root, shard) for shard in shards])
     if not len(table):
@@ -155,6 +157,7 @@ def shard_rows(root: Path, shards: list[str], data: Path) -> Rows:
 
 def _members(root: Path, shard: str) -> pa.Table:
     tiles: list[tuple[str, int, int]] = []
+    known: set[str] = set()
     notes: dict[str, tuple[str, bytes]] = {}
     for member, tar in _tar_members(root / shard):
         if any(part.startswith(".") and part.strip(".") for part in member.name.split("/")):  # hidden
@@ -164,6 +167,9 @@ def _members(root: Path, shard: str) -> pa.Table:
             if not member.isreg() or member.issparse():
                 remedy = "pack the shard again with tar --dereference --hard-dereference, without --sparse"
                 raise UserError(f"{root / shard}:{member.name} is a link or full of holes: {remedy}")
+            if (name := member.name.removeprefix("./")) in known:
+                raise UserError(f"{root / shard} holds {name} twice: unpack it, and pack what is there then")
+            known.add(name)
             tiles.append((member.name, member.offset_data, member.size))
         elif ending.lower() == "json" and member.isreg():
             file = tar.extractfile(member)
@@ -199,7 +205,7 @@ def _note(name: str, text: bytes) -> tuple[str | None, float | None]:
         said = json.loads(text)
         source, mpp = (said.get("source"), said.get("mpp")) if isinstance(said, dict) else (None, None)
         mpp = None if mpp is None else float(mpp)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{name} cannot be read ({error}): mend it or pack the shard without it") from None
     if mpp is not None:
         check_mpp(mpp, name)

@@ -25,7 +25,9 @@ from colocate.datasets.own import Known, part_named, whole_text
 from colocate.datasets.writer import Converted, Facts
 
 CROWDS = "Crowds (iscrowd), left out"
+BRUSHED = "Objects that CVAT marks as crowds because they are masks (iscrowd beside attributes), taken as objects"
 COMPRESSED = re.compile("([P-o]*[0-O])+")  # of a string that is cut off pycocotools reads beyond the end
+LONGEST_ID = 100  # digits
 Entry = dict[str, Any]
 
 
@@ -39,32 +41,38 @@ def drafts(
 ) -> Converted:
     """Read the images that the file `src` lists, which lie in `images` (a folder, seen from that of `src`).
 
-    Crowds are left out and said, as are (with `skip_broken`) objects without area or outside of their image.
+    Crowds (but for CVAT's) are left out and said, as are (with `skip_broken`) objects without area or outside of their
+    image.
 
     Raises:
-        UserError: the file is no COCO JSON; two categories have one name; an image is missing, unreadable or of another
-            size than it says; an object is of an unknown image or category, broken, or has the mask of another size.
+        UserError: the file is no COCO JSON; two categories with objects have one name; an image is missing, unreadable
+            or of another size than it says; an object is of an unknown image or category, broken, or has the mask of
+            another size.
     """
     document = read_json(src)
     classes = {id: str(_field(src, entry, "name")).strip() for id, entry in _by_id(src, document, "categories").items()}
-    if twice := [name for name, count in Counter(classes.values()).items() if count > 1]:
-        remedy = "rename one, or give the objects of both one category_id"
-        raise UserError(f"{src} has two categories of the name {twice[0]}: {remedy}")
     entries = _by_id(src, document, "images")
     objects: dict[Any, list[Entry]] = {id: [] for id in entries}
-    remarks = Remarks()
+    remarks, used = Remarks(), set[Any]()
     for id, annotation in _by_id(src, document, "annotations").items():
         for key, listed in (("image_id", objects), ("category_id", classes)):
-            if _field(src, annotation, key) not in listed:
+            annotation[key] = _field(src, annotation, key)
+            if annotation[key] not in listed:
                 said = f"{src}, annotation {id} has the {key} {annotation[key]}, which is not in the file"
                 raise UserError(f"{said}: export it again")
-        if annotation.get("iscrowd") not in (None, "", 0, "0"):
-            remarks.add(CROWDS, f"{src.name}, annotation {id}")
-        else:
+        used.add(annotation["category_id"])
+        crowd = annotation.get("iscrowd") not in (None, "", 0, "0")
+        brushed = crowd and "attributes" in annotation  # COCO has no such key; CVAT writes every mask as a crowd
+        if crowd:
+            remarks.add(BRUSHED if brushed else CROWDS, f"{src.name}, annotation {id}")
+        if brushed or not crowd:
             objects[annotation["image_id"]].append(annotation)
+    if twice := [name for name, count in Counter(classes[id] for id in used).items() if count > 1]:
+        remedy = "rename one, or give the objects of both one category_id"
+        raise UserError(f"{src} has two categories of the name {twice[0]}: {remedy}")
     found: dict[str, Outlined] = {}
     for id, entry in entries.items():
-        file_name = Path(str(_field(src, entry, "file_name")))
+        file_name = Path(str(_field(src, entry, "file_name")).replace("\\", "/"))  # of a program on Windows
         path = src.parent / images / file_name
         if file_name.is_absolute() or ".." in file_name.parts:
             remedy = "name it from its folder on, and give that with --images"
@@ -86,7 +94,7 @@ def drafts(
         test_share=test_share,
         where=src,
         skip=skip_broken,
-        order=list(classes.values()),
+        order=[name for id, name in classes.items() if id in used],
     )
 
 
@@ -105,10 +113,15 @@ def _by_id(src: Path, document: Any, key: str) -> dict[Any, Entry]:
 
 
 def _field(src: Path, entry: Entry, key: str) -> Any:
+    """What an entry must say; an id that is a number in words as that number."""
     value = entry.get(key)
     if not isinstance(value, int | float | str):
         raise UserError(f"{src} has an entry without {key}, which COCO's JSON has ({str(entry)[:60]}): export it again")
-    return whole_text(value, f"{src}, {key} of the entry {entry.get('id')}") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if key.endswith("id") and value.isdecimal() and len(value) < LONGEST_ID:
+        return int(value)
+    return whole_text(value, f"{src}, {key} of the entry {entry.get('id')}")
 
 
 def _known(src: Path, entry: Entry, mpp: float | None) -> Known:

@@ -15,11 +15,14 @@ from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.files import files_below
 from colocate.datasets.files import (
+    IMAGES,
     WHITE,
     by_stem,
     check_drawn,
     check_palettes,
+    entries,
     find_folder,
     is_white,
     pairs,
@@ -51,6 +54,8 @@ def drafts(
     of two classes the second may be 255). `parts` says what the connected parts of one number are: "objects" of their
     own, or "together" one; unsaid they are one, but not where no mask holds more than one number.
 
+    What lies in folders of these two is left out, and said.
+
     Raises:
         UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask does not hold numbers,
             or does not tell objects apart, masks differ in the colour of a number, or the classes are not named.
@@ -65,15 +70,21 @@ def drafts(
         raise UserError(f"--ignored {ignored} does not fit in 8 bits: save the masks with classes of 0 to 255")
     if parts is not None and semantics:
         raise UserError("--parts is about objects, and with --semantics there are none: leave one of them out")
-    image_files, folder, table = by_stem(_folder(src, images)), _folder(src, masks), src / "items.csv"
-    mask_files, known = by_stem(folder), read_items(table, image_files, mpp)
+    image_folder, folder, table = _folder(src, images), _folder(src, masks), src / "items.csv"
+    image_files, mask_files = by_stem(image_folder), by_stem(folder)
+    inside = ", ".join(one.name for one in entries(image_folder) if one.is_dir() and any(files_below(one, IMAGES)))
+    if inside and not image_files:
+        remedy = "give --images and --masks one of these, or put the images of all side by side"
+        raise UserError(f"{image_folder} holds no image but in its folders ({inside}): {remedy}")
+    left_out = (f"Images in folders below {images}, left out: {inside}.",) if inside else ()
+    known = read_items(table, image_files, mpp)
     facts = Facts(
         name=src.absolute().name,
         kind="semantics" if semantics else "instances",
         classes=classes or ("object",),
         licence="Not stated.",
         ignored=ignored,
-        notes=(PARTS,) if parts == "objects" else (),
+        notes=(*((PARTS,) if parts == "objects" else ()), *left_out),
         numbered=parts is None and not semantics,
     )
     found = {

@@ -5,11 +5,12 @@ SRC/items.csv may say more of the images: columns path (its name, with or withou
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
 from colocate.base.errors import UserError
-from colocate.base.shapes import Feature, read_geojson
+from colocate.base.shapes import Feature, class_name, read_geojson
 from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
 from colocate.datasets.own import read_items, whole_text
@@ -45,17 +46,20 @@ def drafts(
     known = read_items(table, image_files, mpp)
     found = {
         name: Outlined(image, outlines, known[name], partial(_draw, outlines))
-        for name, image, outlines in pairs(image_files, outline_files(src), src)
+        for name, image, outlines in pairs(image_files, outline_files(src, image_files), src)
     }
     facts = Facts(src.absolute().name, "instances", (), "Not stated.")
     return outlined_drafts(facts, found, Remarks(), test_share=test_share, where=table, skip=skip_broken)
 
 
-def outline_files(src: Path) -> dict[str, Path]:
-    """The files of outlines by the names of their images: QuPath calls that of a.tif a.geojson or a.tif.geojson."""
+def outline_files(src: Path, images: Collection[str] = ()) -> dict[str, Path]:
+    """The files of outlines by the names of their images: QuPath calls that of a.tif a.geojson or a.tif.geojson, and
+    takes .ome.tif for one ending."""
     files: dict[str, Path] = {}
     for stem, path in by_stem(src, (".geojson", ".json")).items():
         name = Path(stem).stem if Path(stem).suffix.lower() in (*IMAGES, *ENDINGS) else stem
+        if name not in images and f"{name}.ome" in images:
+            name += ".ome"
         if other := files.get(name):
             raise UserError(f"{path} and {other.name} are of one image: keep one of them")
         files[name] = path
@@ -75,11 +79,8 @@ def _draw(path: Path, canvas: Canvas) -> None:
 
 
 def class_of(feature: Feature, path: Path) -> str:
-    """The name of a feature's class, in the ways that QuPath has written it."""
-    classification = feature.properties.get("classification") or {}
+    """The name of a feature's class. Raises UserError if it has one that is no name."""
     try:
-        if not isinstance(classification, str):
-            classification = str(classification.get("name") or ": ".join(classification.get("names") or []))
-        return whole_text(classification.strip() or NAMELESS, f"{path}, {feature.name}")
+        return whole_text(class_name(feature) or NAMELESS, f"{path}, {feature.name}")
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}, {feature.name} has a classification without a name: export it again") from error

@@ -6,10 +6,10 @@ doi:10.5281/zenodo.1214456.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from colocate.base.errors import UserError
+from colocate.base.files import absolute
 from colocate.base.tables import write_csv
 from colocate.datasets.files import by_stem, folder_in
 from colocate.datasets.writer import check_free
@@ -31,7 +31,7 @@ def list_tiles(src: Path, out: Path) -> list[str]:
     if out.suffix.lower() != ".csv":
         raise UserError(f"{out} would hold a table, for the tiles stay where they are: give OUT a name ending in .csv")
     check_free(out)
-    base, root = (Path(os.path.abspath(path)) for path in (out.parent, src))  # noqa: PTH100 (keeps the user's links)
+    base, root = absolute(out.parent), absolute(src)
     counts: dict[str, int] = {}
     rows: list[tuple[Path, float, str, str]] = []
     for tissue in TISSUES:

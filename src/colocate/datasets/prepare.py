@@ -55,6 +55,7 @@ def prepare(
     parts: folder.Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
+    slide_mpp: float | None = None,
 ) -> Labelled | Path:
     """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
 
@@ -73,17 +74,18 @@ def prepare(
         test_share: Share of the images to test on, where no split is given; None: 0.2 (folder, coco, geojson,
             qupath).
         images: Name of the folder of images; None: images (folder), or where the images lie, seen from the
-            outlines; None: beside them (coco, geojson, qupath).
+            outlines; None: beside them (coco, geojson, qupath, which takes a table of slides too).
         masks: Name of the folder of masks; None: masks (folder).
         parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
             together one (folder).
         piece: Largest width and height of the pieces of a region, in pixels; None: 1024 (bcss, qupath).
         skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson,
             qupath).
+        slide_mpp: Micrometres per pixel of slides that do not say (qupath).
     """
     given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
     given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
-    given |= {"skip_broken": skip_broken}
+    given |= {"skip_broken": skip_broken, "slide_mpp": slide_mpp}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     check_free(out)
     convert = CONVERTERS.get(kind)

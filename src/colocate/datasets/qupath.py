@@ -8,7 +8,7 @@ SRC/items.csv may say more of the slides: columns path (its name, with or withou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, rasterise, read_geojson
+from colocate.base.tables import TABLES
 from colocate.datasets.files import boxes, by_stem
 from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
 from colocate.datasets.own import Known, caution, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
+from colocate.slides.listing import Listed, find_slides
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
 from colocate.slides.settings import check_mpp
 from colocate.slides.slide import Slide
@@ -57,8 +59,10 @@ def drafts(
     piece: int = 1024,
     test_share: float | None = None,
     skip_broken: bool = False,
+    slide_mpp: float | None = None,
 ) -> Converted:
-    """Read the regions of the slides in `images` (a folder, seen from `src`) that have a SLIDE.geojson in `src`.
+    """Read the regions of the slides in `images` (a folder or a table, seen from `src`) that have a SLIDE.geojson in
+    `src`. What items.csv does not say of a slide, a table does; `slide_mpp` is of slides that do not say their own.
 
     Images have `mpp` micrometres per pixel (0.5 if not given) and at most `piece` px a side. Test images are of other
     slides (or cases) than training images; where all are of one, they are other regions of it, which is said.
@@ -71,17 +75,20 @@ def drafts(
     check_mpp(mpp, "--mpp")
     if piece < 32:
         raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
-    files = annotation_files(src)
-    slides = by_stem(src / images, (*ENDINGS, *PLAIN_ENDINGS))
+    slides = _slides(src / images, slide_mpp)
+    files = annotation_files(src, slides)
     if lonely := [file for name, file in files.items() if name not in slides]:
         raise UserError(f"{lonely[0]} has no slide of its name in {src / images}: put it there, or give --images")
     known = read_items(src / "items.csv", list(files), None)
-    remarks = Remarks()
-    pieces = [
-        one
-        for name, file in files.items()
-        for one in _pieces(name, slides[name], file, known[name], mpp, piece, remarks)
-    ]
+    remarks, pieces = Remarks(), list[_Piece]()
+    for name, file in files.items():
+        if len(slides[name]) > 1:
+            said = f"has two slides called {name}, and {file.name} is of one of them"
+            raise UserError(f"{src / images} {said}: rename the other")
+        (listed,) = slides[name]
+        said = "" if listed.source == listed.name else listed.source  # a table that says none has the name
+        known[name] = known[name]._replace(source=known[name].source or said)
+        pieces += _pieces(name, listed, file, known[name], mpp, piece, remarks)
     classes = sorted({class_ for one in pieces for _, class_ in one.objects})
     if not classes:
         raise UserError(f"{src} has regions without an object in any of them: outline the objects too")
@@ -97,19 +104,31 @@ def drafts(
     return facts, (_draft(one, mpp, numbers, {scheme: part}, skip_broken) for one, part in split)
 
 
-def annotation_files(src: Path) -> dict[str, Path]:
+def annotation_files(src: Path, slides: Collection[str] = ()) -> dict[str, Path]:
     """The files of outlines by the names of their slides. Raises UserError if there is none, or no such folder."""
-    files = outline_files(src)
+    files = outline_files(src, slides)
     if not files:
         raise UserError(f"{src} holds no .geojson: export the annotations there (QuPath: File, Export objects)")
     return files
 
 
+def _slides(place: Path, slide_mpp: float | None) -> dict[str, list[Listed]]:
+    """The slides of a folder or table by the names of their files, which in a table may be those of several."""
+    if place.suffix.lower() not in TABLES or place.is_dir():
+        files = by_stem(place, (*ENDINGS, *PLAIN_ENDINGS))
+        return {name: [Listed(name, path, source=name, unsaid_mpp=slide_mpp)] for name, path in files.items()}
+    found: dict[str, list[Listed]] = {}
+    for listed in find_slides([place], slide_mpp):
+        found.setdefault(listed.path.stem, []).append(listed)
+    return found
+
+
 def _pieces(
-    name: str, path: Path, file: Path, known: Known, mpp: float, piece: int, remarks: Remarks
+    name: str, listed: Listed, file: Path, known: Known, mpp: float, piece: int, remarks: Remarks
 ) -> Iterator[_Piece]:
     """The regions of a slide in pieces, each with its objects."""
-    slide = Slide.open(path, None if math.isnan(known.mpp) else known.mpp)
+    own = listed.mpp if math.isnan(known.mpp) else known.mpp
+    slide = Slide.open(listed.path, own, listed.unsaid_mpp)
     slide.check_shows(mpp)
     features = []
     for feature in read_geojson(file):  # QuPath counts from the scanned part's corner

@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import claimed
+from colocate.base.files import absolute, claimed
 from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
@@ -40,6 +39,7 @@ from colocate.slides.settings import check_mpp
 
 AS_IT_IS = {"PNG": ".png", "JPEG": ".jpg"}
 MOST_OBJECTS = 65535
+MOST_TORN = 0.5  # of the objects of a set that may be in several parts
 DOZEN, COVERS = 12, 0.5  # where images have so many objects, a single one on more of an image is doubtful
 
 
@@ -128,7 +128,7 @@ def folder_or_nothing(out: Path) -> Iterator[Path]:
         UserError: there is something at `out` already, another process writes it, or the disk is full.
     """
     check_free(out)
-    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow the user's links)
+    out = absolute(out)
     part = out.with_name(f".{out.name}.part")
     try:
         with claimed(out.with_name(f".{out.name}.lock"), wait=False) as mine:
@@ -159,8 +159,8 @@ class _Written:
     """Of each class; of instances 0 is the background."""
     objects: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Of each image of instances: how many, and the share of the image that the largest covers."""
-    torn: list[str] = field(default_factory=list)
-    """Images whose one object is in several parts."""
+    torn: dict[str, int] = field(default_factory=dict)
+    """How many objects of an image are in several parts, where any are."""
 
     def add(self, draft: Draft) -> None:
         """Write the files of one image."""
@@ -188,9 +188,11 @@ class _Written:
             self.object_rows += [(path, number, class_) for number, class_ in enumerate(classes, start=1)]
             of_pixels = np.array([0, *classes])[mask]
             self.objects[draft.name] = len(ids), float(np.bincount(mask.ravel())[1:].max(initial=0) / mask.size)
-            parts: Any = label(mask) if len(ids) == 1 else mask[:0]
-            if parts.max(initial=0) > 1:
-                self.torn.append(where)
+            parts: Any = label(mask)  # connected pixels of one number
+            numbers, first = np.unique(parts, return_index=True)
+            of_object = np.bincount(mask.ravel()[first[numbers > 0]])
+            if (of_object > 1).any():
+                self.torn[where] = int((of_object > 1).sum())
         else:
             self._check_classes(mask, where)
             mask = of_pixels = mask.astype(np.uint8)
@@ -213,12 +215,15 @@ class _Written:
         facts, folder, items = self.facts, self.folder, list(self.items.values())
         if not items:
             raise UserError(f"{facts.name}: there is no labelled image: give the folder of the files as released")
-        if facts.numbered and self.torn and max(count for count, _ in self.objects.values()) == 1:
-            said = (
-                f"no mask holds two numbers, and {len(self.torn)} hold theirs in several parts (as of {self.torn[0]})"
-            )
+        if facts.numbered and self.torn:
+            first, torn, objects = next(iter(self.torn)), sum(self.torn.values()), len(self.object_rows)
             remedy = "number each object from 1, or prepare a folder with --parts objects (or --parts together)"
-            raise UserError(f"{facts.name}: {said}: {remedy}")
+            if max(count for count, _ in self.objects.values()) == 1:
+                said = f"no mask holds two numbers, and {torn} hold theirs in several parts (as of {first})"
+                raise UserError(f"{facts.name}: {said}: {remedy}")
+            if torn > MOST_TORN * objects:
+                said = f"{torn:,} of {objects:,} objects are in several parts (as in {first}), as classes are"
+                raise UserError(f"{facts.name}: {said}: {remedy}, or add --semantics")
         schemes = tuple(dict.fromkeys(scheme for item in items for scheme in item.splits))
         counts = self._counts(schemes)
         notes = list(facts.notes)

@@ -13,7 +13,6 @@ from statistics import median
 from typing import Literal, NamedTuple, final
 
 import pydantic
-from safetensors.torch import save
 from torch import Tensor
 
 from colocate.base.errors import UserError
@@ -25,6 +24,7 @@ from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Detector, Segmenter
 from colocate.evaluation.settings import ContoursConfig, InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, read_tensors
+from colocate.training.checkpoint import packed
 
 VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
@@ -99,8 +99,7 @@ def keep_model(
         data={"name": data.name, "fingerprint": data.fingerprint, "licence": data.licence},
         versions={name: version(name) for name in ("colocate", "torch", "torchvision", "timm")},
     )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-    write_atomically(folder / WEIGHTS, save(tensors))
+    write_atomically(folder / WEIGHTS, packed(model))
     text = json.dumps(asdict(facts), indent=1) + "\n"
     write_atomically(folder / FACTS, text)
 

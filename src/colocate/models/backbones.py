@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         if ":" not in name and not timm.is_model(name):
             close = ", ".join(get_close_matches(name, timm.list_models(), 5))
             raise UserError(f"timm has no network called {name!r}" + (f"; near it: {close}" if close else ""))
-        self.net, self.arguments = _build(name, output_stride, drop_path)
+        self.net, self.arguments, self.pruned = _build(name, output_stride, drop_path)
         if cell_stride is not None and cell_stride not in self.strides:
             raise UserError(f"{name} has stages of strides {', '.join(map(str, self.strides))}, none of {cell_stride}")
         try:
@@ -244,8 +244,8 @@ class Backbone(nn.Module):
                 f"{_some(missing)}, {len(wrong)} of another shape{_some(wrong)}"
             )
         # A tensor more inside a part of the network (a layer's scale, a norm) changes what it computes.
-        parts = {name.partition(".")[0] for name in own} - {"head"}
-        if more := [name for name in tensors if name not in own and name.partition(".")[0] in parts]:
+        parts, known = {name.partition(".")[0] for name in own} - {"head"}, own.keys() | self.pruned
+        if more := [name for name in tensors if name not in known and name.partition(".")[0] in parts]:
             raise UserError(f"{origin} fits another variant of {self.name}: {len(more)} tensors too many{_some(more)}")
         self.net.load_state_dict({name: tensors[name] for name in own})
 
@@ -350,8 +350,9 @@ def read_tensors(path: Path, known: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
-def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, pruned to what cells depend on, and the arguments that say to timm which cells it shall have."""
+def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, dict[str, Any], set[str]]:
+    """The network, pruned to what cells depend on, the arguments that say to timm which cells it shall have, and the
+    names of the tensors that were pruned."""
     stride: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
     # The reference's residual branches take part from the start; timm's ResNets begin with a last norm of zero.
     attempts: list[dict[str, Any]] = [{**stride, "zero_init_last": False}, *([stride] if stride else [])]
@@ -373,11 +374,13 @@ def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, 
         raise UserError(f"{name} cannot be built with drop_path={drop_path}")
     if not hasattr(net, "prune_intermediate_layers"):
         raise UserError(f"{name} gives no feature grid that cells could be taken from")
+    whole = set(net.state_dict())
     net.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     # What only the classifier used would be a parameter without a gradient.
     if hasattr(net, "head"):
         net.head = nn.Identity()
-    return net, {name: value for name, value in options.items() if name != "zero_init_last"}
+    kept = {name: value for name, value in options.items() if name != "zero_init_last"}
+    return net, kept, whole - set(net.state_dict())
 
 
 def _some(names: list[str]) -> str:

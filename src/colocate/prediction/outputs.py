@@ -34,7 +34,7 @@ AT_ONCE = 500  # outlines that are measured together
 LONGEST_PX = 8192  # of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel
 FEATURE_SETTINGS = "settings"  # attribute of a file of features: all that decides its numbers
 ROWS = 8192  # of features, read at once
-ENDINGS = (".geojson", ".csv", ".png", ".tif")
+ENDINGS = (".geojson", ".csv", ".png", ".tif")  # the last of maps of classes alone
 # Okabe and Ito's palette, those first that show best on pink and purple tissue.
 COLOURS = (GREEN, "#f0e442", "#56b4e9", VERMILION, BLUE, ORANGE, "#999999", "#cc79a7")
 
@@ -231,7 +231,7 @@ class Marker:
         self.settings = settings
 
     def finished(self) -> bool:
-        """Tell whether the slide is done.
+        """Tell whether the slide is done, and none of its files was deleted since.
 
         Raises:
             UserError: its files are of other settings, or of someone else.
@@ -246,7 +246,8 @@ class Marker:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not by `colocate predict`: choose another --out") from error
         check_settings(self.path, settings, self.settings)
-        return finished
+        written = ENDINGS if settings["task"] == "semantics" else ENDINGS[:-1]
+        return finished and all(beside(self.place, ending).exists() for ending in written)
 
     def write(self, results: Mapping[str, Any] | None = None) -> None:
         """Say that files of these settings may be there from now on; with results, that all are."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import check_utf8, files_below, read_json
+from colocate.base.files import absolute, check_utf8, files_below, read_json
 from colocate.base.tables import TABLES, as_text, check_columns, column, read_table
 from colocate.slides.readers import AMBIGUOUS, ENDINGS, PLAIN_ENDINGS, one_a_series, open_reader
 from colocate.slides.settings import check_mpp
@@ -125,7 +125,7 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
         slides = _table(tables[0], mpp)
     else:
         folders: dict[Path, Path] = {}
-        for place in (place.absolute() for place in places):
+        for place in map(absolute, places):
             found, folder = ([place], place.parent) if place.is_file() else (_below(place), place)
             folders |= {path: folder for path in found if path not in folders}
         paths = one_a_series(folders)
@@ -185,7 +185,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
     check_columns(table, KNOWN, file)
     if taken := [name for name in rows[0] if name in SCHEMA.names and name not in KNOWN]:
         raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
-    paths = [Path(os.path.abspath(home / row["path"])) for row in rows]  # noqa: PTH100 (keeps links)
+    paths = [absolute(home / row["path"]) for row in rows]
     below = all(home in path.parents for path in paths)
     above = home if below else Path(os.path.commonpath([path.parent for path in paths]))
     names = _names(paths, [above] * len(paths))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,9 @@ class Plain(Reader):
     """A JPEG, PNG, BMP or WebP, from a file or its bytes. Unpacked when it is first read."""
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
-        self.path = path  # its dots per inch say how to print it
+        self.path, self.data = path, data  # its dots per inch say how to print it
         with reading(path):
-            self.image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
+            self.image = self._opened()
         self.format, self.sizes = self.image.format or "", (self.image.size,)
         if self.image.width * self.image.height > LARGEST_PX:
             raise too_large(path)
@@ -103,6 +103,9 @@ class Plain(Reader):
     def close(self) -> None:
         self.image.close()
 
+    def _opened(self) -> Any:
+        return Image.open(self.path if self.data is None else io.BytesIO(self.data), formats=FORMATS)
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
         region = self._pixels[y : y + height, x : x + width]
         region.flags.writeable = False  # whoever is given it shares it
@@ -111,28 +114,34 @@ class Plain(Reader):
     @cached_property
     def _pixels(self) -> RGB:
         with reading(self.path), self.image as image:
-            scale = CLEAR.get(str(image.tile[0][3])) if image.tile else None
+            coded, clear = str(image.tile[0][3]) if image.tile else "", image.info.get("transparency")
             image.load()
-            clear = image.info.get("transparency")
-            if scale and clear is not None:
-                clear = image.info["transparency"] = scale(clear)
+            if clear is not None and coded in STRETCHED:
+                image.info["transparency"] = clear * STRETCHED[coded]
             if image.mode.startswith("I"):
                 grey = np.asarray(image).astype(np.uint16)[:, :, None]
                 _say_if_dark(grey, self.path)
                 colours = to_8_bits(65535)[grey].repeat(3, 2)
                 return colours if clear is None else np.where(grey == clear, np.uint8(255), colours)
+            if clear is not None and coded == RGB_16:
+                colours = np.asarray(image)
+                samples = colours.astype(np.uint16) << 8 | self._low_bytes()
+                return np.where((samples == clear).all(2, keepdims=True), np.uint8(255), colours)
             if not image.has_transparency_data:
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
             pixels = np.asarray(image.convert("RGBA"))
             return on_white(pixels[:, :, :3], pixels[:, :, 3:])
 
+    def _low_bytes(self) -> RGB:
+        """Of samples of 16 bits, of which Pillow gives the high ones: it is told that they come the other way round."""
+        with self._opened() as image:
+            image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+            return np.asarray(image)
 
-# The one transparent colour of a PNG, as Pillow gives the pixels but not that colour, by how they are coded.
-CLEAR: dict[str, Callable[[Any], Any]] = {
-    "L;2": lambda grey: grey * 85,
-    "L;4": lambda grey: grey * 17,
-    "RGB;16B": lambda colour: tuple(sample >> 8 for sample in colour),
-}
+
+# A PNG's one transparent colour is not given by Pillow as its pixels are, by how they are coded:
+STRETCHED = {"L;2": 85, "L;4": 17}
+RGB_16 = "RGB;16B"
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # TIFF's photometrics that have a meaning here: how many samples each
 WHITE_IS_0, PALETTE, CMYK, YCBCR = 0, 3, 5, 6
 PREMULTIPLIED, STRAIGHT = 1, 2  # of TIFF's extra samples

@@ -45,13 +45,17 @@ def open_reader(path: Path) -> Reader:
         if start not in MAGIC:
             return _OpenSlide(path) if vendor else Plain(path)
         if vendor == "aperio":  # OpenSlide fills its holes and reads its JPEG 2000, Tiff what libtiff cannot unpack
+            said = None
             with suppress(TileError):
                 tiff = Tiff(path, most_px=LARGEST_CHUNK_PX)
                 if tiff.is_plain_jpeg:
                     return tiff
+                said = tiff.mpp
                 tiff.close()
             with suppress(TileError):
-                return _OpenSlide(path)
+                slide = _OpenSlide(path)
+                slide.mpp = slide.mpp or said
+                return slide
         elif vendor not in (None, "generic-tiff"):
             return _OpenSlide(path)
         return Tiff(path, most_px=LARGEST_CHUNK_PX)
@@ -100,8 +104,9 @@ class _OpenSlide(Reader):
         self.slide.set_cache(_shared_cache())
         self.sizes, self.downsamples = self.slide.level_dimensions, self.slide.level_downsamples
         properties = self.slide.properties
-        said = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-        self.mpp = None if said[0] is None or said[1] is None else (float(said[0]), float(said[1]))
+        names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+        x, y = (float(properties.get(name, 0)) for name in names)  # scanners write 0 for what they do not know
+        self.mpp = (x, y) if min(x, y) > 0 else None
         bounds = (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
         self.origin = (int(properties.get(bounds[0], 0)), int(properties.get(bounds[1], 0)))
         colour = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")

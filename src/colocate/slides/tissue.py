@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.shapes import rasterise, read_geojson
+from colocate.base.shapes import class_name, rasterise, read_geojson
 from colocate.slides.slide import Slide
 
 MPP, LONGEST_PX = 8.0, 3000  # of the mask: larger slides get a coarser one
@@ -33,6 +33,7 @@ FLAT, DIMMEST, VIGNETTE = 0.012, 0.26, 0.15  # of glass: change a pixel, density
 LEAST = 0.01  # share of the picture that is glass, where any is
 BIN, REACH, ALIKE, PINK = 0.005, 24, 0.006, 0.012  # of glass's hue; bins to each side of none
 SKEWED = 0.02  # how much longer or shorter than the slide's a side of the user's mask may be
+IGNORED = "Ignore*"  # QuPath's class of what is to be left out
 SMALLEST_UM2 = 10_000.0  # debris below, and holes
 Mask = Bool[np.ndarray, "h w"]
 Finder = Callable[[UInt8[np.ndarray, "h w 3"], float], Mask]  # picture, micrometres per pixel
@@ -92,7 +93,7 @@ def find_tissue(slide: Slide, mask: Path | None = None, find: Finder | None = No
     """Find the tissue of a slide, by `find` or else `tissue_mask`.
 
     `mask` replaces what would be found: GeoJSON in level0 pixels (of a slide with bounds relative to them, as in
-    QuPath), or a small image of the whole slide that is not black where tissue is.
+    QuPath; less what has its class `Ignore*`), or a small image of the whole slide that is not black where tissue is.
 
     Raises TileError if the slide is damaged or the mask is none, UserError if `find` gives no mask of the picture.
     """
@@ -199,7 +200,12 @@ def _faded(tissue: Mask, glass: Mask, colour: Float32[np.ndarray, "h w"]) -> Mas
 def _users(file: Path, slide: Slide, shape: tuple[int, int]) -> Mask:
     try:
         if file.suffix.lower() in (".geojson", ".json"):
-            drawn = shapely.union_all([feature.shape for feature in read_geojson(file)])
+            features = read_geojson(file)
+            ignored, drawn = (
+                shapely.union_all([feature.shape for feature in features if (class_name(feature) == IGNORED) == out])
+                for out in (True, False)
+            )
+            drawn = drawn.difference(ignored)
             scale = (shape[1] / slide.width, shape[0] / slide.height)
             small = shapely.transform(drawn, lambda points: (points + slide.origin) * scale)
             patch = rasterise(small, *shape)

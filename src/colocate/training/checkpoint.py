@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from io import SEEK_END, BufferedWriter
@@ -110,7 +111,6 @@ def _common_mpp(index: Index) -> float | None:
 
 def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None:
     """Write RUN/backbone.safetensors (timm's names) and RUN/backbone.json, each whole or not at all."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in backbone.net.state_dict().items()}
     architecture = {
         "architecture": backbone.name,
         "library": "timm",
@@ -119,10 +119,15 @@ def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None
         "grid_stride": backbone.stride,
         "channels": backbone.channels,
     }
-    weights = save(tensors)
+    weights = packed(backbone.net.state_dict())
     write_atomically(run / "backbone.safetensors", weights)
     text = json.dumps(architecture | facts | {"sha256": sha256(weights).hexdigest()}, indent=2) + "\n"
     write_atomically(run / "backbone.json", text)
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as a safetensors file, which holds none that share memory: of a network with tied weights each a copy."""
+    return save({name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()})
 
 
 def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
@@ -159,7 +164,7 @@ def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
     elif out.suffix == ".pth":
         write_atomically(out, lambda file: torch.save(tensors, file))
     else:
-        write_atomically(out, save(tensors))
+        write_atomically(out, packed(tensors))
     return out
 
 
@@ -212,7 +217,7 @@ def _export_folder(backbone: Backbone, out: Path) -> Path:
             "num_classes": 0,
         },
     }
-    write_atomically(out / "model.safetensors", save({name: t.contiguous() for name, t in whole.state_dict().items()}))
+    write_atomically(out / "model.safetensors", packed(whole.state_dict()))
     write_atomically(out / "config.json", json.dumps(config, indent=2) + "\n")
     write_atomically(out / "README.md", _card(backbone, size, note))
     return out

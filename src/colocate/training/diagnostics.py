@@ -16,13 +16,14 @@ from torch import Tensor
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.core.matching import overlap
+from colocate.core.settings import ProbeConfig
 from colocate.core.views import Batch
 from colocate.datasets.labelled import Labelled
 from colocate.methods.method import Losses
 from colocate.models.backbones import Backbone
 from colocate.training.checkpoint import write_backbone
 from colocate.training.journal import Journal, read_rows
-from colocate.training.probes import ProbeConfig, agreement, check_counted, frozen_cells, probe
+from colocate.training.probes import agreement, check_counted, frozen_cells, probe
 
 FEWEST_TILES = 8  # of a device, from which their rank tells anything: of two tiles it is 1, whatever they show
 MOST_TILES = 64  # a sample is enough for a curve, and keeps the check cheap at large batches
@@ -148,7 +149,8 @@ class OnlineProbe:
     images of which something counts, of each the mean over its classes but background, as `colocate evaluate probe` has
     it; a cell is what the 20 nearest of 8,000 training cells are.
 
-    A run that goes on from `step` drops the rows after it; the best of the rows that stay is only replaced by a better.
+    A run that goes on from `step` drops the rows after it, but not the best backbone, which may be of a later one: that
+    is only replaced by a better.
 
     Raises:
         UserError: the folder is no prepared data set, or not the one that the run has asked so far; its training images
@@ -161,12 +163,15 @@ class OnlineProbe:
         self.train, self.judged = _halves(self.data)
         self.journal = Journal(run / "probes.csv", step)
         asked = read_rows(self.journal.path) if self.journal.path.exists() else []
-        if asked and (best := run / "best" / "backbone.json").exists():
+        scores = [row["dice"] for row in asked]
+        if (best := run / "best" / "backbone.json").exists():
             before = read_json(best, "backbone of a run")["probe"]
-            if before.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
+            if before.get("fingerprint", self.data.fingerprint) == self.data.fingerprint:
+                scores.append(before.get("dice", -1.0))
+            elif asked:
                 remedy = f"give the same, or remove {self.journal.path} and {best.parent}"
                 raise UserError(f"--probe {data} does not hold what {run} was asked about so far: {remedy}")
-        self.best = max((row["dice"] for row in asked), default=-1.0)
+        self.best = max(scores, default=-1.0)
 
     def check(self, backbone: Backbone) -> None:
         """Look at one image. Raises UserError, before any training, if the backbone cannot take it for its size."""

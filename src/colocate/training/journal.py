@@ -64,17 +64,21 @@ class Journal:
 
 @final
 class UnreadableTiles:
-    """RUN/skipped.csv: the tiles that could not be read, each once, with the reason."""
+    """RUN/skipped.csv: the tiles that could not be read, each once, with the reason.
 
-    def __init__(self, run: Path, index: Index, most: float) -> None:
+    Of several processes, which count the same ones, one `writes`.
+    """
+
+    def __init__(self, run: Path, index: Index, most: float, writes: bool = True) -> None:
         self.path = run / "skipped.csv"
+        self.writes = writes
         self.index = index
         self.most = most
         self.known: set[str] = set()
         if self.path.exists():
             stored = self.path.read_bytes()
             whole = stored[: stored.rfind(b"\n") + 1]  # a run that was killed may have left half a line
-            if whole != stored:
+            if whole != stored and writes:
                 write_atomically(self.path, whole)
             self.known = {row[0] for row in csv.reader(io.StringIO(whole.decode(), newline="")) if row} - {"tile"}
 
@@ -85,13 +89,14 @@ class UnreadableTiles:
             UserError: more than the share of tiles that may be unreadable.
         """
         new = [(self.index.name(number), reason) for number, reason in skipped]
-        new = [(name, reason) for name, reason in new if name not in self.known]
+        new = [(name, reason) for name, reason in dict(new).items() if name not in self.known]
         if not new:
             return None
-        fresh = not self.path.exists() or not self.path.stat().st_size
-        with self.path.open("a", newline="") as file:
-            table = csv.writer(file)
-            table.writerows([("tile", "reason"), *new] if fresh else new)
+        if self.writes:
+            fresh = not self.path.exists() or not self.path.stat().st_size
+            with self.path.open("a", newline="") as file:
+                table = csv.writer(file)
+                table.writerows([("tile", "reason"), *new] if fresh else new)
         self.known.update(name for name, _ in new)
         if len(self.known) > self.most * len(self.index):
             raise UserError(

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from colocate.base.distributed import any_process, first_of_all
+from colocate.base.distributed import any_process, first_of_all, from_all
 from colocate.base.errors import Interrupted, UserError
 from colocate.base.files import alone, write_atomically
 from colocate.base.processes import keep_freed_memory
@@ -43,6 +43,7 @@ from colocate.training.journal import (
 from colocate.training.optim import build_optimizer, learning_rate, peak_lr
 from colocate.training.recipe import Recipe, to_json
 from colocate.training.run import (
+    first_defaults,
     launch,
     nothing_left_if_refused,
     planned_steps,
@@ -126,10 +127,11 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
         raise UserError("a run needs `data`, the tiles or slides, and `out`, the folder to be written")
     run = Path(recipe.out)
     check_trackers(recipe.machine.journals)
-    fabric = launch(recipe.machine, recipe.precision, recipe.batch)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
     with ExitStack() as held:
+        held.enter_context(first_defaults())
+        fabric = launch(recipe.machine, recipe.precision, recipe.batch)
+        if fabric.device.type == "cpu":
+            keep_freed_memory()
         if fabric.global_rank == 0:
             held.enter_context(alone(run))
             held.enter_context(nothing_left_if_refused(run))
@@ -166,7 +168,8 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     probe_every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
     if rank == 0 and resume:  # with what may be another: the machine, the probe, the licence
         write_atomically(run / "recipe.json", to_json(recipe))
-    skipped = UnreadableTiles(run, index, recipe.max_skipped)
+    skipped = UnreadableTiles(run, index, recipe.max_skipped, writes=rank == 0)
+    unreadable: list[tuple[int, str]] = []  # since all processes told each other
     first_bad = torch.full((), -1, device=fabric.device)  # stays there: looking at it every step would wait for it
     pace = Throughput()
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
@@ -181,7 +184,10 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
                 seed_torch(rank, recipe.seed, step)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(peak, step, steps, warmup_steps)
-            screen.warn_once(skipped.note(tiles.skipped), _enlarged(tiles, recipe))
+            unreadable += tiles.skipped
+            if world == 1:
+                screen.warn_once(skipped.note(unreadable))
+            screen.warn_once(_enlarged(tiles, recipe))
             last = part == recipe.accumulate - 1
             with fabric.no_backward_sync(method, enabled=not last):
                 losses: Losses = method(batch)
@@ -206,6 +212,8 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
             asks = bool(recipe.probe) and (step % probe_every == 0 or step == steps)
             if logs or saves or asks:
                 _stop_if_bad(first_bad, run, index, order | {"rank": 0, "world": 1}, fabric)
+                screen.warn_once(skipped.note(from_all(unreadable)))
+                unreadable.clear()
             if logs:
                 row = {"epoch": (turn + 1) / batches_per_epoch, "lr": optimizer.param_groups[0]["lr"]}
                 row |= _mean_over_processes(_row(losses, batch, norm), fabric) | pace.read()

@@ -7,7 +7,7 @@ import shlex
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -21,9 +21,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import absolute, write_atomically
 from colocate.base.processes import cores
-from colocate.base.text import counted, say
+from colocate.base.text import counted, reason, say
 from colocate.data.index import Index
 from colocate.data.inspect import labels_note, looks_like_labels
 from colocate.data.loader import spaced
@@ -81,6 +81,18 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     return fabric
 
 
+@contextmanager
+def first_defaults() -> Iterator[None]:
+    """Have torch make tensors in float32 on the host again, where a user's program has set something else."""
+    kind, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with nullcontext() if device.type == "cpu" else torch.device("cpu"):  # which slows every call of torch
+            yield
+    finally:
+        torch.set_default_dtype(kind)
+
+
 def _has_bfloat16() -> bool:
     return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -119,7 +131,8 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         (run / "moved.arrow").replace(run / "tiles.arrow")
         (run / "skipped.csv").unlink(missing_ok=True)  # which names tiles by their old place
     else:
-        (run / "skipped.csv").unlink(missing_ok=True)  # of a start that was refused
+        for name in ("skipped.csv", "probes.csv", "best/backbone.safetensors", "best/backbone.json"):
+            (run / name).unlink(missing_ok=True)  # of a start that was refused, or ended before it had saved anything
         _index(run / "tiles.arrow", recipe)
     write_atomically(stored, to_json(recipe))
 
@@ -146,7 +159,7 @@ def _changes(recipe: Recipe, before: Recipe) -> list[str]:
 
 def _origin(recipe: Recipe) -> tuple[str, str | None]:
     """Where the recipe's data lie, as an index tells it: "tiles" is elsewhere in another working folder."""
-    data, root = (path and os.path.abspath(Path(path).expanduser()) for path in (recipe.data, recipe.root))  # noqa: PTH100
+    data, root = (path and str(absolute(Path(path).expanduser())) for path in (recipe.data, recipe.root))
     return data or "", root
 
 
@@ -215,7 +228,7 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
     """Load the last checkpoint of a run, if it has one; returns the step to go on from.
 
     Raises:
-        UserError: a checkpoint that is cut short, or of another recipe or other data.
+        UserError: a checkpoint that is cut short, of another recipe or other data, or of another version's networks.
     """
     paths = checkpoint.checkpoints(run / "checkpoints")
     if not paths:
@@ -226,9 +239,15 @@ def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Met
         changed.append("the tiles are not the same")
     if changed:
         raise UserError(f"{paths[-1]} is a checkpoint of another recipe ({'; '.join(changed)})")
-    method.load_state_dict(stored["method"])
-    optimizer.load_state_dict(stored["optimizer"])
-    fabric.strategy.precision.load_state_dict(stored["precision"])
+    try:
+        method.load_state_dict(stored["method"])
+        optimizer.load_state_dict(stored["optimizer"])
+        fabric.strategy.precision.load_state_dict(stored["precision"])
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{paths[-1]} does not fit the networks as they are built now ({reason(error)}): go on with the versions "
+            f"of colocate, timm and torch that {run / 'backbone.json'} names, or start a new run"
+        ) from error
     return int(stored["step"])
 
 

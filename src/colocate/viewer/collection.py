@@ -69,7 +69,7 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
     Raises:
         UserError: a place that does not exist, or where nothing can be shown.
     """
-    slides: dict[Path, Shown] = {}
+    slides: dict[Path, Shown] = {}  # by their files, to which several paths may lead
     runs: list[Path] = []
     results: list[Made] = []
     notes: list[str] = []
@@ -87,10 +87,10 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
                 raise
             continue
         for listed in found:
-            slides.setdefault(listed.path, Shown(listed))
+            slides.setdefault(listed.path.resolve(), Shown(listed))
     for made in results:
         if made.of(made.slide):
-            found = slides.setdefault(made.slide, Shown(Listed(made.name, made.slide, source=made.name)))
+            found = slides.setdefault(made.slide.resolve(), Shown(Listed(made.name, made.slide, source=made.name)))
         elif (found := _moved(made, slides.values())) is None:
             gone = "has changed since" if made.slide.is_file() else "is not there; give the slide as well"
             notes.append(f"{made.place} is left out: its slide {made.slide} {gone}")
