@@ -50,6 +50,7 @@ def test_tiles_in_a_backbone_out(tiles: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"done: {run}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_whole_rows_on_any_terminal(
     tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_tile_draws_the_same_in_any_company() -> None:
     assert torch.equal(uniforms(index, 1, 2, 3, count=4), whole[:, :4])
 
 
+@pytest.mark.slow
 def test_neither_global_generators_nor_the_process_matter() -> None:
     torch.manual_seed(1)
     here = uniforms(torch.arange(3), 7, count=2)

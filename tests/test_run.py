@@ -136,6 +136,7 @@ def test_what_a_run_went_on_with_is_in_its_recipe(tmp_path: Path) -> None:
     assert read_recipe(stored) == other
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_goes_on_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), Path("run")), 3)

@@ -126,7 +126,12 @@ def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(tiles, tmp_path_factory.mktemp("whole") / "run"))
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+LONG = ("adamw, bf16", "lars")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SETTINGS]
+)
 def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Recipe:
     """The recipe of a finished run with each of the settings."""
     recipe = replace(tiny_recipe(tiles, tmp_path_factory.mktemp("finished") / "run"), **SETTINGS[request.param])
@@ -150,6 +155,7 @@ def table_of_two_sources(folder: Path) -> Path:
     return tiles / "t.csv"
 
 
+@pytest.mark.slow
 def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = table_of_two_sources(tmp_path / "tiles")
     recipe = tiny_recipe(table, tmp_path / "whole", balance="sources")
@@ -170,6 +176,7 @@ def test_a_balanced_run_is_another_one_and_resumes(tmp_path: Path, monkeypatch: 
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
+@pytest.mark.slow
 def test_workers_and_checkpoints_change_nothing(tiles: Path, whole: Path, tmp_path: Path) -> None:
     machine = MachineConfig("cpu", workers=2, log_every=1, save_every=5, keep=1, journals=("tensorboard",))
     pretrain(tiny_recipe(tiles, tmp_path / "run", machine=machine))

@@ -87,6 +87,7 @@ def test_probing_changes_nothing_of_the_run(data: Labelled, tmp_path: Path) -> N
     assert not (without / "probes.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_probes(data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pretrain(recipe(data, tmp_path, "whole"))
     look = its.OnlineProbe.look

@@ -197,6 +197,7 @@ handling._set_worker_signal_handlers = lambda: (torchs(), os.kill(os.getpid(), {
     assert (out, errors) == ("40\n", "")
 
 
+@pytest.mark.slow
 def test_leaving_ends_the_workers_at_once(index: Index) -> None:
     """Even with the main process's own handler, inherited by the workers, and the iterator still alive at exit."""
     process = start(index, "signal.signal(signal.SIGTERM, lambda *_: None)", "sys.exit(3)")

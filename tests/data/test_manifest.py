@@ -59,6 +59,7 @@ def changed(cut: Path, out: Path, **columns: Any) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_tiles_of_shards_are_those_of_a_scan(cut: Path, build: Build, tmp_path: Path) -> None:
     rows = rows_of(cut / "packed" / "manifest.parquet")
     index = build(cut / "packed")

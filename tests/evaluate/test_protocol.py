@@ -65,7 +65,7 @@ def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-SLOW = ("instances", "contours")
+SLOW = ("instances", "contours", "semantics")
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in TASKS])

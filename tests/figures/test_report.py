@@ -230,6 +230,7 @@ def test_views_are_not_said_to_be_those_of_training(phantom_run: Path) -> None:
     assert "was given" not in matches(replace(shown, recipe=replace(shown.recipe, balance="sources"))).explanation
 
 
+@pytest.mark.slow
 def test_the_commands_to_go_on_are_those_of_the_command_line(phantom_run: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a 'run' $HOME;"
     shutil.copytree(phantom_run, odd)
@@ -266,6 +267,7 @@ def test_settings_beside_those_of_the_named_recipe() -> None:
     assert own_settings(replace(recipe, name="mine.py:recipe")) is None  # whose code is not run for a page
 
 
+@pytest.mark.slow
 def test_a_probed_run_shows_its_history(phantom_run: Path, tmp_path: Path) -> None:
     assert len(charts_of(read_run(phantom_run))) == 4
     shutil.copytree(phantom_run, tmp_path / "run")

@@ -42,6 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_kept_model_maps_a_slide(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = results / "out"
     words = ["predict", str(results / "results"), str(results / "slides.csv"), "--out", str(out), *CPU]

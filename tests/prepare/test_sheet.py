@@ -81,6 +81,7 @@ def test_names_of_two_lines_are_written_in_one(tmp_path: Path) -> None:
     data.verify()
 
 
+@pytest.mark.slow
 def test_it_is_small_whatever_is_in_the_images(tmp_path: Path) -> None:
     def noise(seed: int) -> torch.Tensor:
         drawn = torch.Generator().manual_seed(seed)

@@ -269,6 +269,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_hostile_files_end_in_one_sentence(tmp_path: Path) -> None:
     """In little time and memory: no picture is unpacked before its size is known to be bearable."""
     files = hostile()

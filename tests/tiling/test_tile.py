@@ -142,6 +142,7 @@ def test_files_of_others_are_not_written_over(slides: Path, tmp_path: Path, name
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_slide_that_was_replaced_is_cut_again(slides: Path, tmp_path: Path) -> None:
     own = tmp_path / "slides"
     shutil.copytree(slides, own)

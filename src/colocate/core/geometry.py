@@ -161,13 +161,13 @@ def triangle_with_blur(
     The triangle is the second difference of a ramp, so the convolution is that of the Gaussian's second integral
     `x Phi(x / sigma) + sigma phi(x / sigma)`. The cut keeps denormal tails out of the matrix products.
     """
-
-    def ramp(x: Tensor) -> Tensor:
-        z = x / sigma
-        return x * 0.5 * (1 + torch.erf(z * math.sqrt(0.5))) + sigma * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-
-    kernel = (ramp(offset + reach) - 2 * ramp(offset) + ramp(offset - reach)) / reach
+    kernel = (_ramp(offset + reach, sigma) - 2 * _ramp(offset, sigma) + _ramp(offset - reach, sigma)) / reach
     return kernel.masked_fill(offset.abs() >= reach + 4 * sigma, 0.0).clamp_min(0)
+
+
+def _ramp(x: Tensor, sigma: Tensor) -> Tensor:
+    z = x / sigma
+    return x * 0.5 * (1 + torch.erf(z * math.sqrt(0.5))) + sigma * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 def coarser(grid: Float[Tensor, "b c h w"], most: int) -> Float[Tensor, "b c g f"]:

@@ -10,6 +10,7 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from itertools import count, product
 from math import prod
 from pathlib import Path
@@ -121,12 +122,12 @@ class Tiff(Reader):
 
     def _chunk(self, level: int, row: int, column: int) -> RGB:
         place = row * self.levels[level].columns + column
-
-        def unpack() -> RGB:
-            with reading(self.path):
-                return self.levels[level].unpack(place, self._stored)
-
+        unpack = partial(self._unpack, level, place)
         return unpack() if self.data is not None else _unpacked.get((self.number, level, place), unpack)
+
+    def _unpack(self, level: int, place: int) -> RGB:
+        with reading(self.path):
+            return self.levels[level].unpack(place, self._stored)
 
     def _stored(self, offset: int, size: int) -> bytes:
         """Bytes of the file, without its position, which threads would share."""
