@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,18 @@ def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path) -> None:
     (src / "items.csv").unlink()
     with pytest.raises(UserError, match=r"slides\.csv has two slides called s1, and s1\.geojson is of one of them"):
         qupath.drafts(src, images="../slides.csv", mpp=1.0)
+
+
+def test_slides_may_lie_in_folders_of_their_own(src: Path) -> None:
+    """As archives of slides give them; `colocate tile` looks there too."""
+    plain = prepared(src)
+    for seed in range(3):
+        (src / "slides" / f"p{seed}").mkdir(parents=True)
+        (src / f"s{seed}.tif").rename(src / "slides" / f"p{seed}" / f"s{seed}.tif")
+    assert same(plain, write(src.parent / "again", *qupath.drafts(src, images="slides")))
+    shutil.copy(src / "slides" / "p0" / "s0.tif", src / "slides" / "s0.tif")
+    with pytest.raises(UserError, match=r"slides has two slides called s0, and s0\.geojson is of one of them"):
+        qupath.drafts(src, images="slides")
 
 
 def no_region(src: Path) -> None:

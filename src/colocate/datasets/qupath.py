@@ -19,15 +19,16 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from colocate.base.errors import UserError
+from colocate.base.files import check_utf8, files_below
 from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.base.tables import TABLES
-from colocate.datasets.files import boxes, by_stem
+from colocate.datasets.files import boxes, entries
 from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
 from colocate.datasets.own import Known, caution, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
-from colocate.slides.listing import Listed, find_slides
-from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS
+from colocate.slides.listing import Listed, find_slides, slides_below
+from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, one_a_series
 from colocate.slides.settings import check_mpp
 from colocate.slides.slide import Slide
 
@@ -61,8 +62,9 @@ def drafts(
     skip_broken: bool = False,
     slide_mpp: float | None = None,
 ) -> Converted:
-    """Read the regions of the slides in `images` (a folder or a table, seen from `src`) that have a SLIDE.geojson in
-    `src`. What items.csv does not say of a slide, a table does; `slide_mpp` is of slides that do not say their own.
+    """Read the regions of the slides that have a SLIDE.geojson in `src`. `images`, seen from there, is a folder of
+    slides, which may lie below it, or a table. What items.csv does not say of a slide, the table does; `slide_mpp` is
+    of slides that do not say their own.
 
     Images have `mpp` micrometres per pixel (0.5 if not given) and at most `piece` px a side. Test images are of other
     slides (or cases) than training images; where all are of one, they are other regions of it, which is said.
@@ -113,12 +115,16 @@ def annotation_files(src: Path, slides: Collection[str] = ()) -> dict[str, Path]
 
 
 def _slides(place: Path, slide_mpp: float | None) -> dict[str, list[Listed]]:
-    """The slides of a folder or table by the names of their files, which in a table may be those of several."""
-    if place.suffix.lower() not in TABLES or place.is_dir():
-        files = by_stem(place, (*ENDINGS, *PLAIN_ENDINGS))
-        return {name: [Listed(name, path, source=name, unsaid_mpp=slide_mpp)] for name, path in files.items()}
+    """The slides of a table, or of a folder and those below it, by the names of their files; several may have one."""
+    if place.suffix.lower() in TABLES and not place.is_dir():
+        slides = find_slides([place], slide_mpp)
+    else:
+        plain = [path for path in entries(place) if path.suffix.lower() in PLAIN_ENDINGS and path.is_file()]
+        below = [] if plain and not any(files_below(place, ENDINGS)) else one_a_series(slides_below(place))
+        slides = [Listed(path.stem, path, source=path.stem, unsaid_mpp=slide_mpp) for path in (*plain, *below)]
     found: dict[str, list[Listed]] = {}
-    for listed in find_slides([place], slide_mpp):
+    for listed in slides:
+        check_utf8(listed.path)
         found.setdefault(listed.path.stem, []).append(listed)
     return found
 

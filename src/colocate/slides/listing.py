@@ -126,7 +126,7 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     else:
         folders: dict[Path, Path] = {}
         for place in map(absolute, places):
-            found, folder = ([place], place.parent) if place.is_file() else (_below(place), place)
+            found, folder = ([place], place.parent) if place.is_file() else (slides_below(place), place)
             folders |= {path: folder for path in found if path not in folders}
         paths = one_a_series(folders)
         for path in paths:
@@ -139,7 +139,8 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     return sorted(slides, key=lambda slide: slide.name)
 
 
-def _below(folder: Path) -> list[Path]:
+def slides_below(folder: Path) -> list[Path]:
+    """The files of slides in a folder and its subfolders. Raises UserError if there are none, or no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give slides, folders of slides, or a table of them")
     found = [path for file in files_below(folder, ENDINGS) if not _is_class_map(path := folder / file)]
