@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -167,3 +168,25 @@ def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) ->
         colocate.evaluate("probe", data=data, backbones=run, seed=1)
     with pytest.raises(UserError, match="two backbones are called the same"):
         colocate.evaluate("probe", data=data, backbones=[run, run])
+
+
+@pytest.mark.parametrize("task", ["probe", pytest.param("instances", marks=pytest.mark.slow), "contours", "semantics"])
+def test_scores_do_not_depend_on_torchs_defaults(task: Any, tmp_path: Path) -> None:
+    """With torch.set_default_device("cuda") (for which "meta" stands) or another type: tracebacks, or other scores."""
+    write_tissue(tmp_path / "discs")
+    image = discs(0, 64, 80)[0].permute(1, 2, 0).numpy()
+
+    def scored(out: str) -> tuple[Any, str]:
+        few = {} if task == "probe" else {"fit": {"steps": 2, "batch": 2}, "keep_models": True}
+        given: dict[str, Any] = {"data": tmp_path / "discs", "backbones": "random", "architecture": "test_resnet"}
+        results = colocate.evaluate(task, **given, out=tmp_path / out, seeds=1, smoke=True, **few, **TINY)
+        found = [colocate.load_model(model, "cpu").predict(image) for model in results.models]
+        return json.loads(results.files[0].read_text())["records"], repr(found)
+
+    plain = scored("plain")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert scored("other") == plain
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -194,6 +194,17 @@ def test_every_option_of_a_recipe_is_explained(capsys: pytest.CaptureFixture[str
         (["report", "{empty}", "{tmp}"], "empty is not the folder of a run"),
         (["compare", "{empty}"], "colocate compare is now colocate report RUN RUN ..."),
         (["inspect", "{empty}"], "empty"),
+        (["table"], "give folders of results that `colocate evaluate` wrote: colocate table RESULTS ..."),
+        (["evaluate", "probe", "glas", "--backbone", "random"], "a data set is given by --data glas"),
+        (
+            ["evaluate", "probe", "--data", "{empty}", "--backbone", "random"],
+            "empty has no dataset.json: give a folder",
+        ),
+        (["inspect", "nowhere"], "nowhere cannot be opened (No such file or directory): give a folder of tiles"),
+        (["inspect", "--data", "{tiles}"], "no option --data: give its value alone: colocate inspect TILES"),
+        (["tile", "{tiles}", "--out", "{tmp}/cut"], "no option --out: give its value alone: colocate tile SLIDES OUT"),
+        (["prepare", "glas", "{tiles}", "--out=x"], "no option --out: give its value alone: colocate prepare KIND SRC"),
+        (["pretrain", "plm", "{tiles}", "--out", "{tmp}/run"], "tiles stands where an option should: tiles are given"),
     ],
 )
 def test_wrong_words_get_one_sentence(
@@ -203,6 +214,29 @@ def test_wrong_words_get_one_sentence(
     (tmp_path / "table.csv").write_text("file,label\na.png,1\n")
     places = {"tmp": tmp_path, "empty": tmp_path / "empty", "tiles": tiles, "table": tmp_path / "table.csv"}
     assert says in sentence(capsys, *(word.format(**places) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("inspect", "TILES"), ("export", "RUN FILE"), ("report", "RUN ..."), ("table", "RESULTS ...")],
+)
+def test_help_names_what_stands_without_an_option(command: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert words in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_warm_up_of_the_whole_run_is_told_with_one_that_is_not(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["pretrain", "plm", "--data", str(tiles), *TINY, "--optim.warmup-epochs"]
+    main([*run, "2", "--out", str(tmp_path / "run")])
+    assert (
+        "the warm-up takes the whole run: give a shorter one, such as --optim.warmup-epochs 0.1"
+        in capsys.readouterr().out
+    )
+    main([*run, "0.1", "--out", str(tmp_path / "again")])
+    assert "warm-up" not in capsys.readouterr().out
 
 
 def test_a_stored_recipe_with_an_unknown_field(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

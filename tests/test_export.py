@@ -174,7 +174,7 @@ def test_a_variant_that_a_library_does_not_have_is_refused(tmp_path: Path, name:
     written(tmp_path, name)
     with pytest.raises(UserError, match=f"torchvision has no {re.escape(name)} with these weights"):
         export(tmp_path, "torchvision", tmp_path / "out.pth")
-    with pytest.raises(UserError, match=f"detectron2's backbones are .*: it has no {re.escape(name)}$"):
+    with pytest.raises(UserError, match=f"detectron2's backbones are .*: no {re.escape(name)}: export it for timm$"):
         export(tmp_path, "detectron2", tmp_path / "out.pkl")
     assert not list(tmp_path.glob("out.*"))
 

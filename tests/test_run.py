@@ -11,17 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from colocate import load_backbone
 from colocate.base.errors import UserError
 from colocate.cli.main import main
+from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
 from colocate.training import checkpoint
 from colocate.training import loop as train
 from colocate.training.journal import Journal, UnreadableTiles, read_rows, trackers
 from colocate.training.loop import pretrain
-from colocate.training.recipe import read_recipe, to_json
-from colocate.training.run import prepare_folder
+from colocate.training.recipe import MachineConfig, read_recipe, to_json
+from colocate.training.run import launch, prepare_folder
 from tests.test_train import same_run, stopped
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -240,3 +243,23 @@ def test_a_checkpoint_of_another_versions_network_is_told(tmp_path: Path) -> Non
         checkpoint.save_checkpoint(folder, 2, stored | {part: changed}, 1)
         with pytest.raises(UserError, match=r"step000000002\.pt does not fit the networks as they are built now \("):
             pretrain(recipe, resume=True)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_crops_are_given_as_they_are(precision: Any) -> None:
+    """Rounded to bfloat16, corners beyond 256 px moved by up to two."""
+    seen: list[Batch] = []
+
+    class Watched(nn.Linear):
+        def forward(self, batch: Batch) -> Tensor:
+            seen.append(batch)
+            return super().forward(batch.first.images[:, 0, 0])
+
+    network = Watched(64, 1)
+    fabric = launch(MachineConfig("cpu"), precision, 2)
+    module, _ = fabric.setup(network, torch.optim.SGD(network.parameters()))
+    batch = sample_views(torch.zeros(2, 3, 1000, 1000, dtype=torch.uint8), ViewConfig(size=64))
+    assert module(batch).dtype == torch.float32
+    for given, view in zip((seen[0].first, seen[0].second), (batch.first, batch.second), strict=True):
+        assert given.images.dtype == torch.float32 and torch.equal(given.images, view.images)
+        assert torch.equal(given.crop.rows, view.crop.rows) and torch.equal(given.crop.cols, view.crop.cols)

@@ -62,6 +62,12 @@ def test_labels_that_are_not_there_are_named_before_any_work(
         assert sentence in capsys.readouterr().err
 
 
+def test_no_time_is_refused_before_any_work(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--hours", "0", "--dry-run"])
+    assert "--hours 0 leaves no time to pretrain: give more than 0" in capsys.readouterr().err
+
+
 def test_weights_that_cannot_be_had_are_refused_before_any_work(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ SETTINGS: dict[str, Any] = {
     "adamw, bf16": {"precision": "bf16-mixed", "optim": OptimConfig("adamw", lr=1e-3)},
     "lars": {"optim": OptimConfig("lars", lr=0.3)},
 }
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adamw, bf16", "lars")]
 
 
 @pytest.mark.parametrize("decay", [1e-6, 0.0])
@@ -126,12 +127,7 @@ def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(tiles, tmp_path_factory.mktemp("whole") / "run"))
 
 
-LONG = ("adamw, bf16", "lars")
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SETTINGS]
-)
+@pytest.fixture(scope="module", params=["sgd", "accumulate, clip, warm-up", *SLOW])
 def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Recipe:
     """The recipe of a finished run with each of the settings."""
     recipe = replace(tiny_recipe(tiles, tmp_path_factory.mktemp("finished") / "run"), **SETTINGS[request.param])

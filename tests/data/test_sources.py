@@ -138,7 +138,7 @@ def test_table_written_by_hand(tiles: Path, build: Build) -> None:
 
 
 def test_nothing_there(build: Build, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone cannot be opened \(No such file or directory\): give --data a folder"):
+    with pytest.raises(UserError, match=r"gone cannot be opened \(No such file or directory\): give a folder"):
         build(tmp_path / "gone")
     empty = tmp_path / "empty"
     empty.mkdir()

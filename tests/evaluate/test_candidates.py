@@ -83,3 +83,13 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         find_candidate(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"backbone\.json"):
         find_candidate(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "bn1.running_var"])
+def test_weights_that_are_no_numbers_are_refused(name: str, run: Path, tmp_path: Path) -> None:
+    """A probe of them had a score: everything was called the first class."""
+    tensors = load_file(run / "backbone.safetensors")
+    tensors[name].view(-1)[-1] = torch.nan
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors holds weights that are not finite \("):
+        find_candidate(str(tmp_path / "weights.safetensors"), "test_resnet")

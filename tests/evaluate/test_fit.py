@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,20 @@ def test_one_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--first-seed"):
         Engine()
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_images_and_boxes_are_given_as_they_are(precision: Any, data: Labelled, tmp_path: Path) -> None:
+    """Rounded to bfloat16, boxes were refused by torchvision with a traceback."""
+    boxes, seen = torch.tensor([[0.0, 7.5, 300.3, 301.7]]), []
+
+    class Watched(Pixels):
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+            seen.append((images[0], targets[0]["boxes"]))
+            return {"loss": self.layers(images[0][None]).mean()}
+
+    examples = Examples(data, SemanticsConfig(crop=32).alter, lambda *_: {"boxes": boxes}, seed=1)
+    once = FitConfig(steps=1, batch=1)
+    fit(Watched(), examples, [0], once, tmp_path, "", replace(ENGINE, precision=precision))
+    (image, given), (example,) = *seen, examples[[(0, 0)]]
+    assert torch.equal(given, boxes) and torch.equal(image, example.image / 255)

@@ -219,8 +219,19 @@ def _run(arguments: list[str]) -> None:
         if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
             command(arguments[1:])
         else:
+            _check_words(name, command, options)
             command.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.getdoc(command) or "")
             tyro.cli(command, prog=f"colocate {name}", args=arguments[1:])
+
+
+def _check_words(name: str, command: Callable[..., None], options: Sequence[str]) -> None:
+    """Refuse a word that is given as an option, such as --out of `tile`: tyro would say that its value is missing."""
+    places = inspect.signature(command).parameters
+    words = [word for word in places if "Positional" in str(places[word].annotation)]
+    if wrong := [option for option in options if option.startswith("--") and option[2:].replace("-", "_") in words]:
+        shown = (re.search(r"metavar=[\"'](.+?)[\"']", str(places[word].annotation)) for word in words)
+        usage = " ".join(found[1] if found else word.upper() for word, found in zip(words, shown, strict=True))
+        raise UserError(f"colocate {name} has no option {wrong[0]}: give its value alone: colocate {name} {usage}")
 
 
 COMPLETION = "--tyro-print-completion"

@@ -110,6 +110,8 @@ def pretrain(arguments: list[str]) -> None:
     if "--help" in rest or "-h" in rest:
         print(_short_help(name or "RECIPE", recipe))
         raise SystemExit(0)  # as tyro does
+    if rest and not rest[0].startswith("-"):  # what `inspect` and `tile` take without an option
+        raise UserError(f"{rest[0]} stands where an option should: tiles are given by --data {shlex.quote(rest[0])}")
     asked = _read(name or "RECIPE", recipe, ["--help" if word == "--help-all" else word for word in rest])
     if not (name or origin):
         raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
 from colocate.training.recipe import Library
 
 
-def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -> None:
+def export(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+    to: Library = "timm",
+) -> None:
     """Write a run's backbone for timm, Hugging Face, torchvision or detectron2.
 
     Args:
@@ -25,7 +29,11 @@ def export(run: Positional[Path], out: Positional[Path], to: Library = "timm") -
     say(f"{write_for(run, to, out)}")
 
 
-def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | None = None) -> None:
+def report(
+    runs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")],
+    out: Path | None = None,
+    png: Path | None = None,
+) -> None:
     """Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.
 
     Args:
@@ -48,7 +56,7 @@ def report(runs: Positional[list[Path]], out: Path | None = None, png: Path | No
 
 
 def table(
-    results: Positional[list[Path]],
+    results: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS ...")],
     against: str | None = None,
     by: Literal["cases", "images"] = "cases",
     out: Path | None = None,
@@ -61,6 +69,8 @@ def table(
         by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
         out: Folder for index.html, table.md, table.csv and table.png.
     """
+    if not results:
+        raise UserError("give folders of results that `colocate evaluate` wrote: colocate table RESULTS ...")
     from colocate.evaluation.table import collect, markdown, write
 
     tables = collect(results, against, by)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from colocate import api
+from colocate.base.errors import UserError
 from colocate.base.tables import TABLES
 from colocate.base.text import counted, say
 from colocate.slides.listing import MANIFEST, Listed, find_slides
@@ -40,7 +41,7 @@ def start(
     It says first what it will do. Stopped, it goes on with the same command; what is done is not done again.
 
     Args:
-        slides: A folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
+        slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
         out: The folder for everything: labels, tiles, run, results, objects.
         labels: Folder of SLIDE.geojson, annotations of some of the slides (`colocate prepare qupath`); without it the
             journey ends with the pretraining.
@@ -55,6 +56,8 @@ def start(
     asked = find_recipe(recipe)
     if init is not None:
         asked = replace(asked, encoder=replace(asked.encoder, init=init))
+    if hours <= 0:
+        raise UserError(f"--hours {hours:g} leaves no time to pretrain: give more than 0")
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
     if dry_run:

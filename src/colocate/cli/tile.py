@@ -54,7 +54,7 @@ def tile(
 
 
 def inspect(
-    data: Annotated[str, tyro.conf.Positional],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TILES")],
     root: Path | None = None,
     mpp: float | None = None,
     sample: int | None = None,

@@ -73,7 +73,7 @@ def find(data: Path, root: Path | None, hold_out: Sequence[str] = ()) -> Rows:
     raise UserError(f"{data} is not a kind of data that can be read: give {KINDS}")
 
 
-def check_is_there(path: Path, remedy: str = f"give --data {KINDS}") -> None:
+def check_is_there(path: Path, remedy: str = f"give {KINDS}") -> None:
     """Raises UserError where a file or folder cannot be looked at."""
     try:
         path.stat()

@@ -59,7 +59,7 @@ def find_folder(src: Path, *names: str, itself: bool = True) -> Path | None:
 def entries(src: Path) -> list[Path]:
     """List a folder, sorted by name, without hidden files. Raises UserError if it is no folder."""
     if not src.is_dir():
-        raise UserError(f"{src} is no folder: give the folder of the files as released")
+        raise UserError(f"{src} is no folder: give the folder that holds the files")
     return sorted(path for path in src.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
 
 

@@ -100,6 +100,10 @@ class Labelled:
         """
         folder = Path(folder)
         remedy = "give a folder that `colocate prepare` wrote"
+        if not (folder / "dataset.json").exists():
+            raise UserError(
+                f"{folder} has no dataset.json: {remedy}; images and labels as released go through it first"
+            )
         try:
             facts: dict[str, Any] = read_json(folder / "dataset.json", "dataset.json that `colocate prepare` wrote")
             rows = _table(folder / "items.csv")

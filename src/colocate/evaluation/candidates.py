@@ -69,8 +69,8 @@ def find_candidate(
     if not given); mean and std those that a plain file wants of its images (ImageNet's if not given).
 
     Raises:
-        UserError: nothing of the kind; a tensor missing, unknown or of another shape; another architecture or
-            normalisation than the backbone was trained with; published weights that cannot be downloaded.
+        UserError: nothing of the kind; a tensor missing, unknown, of another shape or not finite; another architecture
+            or normalisation than the backbone was trained with; published weights that cannot be downloaded.
     """
     label, found, rest = word.partition("=")
     named = found and label and not Path(word).exists()  # as a run may be called lr=0.1
@@ -107,6 +107,8 @@ def find_candidate(
     path = path.absolute()
     folder = path if path.is_dir() else path.parent if path.stem == "backbone" else path.with_suffix("")
     weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
+    if bad := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{path} holds weights that are not finite ({bad}): take those of another step")
     return Candidate(
         label or (f"{folder.parent.name}-best" if folder.name == "best" else folder.name),
         backbone.name,

@@ -23,6 +23,7 @@ from colocate.evaluation.decoders import Segmenter, cropped
 from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.evaluation.settings import ContoursConfig
 from colocate.models.backbones import Backbone
+from colocate.training.run import first_defaults
 
 BORDER_COUNTS = 3
 """A border weighs so many times its probability: where it is missed two objects become one (docs/LOG.md)."""
@@ -54,6 +55,7 @@ class ContourSegmenter(nn.Module):
         ids, classes, scores = self.label(image[None], 0.0)[0]
         return Objects.of_ids(ids, classes)._replace(scores=scores)
 
+    @first_defaults()
     def label(
         self, windows: UInt8[Tensor, "b 3 h w"], least: float, tissue: Bool[Tensor, "b h w"] | None = None
     ) -> list[Found]:

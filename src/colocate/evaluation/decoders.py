@@ -28,6 +28,7 @@ from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.evaluation.settings import InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, taking
 from colocate.training.probes import batch_norms
+from colocate.training.run import first_defaults
 
 
 @final
@@ -148,6 +149,7 @@ class Detector(nn.Module):
         boxes[:, 2:] -= boxes[:, :2]
         return Objects.of_masks(size, masks, found["labels"].tolist(), found["scores"].tolist(), boxes)
 
+    @first_defaults()
     @torch.no_grad()
     def label(self, windows: UInt8[Tensor, "b 3 s s"], least: float) -> list[Found]:
         """The objects of each window whose score is above `least`; as `label_map` draws them, but seen at the window's
@@ -313,6 +315,7 @@ class Segmenter(nn.Module):
             logits[:, self.ignored] = -torch.inf
         return logits
 
+    @first_defaults()
     @torch.no_grad()
     def label(self, windows: UInt8[Tensor, "b 3 s s"]) -> tuple[UInt8[Tensor, "b s s"], UInt8[Tensor, "b s s"]]:
         """The class of each pixel of windows, never the ignored one, and its probability in 255ths.

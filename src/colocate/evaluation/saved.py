@@ -25,6 +25,7 @@ from colocate.evaluation.decoders import Detector, Segmenter
 from colocate.evaluation.settings import ContoursConfig, InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, read_tensors
 from colocate.training.checkpoint import packed
+from colocate.training.run import first_defaults
 
 VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
@@ -104,6 +105,7 @@ def keep_model(
     write_atomically(folder / FACTS, text)
 
 
+@first_defaults()
 def load_model(place: Path) -> SavedModel:
     """Rebuild the one kept model in a folder or below it: it predicts what it predicted when it was kept.
 

@@ -321,7 +321,7 @@ def _detectron2(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tens
     """The tensors in detectron2's names."""
     known = r"resnet(18|34|50|101|152)|resnext(50|101|152)_\d+x\d+d|wide_resnet(50|101)_2"
     if not re.fullmatch(known, architecture.partition(".")[0]):
-        raise UserError(f"detectron2's backbones are ResNets of the plain kind: it has no {architecture}")
+        raise UserError(f"detectron2's backbones are ResNets of the plain kind: no {architecture}: export it for timm")
     return {_resnet(name): tensor for name, tensor in tensors.items()}
 
 

@@ -73,6 +73,8 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
         torch.set_float32_matmul_precision("high")
     if precision == "16-mixed" and fabric.device.type == "cpu":
         raise UserError("precision 16-mixed needs a GPU: give --precision 32 or bf16-mixed")
+    # Of mixed precision it would round what networks are given, the corners of crops too: from 256 px on by pixels.
+    fabric.strategy.precision.convert_input = lambda data: data
     fabric.launch()
     if precision == "bf16-mixed" and fabric.device.type == "cpu" and fabric.is_global_zero and not _has_bfloat16():
         say("this CPU has no instructions for bfloat16 and imitates it, ten times slower: --precision 32 is faster")
@@ -189,8 +191,10 @@ def _index(path: Path, recipe: Recipe) -> Index:
         say(f"note: {asked} are {counted(planned, 'step')}; known to help are {ENOUGH:,}: --steps {ENOUGH}")
     for part in ("optim", "method"):
         epochs = getattr(getattr(recipe, part), "warmup_epochs", 0)
-        if epochs * (len(index) // recipe.batch) >= planned * recipe.accumulate:
-            say(f"note: the warm-up takes the whole run: give --{part}.warmup-epochs less than {epochs:g}")
+        whole = planned * recipe.accumulate / max(1, len(index) // recipe.batch)  # the run, in epochs
+        if epochs >= whole:
+            tenth = f"{whole / 10:.2g}" if part == "optim" else f"{whole // 10:.0f}"  # a method counts whole epochs
+            say(f"note: the warm-up takes the whole run: give a shorter one, such as --{part}.warmup-epochs {tenth}")
     return index
 
 
