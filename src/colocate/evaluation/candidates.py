@@ -86,7 +86,7 @@ def find_candidate(
         return Candidate(label or word, backbone.name, word, _fingerprint(weights), *normalisation, weights=weights)
     path = Path(word)
     if not path.exists():
-        raise UserError(f"--backbone {word}: no such run or file (or give imagenet, or random)")
+        raise UserError(f"{word}: no such run or file (nor imagenet or random)")
     normalisation = _checked(mean or IMAGENET_MEAN, std or IMAGENET_STD, word)
     facts: dict[str, Any] = {}
     if path.is_dir() or path.with_suffix(".json").exists():

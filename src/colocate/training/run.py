@@ -68,7 +68,8 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
             precision="32-true" if precision == "32" else precision,
         )
     except (RuntimeError, ValueError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}") from error
+        said = f"accelerator {machine.accelerator}, devices {devices}, nodes {nodes}: {error}"
+        raise UserError(f"{said} (--accelerator auto takes what is there)") from error
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if precision == "16-mixed" and fabric.device.type == "cpu":
@@ -121,7 +122,9 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     if begun(run, resume):
         before = read_recipe(stored)
         if changed := _changes(recipe, before):
-            raise UserError(f"{run} is a run of another recipe ({'; '.join(changed)}): give the same, or another --out")
+            told = f"{run} is a run of another recipe ({'; '.join(changed)})"
+            more = f" (and --init {run / 'backbone.safetensors'} to train on from its weights)"
+            raise UserError(f"{told}: give the same, or another --out{more}")
         old = Index.open(run / "tiles.arrow")
         if (recipe.data, recipe.root) == (before.data, before.root) and old.origin == _origin(recipe):
             return
