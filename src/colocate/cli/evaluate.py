@@ -10,7 +10,7 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import counted, say
-from colocate.cli.pretrain import taken
+from colocate.cli.pretrain import check_first, taken
 from colocate.core.settings import PlainWeights
 from colocate.evaluation.settings import TASKS, Protocol, Task, task_for
 
@@ -42,9 +42,7 @@ def evaluate(arguments: list[str]) -> None:
     asks_help = not name and bool({"-h", "--help"} & set(rest))
     if name not in TASKS and not asks_help:
         raise UserError(f"colocate evaluate {name or 'what'}? There are {', '.join(TASKS)}")
-    if rest and not rest[0].startswith("-"):
-        given = shlex.quote(rest[0])
-        raise UserError(f"{rest[0]} stands where an option should: a data set is given by --data {given}")
+    check_first(rest, "a data set is")
     smoke, rest = "--smoke" in rest, [word for word in rest if word != "--smoke"]
     task = task_for(name or "instances", taken("--data", rest)[0] or "", smoke)
     asked: Any = tyro.cli(

@@ -35,6 +35,13 @@ def taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, list(arguments)
 
 
+def check_first(arguments: list[str], what: str) -> None:
+    """Refuse data that are given without --data, as `inspect` and `tile` take them; `what` they are, in words."""
+    if arguments and not arguments[0].startswith("-"):
+        word = arguments[0]
+        raise UserError(f"{word} stands where an option should: {what} given by --data {shlex.quote(word)}")
+
+
 def _split(arguments: list[str]) -> tuple[str | None, Path | None, list[str]]:
     """The recipe's name, the file after --from (or in the run after it), and the rest."""
     place, rest = taken("--from", arguments)
@@ -110,8 +117,7 @@ def pretrain(arguments: list[str]) -> None:
     if "--help" in rest or "-h" in rest:
         print(_short_help(name or "RECIPE", recipe))
         raise SystemExit(0)  # as tyro does
-    if rest and not rest[0].startswith("-"):  # what `inspect` and `tile` take without an option
-        raise UserError(f"{rest[0]} stands where an option should: tiles are given by --data {shlex.quote(rest[0])}")
+    check_first(rest, "tiles are")
     asked = _read(name or "RECIPE", recipe, ["--help" if word == "--help-all" else word for word in rest])
     if not (name or origin):
         raise UserError(f"which recipe? colocate pretrain RECIPE ...; there are {', '.join(RECIPES)}")
