@@ -14,7 +14,7 @@ from PIL import Image
 
 from colocate.cli.main import COMMANDS, main
 from colocate.training.recipe import differences, from_json, read_recipe, to_json
-from colocate.training.recipes import RECIPES, find_recipe
+from colocate.training.recipes import RECIPES, find_recipe, summary
 from tests.tiny import tiny_recipe, write_tiles
 
 TINY = ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "2", "--workers", "0"]
@@ -89,7 +89,7 @@ def test_recipes_survive_json(name: str) -> None:
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipes"])
     listed = capsys.readouterr().out
-    assert all(name in listed for name in RECIPES)
+    assert all(f"{name}: {summary(recipe)}" in listed for name, recipe in RECIPES.items())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -301,7 +301,7 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(word: str) -> None:
         (["--optim.lr", "0,001"], "--optim.lr: 0,001 is not a number: write 0.001"),
         (["--optim.lr=-,5"], "--optim.lr: -,5 is not a number: write -.5"),
         (["--optim.lr", "1,234.5"], "--optim.lr: 1,234.5 is not a number"),
-        (["--views.mpp", "0,5"], "0,5 is not a number: write 0.5"),
+        (["--views.mpp", "0,5"], "--views.mpp: 0,5 is not a number: write 0.5"),
         (["--batch", "1,000"], "--batch: 1,000 is not a whole number"),
         (["--optim.lr", "nan"], "--optim.lr: nan is no setting: give a finite number"),
         (["--method.temperature", "inf"], "--method.temperature: inf is no setting: give a finite number"),

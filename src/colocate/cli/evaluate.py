@@ -22,7 +22,7 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 class Asked(Generic[AnyTask]):
     """Judge backbones by segmentation."""
 
-    backbone: tuple[str, ...]
+    backbone: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BACKBONE ...", help_behavior_hint="(required)")]
     """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
     protocol: Annotated[Protocol, Flat]
     weights: Annotated[PlainWeights, Flat]

@@ -13,7 +13,9 @@ from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -31,31 +33,39 @@ with suppress(ImportError, AttributeError):  # no part of tyro's interface: with
     }
 
 
-NUMBERS = ConstructorRegistry()
-"""How options are read whose values are no text."""
+VALUES = ConstructorRegistry()
+"""How options are read that hold a number, or None in place of a number, a word or a path."""
 
 
-@NUMBERS.primitive_rule
-def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """tyro's own, but for the sentence about what is no number: a decimal comma is shown with a point."""
-    kind: Any = info.type
-    if kind not in (int, float):
+@VALUES.primitive_rule
+def _values(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """tyro's own, but for what is said of wrong values: one plain sentence, where tyro names the types it tried."""
+    kinds: Any = set(get_args(info.type)) if get_origin(info.type) in (Union, UnionType) else {info.type}
+    optional = NoneType in kinds
+    kinds -= {NoneType}
+    if len(kinds) != 1 or not kinds <= ({int, float, str, Path} if optional else {int, float}):
         return None
-    given = int if kind is int else (int, float)
-    read = partial(_number, kind)
+    (kind,) = kinds
+    given = (kind, *[int] * (kind is float), *[NoneType] * optional)
+    read = partial(_value, kind, optional)
     return PrimitiveConstructorSpec(1, kind.__name__.upper(), read, lambda x: isinstance(x, given), lambda x: [str(x)])
 
 
-def _number(kind: type[int] | type[float], words: list[str]) -> int | float:
+def _value(kind: type[Any], optional: bool, words: list[str]) -> Any:
+    word = words[0]
+    if optional and word == "None":
+        return None
+    if kind in (str, Path):
+        return kind(word)
     try:
-        number = kind(words[0])
-        if math.isfinite(number):
-            return number
+        number = kind(word)
     except ValueError:
-        comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", words[0])
-        remedy = f": write {words[0].replace(',', '.')}" if comma else ""
-        raise ValueError(f"{words[0]} is not a {'whole ' * (kind is int)}number{remedy}") from None
-    raise ValueError(f"{words[0]} is no setting: give a finite number")
+        comma = kind is float and re.fullmatch(r"[+-]?\d*,\d+", word)
+        remedy = f": write {word.replace(',', '.')}" if comma else ""
+        raise ValueError(f"{word} is not a {'whole ' * (kind is int)}number{remedy}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{word} is no setting: give a finite number")
+    return number
 
 
 class Command(NamedTuple):
@@ -215,7 +225,7 @@ def _run(arguments: list[str]) -> None:
     if twice := [option for option in SEVERAL if options.count(option) > 1]:
         raise UserError(f"{twice[0]} is given twice, and only the last would count: give all of its values after one")
     command = COMMANDS[name].load()
-    with NUMBERS:
+    with VALUES:
         if name in ("pretrain", "evaluate"):  # their defaults depend on their first word
             command(arguments[1:])
         else:
@@ -226,11 +236,13 @@ def _run(arguments: list[str]) -> None:
 
 def _check_words(name: str, command: Callable[..., None], options: Sequence[str]) -> None:
     """Refuse a word that is given as an option, such as --out of `tile`: tyro would say that its value is missing."""
-    places = inspect.signature(command).parameters
-    words = [word for word in places if "Positional" in str(places[word].annotation)]
+    words: dict[str, str] = {}
+    for word, kind in get_type_hints(command, include_extras=True).items():
+        said = getattr(kind, "__metadata__", ())
+        if tyro.conf.Positional in said:
+            words[word] = next((part.metavar for part in said if hasattr(part, "metavar")), word.upper())
     if wrong := [option for option in options if option.startswith("--") and option[2:].replace("-", "_") in words]:
-        shown = (re.search(r"metavar=[\"'](.+?)[\"']", str(places[word].annotation)) for word in words)
-        usage = " ".join(found[1] if found else word.upper() for word, found in zip(words, shown, strict=True))
+        usage = " ".join(words.values())
         raise UserError(f"colocate {name} has no option {wrong[0]}: give its value alone: colocate {name} {usage}")
 
 
