@@ -52,11 +52,14 @@ def test_a_dry_run_tells_and_does_nothing(words: list[str], tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_that_are_not_there_are_named_before_any_work(
+def test_labels_without_use_are_named_before_any_work(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    for place, sentence in (("nowhere", "is no folder"), ("empty", "holds no .geojson")):
+    for place in ("empty", "bare"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "bare" / "s0.geojson").write_text("[]")
+    bare = "s0.geojson has no annotation of class Region*"
+    for place, sentence in (("nowhere", "is no folder"), ("empty", "holds no .geojson"), ("bare", bare)):
         with pytest.raises(SystemExit, match="2"):
             main([*words, "--labels", str(tmp_path / place), "--dry-run"])
         assert sentence in capsys.readouterr().err

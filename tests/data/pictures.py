@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def packed(image: Image.Image, ending: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending), **options)
     return file.getvalue()
+
+
+def png(rows: Iterable[bytes], size: tuple[int, int], bits: int, kind: int, **chunks: bytes) -> bytes:
+    """A PNG of rows of bytes as they are: of bit depths and kinds of colour that Pillow does not write."""
+    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
+    content = {"IHDR": header, **chunks, "IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)), "IEND": b""}
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, data in content.items():
+        named = name.encode() + data
+        file += struct.pack(">I", len(data)) + named + struct.pack(">I", zlib.crc32(named))
+    return file
 
 
 def pack(folder: Path, names: list[str], shard: Path, extra: dict[str, bytes] | None = None) -> Path:

@@ -6,7 +6,6 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 
 from colocate.base.errors import TileError
 from colocate.data.decode import decode
-from tests.data.pictures import packed, picture
+from tests.data.pictures import packed, picture, png
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest puts its own filters before ours
 LOSSLESS = ["png", "tiff", "bmp"]
@@ -99,15 +98,10 @@ def test_the_one_transparent_colour_of_a_png(
 ) -> None:
     """Written by hand, after the PNG specification: greys of 2, 4 and 16 bits and colours of 16 were opaque."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     row = int("".join(f"{sample:0{bits}b}" for sample in samples).ljust(8, "0"), 2)
     packed_row = row.to_bytes(-(-len(samples) * bits // 8), "big")
-    head = struct.pack(">IIBBBBB", len(samples) // len(clear), 1, bits, 0 if len(clear) == 1 else 2, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"tRNS", struct.pack(f">{len(clear)}H", *clear))]
-    parts += [(b"IDAT", zlib.compress(b"\0" + packed_row)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    size, kind = (len(samples) // len(clear), 1), 0 if len(clear) == 1 else 2
+    data = png([packed_row], size, bits, kind, tRNS=struct.pack(f">{len(clear)}H", *clear))
     assert decode(data, "tile")[0, 0].tolist() == expected
 
 
@@ -165,14 +159,7 @@ def test_damaged_bytes_end_in_one_sentence() -> None:
 
 def bomb(side: int) -> bytes:
     """A PNG of side x side black pixels, in a few bytes: its header is all that may be read."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    size = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
+    return png([b"\0" * 100], (side, side), 8, 2)
 
 
 @pytest.mark.parametrize("side", [10_001, 12_000, 30_000])  # above our limit, above Pillow's warning, above its error

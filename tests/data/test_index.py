@@ -21,8 +21,8 @@ from tests.data.pictures import pack, shards
 Build = Callable[..., Index]
 
 
-def test_hundred_thousand_rows(tmp_path: Path) -> None:
-    count = 100_000
+def test_many_rows(tmp_path: Path) -> None:
+    count = 10_000
     file = tmp_path / "tiles.lst"
     file.write_text("".join(f"case-{number % 700:03}/tile-{number}.jpg\n" for number in range(count)))
     built = Index.build(file, tmp_path / "index.arrow", mpp=0.5)
@@ -30,7 +30,7 @@ def test_hundred_thousand_rows(tmp_path: Path) -> None:
     assert len(index) == len(built) == count
     assert index.fingerprint == built.fingerprint
     assert len(index.sources) == 700
-    for number in (0, 65_536, count - 1):
+    for number in (0, 6_553, count - 1):
         assert index.name(number) == str(tmp_path / f"case-{number % 700:03}/tile-{number}.jpg")
         assert index.sources[index.source_numbers[number]] == f"case-{number % 700:03}"
     assert index.mpp.dtype == np.float32

@@ -153,55 +153,38 @@ def test_a_giant_among_small_tiles(workers: int, tmp_path: Path, build: Build, m
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
+from torch.utils.data._utils import signal_handling as handling
 from colocate.data.index import Index
 from colocate.data.loader import tile_loader
-{before}
+both = signal.SIGINT, signal.SIGTERM
+torchs = handling._set_worker_signal_handlers
+handling._set_worker_signal_handlers = lambda: (torchs(), [os.kill(os.getpid(), number) for number in both])
+for number in both:
+    signal.signal(number, lambda *_: print("told", flush=True))
 tiles = tile_loader(Index.open({index!r}), batch=5, seed=0, start=0, stop=40, workers=2)
 got = [next(tiles)]
 print("ready", flush=True)
-{after}
+time.sleep(1.5)
+got += [next(tiles) for _ in range(30)]
+print(len(got), flush=True)
+sys.exit(3)
 """
 
 
-def start(index: Index, before: str, after: str) -> subprocess.Popen[str]:
-    script = SCRIPT.format(index=str(index.path), before=before, after=after)
+@pytest.mark.slow
+def test_signals_leave_the_workers_serving_and_leaving_ends_them(index: Index) -> None:
+    """Ctrl-C and schedulers signal the whole group; the main process then still finishes its step and saves.
+
+    Signals come while workers start, too: between torch's own handler, which would let them die, and ours. Leaving ends
+    the workers at once, even with the main process's own handlers, inherited by them, and the iterator still alive.
+    """
+    script = SCRIPT.format(index=str(index.path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_group_leave_the_workers_serving(number: signal.Signals, index: Index) -> None:
-    """Ctrl-C and schedulers signal the whole group; the main process then still finishes its step and saves."""
-    before = f"signal.signal({int(number)}, lambda *_: print('told', flush=True))"
-    after = "time.sleep(1.5); got += tiles; print(len(got), flush=True)"
-    process = start(index, before, after)
-    os.killpg(process.pid, number)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(process.pid, number)
+        assert process.stdout.readline() == "told\n"
     out, errors = process.communicate(timeout=60)
-    assert out.split() == ["told", "40"]
-    assert errors == ""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_leave_workers_that_just_start(number: signal.Signals, index: Index) -> None:
-    """Between torch's own handler in a worker, which would let it die, and ours."""
-    before = f"""
-from torch.utils.data._utils import signal_handling as handling
-torchs = handling._set_worker_signal_handlers
-handling._set_worker_signal_handlers = lambda: (torchs(), os.kill(os.getpid(), {int(number)}))
-"""
-    out, errors = start(index, before, "got += tiles; print(len(got), flush=True)").communicate(timeout=60)
-    assert (out, errors) == ("40\n", "")
-
-
-@pytest.mark.slow
-def test_leaving_ends_the_workers_at_once(index: Index) -> None:
-    """Even with the main process's own handler, inherited by the workers, and the iterator still alive at exit."""
-    process = start(index, "signal.signal(signal.SIGTERM, lambda *_: None)", "sys.exit(3)")
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (3, "")
+    assert (process.returncode, out, errors) == (3, "31\n", "")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

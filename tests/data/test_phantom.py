@@ -1,7 +1,6 @@
 """The phantom: a pure function, sound instances, and colours that a stained section could have."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,10 @@ from skimage.measure import label
 
 from colocate.data.phantom import STAINS, PhantomTile, phantom_tile, write_phantom
 
-SHARED = Path(os.environ.get("COLOCATE_SHARED", Path(__file__).parents[2] / "../shared"))
-
 
 @pytest.fixture(scope="module")
 def tiles() -> list[PhantomTile]:
-    return [phantom_tile(7, index, 128, 1.8) for index in range(0, 250, 5)]
+    return [phantom_tile(7, index, 128, 1.8) for index in range(0, 250, 10)]
 
 
 def density(image: np.ndarray) -> np.ndarray:
@@ -74,7 +71,7 @@ def test_gland_fraction_and_count(tiles: list[PhantomTile]) -> None:
 def test_glands_are_connected_and_apart(tiles: list[PhantomTile]) -> None:
     """Star-shaped: only a tile's border can cut one in two. Apart: hardly a pixel touches another gland."""
     whole, touching = [], []
-    for tile in tiles[::4]:
+    for tile in tiles[::2]:
         for gland in range(1, tile.glands.max() + 1):
             parts = np.bincount(label(tile.glands == gland)[tile.glands == gland])
             whole.append(parts.max() / parts.sum())
@@ -110,21 +107,19 @@ def test_colour_is_that_of_a_stained_section(tiles: list[PhantomTile]) -> None:
     # Beer-Lambert: a stain only absorbs. The lamp is at most 0.99 of full scale; the rest is sensor noise.
     assert np.mean([(tile.image > 253).mean() for tile in tiles]) < 0.005
     # Two stains span the densities: little is left outside the plane of the published vectors.
-    od = np.concatenate([density(tile.image).reshape(-1, 3) for tile in tiles[::5]])
+    od = np.concatenate([density(tile.image).reshape(-1, 3) for tile in tiles[::3]])
     normal = np.cross(*STAINS)
     assert np.abs(od @ normal / np.linalg.norm(normal)).mean() < 0.3 * np.linalg.norm(od, axis=1).mean()
 
 
 @pytest.mark.slow
 def test_tiles_of_a_slide_share_their_stain() -> None:
-    means = np.array([[phantom_tile(4, 8 * s + i, 64, 2.0).image.mean((0, 1)) for i in range(8)] for s in range(8)])
+    means = np.array([[phantom_tile(4, 8 * s + i, 64, 2.0).image.mean((0, 1)) for i in range(4)] for s in range(6)])
     assert means.mean(1).std(0).sum() > means.std(1).mean(0).sum()
 
 
-def test_mean_colour_lies_within_real_tissue(tiles: list[PhantomTile]) -> None:
-    paths = sorted((SHARED / "data/ebhi-seg").glob("*/image/*.jpg"))[::40]
-    if not paths:
-        pytest.skip(f"no real tissue to compare with: {SHARED / 'data/ebhi-seg'} (set COLOCATE_SHARED)")
+def test_mean_colour_lies_within_real_tissue(tiles: list[PhantomTile], shared_data: Path) -> None:
+    paths = sorted((shared_data / "ebhi-seg").glob("*/image/*.jpg"))[::40]
     real = np.array([np.asarray(Image.open(path).convert("RGB")).mean((0, 1)) for path in paths])
     phantom = np.array([tile.image.mean((0, 1)) for tile in tiles])
     assert np.abs(phantom.mean(0) - real.mean(0)).max() < 70

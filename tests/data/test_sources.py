@@ -44,7 +44,9 @@ def same_pixels(index: Index, other: Index) -> bool:
     return len(index) == len(other) and all(torch.equal(index.read(i), other.read(i)) for i in range(len(index)))
 
 
-def test_folder(tiles: Path, folder: Index) -> None:
+def test_folder(tiles: Path, build: Build) -> None:
+    write_list(tiles, "a/0.png")  # which is no tile
+    folder = build(tiles)
     assert names(folder) == [str(tiles / name) for name in NAMES]
     assert sources(folder) == PARENTS
     assert folder.kind == "folder"
@@ -111,11 +113,6 @@ def test_tiles_that_are_named_again_are_told(
     assert len(build(named)) == 2 and not capsys.readouterr().out
 
 
-def test_list_beside_tiles_is_no_tile(tiles: Path, build: Build) -> None:
-    write_list(tiles, "a/0.png")
-    assert len(build(tiles)) == 7
-
-
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_table_columns(kind: str, tiles: Path, build: Build, tmp_path: Path) -> None:
     mpp = [0.5, None, 0.25, None, None, None, 1.0]
@@ -168,8 +165,11 @@ def test_a_prepared_data_set(tiles: Path, build: Build) -> None:
         build(tiles)
     for scheme in ("official", "patients"):
         (tiles / f"train-{scheme}.csv").write_text("path,source\na/0.png,case:1\n")
-    with pytest.raises(UserError, match=r"tiles holds masks too, .*: give .*/train-official\.csv or .*patients\.csv$"):
-        build(tiles)
+    for data in (tiles, tiles.parent):  # itself, and a folder around it
+        with pytest.raises(
+            UserError, match=r"tiles holds masks too, .*: give .*/train-official\.csv or .*patients\.csv$"
+        ):
+            build(data)
     assert sources(build(tiles / "train-patients.csv")) == ["case:1"]
 
 
@@ -210,14 +210,6 @@ def test_forbidden_folder(tiles: Path, build: Build) -> None:
         (Path(folder) / "a").chmod(0)
         with nobody(), pytest.raises(UserError, match=r"/a/? cannot be listed \(Permission denied\): check its perm"):
             build(folder)
-
-
-def test_a_folder_around_a_prepared_data_set(tiles: Path, build: Build) -> None:
-    (tiles / "a" / "train-given.csv").touch()
-    for name in ("dataset.json", "items.csv"):
-        (tiles / "a" / name).touch()
-    with pytest.raises(UserError, match=r"tiles/a holds masks too, .*: give .*a/train-given\.csv$"):
-        build(tiles)
 
 
 def test_a_table_of_slides_is_none_of_tiles(build: Build, tmp_path: Path) -> None:

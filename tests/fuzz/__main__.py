@@ -70,7 +70,7 @@ def mutate(data: bytes, random: Random) -> bytes:
 def read(names: Sequence[str], first: int, count: int) -> None:
     """Read mutations 0 to `count` of each reader, of the first one from `first` on, in a process of its own.
 
-    Prints a line before each, and one where something else than a result or a sentence comes out.
+    Prints a line before each, one where something else than a result or a sentence comes out, and one after a reader.
     """
     from colocate.base.errors import TileError, UserError
     from tests.fuzz.readers import READERS
@@ -107,6 +107,7 @@ def read(names: Sequence[str], first: int, count: int) -> None:
                     ours = [line.strip() for line in lines if "/colocate/" in line][-1:]
                     print("bad", name, number, *ours, lines[-1][:200], flush=True)
                 shutil.rmtree(place, ignore_errors=True)
+            print("end", name, count, flush=True)
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         first = 0  # of the next reader
 
@@ -143,7 +144,7 @@ def _follow(child: subprocess.Popen[str], failures: list[str]) -> tuple[tuple[st
             return at, False
         if line:
             kind, name, number, *rest = line.split(maxsplit=3)
-            at, since = (name, int(number)), time.monotonic()
+            at, since = None if kind == "end" else (name, int(number)), time.monotonic()
             if kind == "bad":
                 failures.append(f"{name} {number} {' '.join(rest).strip()}")
         elif at is not None and time.monotonic() - since > SECONDS:

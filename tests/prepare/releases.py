@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +27,14 @@ def save(array: np.ndarray | Image.Image, path: Path, **options: object) -> Path
     return path
 
 
-def png(rows: Iterable[bytes], size: tuple[int, int], bits: int, kind: int) -> bytes:
-    """A PNG of rows of bytes as they are: of bit depths and kinds of colour that Pillow does not write."""
-    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
-    chunks = [
-        struct.pack(">I", len(what)) + name + what + struct.pack(">I", zlib.crc32(name + what)) for name, what in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 def write_glas(folder: Path, parts: dict[str, int] | None = None, ending: str = "bmp") -> Path:
     """As many images as released, but tiny; 45 of ten glands and the others of nine: 1,530 with all parts."""
     lines, written = [HEADER], 0
     for part, count in (parts or GLAS_PARTS).items():
         for number in range(1, count + 1):
             name, patient = f"{part}_{number}", 1 + written % 16
-            save(
-                picture(written, 12, 9), folder / f"{name}.{ending}", **({"lossless": True} if ending == "webp" else {})
-            )
+            lossless = {"lossless": True} if ending == "webp" else {}
+            save(picture(written, 12, 9), folder / f"{name}.{ending}", **lossless)
             save(row_of_objects(9 + (written < 45), 12, 9), folder / f"{name}_anno.bmp")
             lines.append(f"{name},{patient}, benign, healthy")
             written += 1
@@ -56,13 +42,11 @@ def write_glas(folder: Path, parts: dict[str, int] | None = None, ending: str = 
     return folder
 
 
-def write_crag(
-    folder: Path, valid: str = "valid", annotation: str = "Annotation", counts: tuple[int, int] = (3, 2)
-) -> Path:
-    for part, name, count in (("train", "train", counts[0]), (valid, "test", counts[1])):
+def write_crag(folder: Path, valid: str = "valid", annotation: str = "Annotation") -> Path:
+    for part, name, count in (("train", "train", 3), (valid, "test", 2)):
         for number in range(1, count + 1):
             save(picture(number, 10, 8), folder / part / "Images" / f"{name}_{number}.png")
-            save(row_of_objects(min(number, 60), 10, 8), folder / part / annotation / f"{name}_{number}.png")
+            save(row_of_objects(number, 10, 8), folder / part / annotation / f"{name}_{number}.png")
             save(picture(number, 10, 8), folder / part / "Overlay" / f"{name}_{number}.png")
     return folder
 

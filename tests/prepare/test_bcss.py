@@ -111,10 +111,10 @@ def test_colour_normalised_images_and_names_without_resolution(release: Path, tm
     }
 
 
-def test_masks_of_16_bits(release: Path) -> None:
-    Image.fromarray(codes(0).astype(np.uint16)).save(release / "masks" / f"{TRAIN}.png")
-    first = next(bcss.drafts(release)[1])
-    assert torch.equal(first.mask, torch.from_numpy(codes(0).astype(np.int32)))
+def test_masks_of_16_bits_and_of_three_channels(release: Path) -> None:
+    for mask in (codes(0).astype(np.uint16), np.dstack([codes(0)] * 3)):
+        save(mask, release / "masks" / f"{TRAIN}.png")
+        assert torch.equal(next(bcss.drafts(release)[1]).mask, torch.from_numpy(codes(0).astype(np.int32)))
 
 
 def test_sizes_that_differ_are_named(release: Path) -> None:
@@ -136,20 +136,10 @@ def test_what_holds_no_codes_is_named(release: Path, mask: np.ndarray, found: st
         list(bcss.drafts(release)[1])
 
 
-@pytest.mark.parametrize(
-    ("mask", "options", "found"),
-    [
-        (picture(0, WIDE, HIGH), {}, "is a mask in colours"),
-        (codes(0), {"format": "JPEG"}, "is packed as JPEG, which may change numbers"),
-        (codes(0), {"exif": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"}, "is to be turned by its EXIF"),
-    ],
-)
-def test_codes_are_read_as_other_masks(release: Path, mask: np.ndarray, options: dict[str, object], found: str) -> None:
-    path = save(mask, release / "masks" / f"{TRAIN}.png", **options)
-    with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png {found}"):
+def test_codes_are_read_as_other_masks(release: Path) -> None:
+    save(codes(0), release / "masks" / f"{TRAIN}.png", format="JPEG")
+    with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png is packed as JPEG, which may change numbers"):
         list(bcss.drafts(release)[1])
-    save(np.dstack([codes(0)] * 3), path)
-    assert torch.equal(next(bcss.drafts(release)[1]).mask, torch.from_numpy(codes(0).astype(np.int32)))
 
 
 def test_an_image_to_be_turned_is_refused_as_of_other_data_sets(release: Path) -> None:

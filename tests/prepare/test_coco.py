@@ -111,12 +111,8 @@ def test_what_was_drawn_with_a_brush_of_cvat_is_no_crowd(made: Callable[..., Lab
 
 def test_masks_are_those_of_pycocotools(made: Callable[..., Labelled], document: Document) -> None:
     data = made(document)
-    assert (data.name, data.kind, data.classes, data.licence) == (
-        "tissue",
-        "instances",
-        ("gland", "nucleus"),
-        "CC BY 4.0.",
-    )
+    assert (data.name, data.kind, data.licence) == ("tissue", "instances", "CC BY 4.0.")
+    assert data.classes == ("gland", "nucleus")
     polygons_ = [
         pycoco.merge(pycoco.frPyObjects(document["annotations"][n]["segmentation"], HIGH, WIDE)) for n in (0, 1)
     ]
@@ -149,17 +145,10 @@ def test_runs_are_those_of_pycocotools(seed: int, height: int, width: int) -> No
 
 
 def test_what_entries_of_images_say_beside(made: Callable[..., Labelled], document: Document) -> None:
-    for image, more in zip(
-        document["images"],
-        (
-            {"source": "P1", "mpp": 0.5, "split": "train"},
-            {"case": 2, "split": "test"},
-            {"mpp": "0.25"},
-            {"split": "train"},
-        ),
-        strict=True,
-    ):
-        image.update(more)
+    document["images"][0] |= {"source": "P1", "mpp": 0.5, "split": "train"}
+    document["images"][1] |= {"case": 2, "split": "test"}
+    document["images"][2] |= {"mpp": "0.25"}
+    document["images"][3] |= {"split": "train"}
     data = made(document, mpp=0.75)
     assert [item.source for item in data.items] == ["P1", "2", "", ""]
     assert [item.mpp for item in data.items] == [0.5, 0.75, 0.25, 0.75]
@@ -167,34 +156,25 @@ def test_what_entries_of_images_say_beside(made: Callable[..., Labelled], docume
 
 
 def test_patient_0_is_a_patient(made: Callable[..., Labelled], document: Document) -> None:
-    for image, more in zip(
-        document["images"], ({"case": 0}, {"source": 0, "case": 5}, {"source": " ", "case": "0 "}, {}), strict=True
-    ):
-        image.update(more)
+    document["images"][0] |= {"case": 0}
+    document["images"][1] |= {"source": 0, "case": 5}
+    document["images"][2] |= {"source": " ", "case": "0 "}
     data = made(document)
     assert [item.source for item in data.items] == ["0", "0", "0", ""]
     assert data.schemes == ("cases",) and len({item.splits["cases"] for item in data.items[:3]}) == 1
 
 
 def test_images_elsewhere_and_in_folders(made: Callable[..., Labelled], document: Document, file: Path) -> None:
-    for image in document["images"]:
+    """With the paths of Windows too, as Label Studio writes them there."""
+    for number, image in enumerate(document["images"]):
         old = file.parent / image["file_name"]
-        image["file_name"] = f"deep/{old.name}"
-        (file.parents[1] / "images" / "deep").mkdir(parents=True, exist_ok=True)
-        old.rename(file.parents[1] / "images" / "deep" / old.name)
-    with pytest.raises(UserError, match=r"src/deep/image 0\.png, image 10 of .*, is missing: get it, or .* --images"):
+        image["file_name"] = f"deep\\er\\{old.name}" if number else f"deep/er/{old.name}"
+        (file.parents[1] / "images" / "deep" / "er").mkdir(parents=True, exist_ok=True)
+        old.rename(file.parents[1] / "images" / "deep" / "er" / old.name)
+    with pytest.raises(UserError, match=r"src/deep/er/image 0\.png, image 10 of .*, is missing: get it, or .* --imag"):
         made(document)
-    assert made(document, images="../images").items[0].name == "deep_image 0"
-
-
-def test_paths_may_be_those_of_windows(made: Callable[..., Labelled], document: Document, file: Path) -> None:
-    """As Label Studio writes them there."""
-    for image in document["images"]:
-        old = file.parent / image["file_name"]
-        image["file_name"] = f"images\\1\\{old.name}"
-        (file.parent / "images" / "1").mkdir(parents=True, exist_ok=True)
-        old.rename(file.parent / "images" / "1" / old.name)
-    assert made(document).items[0].name == "images_1_image 0"
+    names = [item.name for item in made(document, images="../images").items]
+    assert names[:2] == ["deep_er_image 0", "deep_er_image 1"]
 
 
 def test_a_category_without_an_object_may_be_called_as_another(
@@ -214,9 +194,7 @@ def test_no_picture_comes_from_outside(made: Callable[..., Labelled], document: 
     save(picture(9, WIDE, HIGH), file.parents[1] / "secret.png")
     (file.parent / "images").mkdir()
     document["images"][0]["file_name"] = way.format(file.parents[1])
-    with pytest.raises(
-        UserError, match=r"image 10 has the file_name .*secret\.png, which leads out of its folder: name"
-    ):
+    with pytest.raises(UserError, match=r"image 10 has the file_name .*secret\.png, which leads out of its folder"):
         made(document)
 
 
@@ -256,7 +234,7 @@ def test_broken_objects_are_refused_or_left_out(made: Callable[..., Labelled], d
         ([SQUARE, "word"], r"is no outline of (x, y, x, y|points)"),
         ([[1, 1, "x", 1, 5, 5]], r"is no outline of points x, y \(.*'x'.*\)"),
         (SQUARE, r"is no outline of x, y, x, y, \.\.\."),
-        *((value, r"is no outline of x, y, x, y, \.\.\.") for value in (True, False, 0, 7, 0.5, "", "word")),
+        *((value, r"is no outline of x, y, x, y, \.\.\.") for value in (True, 0, 0.5, "", "word")),
         ([[1, 1, 1e308, 1, 5, 5]], r"is no outline of points x, y \(a coordinate .*\): get"),
         ({"size": [HIGH + 1, WIDE], "counts": [2050]}, r"is a mask of size \[41, 50\], its image of \[40, 50\]"),
         ({"counts": [2000]}, "is a mask of size None"),
@@ -280,25 +258,17 @@ def test_what_is_no_object_is_named_always(
 
 def test_sizes_that_differ_are_named(made: Callable[..., Labelled], document: Document) -> None:
     document["images"][2]["width"] = 51
-    with pytest.raises(
-        UserError, match=r"image 2\.png is 50 x 40 px, but .*tissue\.json says 51 x 40 px: get the image"
-    ):
+    with pytest.raises(UserError, match=r"image 2\.png is 50 x 40 px, but .*tissue\.json says 51 x 40 px: get the"):
         made(document)
     for image in document["images"]:
         del image["width"], image["height"]
     assert len(made(document)) == 4
 
 
-Change = Callable[[Document], Any]
-
-
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (
-            lambda d: d["annotations"][0].update(image_id=5),
-            "annotation 100 has the image_id 5, which is not in the file",
-        ),
+        (lambda d: d["annotations"][0].update(image_id=5), "annotation 100 has the image_id 5, which is not in the f"),
         (lambda d: d["annotations"][0].update(category_id=5), "annotation 100 has the category_id 5, which is not in"),
         (lambda d: d["annotations"][0].pop("image_id"), "has an entry without image_id, which COCO's JSON has"),
         (lambda d: d["annotations"][1].update(id=100), "has annotations 100 twice"),
@@ -323,21 +293,21 @@ Change = Callable[[Document], Any]
     ],
 )
 def test_what_does_not_fit_is_named(
-    made: Callable[..., Labelled], document: Document, change: Change, error: str
+    made: Callable[..., Labelled], document: Document, change: Callable[[Document], Any], error: str
 ) -> None:
     change(document)
     with pytest.raises(UserError, match=rf"tissue(\.json,?)? .*{error}"):
         made(document)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2", "[" * 100_000])
-def test_what_is_no_json_is_named(file: Path, text: str, document: Document) -> None:
-    file.write_text(text)
-    with pytest.raises(UserError, match=r"tissue\.json is no JSON, or is cut short \(.+\): get it again"):
-        coco.drafts(file)
-    file.write_text("[1, 2]")
-    with pytest.raises(UserError, match=r"tissue\.json has no list categories"):
-        coco.drafts(file)
+def test_what_is_no_json_is_named(file: Path, document: Document) -> None:
+    for text, says in (
+        ("[1, 2", r"is no JSON, or is cut short \(.+\): get it again"),
+        ("[1, 2]", "has no list categor"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=rf"tissue\.json {says}"):
+            coco.drafts(file)
     file.unlink()
     with pytest.raises(UserError, match=r"tissue\.json cannot be read \(No such file"):
         coco.drafts(file)

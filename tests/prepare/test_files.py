@@ -15,34 +15,27 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.datasets.files import by_stem, folder_in, read_mask
 from colocate.datasets.own import split_by_case
-from tests.prepare.releases import png, save
+from tests.data.pictures import png
+from tests.prepare.releases import save
 
 VALUES = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)
 
 
-@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
-def test_eight_bits(ending: str, tmp_path: Path) -> None:
-    assert read_mask(save(VALUES, tmp_path / f"m.{ending}")).tolist() == VALUES.tolist()
+@pytest.mark.parametrize(
+    ("values", "ending"),
+    [*((VALUES, ending) for ending in ("png", "bmp", "tif")), (VALUES.astype(np.uint16) * 250, "png"),
+     (VALUES.astype(np.int32) * 2500, "tif")],
+)  # fmt: skip
+def test_eight_sixteen_and_thirty_two_bits(values: np.ndarray, ending: str, tmp_path: Path) -> None:
+    assert read_mask(save(values, tmp_path / f"m.{ending}")).tolist() == values.tolist()
 
 
-def test_sixteen_and_thirty_two_bits(tmp_path: Path) -> None:
-    many = VALUES.astype(np.uint16) * 250
-    assert read_mask(save(many, tmp_path / "m.png")).tolist() == many.tolist()
-    more = VALUES.astype(np.int32) * 2500
-    assert read_mask(save(more, tmp_path / "m.tif")).tolist() == more.tolist()
-
-
-def test_palettes_count_as_their_numbers(tmp_path: Path) -> None:
+def test_palettes_and_grey_in_channels_count_as_their_numbers(tmp_path: Path) -> None:
     image = Image.fromarray(VALUES).convert("P")
     image.putdata(VALUES.ravel().tolist())
     image.putpalette([(7 * n) % 256 for n in range(768)])
-    assert read_mask(save(image, tmp_path / "m.png")).tolist() == VALUES.tolist()
-
-
-def test_grey_in_three_channels(tmp_path: Path) -> None:
-    assert read_mask(save(np.dstack([VALUES] * 3), tmp_path / "m.png")).tolist() == VALUES.tolist()
-    opaque = np.full_like(VALUES, 255)
-    assert read_mask(save(np.dstack([*[VALUES] * 3, opaque]), tmp_path / "a.png")).tolist() == VALUES.tolist()
+    for same in (image, np.dstack([VALUES] * 3), np.dstack([*[VALUES] * 3, np.full_like(VALUES, 255)])):
+        assert read_mask(save(same, tmp_path / "m.png")).tolist() == VALUES.tolist()
 
 
 def test_one_bit(tmp_path: Path) -> None:

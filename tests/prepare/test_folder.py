@@ -10,6 +10,7 @@ import pytest
 from colocate.base.errors import UserError
 from colocate.datasets import folder
 from colocate.datasets.labelled import Labelled
+from colocate.datasets.own import read_items
 from colocate.datasets.writer import write
 from tests.data.pictures import picture
 from tests.prepare.releases import row_of_objects, save, write_folder
@@ -62,7 +63,7 @@ def test_classes_and_an_ignored_one(tmp_path: Path) -> None:
     save(mask, src / "masks" / "t0.png")
     options = {"semantics": True, "classes": ("a", "b", "c", "d")}
     with pytest.raises(
-        UserError, match=r"t0.jpg: its mask holds class 255, but classes are 0 to 3: name them all .*--ignored"
+        UserError, match=r"t0.jpg: its mask holds class 255, but classes are 0 to 3: name them all .*--ig"
     ):
         prepared(src, tmp_path / "out", **options)
     data = prepared(src, tmp_path / "out", ignored=255, **options)
@@ -78,7 +79,7 @@ def test_black_and_white_masks_have_two_classes_but_no_objects(bits: int, tmp_pa
     data = prepared(src, tmp_path / "out", semantics=True, classes=("other", "gland"))
     assert all(data.mask(number).sum() == 7 for number in range(5))
     with pytest.raises(
-        UserError, match=r"masks/t0.png is black and white, .*: number the objects from 1, or .*--semant"
+        UserError, match=r"masks/t0.png is black and white, .*: number the objects from 1, or .*--seman"
     ):
         prepared(src, tmp_path / "objects")
 
@@ -102,15 +103,11 @@ def test_what_a_table_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("words", [("train", "test"), ("Train", "Test"), ("TRAIN ", " TEST")])
 def test_a_table_as_spreadsheets_save_it(tmp_path: Path, words: tuple[str, str], delimiter: str, encoding: str) -> None:
-    src = write_folder(tmp_path / "mine")
     rows = [f't{n}.jpg;Müller {n};"0,5";{"train" if n == 1 else words[n > 2]}' for n in range(5)]
-    (src / "items.csv").write_bytes(
-        "\r\n".join(["path;source;mpp;split", *rows]).replace(";", delimiter).encode(encoding)
-    )
-    data = prepared(src, tmp_path / "out")
-    assert data.parts("given") == {"train": [0, 1, 2], "test": [3, 4]}
-    assert [item.source for item in data.items] == [f"Müller {n}" for n in range(5)]
-    assert {item.mpp for item in data.items} == {0.5}
+    text = "\r\n".join(["path;source;mpp;split", *rows]).replace(";", delimiter)
+    (tmp_path / "items.csv").write_bytes(text.encode(encoding))
+    known = read_items(tmp_path / "items.csv", [f"t{n}" for n in range(5)], None)
+    assert known == {f"t{n}": (f"Müller {n}", 0.5, "test" if n > 2 else "train") for n in range(5)}
 
 
 @pytest.mark.parametrize("ending", ["", ".png"])

@@ -19,8 +19,8 @@ from colocate.datasets.files import check_drawn, read_mask, read_objects
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
-from tests.data.pictures import picture
-from tests.prepare.releases import png, save
+from tests.data.pictures import picture, png
+from tests.prepare.releases import save
 
 SIDE = 64
 CORNERS = [(4, 4), (4, 40), (40, 4), (40, 40)]
@@ -45,10 +45,10 @@ def made(src: Path, **options: object) -> Labelled:
     return write(src.parent / "out", *folder.drafts(src, **options))  # type: ignore[arg-type]
 
 
-def turned(image: Image.Image, orientation: int) -> tuple[Image.Image, dict[str, object]]:
-    exif = image.getexif()
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
     exif[0x0112] = orientation
-    return image, {"exif": exif}
+    return exif
 
 
 def tiff(mask: np.ndarray, to: Path, **options: object) -> None:
@@ -58,9 +58,7 @@ def tiff(mask: np.ndarray, to: Path, **options: object) -> None:
 REFUSED: dict[str, Callable[[np.ndarray, Path], object]] = {
     "packed as JPEG, which may change": lambda mask, to: save(mask, to.with_suffix(".jpg")),
     "as JPEG, which may change": lambda mask, to: tiff(mask, to, compression="jpeg"),
-    "as WEBP, which may change": lambda mask, to: tiff(
-        np.dstack([mask] * 3), to, compression="webp", photometric="rgb"
-    ),
+    "as WEBP, which may change": lambda mask, to: tiff(np.dstack([mask] * 3), to, compression="webp"),
     "packed as WEBP, which may change": lambda mask, to: save(np.dstack([mask] * 3), to.with_suffix(".webp")),
     "compressed TIFF of signed numbers": lambda mask, to: tiff(
         mask.astype(">i2"), to, compression="zlib", byteorder=">"
@@ -72,9 +70,7 @@ REFUSED: dict[str, Callable[[np.ndarray, Path], object]] = {
         mask, to.with_suffix(".tif"), save_all=True, append_images=[Image.fromarray(mask)]
     ),
     "in colours": lambda mask, to: save(np.dstack([mask, mask // 2, mask]), to),
-    r"turned by its EXIF entry \(orientation 6\)": lambda mask, to: save(
-        mask, to, **turned(Image.fromarray(mask), 6)[1]
-    ),
+    r"turned by its EXIF entry \(orientation 6\)": lambda mask, to: save(mask, to, exif=turned(6)),
 }
 
 
@@ -149,7 +145,7 @@ def test_soft_edges_of_one_small_nucleus(side: int, how: Image.Resampling, tmp_p
         read_objects(save(large.resize((SIDE, SIDE), how), tmp_path / "soft.png"))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_cells_without_a_gap_are_not_soft(seed: int, tmp_path: Path) -> None:
     """Each touches all its neighbours, with a few pixels of background where three meet, or anywhere."""
     rng = np.random.default_rng(seed)
@@ -280,8 +276,7 @@ def test_objects_that_touch_are_not_soft(tmp_path: Path) -> None:
 def test_one_number_for_all_objects_is_refused(number: int, tmp_path: Path) -> None:
     src = folder_of(tmp_path / "mine", *[squares(*[number] * count) for count in (4, 4, 1, 0)])
     with pytest.raises(
-        UserError,
-        match=r"mine: no mask holds two numbers, and 2 hold theirs in several parts \(.*i0\.png\): .*--parts objects",
+        UserError, match=r"mine: no mask holds two numbers, and 2 hold .* \(.*i0\.png\): .*--parts objects"
     ):
         made(src)
     assert not (tmp_path / "out").exists()
@@ -291,8 +286,7 @@ def test_classes_given_as_objects_are_refused(tmp_path: Path) -> None:
     """Numbers of two kinds of glands, where those of glands were meant; here and there there is one of a kind."""
     src = folder_of(tmp_path / "mine", *[squares(*numbers) for numbers in ((1, 1, 2), (2, 2, 1, 1), (1, 2), (1, 1))])
     with pytest.raises(
-        UserError,
-        match=r"mine: 4 of 7 objects are in several parts \(as in .*i0\.png\), .* or add --semantics",
+        UserError, match=r"mine: 4 of 7 objects are in several parts \(as in .*i0\.png\), .* or add --sem"
     ):
         made(src)
     assert len(made(src, parts="objects").items) == 4
@@ -300,12 +294,8 @@ def test_classes_given_as_objects_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_of_crag(tmp_path: Path) -> None:
     for part in ("train", "valid"):
-        for place in ("Images", "Annotation"):
-            save(
-                squares(1, 1, 1) if place == "Annotation" else picture(1, SIDE, SIDE), tmp_path / part / place / "a.png"
-            )
-        (tmp_path / part / "Images" / "a.png").rename(tmp_path / part / "Images" / f"{part}.png")
-        (tmp_path / part / "Annotation" / "a.png").rename(tmp_path / part / "Annotation" / f"{part}.png")
+        save(picture(1, SIDE, SIDE), tmp_path / part / "Images" / f"{part}.png")
+        save(squares(1, 1, 1), tmp_path / part / "Annotation" / f"{part}.png")
     with pytest.raises(UserError, match="crag: no mask holds two numbers, and 2 hold"):
         write(tmp_path / "out", *crag.drafts(tmp_path), partial=True)
 
@@ -342,11 +332,8 @@ def test_an_image_to_be_turned_has_no_sure_labels(ending: str, orientation: int,
     """Viewers turn it and most programs do not, so that nobody knows for which its mask or outlines were drawn."""
     src = folder_of(tmp_path / "mine", squares(1, 2), squares(1, 2))
     (src / "images" / "i1.png").unlink()
-    image, options = turned(picture(1, SIDE, SIDE), orientation)
-    save(image, src / "images" / f"i1.{ending}", **options)
-    with pytest.raises(
-        UserError, match=rf"i1\.{ending} is to be turned by its EXIF entry \(orientation {orientation}\)"
-    ):
+    save(picture(1, SIDE, SIDE), src / "images" / f"i1.{ending}", exif=turned(orientation))
+    with pytest.raises(UserError, match=rf"i1\.{ending} is to be turned by its EXIF .*\(orientation {orientation}\)"):
         made(src)
     names = ["i0.png", f"i1.{ending}"]
     document = {

@@ -46,13 +46,18 @@ def annotate(folder: Path, seed: int, *regions: list[list[float]], mpp: float = 
     return ids
 
 
-@pytest.fixture
-def src(tmp_path: Path) -> Path:
-    src = tmp_path / "labels"
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    src = tmp_path_factory.mktemp("annotations")
     for seed in range(3):
         annotate(src, seed, box(130, 140, 330, 300), box(300.4, 130, 380.4, 230))
     (src / "other.tif").write_bytes((src / "s0.tif").read_bytes())  # a slide that nobody annotated
     return src
+
+
+@pytest.fixture
+def src(annotations: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(annotations, tmp_path / "labels")
 
 
 def prepared(src: Path, **options: object) -> Labelled:
@@ -226,46 +231,34 @@ def test_slides_may_lie_in_folders_of_their_own(src: Path) -> None:
         qupath.drafts(src, images="slides")
 
 
-def no_region(src: Path) -> None:
-    put(src / "s1.geojson", feature(box(150, 150, 180, 180), **classed("gland")))
+def redrawn(src: Path, ring: list[list[float]], of: dict[str, Any], *numbers: int) -> None:
+    for number in numbers:
+        put(src / f"s{number}.geojson", feature(ring, **of))
 
 
-def turned(src: Path) -> None:
-    put(src / "s1.geojson", feature([[200, 150], [250, 200], [200, 250], [150, 200], [200, 150]], **REGION))
-
-
-def far(src: Path) -> None:
-    put(src / "s1.geojson", feature(box(600, 600, 700, 700), **REGION))
-
-
-def lonely(src: Path) -> None:
-    (src / "s1.tif").unlink()
-
-
-def none_outlined(src: Path) -> None:
-    for number in range(3):
-        put(src / f"s{number}.geojson", feature(box(130, 140, 230, 240), **REGION))
-
-
-def empty(src: Path) -> None:
-    for file in src.glob("*.geojson"):
-        file.unlink()
+TURNED = [[200.0, 150], [250, 200], [200, 250], [150, 200], [200, 150]]
 
 
 @pytest.mark.parametrize(
-    ("break_it", "sentence"),
+    ("spoil", "says"),
     [
-        (no_region, r"s1\.geojson has no annotation of class Region\*: draw rectangles"),
-        (turned, r"s1\.geojson, feature 1 is a Region\* but no upright rectangle"),
-        (far, r"s1\.geojson, feature 1 lies outside of .*s1\.tif \(512 x 512 px\)"),
-        (lonely, r"s1\.geojson has no slide of its name in"),
-        (none_outlined, "regions without an object in any of them"),
-        (empty, r"holds no \.geojson"),
+        (
+            lambda src: redrawn(src, box(9, 9, 99, 99), classed("gland"), 1),
+            r"s1\.geojson has no annotation of class Re",
+        ),
+        (lambda src: redrawn(src, TURNED, REGION, 1), r"s1\.geojson, feature 1 is a Region\* but no upright rectangle"),
+        (
+            lambda src: redrawn(src, box(600, 600, 700, 700), REGION, 1),
+            r"feature 1 lies outside of .*s1\.tif \(512 x 5",
+        ),
+        (lambda src: (src / "s1.tif").unlink(), r"s1\.geojson has no slide of its name in"),
+        (lambda src: redrawn(src, box(9, 9, 99, 99), REGION, 0, 1, 2), "regions without an object in any of them"),
+        (lambda src: [file.unlink() for file in src.glob("*.geojson")], r"holds no \.geojson"),
     ],
 )
-def test_what_is_wrong_is_named(break_it: Callable[[Path], None], sentence: str, src: Path) -> None:
-    break_it(src)
-    with pytest.raises(UserError, match=sentence):
+def test_what_is_wrong_is_named(spoil: Callable[[Path], object], says: str, src: Path) -> None:
+    spoil(src)
+    with pytest.raises(UserError, match=says):
         prepared(src)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -41,12 +40,6 @@ def test_the_layouts_of_crag(valid: str, annotation: str, nested: bool, tmp_path
             assert torch.equal(data.mask(number), torch.from_numpy(np.array(mask).astype(np.int32)))
         assert data.mask(number).max() == ordinal
     assert data.notes[-1] == "Not the complete data set: 3 train instead of 173, 2 test instead of 40."
-
-
-def test_all_tiles_of_crag(tmp_path: Path) -> None:
-    data = prepared(crag, write_crag(tmp_path / "src", counts=(173, 40)), tmp_path / "out", partial=False)
-    assert (len(data.train("official")), len(data.test("official"))) == (173, 40)
-    assert len(data.notes) == 1
 
 
 def test_the_extra_annotations_of_crags_version_1(tmp_path: Path) -> None:
@@ -103,9 +96,7 @@ def test_what_ebhi_lacks_is_named(tmp_path: Path) -> None:
         prepared(ebhi, src, tmp_path / "out", partial=False)
     polyp = src / "Polyp" / "image"
     (polyp / "GT2012400-1-400-001.png").rename(polyp / "GT201240-1-400-001.png")
-    with pytest.raises(
-        UserError, match=r"label/GT2012400-1-400-001.png has no image in .*Polyp: get it again, or undo"
-    ):
+    with pytest.raises(UserError, match=r"label/GT2012400-1-400-001.png has no image in .*Polyp: get it again"):
         ebhi.drafts(src)
     (src / "Polyp" / "label" / "GT2012400-1-400-001.png").rename(src / "Polyp" / "label" / "GT201240-1-400-001.png")
     with pytest.raises(UserError, match=r"GT201240-1-400-001.png has no 7-digit case number in its name: undo"):
@@ -125,12 +116,6 @@ def test_the_real_tiles_of_ebhi(shared_data: Path, tmp_path: Path) -> None:
     for source in test:
         digits = re.findall("[0-9]+", source)[-1]
         assert int(hashlib.sha256(digits.encode()).hexdigest(), 16) % 10 < 3
-    glands = 0
-    for path in src.glob("*/label/*.png"):
-        with Image.open(path) as mask:
-            glands += int(np.array(mask).sum())
-    counts = json.loads((tmp_path / "out" / "dataset.json").read_text())["counts"]
-    assert counts["pixels of class"] == {"other": 2226 * 224 * 224 - glands, "gland": glands}
     for number in range(0, 2226, 200):
         name = data.items[number].name
         tissue = next(folder.name for folder in src.iterdir() if name.startswith(folder.name))

@@ -50,7 +50,7 @@ def start(
         recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
         init: Weights to start from in place of the recipe's: a file for its backbone, published (downloaded) or random.
         hours: Longest time of pretraining.
-        dry_run: Only say what would be done.
+        dry_run: Only say what would be done, and what is wrong with the annotations.
     """
     listed = find_slides([slides], slide_mpp)
     asked = find_recipe(recipe)
@@ -60,7 +60,13 @@ def start(
         raise UserError(f"--hours {hours:g} leaves no time to pretrain: give more than 0")
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
+    place = slides if slides.is_dir() or slides.suffix.lower() in TABLES else slides.parent
+    from_slides = {"images": str(place.absolute()), "mpp": mpp, "slide_mpp": slide_mpp}
     if dry_run:
+        if labels is not None:
+            from colocate.datasets.qupath import drafts
+
+            drafts(labels.absolute(), **from_slides)  # which says what is wrong with them, and writes nothing
         return
     import torch
 
@@ -71,9 +77,7 @@ def start(
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
     if labels is not None and not (out / "labels" / "dataset.json").exists():
-        place = slides if slides.is_dir() or slides.suffix.lower() in TABLES else slides.parent
-        from_slides = {"images": str(place.absolute()), "slide_mpp": slide_mpp}
-        prepare("qupath", labels.absolute(), out / "labels", mpp=mpp, **from_slides)
+        prepare("qupath", labels.absolute(), out / "labels", **from_slides)
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
     tested = [] if labels is None else tested_slides(Labelled.open(data), listed)

@@ -190,7 +190,9 @@ class Index:
     def read(self, number: int) -> UInt8[Tensor, "3 h w"]:
         """Read a tile's RGB pixels. Raises TileError, naming the file, if it is missing, unreadable or no image."""
         if self.kind == "slides":
-            return self._region(number)
+            x, y, px, mpp = (self._cell(column, number) for column in ("x", "y", "px", "mpp"))
+            slide = Slide.open(self._slide(number), self._cell("slide_mpp", number))  # whose file stays open
+            return torch.from_numpy(slide.read(x, y, px, px, mpp).transpose(2, 0, 1).copy())
         return decode(self.packed(number), self.name(number))
 
     def packed(self, number: int) -> bytes:
@@ -211,18 +213,14 @@ class Index:
         except FileNotFoundError:
             raise TileError(f"{file} does not exist: check the data's list or root, or build the index again") from None
         except OSError as error:
-            raise TileError(
-                f"{file} cannot be read ({error.strerror or error}): check it and its permissions"
-            ) from error
+            reason = error.strerror or error
+            raise TileError(f"{file} cannot be read ({reason}): check it and its permissions") from error
         if len(data) < size:
-            raise TileError(
-                f"{self.name(number)} ends early, the file has shrunk: copy it again and build the index again"
-            )
+            remedy = "copy it again and build the index again"
+            raise TileError(f"{self.name(number)} ends early, the file has shrunk: {remedy}")
         if self._cell("crc32", number) not in (None, zlib.crc32(data)):
-            raise TileError(
-                f"{self.name(number)} is damaged (its checksum is another): copy {file} again, or delete it and give "
-                "the command `colocate tile` again"
-            )
+            remedy = f"copy {file} again, or delete it and give the command `colocate tile` again"
+            raise TileError(f"{self.name(number)} is damaged (its checksum is another): {remedy}")
         return data
 
     def _check_first_tiles(self) -> None:
@@ -230,11 +228,6 @@ class Index:
         if self.kind == "tar" and not self.table["crc32"].null_count:
             for number in np.unique(self.table["shard"].combine_chunks().indices, return_index=True)[1].tolist():
                 self.packed(number)
-
-    def _region(self, number: int) -> UInt8[Tensor, "3 px px"]:
-        x, y, px, mpp = (self._cell(column, number) for column in ("x", "y", "px", "mpp"))
-        slide = Slide.open(self._slide(number), self._cell("slide_mpp", number))  # whose file stays open
-        return torch.from_numpy(slide.read(x, y, px, px, mpp).transpose(2, 0, 1).copy())
 
     def _slide(self, number: int) -> str:
         return os.path.join(self._facts["root"], self._cell("path", number))  # noqa: PTH118 (as below)

@@ -37,13 +37,6 @@ COLOURS = (256, 128, 64, 32)  # the most whose PNG is light
 PAGE = (235, 235, 235)  # on which an empty, white tile still shows
 
 
-def thumb(tile: Image.Image) -> Image.Image:
-    """Shrink (never enlarge) a tile to fit a cell of the sheet."""
-    small = tile.copy()
-    small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
-    return small
-
-
 def contact_sheet(
     thumbs: list[tuple[Image.Image, str, str]], out: Path, side_px: int = THUMB_PX, columns: int = COLUMNS
 ) -> None:
@@ -225,8 +218,11 @@ def _look(index: Index, shown: Set[int], number: int) -> _Seen | TileError:
         return error
     tile = Image.fromarray(region)
     values = np.array(tile.histogram()).reshape(3, 256)
-    small = thumb(tile) if number in shown else None
-    return _Seen(kind, (tile.height, tile.width), values, blake2b(data, digest_size=16).digest(), small)
+    size, digest = (tile.height, tile.width), blake2b(data, digest_size=16).digest()
+    if number not in shown:
+        return _Seen(kind, size, values, digest, None)
+    tile.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)  # never enlarged
+    return _Seen(kind, size, values, digest, tile)
 
 
 def show(summary: Summary) -> None:

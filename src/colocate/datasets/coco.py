@@ -20,8 +20,8 @@ from scipy.ndimage import find_objects
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.shapes import Patch
-from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import Known, part_named, whole_text
+from colocate.datasets.outlines import Canvas, Remarks, outlined_drafts
+from colocate.datasets.own import Known, Own, part_named, whole_text
 from colocate.datasets.writer import Converted, Facts
 
 CROWDS = "Crowds (iscrowd), left out"
@@ -70,7 +70,8 @@ def drafts(
     if twice := [name for name, count in Counter(classes[id] for id in used).items() if count > 1]:
         remedy = "rename one, or give the objects of both one category_id"
         raise UserError(f"{src} has two categories of the name {twice[0]}: {remedy}")
-    found: dict[str, Outlined] = {}
+    found: dict[str, Own] = {}
+    of_image: dict[Path, tuple[Entry, list[Entry]]] = {}
     for id, entry in entries.items():
         file_name = Path(str(_field(src, entry, "file_name")).replace("\\", "/"))  # of a program on Windows
         path = src.parent / images / file_name
@@ -86,10 +87,12 @@ def drafts(
         name = file_name.with_suffix("").as_posix().replace("/", "_")
         if name in found:
             raise UserError(f"{src} has two images of the name {name}: rename one, there and on disk")
-        found[name] = Outlined(path, src, _known(src, entry, mpp), partial(_draw, path, entry, objects[id], classes))
+        found[name] = Own(path, src, _known(src, entry, mpp))
+        of_image[path] = entry, objects[id]
     return outlined_drafts(
         Facts(src.stem, "instances", (), _licence(src, document)),
         found,
+        partial(_draw, of_image, classes),
         remarks,
         test_share=test_share,
         where=src,
@@ -142,12 +145,13 @@ def _said(entry: Entry, *keys: str) -> str:
     return next(filter(None, words), "")
 
 
-def _draw(path: Path, entry: Entry, annotations: list[Entry], classes: dict[Any, str], canvas: Canvas) -> None:
-    """Draw the objects of an image."""
-    src, size = canvas.file, (entry.get("width"), entry.get("height"))
+def _draw(of_image: dict[Path, tuple[Entry, list[Entry]]], classes: dict[Any, str], own: Own, canvas: Canvas) -> None:
+    """Draw the objects of an image; `of_image`: of each its entry and its annotations."""
+    entry, annotations = of_image[own.image]
+    src, size = own.labels, (entry.get("width"), entry.get("height"))
     real, said = f"{canvas.width} x {canvas.height} px", f"{size[0]} x {size[1]} px"
     if said != real and size not in ((canvas.width, canvas.height), (None, None)):
-        raise UserError(f"{path} is {real}, but {src} says {said}: get the image that was annotated")
+        raise UserError(f"{own.image} is {real}, but {src} says {said}: get the image that was annotated")
     for annotation in annotations:
         name = f"annotation {annotation['id']}"
         shape, class_ = annotation.get("segmentation"), classes[annotation["category_id"]]

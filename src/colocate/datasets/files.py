@@ -1,4 +1,4 @@
-"""Find and read the files of a data set as released: folders, images and masks by name, JSON, XML, patients."""
+"""Find and read the files of a data set as released: folders, images and masks by name, patients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from scipy.ndimage import binary_dilation, generate_binary_structure, maximum_fi
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import check_utf8, parsed
+from colocate.base.files import check_utf8
 from colocate.data.sources import IMAGES
 from colocate.slides.pictures import FORMATS, ORIENTATION
 
 WHITE = 255
-WHITE_IS_ZERO = (262, 0)  # TIFF's PhotometricInterpretation
-BITS = 258  # TIFF's BitsPerSample
+BITS, PHOTOMETRIC = 258, 262  # TIFF's BitsPerSample and PhotometricInterpretation, of which 0 says that white is 0
 LOSSY = ("JPEG", "jpeg", "webp")  # Pillow's names; small ones are of TIFF, which does not say whether its WebP is lossy
 # Pixels between background and a larger number: how many, of all beside background. Of cells that touch all their
 # neighbours it is below 0.4, of soft edges above 0.55; a soft object of four pixels across has twelve.
@@ -33,16 +31,10 @@ VOID = 0.9  # of the edges of all other objects that 255 lies along where it par
 LOST = 0.05  # of pixels at edges that are single ones of numbers which come again: GlaS has none, as JPEG 0.05 to 0.3
 
 
-def read_xml(path: Path) -> ElementTree.Element:
-    """Parse an XML file and return its root. Raises UserError if it cannot be read or is no XML."""
-    return parsed(path, "XML", ElementTree.fromstring)
-
-
 def folder_in(src: Path, *names: str) -> Path:
     """Find the folder of one of these names in `src`; capitals and `-_ ` do not count.
 
-    Raises:
-        UserError: `src` is no folder, or has no such folder.
+    Raises UserError if `src` is no folder, or has no such folder.
     """
     if found := find_folder(src, *names, itself=False):
         return found
@@ -66,8 +58,7 @@ def entries(src: Path) -> list[Path]:
 def by_stem(folder: Path, endings: Sequence[str] = IMAGES) -> dict[str, Path]:
     """List the files with these endings (in capitals or not) by their names without ending, in natural order.
 
-    Raises:
-        UserError: `folder` is no folder, or two of the files differ in their ending alone.
+    Raises UserError if `folder` is no folder, or two of the files differ in their ending alone.
     """
     files: dict[str, Path] = {}
     for path in sorted(entries(folder), key=lambda path: natural(path.name)):
@@ -89,11 +80,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Pair images with masks of the same names: name, image, mask.
-
-    Raises:
-        UserError: an image has no mask, or a mask no image.
-    """
+    """Pair images with masks of the same names: name, image, mask. Raises UserError where one lacks the other."""
     for these, others, kind in ((images, masks, "mask"), (masks, images, "image")):
         if lonely := [path for name, path in these.items() if name not in others]:
             more = f" ({len(lonely) - 1:,} more like it)" if len(lonely) > 1 else ""
@@ -105,8 +92,7 @@ def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) ->
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file of any size, also of more pixels than `data.decode` takes for a tile.
 
-    Raises:
-        UserError: it is missing, no image, cut short or damaged, if that shows while it is open.
+    Raises UserError if it is missing, no image, cut short or damaged, if that shows while it is open.
     """
     try:
         with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
@@ -127,8 +113,10 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
             palette of greys of which 0 is not the darkest, or has more bits than are read.
     """
     with opened(path) as image:
-        step = stretch(image)
-        if reason := _not_of_numbers(image, path):
+        tiles: Any = getattr(image, "tile", None)  # in Pillow's words; to be asked before pixels are read
+        codec, raw = (tiles[0].codec_name, str(tiles[0].args)) if tiles else ("", "")
+        step = 85 if "L;2" in raw else 17 if "L;4" in raw else 1  # Pillow stretches grey of 2 or 4 bits to 255
+        if reason := _not_of_numbers(image, path, codec, raw):
             raise UserError(f"{path} {reason}: save the mask as one grey PNG of 8 or 16 bits, with 0 for none")
         check_upright(image.getexif().get(ORIENTATION, 1), path)  # Pillow turns a TIFF when it reads its pixels
         values, mode = np.array(image.convert("L") if image.mode == "1" else image), image.mode
@@ -150,36 +138,27 @@ def read_mask(path: Path) -> Int32[Tensor, "h w"]:
     return torch.from_numpy(values.astype(np.int32) // step)
 
 
-def stretch(image: Image.Image) -> int:
-    """What Pillow multiplies values by, to stretch grey of 2 or 4 bits to 255; to be asked before pixels are read."""
-    _, raw = _packing(image)
-    return 85 if "L;2" in raw else 17 if "L;4" in raw else 1
+def _not_of_numbers(image: Image.Image, path: Path, codec: str, raw: str) -> str:
+    """Why an image's values are not sure to be what was meant, or to be read; empty if they are.
 
-
-def _packing(image: Image.Image) -> tuple[str, str]:
-    """What unpacks an image and the kind of its values, in Pillow's words; to be asked before pixels are read."""
-    tiles: Any = getattr(image, "tile", None)
-    return (tiles[0].codec_name, str(tiles[0].args)) if tiles else ("", "")
-
-
-def _not_of_numbers(image: Image.Image, path: Path) -> str:
-    """Why an image's values are not sure to be what was meant, or to be read; empty if they are."""
+    codec, raw: what unpacks it, and the kind of its values.
+    """
+    tags = getattr(image, "tag_v2", {})  # of TIFFs alone
     packing = str(image.info.get("compression") if image.format == "TIFF" else image.format).removeprefix("tiff_")
     if packing in LOSSY or (packing == "WEBP" and _loses(path.read_bytes())):
         return f"is packed as {packing.upper()}, which may change numbers along every edge"
-    codec, raw = _packing(image)
-    bits = getattr(image, "tag_v2", {}).get(BITS, (8,))  # `raw` does not say it of planes apart
-    if image.mode in ("RGB", "RGBA", "LA") and (";16" in raw or max(bits) > 8):
+    # `raw` does not say it of planes apart
+    if image.mode in ("RGB", "RGBA", "LA") and (";16" in raw or max(tags.get(BITS, (8,))) > 8):
         return "has 16 bits in each channel, of which 8 would be read"
     if codec == "libtiff" and "BS" in raw:
         return "is a compressed TIFF of signed numbers in big-endian order, which would be read the wrong way round"
-    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(WHITE_IS_ZERO[0]) == WHITE_IS_ZERO[1]:
+    if tags.get(PHOTOMETRIC) == 0:
         return "is a TIFF in which white is 0, so that it is unclear what is background"
-    if getattr(image, "n_frames", 1) > 1:
+    if (pages := getattr(image, "n_frames", 1)) > 1:
         size = image.size
         image.seek(1)
         if image.size == size:  # smaller ones are the same picture again, as in slides
-            return f"has {getattr(image, 'n_frames', 1)} pages, of which one is the mask"
+            return f"has {pages} pages, of which one is the mask"
         image.seek(0)
     return ""
 
@@ -206,15 +185,17 @@ def read_objects(path: Path) -> Int32[Tensor, "h w"]:
         raise UserError(f"{path} is black and white, which cannot tell objects that touch apart: {remedy}")
     check_drawn(mask, path)
     numbers = mask[mask > 0].unique()
-    if len(numbers) == WHITE == int(numbers[-1]) < _parts(mask.numpy()) and _has_8_bits(path):
-        reason = "uses all 255 numbers of 8 bits, some for several objects"
-        raise UserError(f"{path} {reason}: save it with 16 bits (or, if no two objects touch, take --parts objects)")
+    if len(numbers) == WHITE == int(numbers[-1]):
+        from skimage.measure import label  # an extra's, and tiles with masks are pretrained on without it
+
+        with opened(path) as image:
+            has_8_bits = not image.mode.startswith("I")
+        parts: Any = label(mask.numpy())
+        if has_8_bits and parts.max() > WHITE:
+            reason = "uses all 255 numbers of 8 bits, some for several objects"
+            remedy = "save it with 16 bits (or, if no two objects touch, take --parts objects)"
+            raise UserError(f"{path} {reason}: {remedy}")
     return mask
-
-
-def _has_8_bits(path: Path) -> bool:
-    with opened(path) as image:
-        return not image.mode.startswith("I")
 
 
 def check_drawn(mask: Int32[Tensor, "h w"], path: Path) -> None:
@@ -243,13 +224,6 @@ def check_drawn(mask: Int32[Tensor, "h w"], path: Path) -> None:
     else:
         return
     raise UserError(f"{path} {reason}")
-
-
-def _parts(values: Int32[np.ndarray, "h w"]) -> int:
-    from skimage.measure import label  # an extra's, and tiles with masks are pretrained on without it
-
-    numbered: Any = label(values)
-    return int(numbered.max())
 
 
 def check_palettes(masks: Iterable[Path], last: int) -> None:
@@ -292,8 +266,7 @@ BARCODE = re.compile(r"TCGA-[0-9A-Z]{2}-[0-9A-Z]{4}(?![0-9A-Z])")  # of The Canc
 def patient(name: str) -> str:
     """The patient in a TCGA barcode (its first three parts), the same in every data set that has the patient.
 
-    Raises:
-        UserError: the name does not begin with a barcode.
+    Raises UserError if the name does not begin with a barcode.
 
     >>> patient("TCGA-A7-A13E-01Z-00-DX1")
     'TCGA-A7-A13E'

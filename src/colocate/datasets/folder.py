@@ -87,12 +87,9 @@ def drafts(
         notes=(*((PARTS,) if parts == "objects" else ()), *left_out),
         numbered=parts is None and not semantics,
     )
-    found = {
-        name: Own(image, known[name], partial(_mask, mask, facts, parts))
-        for name, image, mask in pairs(image_files, mask_files, folder)
-    }
+    found = {name: Own(image, mask, known[name]) for name, image, mask in pairs(image_files, mask_files, folder)}
     check_palettes(mask_files.values(), WHITE if semantics else 0)
-    return own_drafts(facts, found, test_share, table)
+    return own_drafts(facts, found, partial(_mask, facts, parts), test_share, table)
 
 
 def _folder(src: Path, name: str) -> Path:
@@ -105,7 +102,8 @@ def _folder(src: Path, name: str) -> Path:
     return folder
 
 
-def _mask(path: Path, facts: Facts, parts: Parts | None) -> tuple[Int32[Tensor, "h w"], None]:
+def _mask(facts: Facts, parts: Parts | None, own: Own) -> tuple[Int32[Tensor, "h w"], None]:
+    path = own.labels
     if parts == "objects":
         mask = read_mask(path)
         check_drawn(mask, path)

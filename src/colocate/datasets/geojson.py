@@ -6,14 +6,13 @@ SRC/items.csv may say more of the images: columns path (its name, with or withou
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
 from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, class_name, read_geojson
 from colocate.datasets.files import IMAGES, by_stem, pairs
-from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import read_items, whole_text
+from colocate.datasets.outlines import Canvas, Remarks, outlined_drafts
+from colocate.datasets.own import Own, read_items, whole_text
 from colocate.datasets.writer import Converted, Facts
 from colocate.slides.readers import ENDINGS
 
@@ -45,11 +44,11 @@ def drafts(
     table = src / "items.csv"
     known = read_items(table, image_files, mpp)
     found = {
-        name: Outlined(image, outlines, known[name], partial(_draw, outlines))
+        name: Own(image, outlines, known[name])
         for name, image, outlines in pairs(image_files, outline_files(src, image_files), src)
     }
     facts = Facts(src.absolute().name, "instances", (), "Not stated.")
-    return outlined_drafts(facts, found, Remarks(), test_share=test_share, where=table, skip=skip_broken)
+    return outlined_drafts(facts, found, _draw, Remarks(), test_share=test_share, where=table, skip=skip_broken)
 
 
 def outline_files(src: Path, images: Collection[str] = ()) -> dict[str, Path]:
@@ -66,10 +65,9 @@ def outline_files(src: Path, images: Collection[str] = ()) -> dict[str, Path]:
     return files
 
 
-def _draw(path: Path, canvas: Canvas) -> None:
-    """Draw the features of a file."""
-    for feature in read_geojson(path):
-        class_ = class_of(feature, path)
+def _draw(own: Own, canvas: Canvas) -> None:
+    for feature in read_geojson(own.labels):
+        class_ = class_of(feature, own.labels)
         if class_.endswith("*"):
             canvas.remark(STARRED, feature.name)
         elif feature.kind in POLYGONS:

@@ -7,11 +7,13 @@ Kumar et al., "A dataset and a technique for generalized nuclear segmentation fo
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 from colocate.base.errors import UserError
-from colocate.datasets.files import by_stem, entries, find_folder, folder_in, pairs, patient, read_xml
-from colocate.datasets.outlines import Canvas, Outlined, Remarks, outlined_drafts
-from colocate.datasets.own import Known
+from colocate.base.files import parsed
+from colocate.datasets.files import by_stem, entries, find_folder, folder_in, pairs, patient
+from colocate.datasets.outlines import Canvas, Remarks, outlined_drafts
+from colocate.datasets.own import Known, Own
 from colocate.datasets.writer import Converted, Facts
 
 MPP = 0.25  # 40x; the files do not say it more exactly
@@ -37,27 +39,28 @@ def drafts(src: Path, *, partial: bool = False) -> Converted:
     Raises:
         UserError: a folder is missing (unless `partial`), an image has no outlines, or a file is not as released.
     """
-    found: dict[str, Outlined] = {}
+    found: dict[str, Own] = {}
     for part, names in (("train", TRAIN), ("test", TEST)):
         folder = find_folder(src, *names)
         if folder is None and not partial:
             raise UserError(f"{src} has no folder {' or '.join(names)}: get it, or take what is there with --partial")
         if folder is None:
             continue
-        folder = _nested(folder)
+        if (folder / folder.name).is_dir():  # archives unpack into a folder of their own name, sometimes into two
+            folder /= folder.name
         images, outlines = _within(folder, "Tissue Images"), _within(folder, "Annotations")
         files = pairs(by_stem(images, (".tif", ".tiff", ".png")), by_stem(outlines, (".xml",)), outlines)
         for name, image, file in files:
-            found[name] = Outlined(image, file, Known(patient(name), MPP, part), _draw)
+            found[name] = Own(image, file, Known(patient(name), MPP, part))
     if not found:
         raise UserError(f"{src} has no folder {TRAIN[0]} or {TEST[0]}: give the folder of the files as released")
-    return outlined_drafts(FACTS, found, Remarks(), where=src, skip=True, scheme="official")
+    return outlined_drafts(FACTS, found, _draw, Remarks(), where=src, skip=True, scheme="official")
 
 
-def _draw(canvas: Canvas) -> None:
-    root = read_xml(canvas.file)
+def _draw(own: Own, canvas: Canvas) -> None:
+    root = parsed(own.labels, "XML", ElementTree.fromstring)
     if root.tag != "Annotations":
-        raise UserError(f"{canvas.file} holds {root.tag}, not ImageScope's Annotations: get the file again")
+        raise UserError(f"{own.labels} holds {root.tag}, not ImageScope's Annotations: get the file again")
     for number, region in enumerate(root.iterfind("Annotation/Regions/Region"), start=1):
         name = f"region {region.get('Id', number)}"
         if region.get("NegativeROA", "0") != "0":
@@ -66,13 +69,7 @@ def _draw(canvas: Canvas) -> None:
         points = [(vertex.get("X"), vertex.get("Y")) for vertex in region.iterfind("Vertices/Vertex")]
         canvas.outline(name, [[points]], "nucleus")
     if not canvas.drawn:
-        raise UserError(f"{canvas.file} outlines no nucleus: get the file again")
-
-
-def _nested(folder: Path) -> Path:
-    """Archives unpack into a folder of their own name, sometimes into two."""
-    inner = folder / folder.name
-    return inner if inner.is_dir() else folder
+        raise UserError(f"{own.labels} outlines no nucleus: get the file again")
 
 
 def _within(folder: Path, name: str) -> Path:

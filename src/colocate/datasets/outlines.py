@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from colocate.base.errors import UserError
 from colocate.base.shapes import Patch, rasterise, region
 from colocate.data.decode import header
-from colocate.datasets.own import Known, Own, own_drafts
+from colocate.datasets.own import Own, own_drafts
 from colocate.datasets.writer import Converted, Facts
 
 MENDED = "Outlines that cross or touch themselves, mended"
@@ -78,9 +77,7 @@ class Canvas:
         """Draw an object given by polygons: each a list of rings (points x, y), the first outside, the others holes.
 
         name: what it is called in the file.
-
-        Raises:
-            UserError: a coordinate is no number, or (unless `skip`) the object has no area or lies outside the image.
+        Raises UserError if a coordinate is no number, or (unless `skip`) it has no area or lies outside the image.
         """
         self.shape(name, *region(polygons, f"{self.file}, {name}"), class_)
 
@@ -126,27 +123,10 @@ class Canvas:
         return torch.from_numpy(ids), {number: drawn.class_ for number, drawn in numbered if number in seen}
 
 
-@final
-class Outlined(NamedTuple):
-    """An image, and a file that outlines objects in it."""
-
-    image: Path
-    file: Path
-    known: Known
-    draw: Callable[[Canvas], None]
-    """Draws the objects, each with the name of its class."""
-
-    def drawn(self, remarks: Remarks, skip: bool) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
-        """See `Canvas.finish`. Raises TileError if it is no image."""
-        width, height = header(self.image.read_bytes(), str(self.image)).size
-        canvas = Canvas(height, width, self.file, remarks, skip=skip)
-        self.draw(canvas)
-        return canvas.finish()
-
-
 def outlined_drafts(
     facts: Facts,
-    images: Mapping[str, Outlined],
+    images: Mapping[str, Own],
+    draw: Callable[[Own, Canvas], None],
     remarks: Remarks,
     *,
     where: Path,
@@ -155,26 +135,29 @@ def outlined_drafts(
     scheme: str = "given",
     order: Sequence[str] = (),
 ) -> Converted:
-    """Prepare images with outlined objects; see `own_drafts` for the splits.
+    """Prepare images with outlined objects, which `draw` draws, each with the name of its class; splits: `own_drafts`.
 
     All objects are drawn once before the first image is written, so that a broken one is named at once. Classes without
     an object are left out; the others are numbered in this order, or by name.
 
-    Raises:
-        UserError: there is no object, one is broken, or the images cannot be split.
+    Raises UserError if there is no object, one is broken, an image is none, or the images cannot be split.
     """
-    used: set[str] = set()
-    for image in images.values():
-        used.update(image.drawn(remarks, skip)[1].values())
+
+    def drawn(own: Own, remarks: Remarks) -> tuple[Int32[Tensor, "h w"], dict[int, str]]:
+        width, height = header(own.image.read_bytes(), str(own.image)).size
+        canvas = Canvas(height, width, own.labels, remarks, skip=skip)
+        draw(own, canvas)
+        return canvas.finish()
+
+    used = {name for own in images.values() for name in drawn(own, remarks)[1].values()}
     if not used:
         raise UserError(f"{facts.name} has no outline in any of its {len(images)} images: export the objects again")
     classes = [name for name in order if name in used] or sorted(used)
     numbers = {name: number for number, name in enumerate(classes, start=1)}
 
-    def mask(image: Outlined) -> tuple[Int32[Tensor, "h w"], dict[int, int]]:
-        ids, names = image.drawn(Remarks(), skip)
+    def mask(own: Own) -> tuple[Int32[Tensor, "h w"], dict[int, int]]:
+        ids, names = drawn(own, Remarks())
         return ids, {id: numbers[name] for id, name in names.items()}
 
     facts = replace(facts, classes=tuple(classes), notes=remarks.notes())
-    own = {name: Own(image.image, image.known, partial(mask, image)) for name, image in images.items()}
-    return own_drafts(facts, own, test_share, where, scheme)
+    return own_drafts(facts, images, mask, test_share, where, scheme)

@@ -33,20 +33,18 @@ class Known(NamedTuple):
 
 @final
 class Own(NamedTuple):
-    """An image, what is known of it, and a function that makes its mask and the class of each object in that."""
+    """An image, the file of its labels (a mask, or outlines), and what is known of it."""
 
     image: Path
+    labels: Path
     known: Known
-    mask: Callable[[], tuple[Int32[Tensor, "h w"], dict[int, int] | None]]
 
 
 def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[str, Known]:
     """What a table items.csv, if there is one, says of images, by their names (of files, without ending).
 
     Its columns: path (with or without ending), source, mpp, split. mpp: of images of which it says none.
-
-    Raises:
-        UserError: it has other columns, does not fit the images, an mpp is no number, or a split is of an unknown name.
+    Raises UserError if it has other columns, does not fit the images, or holds what is no mpp or no split.
     """
     unsaid = math.nan if mpp is None else mpp
     if not table.exists():
@@ -75,8 +73,7 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
 def part_named(word: str, where: str) -> str:
     """The part of a split that a word means: train, or one whose name begins with test or val; empty for no part.
 
-    Raises:
-        UserError: it is another word; `where` it stands is named.
+    Raises UserError for another word, with `where` it stands.
 
     >>> part_named(" Train", "a.csv"), part_named("TestA", "a.csv"), part_named("", "a.csv")
     ('train', 'testA', '')
@@ -92,15 +89,20 @@ def part_named(word: str, where: str) -> str:
 
 
 def own_drafts(
-    facts: Facts, images: Mapping[str, Own], test_share: float | None, where: Path, scheme: str = "given"
+    facts: Facts,
+    images: Mapping[str, Own],
+    mask: Callable[[Own], tuple[Int32[Tensor, "h w"], dict[int, int] | None]],
+    test_share: float | None,
+    where: Path,
+    scheme: str = "given",
 ) -> Converted:
-    """Prepare images by their names, their masks read one at a time, with one way of splitting them.
+    """Prepare images by their names with one way of splitting them; `mask` makes an image's mask and the class of each
+    object in that, one image at a time.
 
-    It is the given one (`scheme`), else `test_share` (0.2) of the images are test, chosen by the hash of their case
-    ("cases") or, where none is known, of their name ("images"). where: what would give a split, for messages.
+    The split is the given one (`scheme`), else `test_share` (0.2) of the images are test, chosen by the hash of their
+    case ("cases") or, where none is known, of their name ("images"). where: what would give a split, for messages.
 
-    Raises:
-        UserError: a split is given and a share as well, or `split_by_case` cannot.
+    Raises UserError if a split is given and a share as well, or `split_by_case` cannot split.
     """
     known = {name: own.known for name, own in images.items()}
     if any(image.split for image in known.values()):
@@ -112,9 +114,9 @@ def own_drafts(
         cases = [image.source or name for name, image in known.items()]
         parts = split_by_case(cases, 0.2 if test_share is None else test_share)
     return replace(facts, notes=(*caution(facts.name, known.values()), *facts.notes)), (
-        Draft(name, own.image, mask, own.known.source, own.known.mpp, {scheme: part}, object_classes)
+        Draft(name, own.image, ids, own.known.source, own.known.mpp, {scheme: part}, object_classes)
         for (name, own), part in zip(images.items(), parts, strict=True)
-        for mask, object_classes in [own.mask()]
+        for ids, object_classes in [mask(own)]
     )
 
 
@@ -139,9 +141,7 @@ def split_by_case(cases: Sequence[str], share: float) -> list[str]:
 
     cases: of each image, its own name where unknown. The cases with the lowest hashes are test, as many as come
     nearest to `share` of the images, but at least one on each side.
-
-    Raises:
-        UserError: `share` is not in (0, 1), or there is only one case.
+    Raises UserError if `share` is not in (0, 1), or there is only one case.
 
     >>> split_by_case(["a", "a", "b", "c", "d"], 0.4)
     ['train', 'train', 'train', 'test', 'test']

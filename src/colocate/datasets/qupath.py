@@ -163,9 +163,8 @@ def _pieces(
             box = (left + x * across, top + y * down, left + x_end * across, top + y_end * down)
             own = sorted(tree.query(shapely.box(*box), predicate="intersects").tolist())
             inside.update(own)
-            yield _Piece(
-                f"{name}_{round(box[0])}_{round(box[1])}", slide, known, file, box, [objects[number] for number in own]
-            )
+            place = f"{name}_{round(box[0])}_{round(box[1])}"
+            yield _Piece(place, slide, known, file, box, [objects[number] for number in own])
     for number, (feature, _) in enumerate(objects):
         if number not in inside:
             remarks.add(OUTSIDE, f"{file.name}, {feature.name}")
@@ -177,9 +176,7 @@ def _rectangle(region: Feature, slide: Slide, file: Path) -> tuple[float, float,
     """The box of a region, cut to its slide. Raises UserError if it is no rectangle, or lies outside."""
     if not region.shape.area or region.shape.area < RECTANGLE * shapely.box(*region.shape.bounds).area:
         raise UserError(f"{file}, {region.name} is a {REGION} but no upright rectangle: {HOW}")
-    left, top, right, bottom = (
-        float(round(edge)) for edge in region.shape.bounds
-    )  # between pixels they would be mixed
+    left, top, right, bottom = (float(round(edge)) for edge in region.shape.bounds)  # else pixels would be mixed
     box = max(left, 0.0), max(top, 0.0), min(right, float(slide.width)), min(bottom, float(slide.height))
     if box[0] >= box[2] or box[1] >= box[3]:
         size = f"{slide.width} x {slide.height} px"

@@ -124,8 +124,7 @@ def check_free(out: Path) -> None:
 def folder_or_nothing(out: Path) -> Iterator[Path]:
     """A folder to write into that takes the name `out` if all goes well, and vanishes otherwise.
 
-    Raises:
-        UserError: there is something at `out` already, another process writes it, or the disk is full.
+    Raises UserError if there is something at `out` already, another process writes it, or the disk is full.
     """
     check_free(out)
     out = absolute(out)
@@ -279,11 +278,8 @@ class _Written:
             each = [count for count, _ in self.objects.values()]
             usual = median(each)
             counts["objects an image"] = {"median": usual, "least": min(each), "most": max(each), "none": each.count(0)}
-            counts["doubtful"] = [
-                name
-                for name, (count, share) in self.objects.items()
-                if count == 1 and usual >= DOZEN and share > COVERS
-            ]
+            alone = (name for name, (count, share) in self.objects.items() if count == 1 and share > COVERS)
+            counts["doubtful"] = list(alone) if usual >= DOZEN else []
         counts["pixels of class"] = {
             names.get(class_, "ignored"): count for class_, count in sorted(self.pixels.items()) if count
         }
