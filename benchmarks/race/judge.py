@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from colocate.data.index import Index
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.decoders import Segmenter, class_target
+from colocate.evaluation.decoders import Segmenter, class_target, cropped
 from colocate.evaluation.fit import Examples, fit
 from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.settings import Engine, FitConfig, ProbeConfig, SemanticsConfig
@@ -116,7 +116,8 @@ def u_net(candidate: Candidate, data: Labelled, images: list[int], seed: int, le
     torch.manual_seed(seed)
     config = SemanticsConfig(learning, crop=128)
     model = Segmenter(config, candidate.build(seed), len(data.pixel_names), None, candidate.mean, candidate.std)
-    examples = Examples(data, config.alter, class_target, seed)
+    alter = partial(cropped, side=config.crop, symmetries=config.symmetries)
+    examples = Examples(data, alter, class_target, seed)
     engine = Engine(workers=0, log_every=learning.planned(0), save_every=10_000)
     with tempfile.TemporaryDirectory() as folder:
         fit(model, examples, images, learning, Path(folder), "", engine, ready=lambda _: model.ready())

@@ -105,7 +105,7 @@ def test_a_network_learns_contours() -> None:
     for _ in range(60):
         model.ready()
         optimizer.zero_grad()
-        sum(model([image] * 2, [target] * 2).values()).backward()  # type: ignore[union-attr]
+        sum(model([image], [target]).values()).backward()  # type: ignore[union-attr]
         optimizer.step()
     found = model.predict((255 * image).byte())
     assert len(found.rles) == len(ids.unique()) - 1

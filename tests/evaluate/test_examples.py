@@ -13,13 +13,7 @@ from colocate.data.loader import read_ahead
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import instance_target as objects_of
 from colocate.evaluation.fit import Examples, flipped, turns
-from colocate.evaluation.settings import InstancesConfig
 from tests.evaluate.tissue import write_tissue
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
 
 
 @pytest.mark.parametrize(("images", "batch"), [(5, 16), (7, 3), (4, 4), (1, 6)])
@@ -48,7 +42,7 @@ def test_the_mask_moves_with_the_image(data: Labelled) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> None:
-    examples = Examples(data, InstancesConfig(symmetries=True).alter, objects_of, seed=5)
+    examples = Examples(data, partial(flipped, symmetries=True), objects_of, seed=5)
     places = partial(turns, data.train("patients"), 4, 5)
     all_of_them = list(read_ahead(examples, range(0, 5), places, 0))
     later = list(read_ahead(examples, range(3, 5), places, workers))
@@ -57,21 +51,9 @@ def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> Non
             assert torch.equal(a.image, b.image) and torch.equal(a.target["masks"], b.target["masks"])
 
 
-def test_objects_have_tight_boxes(data: Labelled) -> None:
-    found = objects_of(data, 4, data.mask(4))
-    low, high = found["masks"].int()
-    for number, box in enumerate(found["boxes"].long().tolist(), start=1):
-        mask = low + 256 * high == number
-        left, top, right, bottom = box
-        assert mask[top:bottom, left:right].sum() == mask.sum() > 0
-        for edge in (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1]):
-            assert edge.any()
-    assert found["labels"].tolist() == [1] * len(found["boxes"])
-
-
 def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
     broken = write_tissue(tmp_path / "discs")
     (broken.folder / broken.items[2].path).write_bytes(b"nothing")
-    examples = Examples(broken, InstancesConfig().alter, objects_of, seed=0)
+    examples = Examples(broken, partial(flipped, symmetries=False), objects_of, seed=0)
     with pytest.raises(UserError, match="image02"):
         list(read_ahead(examples, range(1), partial(turns, [2], 1, 0), 1))

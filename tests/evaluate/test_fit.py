@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 from colocate.base.errors import UserError
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import class_target as classes_of
+from colocate.evaluation.decoders import cropped
 from colocate.evaluation.fit import Examples, fit
-from colocate.evaluation.settings import Engine, FitConfig, SemanticsConfig
+from colocate.evaluation.settings import Engine, FitConfig
 from colocate.training import checkpoint
 from colocate.training.loop import Interrupted
 from tests.evaluate.tissue import write_tissue
 
 ENGINE = Engine("cpu", workers=0, log_every=2, save_every=3)
+ALTER = partial(cropped, side=32, symmetries=True)
 CONFIG = FitConfig(steps=8, batch=4, optimizer="adamw", lr=0.01, drops=())
 
 
@@ -46,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
 
 def run(data: Labelled, folder: Path, config: FitConfig = CONFIG, **other: Any) -> nn.Module:
     torch.manual_seed(0)
-    examples = Examples(data, SemanticsConfig(crop=32).alter, classes_of, seed=1)
+    examples = Examples(data, ALTER, classes_of, seed=1)
     identity = other.pop("identity", "this")
     return fit(Pixels(), examples, data.train("patients"), config, folder, identity, ENGINE, **other)
 
@@ -150,7 +153,7 @@ def test_images_and_boxes_are_given_as_they_are(precision: Any, data: Labelled, 
             seen.append((images[0], targets[0]["boxes"]))
             return {"loss": self.layers(images[0][None]).mean()}
 
-    examples = Examples(data, SemanticsConfig(crop=32).alter, lambda *_: {"boxes": boxes}, seed=1)
+    examples = Examples(data, ALTER, lambda *_: {"boxes": boxes}, seed=1)
     once = FitConfig(steps=1, batch=1)
     fit(Watched(), examples, [0], once, tmp_path, "", replace(ENGINE, precision=precision))
     (image, given), (example,) = *seen, examples[[(0, 0)]]

@@ -39,23 +39,24 @@ def test_a_pyramid_has_its_strides(name: str) -> None:
         assert grid.shape == (2, channels, 64 // stride, 96 // stride)
 
 
-def test_a_stride_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(UserError, match="power of two"):
-        Pyramid(Backbone("vit_small_patch14_dinov2"))
-
-
-def test_stages_that_decoders_have_no_use_for_are_refused() -> None:
-    with pytest.raises(UserError, match="pit_ti_224 has stages of strides 8, 16, 32: decoders need those of 4, 8, 16"):
-        Pyramid(Backbone("pit_ti_224"))
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vit_small_patch14_dinov2", "decoders need a power of two"),
+        ("pit_ti_224", "pit_ti_224 has stages of strides 8, 16, 32: decoders need those of 4, 8, 16"),
+    ],
+)
+def test_strides_that_decoders_have_no_use_for_are_refused(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Pyramid(Backbone(name))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mixer_s32_224", "maxvit_tiny_rw_224"])
-def test_a_backbone_of_a_fixed_input_size_takes_that_and_says_so_of_others(name: str) -> None:
-    backbone = Backbone(name)
-    with pytest.raises(UserError, match=rf"{name} cannot take images of 64 x 96 px \(.+\): choose a network"):
+def test_a_backbone_of_a_fixed_input_size_takes_that_and_says_so_of_others() -> None:
+    backbone = Backbone("mixer_s32_224")
+    with pytest.raises(UserError, match=r"mixer_s32_224 cannot take images of 64 x 96 px \(.+\): choose a network"):
         Pyramid(backbone)(torch.rand(2, 3, 64, 96))
-    with pytest.raises(UserError, match=f"{name} cannot take images of"):
+    with pytest.raises(UserError, match="mixer_s32_224 cannot take images of"):
         Detector(SMALL, backbone, 1, *NORMAL).predict(torch.zeros(3, 64, 96, dtype=torch.uint8))
     model = Segmenter(SemanticsConfig(), backbone, 3, None, *NORMAL)
     assert model.predict(torch.zeros(3, 220, 224, dtype=torch.uint8)).shape == (220, 224)
@@ -163,7 +164,7 @@ def test_training_sizes_are_drawn_and_test_size_is_fixed() -> None:
     model.net.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(min(inputs[0].shape[2:])))
     image, target = example()
     model.ready()
-    for _ in range(12):
+    for _ in range(2):
         model([image], [target])
     assert set(seen) == {64}  # padded to a multiple of 32
     model.predict((image * 255).to(torch.uint8))

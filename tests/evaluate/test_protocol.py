@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,73 +22,34 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation import protocol as its
 from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.evaluation.protocol import evaluate, some_of
-from colocate.evaluation.settings import (
-    ContoursConfig,
-    Engine,
-    FitConfig,
-    InstancesConfig,
-    ProbeConfig,
-    Protocol,
-    SemanticsConfig,
-    Task,
-)
+from colocate.evaluation.settings import ProbeConfig
 from colocate.evaluation.tasks import Overlays
+from tests.evaluate.conftest import ENGINE, SLOW, TASKS, protocol
 from tests.evaluate.tissue import write_partly, write_tissue
-
-ENGINE = Engine("cpu", workers=0, log_every=10, save_every=10)
-FIT = FitConfig(steps=20, batch=4, optimizer="adamw", lr=3e-3, drops=())
-TASKS: dict[str, Task] = {
-    "instances": InstancesConfig(
-        replace(FIT, steps=4), short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128)
-    ),
-    "contours": ContoursConfig(replace(FIT, steps=60), crop=64, border=3),
-    "semantics": SemanticsConfig(FIT, crop=64),
-    "linear": ProbeConfig("linear", stride=8),
-    "nearest": ProbeConfig("nearest", stride=8, neighbours=5),
-}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
-
-
-@pytest.fixture(scope="module")
-def random() -> Candidate:
-    return find_candidate("random", "test_resnet")
-
-
-def protocol(data: Labelled, out: Path, **changes: Any) -> Protocol:
-    return replace(Protocol(str(data.folder), str(out), seeds=1, engine=ENGINE), **changes)
 
 
 def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-SLOW = ("instances", "contours", "semantics")
-
-
-@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in TASKS])
-def test_each_task_leaves_a_whole_result(name: str, data: Labelled, random: Candidate, tmp_path: Path) -> None:
-    (file,) = evaluate(TASKS[name], protocol(data, tmp_path), [random])
-    result = read(file)
+@pytest.mark.parametrize("name", [*SLOW, "linear", "nearest"])
+def test_each_task_leaves_a_whole_result(name: str, kept: Callable[[str], Path]) -> None:
+    folder = kept(name)
+    result = read(folder / "result.json")
     assert [record["image"] for record in result["records"]] == [f"image{n}" for n in range(10, 16)]
     assert result["dataset"] | {"split": "patients", "train": 10, "test": 6, "shared_sources": []} == result["dataset"]
     assert its.scores_of(result["metrics"], result["records"]) == result["scores"]
     assert set(result["parts"]) == {"testA", "testB"}
     assert result["leakage"]["found"] == [] and not result["leakage"]["forced"]
-    assert not (file.parent / "checkpoints").exists()
-    assert all((file.parent / name).stat().st_size > 1000 for name in ("overlays.png", "worst-best.png"))
-    if name == "contours":
-        assert result["scores"]["object Dice"] > 60, result["scores"]
-    if name in ("semantics", "linear", "nearest"):  # dark discs on light ground: colour is enough
-        score = "Dice gland" if name == "semantics" else "pooled Dice"
+    assert not (folder / "checkpoints").exists()
+    assert all((folder / name).stat().st_size > 1000 for name in ("overlays.png", "worst-best.png"))
+    if name != "instances":  # dark discs on light ground: colour is enough
+        score = {"contours": "object Dice", "semantics": "Dice gland"}.get(name, "pooled Dice")
         assert result["scores"][score] > 60, result["scores"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["semantics", "linear", "nearest"])
+@pytest.mark.parametrize("name", ["semantics", "linear"])
 def test_an_ignored_number_beside_the_classes(name: str, random: Candidate, tmp_path: Path) -> None:
     data = write_partly(tmp_path / "data", 255, blank=(10, 11))
     (file,) = evaluate(TASKS[name], protocol(data, tmp_path, keep_models=True), [random])
@@ -103,9 +65,7 @@ def test_an_ignored_number_beside_the_classes(name: str, random: Candidate, tmp_
         assert [record["probe"]["dice"] is None for record in result["records"]] == [True] * 2 + [False] * 4
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("semantics", "all pixels of"), ("linear", "no cell"), ("nearest", "no cell")]
-)
+@pytest.mark.parametrize(("name", "says"), [("semantics", "all pixels of"), ("linear", "no cell")])
 def test_training_images_of_which_nothing_counts_are_refused(
     name: str, says: str, random: Candidate, tmp_path: Path
 ) -> None:
@@ -114,12 +74,10 @@ def test_training_images_of_which_nothing_counts_are_refused(
         evaluate(TASKS[name], protocol(data, tmp_path), [random])
 
 
-@pytest.mark.parametrize("name", ["semantics", "contours", "linear"])
-def test_a_backbone_of_a_fixed_input_size_is_refused(name: str, data: Labelled, tmp_path: Path) -> None:
+def test_a_backbone_of_a_fixed_input_size_is_refused(data: Labelled, tmp_path: Path) -> None:
     mixer = find_candidate("random", "mixer_s16_224")
-    task = ProbeConfig() if name == "linear" else TASKS[name]
     with pytest.raises(UserError, match=r"mixer_s16_224 cannot take images of \d+ x \d+ px \(Input height .*any size"):
-        evaluate(task, protocol(data, tmp_path), [mixer])
+        evaluate(TASKS["semantics"], protocol(data, tmp_path), [mixer])
 
 
 def test_an_image_of_which_nothing_counts_is_neither_the_worst_nor_the_best(data: Labelled) -> None:
@@ -210,10 +168,13 @@ def test_labels_that_were_changed_are_not_those_of_a_result(random: Candidate, t
 
 @pytest.mark.slow
 def test_a_stopped_evaluation_goes_on(
-    data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Labelled,
+    random: Candidate,
+    kept: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = TASKS["semantics"]
-    (whole,) = evaluate(task, protocol(data, tmp_path / "whole"), [random])
+    task, whole = TASKS["semantics"], kept("semantics")
     calls = 0
     forward = torch.nn.functional.cross_entropy
 
@@ -229,7 +190,7 @@ def test_a_stopped_evaluation_goes_on(
         evaluate(task, protocol(data, tmp_path / "parts"), [random])
     (parts,) = evaluate(task, protocol(data, tmp_path / "parts"), [random])
     assert calls == 15 + 10  # from the checkpoint of step 10
-    assert read(parts)["records"] == read(whole)["records"]
+    assert read(parts)["records"] == read(whole / "result.json")["records"]
 
 
 def test_fractions_are_nested_and_of_few_cases(data: Labelled) -> None:
@@ -257,7 +218,20 @@ def test_a_seen_test_image_is_refused_unless_forced(random: Candidate, tmp_path:
 
 def test_the_command_line(data: Labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", str(data.folder), "--out", str(tmp_path), "--seeds", "2", "--accelerator", "cpu"]
-    main(["evaluate", "probe", *words, "--backbone", "random", "a=random", "--architecture", "test_resnet"])
+    main(
+        [
+            "evaluate",
+            "probe",
+            "--classifier",
+            "nearest",
+            *words,
+            "--backbone",
+            "random",
+            "a=random",
+            "--architecture",
+            "test_resnet",
+        ]
+    )
     assert "4 results" in capsys.readouterr().out
     assert len(list(tmp_path.glob("probe-discs-patients-*/result.json"))) == 4
 

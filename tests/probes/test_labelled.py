@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from colocate.base.errors import UserError
 from colocate.core.settings import ProbeConfig
-from colocate.datasets.labelled import Labelled
+from colocate.datasets.labelled import Kind, Labelled
 from colocate.models.backbones import Backbone
 from colocate.training.probes import at_pixels, fit_linear, frozen_cells, probe, settled
 from tests.evaluate.tissue import write_partly, write_tissue
@@ -33,14 +33,14 @@ def asked(data: Labelled, train: list[int], test: list[int], config: ProbeConfig
     return list(probe(look, data, train, test, config, seed))
 
 
-@pytest.fixture(scope="module", params=["instances", "semantics"])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    out = tmp_path_factory.mktemp("tissue") / "discs"
-    return write_tissue(out, request.param, height=60, width=84)  # no whole number of cells
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs", height=60, width=84)  # no whole number of cells
 
 
-@pytest.mark.parametrize("classifier", ["linear", "nearest"])
-def test_colour_finds_dark_discs(data: Labelled, classifier: str) -> None:
+@pytest.mark.parametrize(("classifier", "kind"), [("linear", "semantics"), ("nearest", "instances")])
+def test_colour_finds_dark_discs(classifier: str, kind: Kind, tmp_path: Path) -> None:
+    data = write_tissue(tmp_path / "discs", kind, height=60, width=84)
     config = ProbeConfig(classifier, stride=8, neighbours=5)  # pyright: ignore[reportArgumentType]
     right = total = 0
     for number, found in asked(data, data.train("patients"), data.test("patients"), config):
@@ -52,7 +52,7 @@ def test_colour_finds_dark_discs(data: Labelled, classifier: str) -> None:
 
 def test_nearest_against_plain_loops(data: Labelled) -> None:
     """Every cell of every image in Python: its mean colour and share of gland; the vote of its three nearest."""
-    train, test = data.train("patients")[:3], data.test("patients")[:2]
+    train, test = data.train("patients")[:2], data.test("patients")[:1]
     memory: list[Tensor] = []
     shares: list[float] = []
     for number in train:
@@ -89,8 +89,7 @@ def test_ignored_pixels_neither_teach_nor_are_called(tmp_path: Path) -> None:
     assert all((found == 1).all() for _, found in calls)
 
 
-@pytest.mark.parametrize("classifier", ["linear", "nearest"])
-@pytest.mark.parametrize("ignored", [0, 255])
+@pytest.mark.parametrize(("ignored", "classifier"), [(0, "linear"), (255, "nearest")])
 def test_an_ignored_rim_changes_no_call(ignored: int, classifier: str, tmp_path: Path) -> None:
     data = write_partly(tmp_path / "partly", ignored)
     config = ProbeConfig(classifier, stride=8, neighbours=5)  # pyright: ignore[reportArgumentType]
@@ -195,9 +194,3 @@ def test_logistic_regression_is_at_its_minimum() -> None:
     assert (found - shares).mean(0).abs().max() < 1e-4
     with pytest.raises(ValueError, match="no cells"):
         fit_linear(features[:0], shares[:0])
-
-
-def test_logistic_regression_separates_what_is_separable() -> None:
-    features = torch.cat([torch.randn(100, 4) + 4, torch.randn(100, 4) - 4])
-    shares = torch.eye(2).repeat_interleave(100, 0)
-    assert (fit_linear(features, shares).shares(features).argmax(1) == shares.argmax(1)).all()

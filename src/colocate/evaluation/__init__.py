@@ -1,4 +1,4 @@
 """Does a backbone segment better? Fine-tuning, scores, seeds and comparisons that can be trusted.
 
-Imports pretrain and what that imports.
+Imports training and what that imports.
 """

@@ -51,11 +51,6 @@ class Candidate:
             backbone.fill(self.weights, self.origin)
         return backbone.eval()
 
-    def facts(self) -> dict[str, Any]:
-        """The fields that results store."""
-        kept = ("label", "architecture", "fingerprint", "origin", "steps", "recipe")
-        return {name: getattr(self, name) for name in kept}
-
 
 def find_candidate(
     word: str,

@@ -117,10 +117,9 @@ class Detector(nn.Module):
             rpn_post_nms_top_n_train=1000,  # Detectron2's; torchvision's is 2,000
         )
         # torchvision's start is that of an inner layer: logits of a mask loss of 5. Detectron2's is ln 2.
-        logits: Any = self.net.roi_heads.mask_predictor
-        nn.init.normal_(logits.mask_fcn_logits.weight, std=0.001)
-        self.norms = batch_norms(backbone)
         heads: Any = self.net.roi_heads
+        nn.init.normal_(heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
+        self.norms = batch_norms(backbone)
         heads.select_training_samples = partial(_with_masks, heads.select_training_samples)
         transform: Any = self.net.transform
         transform.postprocess = _to_own_pixels  # its own would paste all masks at once

@@ -56,8 +56,8 @@ def hashes(read: Callable[[int], Tensor], count: int, cache: Path, key: str, sym
     read: gives an image's RGB pixels, or raises UserError; it is called in other processes where images are many.
     Images that could not be read when the cache was written are tried again.
     """
-    turns = 8 if symmetries else 1
-    exact, near = _cached(cache, key, count, turns) or ([b""] * count, np.zeros((count, turns), np.uint64))
+    turns, stamp = 8 if symmetries else 1, f"{VERSION} {key}".encode()
+    exact, near = _cached(cache, stamp, count, turns) or ([b""] * count, np.zeros((count, turns), np.uint64))
     unreadable: dict[int, str] = {}
     todo = [number for number, digest in enumerate(exact) if not digest]
     processes = 0 if len(todo) <= FEW else min(16, cores())
@@ -72,7 +72,12 @@ def hashes(read: Callable[[int], Tensor], count: int, cache: Path, key: str, sym
                 exact[number], near[number] = one
     if len(unreadable) < len(todo):
         with suppress(UserError):  # in a folder that may only be read, they are computed each time
-            _write(cache, key, exact, near)
+            columns = {
+                "exact": pa.array(exact, pa.binary()),
+                "near": pa.FixedSizeListArray.from_arrays(pa.array(near.ravel(), pa.uint64()), turns),
+            }
+            table = pa.table(columns).replace_schema_metadata({"key": stamp})
+            write_atomically(cache, lambda file: pq.write_table(table, file))
     return Hashes(exact, near, unreadable)
 
 
@@ -142,25 +147,12 @@ def _signs(near: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "n 64"]:
     return np.unpackbits(np.ascontiguousarray(near)[:, None].view(np.uint8), axis=1).astype(np.float32) * 2 - 1
 
 
-def _cached(cache: Path, key: str, count: int, turns: int) -> tuple[list[bytes], UInt64[np.ndarray, "n s"]] | None:
+def _cached(cache: Path, stamp: bytes, count: int, turns: int) -> tuple[list[bytes], UInt64[np.ndarray, "n s"]] | None:
     try:
         table = pq.read_table(cache)
-        if (table.schema.metadata or {}).get(b"key") != _key(key) or len(table) != count:
+        if (table.schema.metadata or {}).get(b"key") != stamp or len(table) != count:
             return None
         near = table["near"].combine_chunks().flatten().to_numpy().reshape(count, turns)
         return table["exact"].to_pylist(), near.copy()
     except (OSError, ValueError, KeyError, pa.ArrowException):  # none yet, or a damaged or foreign one
         return None
-
-
-def _write(cache: Path, key: str, exact: list[bytes], near: UInt64[np.ndarray, "n s"]) -> None:
-    columns = {
-        "exact": pa.array(exact, pa.binary()),
-        "near": pa.FixedSizeListArray.from_arrays(pa.array(near.ravel(), pa.uint64()), near.shape[1]),
-    }
-    table = pa.table(columns).replace_schema_metadata({"key": _key(key)})
-    write_atomically(cache, lambda file: pq.write_table(table, file))
-
-
-def _key(key: str) -> bytes:
-    return f"{VERSION} {key}".encode()

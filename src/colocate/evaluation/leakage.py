@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import UInt64
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
 from colocate.base.text import counted
 from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
-from colocate.evaluation.hashes import ALIKE, alike, hashes, near_pairs
+from colocate.evaluation.hashes import ALIKE, Hashes, alike, hashes, near_pairs
 from colocate.evaluation.results import Findings
 from colocate.training.run import resume_command
 
@@ -63,12 +62,12 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
     for reason in own.unreadable.values():
         raise UserError(reason)
     alike_turned = [number for number in test if (own.near[number] == own.near[number, 0]).all()]
-    blank = {number for number in alike_turned if _is_blank(data.image(number))}
+    blank = {number for number in alike_turned if not np.ptp(data.image(number).numpy(), (1, 2)).any()}
     if blank:
         findings.unchecked.append(f"{counted(len(blank), 'test image')} of one colour: any other blank one is equal")
         test = [number for number in test if number not in blank]
-    tested = _Images("test image", own.exact, own.near, data.image, lambda number: data.items[number].path)
-    training = _Images("training image", own.exact, own.near[:, 0], data.image, tested.name)
+    tested = _Images("test image", own, data.image, lambda number: data.items[number].path)
+    training = tested._replace(noun="training image")
     _compare_images(findings, tested, test, training, train)
     shared = sorted(data.shared_sources(scheme))
     findings.checked.append(f"cases of the split: {', '.join(shared) or 'none'} on both sides")
@@ -81,7 +80,7 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
         findings.unchecked.append(f"{origin}: the weights were trained on {known}")
     else:
         seen = hashes(index.read, len(index), index.path.with_name("hashes.parquet"), index.fingerprint, False)
-        tiles = _Images("pretraining tile", seen.exact, seen.near[:, 0], index.read, index.name)
+        tiles = _Images("pretraining tile", seen, index.read, index.name)
         _compare_images(findings, tested, test, tiles, range(len(index)))
         _compare_cases(findings, data, test, shared, index)
         _note_start(findings, index)
@@ -106,8 +105,7 @@ class _Images(NamedTuple):
     """Images 0, 1, ... with their hashes."""
 
     noun: str
-    exact: list[bytes]
-    near: UInt64[np.ndarray, "n"] | UInt64[np.ndarray, "n s"]
+    hashes: Hashes
     read: Callable[[int], Tensor]
     name: Callable[[int], str]
 
@@ -116,11 +114,12 @@ def _compare_images(
     findings: Findings, tested: _Images, test: Sequence[int], others: _Images, among: Sequence[int]
 ) -> None:
     """Find equal pixels, and pictures that look the same, of images `test` among others by their numbers."""
-    known = [number for number in among if others.exact[number]]
-    places = {others.exact[number]: number for number in reversed(known)}
-    equal = {number: places[tested.exact[number]] for number in test if tested.exact[number] in places}
+    own, its = tested.hashes, others.hashes
+    known = [number for number in among if its.exact[number]]
+    places = {its.exact[number]: number for number in reversed(known)}
+    equal = {number: places[own.exact[number]] for number in test if own.exact[number] in places}
     looks: dict[int, int] = {}
-    for row, column in near_pairs(tested.near[test], others.near[known]):
+    for row, column in near_pairs(own.near[test], its.near[known, 0]):
         number, other = test[row], known[column]
         if number not in equal and number not in looks and _is_alike(tested, number, others, other):
             looks[number] = other
@@ -134,11 +133,6 @@ def _compare_images(
         f"{counted(len(test), 'test image')} against {counted(len(known), others.noun)}: "
         "pixels, and how they look (64-bit perceptual hash under the eight symmetries)"
     )
-
-
-def _is_blank(image: Tensor) -> bool:
-    """Whether all pixels have one colour."""
-    return bool((image == image[:, :1, :1]).all())
 
 
 def _is_alike(tested: _Images, number: int, others: _Images, other: int) -> bool:

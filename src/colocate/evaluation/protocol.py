@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import date
 from hashlib import blake2b
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
 from colocate.evaluation.leakage import check, refuse, tiles_of
 from colocate.evaluation.metrics import FAMILIES
-from colocate.evaluation.results import Findings
+from colocate.evaluation.results import BackboneFacts, Findings
 from colocate.evaluation.saved import is_kept, keep_model
 from colocate.evaluation.settings import (
     METRICS,
@@ -164,7 +164,7 @@ def _trial(
         "normalised": [candidate.mean, candidate.std],
         "seed": seed,
     }
-    if (counted := _counted(task)) > MOST:  # which were 100 at any setting once
+    if (counted := getattr(task, "counted", MOST)) > MOST:  # which were 100 at any setting once
         identity["counted"] = counted
     if isinstance(task, ProbeConfig) and data.ignored is not None:  # images of which nothing counts had a score once
         identity["uncounted"] = "left out"
@@ -225,9 +225,9 @@ def _result(task: Task, protocol: Protocol, trial: Trial, findings: Findings, ou
             "shared_sources": sorted(sources[0] & sources[1]),
             "notes": list(data.notes),
         },
-        "backbone": trial.candidate.facts(),
+        "backbone": {field.name: getattr(trial.candidate, field.name) for field in fields(BackboneFacts)},
         "settings": asdict(task) | {"precision": protocol.engine.precision},
-        "counted": _counted(task),
+        "counted": getattr(task, "counted", MOST),
         "fraction": protocol.fraction,
         "seed": trial.seed,
         "leakage": asdict(findings) | {"forced": protocol.allow_leakage and bool(findings.found)},
@@ -249,11 +249,6 @@ def scores_of(metrics: Sequence[str], records: Sequence[dict[str, Any]]) -> dict
         found = FAMILIES[name].scores([record[name] for record in records])
         scores |= {score: None if value != value else value for score, value in found.items()}
     return scores
-
-
-def _counted(task: Task) -> int:
-    """Most detections of a class in an image that average precision counts."""
-    return task.counted if isinstance(task, InstancesConfig) else MOST
 
 
 def _machine() -> str:

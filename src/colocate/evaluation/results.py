@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, final
@@ -27,8 +26,10 @@ from jaxtyping import Float64, Int64
 from colocate.base.errors import UserError
 from colocate.base.files import read_json
 from colocate.base.text import counted, reason
-from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
+from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.settings import MOST, VERSION
+
+LEVEL = 0.95  # of intervals
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ _RESULT = pydantic.TypeAdapter(Result)
 
 Run: TypeAlias = Sequence[dict[str, Any]]
 """One seed's images as `result.json` lists them: {"image": name, family: record, ...}."""
+Drawn: TypeAlias = Sequence[Float64[np.ndarray, " d"]]
+"""A score of each seed, in each set of images; the first set is the images as they are."""
 
 
 @final
@@ -239,85 +242,20 @@ class Difference(NamedTuple):
     low: float
     high: float
     share: float
-    """Of the draws, those in which the first is better (lower in `LOWER_IS_BETTER`); a tie is half a draw."""
+    """Of the draws, those in which the first is better; a tie is half a draw."""
     over: str
 
 
-@final
-class Bootstrap:
-    """Intervals by drawing images with replacement, the same draws for all runs; each run is scored in them once.
+def draw_images(
+    images: int, groups: Sequence[str] | None = None, draws: int = 1000
+) -> tuple[Int64[np.ndarray, "d n"], str]:
+    """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words.
 
-    `groups` is the case of each image, in the runs' order: whole cases are drawn then, and an image whose case is
-    unknown (empty) is one of its own.
+    `groups` is the case of each image: whole cases are drawn then, and an image whose case is unknown (empty) is one of
+    its own.
     """
-
-    def __init__(self, groups: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0) -> None:
-        self._sets = cache(lambda images: _counts(images, groups, draws, seed))
-        self._scores: dict[tuple[str, int], tuple[Run, dict[str, Float64[np.ndarray, " d"]]]] = {}
-
-    def interval(self, family: str, runs: Sequence[Run], level: float = 0.95) -> dict[str, Interval]:
-        """Compute every score of a family with its spread over seeds (one run each) and its interval over images.
-
-        Raises:
-            ValueError: no run or no image, runs of different images or classes, or not as many groups as images.
-        """
-        scores, over = self._tables(family, [runs])
-        return {
-            name: Interval(*_spread(first), *_percentiles(first, level), over, tuple(first[0].tolist()))
-            for name, (first,) in scores.items()
-        }
-
-    def paired(
-        self, family: str, first: Sequence[Run], second: Sequence[Run], level: float = 0.95
-    ) -> dict[str, Difference]:
-        """Compare every score of a family, first less second: runs of the same seeds, in the same order.
-
-        Raises:
-            ValueError: as in `interval`, or one has other images or another number of seeds than the other.
-        """
-        if len(first) != len(second):
-            raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: compare runs of the same seeds")
-        scores, over = self._tables(family, [first, second])
-        compared: dict[str, Difference] = {}
-        for name, (one, other) in scores.items():
-            difference = one - other
-            drawn = difference[1:].mean(1)
-            better = np.sign(drawn[~np.isnan(drawn)]) * (-1 if name in LOWER_IS_BETTER else 1)
-            share = float((better + 1).mean() / 2) if better.size else float("nan")
-            compared[name] = Difference(*_spread(difference), *_percentiles(difference, level), share, over)
-        return compared
-
-    def _tables(self, family: str, sides: Sequence[Sequence[Run]]) -> tuple[dict[str, list[Table]], str]:
-        """Each score's table for each side, and what was drawn in words."""
-        runs = [run for side in sides for run in side]
-        images = [[entry["image"] for entry in run] for run in runs]
-        if not runs or not runs[0] or any(names != images[0] for names in images):
-            raise ValueError("runs have no images, or not the same in the same order")
-        counts, over = self._sets(len(images[0]))
-        each = [self._scored(family, run, counts) for run in runs]
-        if any(scores.keys() != each[0].keys() for scores in each):
-            raise ValueError("runs have scores of different classes")
-        tables = {name: np.stack([scores[name] for scores in each], 1) for name in each[0]}
-        edges = np.cumsum([len(side) for side in sides])[:-1]
-        return {name: np.split(table, edges, axis=1) for name, table in tables.items()}, over
-
-    def _scored(self, family: str, run: Run, counts: Int64[np.ndarray, "d n"]) -> dict[str, Float64[np.ndarray, " d"]]:
-        key = family, id(run)
-        if key not in self._scores:  # with the run, lest another gets its id
-            self._scores[key] = run, FAMILIES[family].pack([entry[family] for entry in run])(counts)
-        return self._scores[key][1]
-
-
-Table: TypeAlias = Float64[np.ndarray, "d s"]
-"""A score of each set of images (the first one is the images as they are) and each seed."""
-
-
-def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) -> tuple[Int64[np.ndarray, "d n"], str]:
-    """Counts of each image in the set as it is (first) and in each draw; and what was drawn, in words."""
     over = counted(images, "image")
     cases = np.arange(images)
-    if groups is not None and len(groups) != images:
-        raise ValueError(f"{len(groups)} groups for {images} images: give each image its case")
     if groups is not None and any(groups):
         known = [("case", case) if case else ("image", str(number)) for number, case in enumerate(groups)]
         place = {case: number for number, case in enumerate(dict.fromkeys(known))}
@@ -326,19 +264,46 @@ def _counts(images: int, groups: Sequence[str] | None, draws: int, seed: int) ->
     size = int(cases.max()) + 1
     if size == 1:  # every draw would be the same
         draws, over = 0, f"{over}, which gives none"
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws)
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=draws)
     return np.concatenate([np.ones((1, images), np.int64), drawn[:, cases]]), over
 
 
-def _spread(table: Table) -> tuple[float, float]:
+def scored(family: str, runs: Sequence[Run], counts: Int64[np.ndarray, "d n"]) -> dict[str, Drawn]:
+    """Every score of a family, of each run in each set of images; runs are of the same images in the same order.
+
+    Raises:
+        ValueError: runs of different classes.
+    """
+    each = [FAMILIES[family].pack([entry[family] for entry in run])(counts) for run in runs]
+    if any(scores.keys() != each[0].keys() for scores in each):
+        raise ValueError("runs have scores of different classes")
+    return {name: [scores[name] for scores in each] for name in each[0]}
+
+
+def interval(drawn: Drawn, over: str) -> Interval:
+    """A score with its spread over seeds and its interval over what was drawn."""
+    table = np.stack(drawn, 1)
+    return Interval(*_spread(table), *_percentiles(table), over, tuple(table[0].tolist()))
+
+
+def paired(first: Drawn, second: Drawn, over: str, lower: bool = False) -> Difference:
+    """First less second, of the same seeds in the same order; `lower`: the lower one is better."""
+    difference = np.stack(first, 1) - np.stack(second, 1)
+    drawn = difference[1:].mean(1)
+    better = np.sign(drawn[~np.isnan(drawn)]) * (-1 if lower else 1)
+    share = float((better + 1).mean() / 2) if better.size else float("nan")
+    return Difference(*_spread(difference), *_percentiles(difference), share, over)
+
+
+def _spread(table: Float64[np.ndarray, "d s"]) -> tuple[float, float]:
     seeds = table[0]
     return float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
 
 
-def _percentiles(table: Table, level: float) -> tuple[float, float]:
+def _percentiles(table: Float64[np.ndarray, "d s"]) -> tuple[float, float]:
     drawn = table[1:].mean(1)
     drawn = drawn[~np.isnan(drawn)]
     if not drawn.size:
         return float("nan"), float("nan")
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import tyro
 
@@ -13,9 +12,6 @@ from colocate.base.errors import UserError
 from colocate.core.settings import ProbeConfig
 from colocate.training.optim import learning_rate
 from colocate.training.recipe import MachineConfig, Precision
-
-if TYPE_CHECKING:
-    from colocate.evaluation.fit import Alter
 
 MOST = 100
 """Detections of a class in an image that COCO's average precision counts."""
@@ -135,13 +131,6 @@ class InstancesConfig:
         if len(self.anchors) != 5 or min(self.detections, self.proposals) < 1:
             raise UserError("anchors are five sides, detections and proposals 1 or more")
 
-    @property
-    def alter(self) -> Alter:
-        """Augmentation of a training image, before the model resizes it."""
-        from colocate.evaluation.fit import flipped
-
-        return partial(flipped, symmetries=self.symmetries)
-
 
 @dataclass(frozen=True)
 class SemanticsConfig:
@@ -161,13 +150,6 @@ class SemanticsConfig:
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
             raise UserError(f"crop is a multiple of 32 px, not {self.crop}")
-
-    @property
-    def alter(self) -> Alter:
-        """Augmentation that makes a training crop of an image."""
-        from colocate.evaluation.decoders import cropped
-
-        return partial(cropped, side=self.crop, symmetries=self.symmetries)
 
 
 @dataclass(frozen=True)
@@ -193,13 +175,6 @@ class ContoursConfig(SemanticsConfig):
         super().__post_init__()
         if min(self.border, self.smallest) < 1 or not 0 <= self.stain < 1:
             raise UserError("border and smallest are 1 or more, in px; stain is 0 or more, and below 1")
-
-    @property
-    def alter(self) -> Alter:
-        """Augmentation that makes a training crop of an image with glass around it, in stains of its own."""
-        from colocate.evaluation.contours import on_glass
-
-        return partial(on_glass, side=self.crop, symmetries=self.symmetries, stain=self.stain)
 
 
 Task: TypeAlias = InstancesConfig | ContoursConfig | SemanticsConfig | ProbeConfig

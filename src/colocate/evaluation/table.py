@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -15,7 +14,18 @@ from colocate.base.files import write_atomically
 from colocate.base.tables import write_csv
 from colocate.base.text import grid
 from colocate.evaluation.metrics import LOWER_IS_BETTER
-from colocate.evaluation.results import Bootstrap, Difference, Interval, Result, Row, grouped, read_results
+from colocate.evaluation.results import (
+    Difference,
+    Interval,
+    Result,
+    Row,
+    draw_images,
+    grouped,
+    interval,
+    paired,
+    read_results,
+    scored,
+)
 from colocate.evaluation.settings import TASKS
 from colocate.training.recipe import leaves
 
@@ -109,41 +119,39 @@ def _table(rows: list[Row], against: str | None, by: Drawn, draws: int) -> Table
 def _scores(rows: list[Row], part: str, by: Drawn, draws: int) -> Scores:
     """The scores of one part; the first row is the reference."""
     reference = rows[0].label
-    alike = zip(*(result.records for row in rows for result in row.results), strict=True)  # of one image each
+    results = {(row.label, result.seed): result for row in rows for result in row.results}
+    alike = zip(*(result.records for result in results.values()), strict=True)  # of one image each
     here = [(place, records) for place, records in enumerate(alike) if part in ("", records[0]["part"])]
     places = [place for place, records in here if not any(map(_is_void, records))] or [place for place, _ in here]
-    runs = {
-        row.label: {result.seed: [result.records[place] for place in places] for result in row.results} for row in rows
-    }
-    images = next(iter(runs[reference].values()))
-    cases = [str(entry.get("source") or "") for entry in images]
+    runs = [[result.records[place] for place in places] for result in results.values()]
+    cases = [str(entry.get("source") or "") for entry in runs[0]]
     groups = cases if by == "cases" and len({*cases} - {""}) >= FEWEST else None
-    bootstrap = Bootstrap(groups, draws=draws)
-
-    @cache  # the two best of one score may be those of another
-    def compare(family: str, one: str, other: str) -> dict[str, Difference]:
-        seeds = [seed for seed in runs[one] if seed in runs[other]]
-        first, second = ([runs[label][seed] for seed in seeds] for label in (one, other))
-        return bootstrap.paired(family, first, second) if seeds else {}
-
-    intervals: dict[str, dict[str, Interval]] = {label: {} for label in runs}
-    differences: dict[str, dict[str, Difference]] = {label: {} for label in runs if label != reference}
-    best: dict[str, str] = {}
+    counts, over = draw_images(len(places), groups, draws)
+    found = Scores(part, over, {row.label: {} for row in rows}, {row.label: {} for row in rows[1:]}, {})
     for family in rows[0].results[0].metrics:
-        found = {label: bootstrap.interval(family, list(seeds.values())) for label, seeds in runs.items()}
-        for label, its in found.items():
-            intervals[label] |= its
-            if label != reference:
-                differences[label] |= compare(family, label, reference)
-        for name in found[reference] if len(images) >= FEWEST else ():
+        for name, each in scored(family, runs, counts).items():
+            drawn: dict[str, dict[int, Any]] = {row.label: {} for row in rows}
+            for (label, seed), values in zip(results, each, strict=True):
+                drawn[label][seed] = values
             lower = name in LOWER_IS_BETTER
-            means = {label: its[name].mean for label, its in found.items() if not math.isnan(its[name].mean)}
-            order = sorted(means, key=means.__getitem__, reverse=not lower)
-            difference = compare(family, order[0], order[1]).get(name) if len(order) > 1 else None
-            if difference and (difference.high < 0 if lower else difference.low > 0):
-                best[name] = order[0]
-    over = next(iter(intervals[reference].values())).over
-    return Scores(part, over, intervals, differences, best)
+            for label, its in drawn.items():
+                found.intervals[label][name] = interval(list(its.values()), over)
+                difference = _difference(its, drawn[reference], over, lower) if label != reference else None
+                if difference:
+                    found.differences[label][name] = difference
+            means = {label: its[name].mean for label, its in found.intervals.items() if not math.isnan(its[name].mean)}
+            if len(means) > 1 and len(places) >= FEWEST:
+                first, second = sorted(means, key=means.__getitem__, reverse=not lower)[:2]
+                difference = _difference(drawn[first], drawn[second], over, lower)
+                if difference and (difference.high < 0 if lower else difference.low > 0):
+                    found.best[name] = first
+    return found
+
+
+def _difference(first: dict[int, Any], second: dict[int, Any], over: str, lower: bool) -> Difference | None:
+    """Over the seeds that both have, by which their draws are given; None if there are none."""
+    seeds = [seed for seed in first if seed in second]
+    return paired([first[seed] for seed in seeds], [second[seed] for seed in seeds], over, lower) if seeds else None
 
 
 def _is_void(record: dict[str, Any]) -> bool:

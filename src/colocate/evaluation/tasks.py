@@ -21,14 +21,9 @@ from colocate.data.inspect import contact_sheet
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
-from colocate.evaluation.contours import ContourSegmenter, contour_target
-from colocate.evaluation.decoders import (
-    Detector,
-    Segmenter,
-    class_target,
-    instance_target,
-)
-from colocate.evaluation.fit import Examples, fit
+from colocate.evaluation.contours import ContourSegmenter, contour_target, on_glass
+from colocate.evaluation.decoders import Detector, Segmenter, class_target, cropped, instance_target
+from colocate.evaluation.fit import Examples, fit, flipped
 from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
 from colocate.evaluation.settings import (
@@ -146,12 +141,15 @@ class Trial:
 
 def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:
     """Learn from the training images, and judge by the test images."""
+    data, seed = trial.data, trial.seed
     match task:
         case InstancesConfig():
-            return _objects(Detector, task, task.norm == "frozen", instance_target, trial, overlays)
+            examples = Examples(data, partial(flipped, symmetries=task.symmetries), instance_target, seed)
+            return _objects(Detector, task, task.norm == "frozen", examples, trial, overlays)
         case ContoursConfig():
-            target = partial(contour_target, border=task.border)
-            return _objects(ContourSegmenter, task, task.encoder == "frozen", target, trial, overlays)
+            alter = partial(on_glass, side=task.crop, symmetries=task.symmetries, stain=task.stain)
+            examples = Examples(data, alter, partial(contour_target, border=task.border), seed)
+            return _objects(ContourSegmenter, task, task.encoder == "frozen", examples, trial, overlays)
         case SemanticsConfig():
             return _semantics(task, trial, overlays)
         case ProbeConfig():
@@ -164,16 +162,13 @@ def _semantics(config: SemanticsConfig, trial: Trial, overlays: Overlays) -> Out
     backbone = _backbone(trial, frozen=config.encoder == "frozen")
     normalised = (trial.candidate.mean, trial.candidate.std)
     model = Segmenter(config, backbone, len(data.pixel_names), data.ignored, *normalised)
-    _teach(model, Examples(data, config.alter, class_target, trial.seed), trial, outcome)
-    for number in _in_turn(trial.test):
-        with _clock(outcome, "predict"):
-            found = model.predict(data.image(number))
+    alter = partial(cropped, side=config.crop, symmetries=config.symmetries)
+    for number, found in _learned(model, Examples(data, alter, class_target, trial.seed), trial, outcome):
         with _clock(outcome, "measure"):
             truth = data.pixel_classes(number, data.mask(number))
             record = FAMILIES["semantic"].record(truth, found, data.pixel_names, data.ignored)
             outcome.records.append({"semantic": record})
         overlays.classes(number, truth, found)
-    outcome.model = model.state_dict()
     return outcome
 
 
@@ -211,7 +206,7 @@ def _objects(
     network: Callable[..., Detector | ContourSegmenter],
     config: InstancesConfig | ContoursConfig,
     frozen: bool,
-    target: Callable[[Labelled, int, Tensor], dict[str, Tensor]],
+    examples: Examples,
     trial: Trial,
     overlays: Overlays,
 ) -> Outcome:
@@ -220,10 +215,7 @@ def _objects(
     if data.kind != "instances":
         raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
     model = network(config, _backbone(trial, frozen), len(data.classes), candidate.mean, candidate.std)
-    _teach(model, Examples(data, config.alter, target, trial.seed), trial, outcome)
-    for number in _in_turn(trial.test):
-        with _clock(outcome, "predict"):
-            found = model.predict(data.image(number))
+    for number, found in _learned(model, examples, trial, outcome):
         with _clock(outcome, "measure"):
             ids = data.mask(number)
             numbers = ids.unique()
@@ -232,21 +224,22 @@ def _objects(
             outcome.records.append({"coco": coco.record(truth, found, config.counted)} | records)
             outcome.predictions += found.to_coco(number)
         overlays.objects(number, ids, label_map(found))
-    outcome.model = model.state_dict()
     return outcome
 
 
-def _teach(model: Detector | Segmenter | ContourSegmenter, examples: Examples, trial: Trial, outcome: Outcome) -> None:
+def _learned(
+    model: Detector | Segmenter | ContourSegmenter, examples: Examples, trial: Trial, outcome: Outcome
+) -> Iterator[tuple[int, Any]]:
+    """Fine-tune a model; yield the number of each test image, and what the model finds in it."""
     with _clock(outcome, "train"):
         where = (trial.folder, trial.identity, trial.engine)
         fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
-
-
-def _in_turn(numbers: Sequence[int]) -> Iterator[int]:
-    """Test images in turn, with how many are done on the screen."""
-    with Count(len(numbers), "test image") as count:
-        for number in numbers:
-            yield number
+    outcome.model = model.state_dict()
+    with Count(len(trial.test), "test image") as count:
+        for number in trial.test:
+            with _clock(outcome, "predict"):
+                found = model.predict(trial.data.image(number))
+            yield number, found
             count.advance()
 
 

@@ -59,8 +59,8 @@ def classed(rng: np.random.Generator, truth: Tensor, found: Tensor, classes: int
 
 
 def glas_truth(folder: Path) -> dict[str, Tensor]:
-    """The maps of ids of the 80 test images of GlaS."""
-    paths = sorted((folder / "glas").glob("test*_anno.png"))
+    """The maps of ids of every fourth of the 80 test images of GlaS."""
+    paths = sorted((folder / "glas").glob("test*_anno.png"))[::4]
     return {
         path.name.removesuffix("_anno.png"): torch.from_numpy(np.array(Image.open(path), np.int32)) for path in paths
     }

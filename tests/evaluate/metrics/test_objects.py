@@ -45,13 +45,6 @@ def test_more_objects_than_a_byte_counts() -> None:
         assert score == pytest.approx({"coco": 100 * 34 / 101}.get(family, 100))  # a hundred detections at most
 
 
-def test_a_map_gives_its_objects_back() -> None:
-    ids = torch.tensor([[5, 5, 0], [9, 2, 0]], dtype=torch.int32)
-    found = Objects.of_ids(ids, [3, 1, 2])
-    assert label_map(found).tolist() == [[2, 2, 0], [3, 1, 0]]
-    assert found.classes == [3, 1, 2] and found.scores == [1, 1, 1] and found.size == (2, 3)
-
-
 def test_the_surer_lies_on_top_and_the_unsure_nowhere() -> None:
     masks = torch.tensor([[[1, 1, 1, 1, 0]], [[0, 1, 1, 0, 0]], [[0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1]]]).bool()
     found = Objects.of_masks((1, 5), masks, [1, 1, 1, 1], [0.5, 0.9, 0.9, 0.4])

@@ -122,28 +122,24 @@ def _hausdorff(
         here, there = truth[window] == true + 1, found[window] == other + 1
         return max(_farthest(here, there), _farthest(there, here))
 
-    def nearest(true: Sequence[int], others: Sequence[int]) -> float:
+    def nearest(pairs: Sequence[tuple[int, int]]) -> float:
         """The smallest distance among pairs; those that cannot be nearer, going by their boxes, are not measured."""
-        bounds = [_apart(true_boxes[a], found_boxes[b]) for a, b in zip(true, others, strict=True)]
+        bounds = [_apart(true_boxes[true], found_boxes[other]) for true, other in pairs]
         best = np.inf
-        for pair in np.argsort(bounds):
-            if bounds[pair] >= best:
+        for place in np.argsort(bounds):
+            if bounds[place] >= best:
                 break
-            best = min(best, distance(true[pair], others[pair]))
+            best = min(best, distance(*pairs[place]))
         return best
 
-    rows, columns = range(shared.shape[0]), range(shared.shape[1])
-    to_found = [
-        distance(row, int(shared[row].argmax())) if shared[row].any() else nearest([row] * len(columns), columns)
-        for row in rows
-    ]
-    to_truth = [
-        distance(int(shared[:, column].argmax()), column)
-        if shared[:, column].any()
-        else nearest(rows, [column] * len(rows))
-        for column in columns
-    ]
+    to_found = [nearest([(row, column) for column in _candidates(shares)]) for row, shares in enumerate(shared)]
+    to_truth = [nearest([(row, column) for row in _candidates(shares)]) for column, shares in enumerate(shared.T)]
     return np.array(to_found), np.array(to_truth)
+
+
+def _candidates(shares: Int64[np.ndarray, " n"]) -> Sequence[int]:
+    """The match of an object that shares so many pixels with each of the other side; all of them if it has none."""
+    return [int(shares.argmax())] if shares.any() else range(len(shares))
 
 
 def _farthest(here: Bool[np.ndarray, "y x"], there: Bool[np.ndarray, "y x"]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
@@ -50,17 +51,24 @@ class Objects(NamedTuple):
             ValueError: there are more or fewer classes than objects.
         """
         flat = ids.numpy().ravel("F")  # as the library counts: down the columns
-        starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1) if flat.size else np.zeros(0, np.int64)
-        lengths = np.diff(starts, append=flat.size)
-        order = np.argsort(flat[starts], kind="stable")
-        order = order[flat[starts][order] > 0]
-        rles = _packed(starts[order], lengths[order], flat[starts][order], (ids.shape[0], ids.shape[1]))
+        edges = [*np.flatnonzero(np.diff(flat, prepend=-1)).tolist(), flat.size]
+        counts: dict[int, list[int]] = {}
+        ends: dict[int, int] = {}
+        for (start, end), number in zip(pairwise(edges), flat[edges[:-1]].tolist(), strict=True):
+            counts.setdefault(number, []).extend((start - ends.get(number, 0), end - start))
+            ends[number] = end
+        size = (ids.shape[0], ids.shape[1])
+        plain = []
+        for number in sorted(number for number in counts if number > 0):
+            rest = flat.size - ends[number]
+            plain.append({"size": list(size), "counts": counts[number] + ([rest] if rest else [])})
+        rles = [_plain(code) for code in coco_mask.frPyObjects(plain, *size)] if plain else []
         classes = [1] * len(rles) if classes is None else [int(value) for value in classes]
         if len(classes) != len(rles):
             raise ValueError(
                 f"{len(classes)} classes for {len(rles)} objects: give one for each id of the map, ascending"
             )
-        return cls((ids.shape[0], ids.shape[1]), rles, classes, [1.0] * len(rles))
+        return cls(size, rles, classes, [1.0] * len(rles))
 
     @classmethod
     def of_masks(
@@ -74,7 +82,7 @@ class Objects(NamedTuple):
         """Take a detector's masks, one at a time; `boxes` in pixels as left, top, width, height."""
         return cls(
             size,
-            [_code(np.asfortranarray(mask.numpy())) for mask in masks],
+            [_plain(coco_mask.encode(np.asfortranarray(mask.numpy(), np.uint8))) for mask in masks],
             [int(value) for value in classes],
             [float(value) for value in scores],
             None if boxes is None else boxes.tolist(),
@@ -109,16 +117,15 @@ def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:
     No pixel belongs to two: the higher score is on top, of equal scores the earlier. An object that others hide wholly
     is not on the map.
     """
-    height, width = found.size
-    ids = np.zeros(height * width, np.int32)
-    order = [i for i in sorted(range(len(found.rles)), key=lambda i: -found.scores[i]) if found.scores[i] >= threshold]
-    shown = order[::-1]
-    starts, lengths, owners = _runs([found.rles[i]["counts"] for i in shown])
-    numbers = np.array(shown, np.int64)[owners] + 1
-    for start, end, number in zip(starts.tolist(), (starts + lengths).tolist(), numbers.tolist(), strict=True):
-        ids[start:end] = number
     import torch
 
+    height, width = found.size
+    ids = np.zeros(height * width, np.int32)
+    for i in sorted(range(len(found.rles)), key=lambda i: -found.scores[i])[::-1]:
+        if found.scores[i] >= threshold:
+            edges = list(accumulate(_counts(found.rles[i]["counts"])))
+            for start, end in zip(edges[::2], edges[1::2], strict=False):  # background may come last
+                ids[start:end] = i + 1
     return torch.from_numpy(np.ascontiguousarray(ids.reshape(width, height).T))
 
 
@@ -141,54 +148,28 @@ def check_size(truth: Sequence[int], found: Sequence[int]) -> None:
         raise ValueError(f"the finding is {tuple(found)} pixels and the truth {tuple(truth)}: give both of one image")
 
 
-def _code(mask: np.ndarray) -> dict[str, Any]:
-    """The run-length code of a mask whose columns lie together in memory."""
-    rle = coco_mask.encode(mask.astype(np.uint8, order="K", copy=False))
-    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+def _plain(rle: dict[str, Any]) -> dict[str, Any]:
+    """A run-length code of the library in plain JSON values."""
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
-def _packed(
-    starts: Int64[np.ndarray, " r"],
-    lengths: Int64[np.ndarray, " r"],
-    owner: Int32[np.ndarray, " r"],
-    size: tuple[int, int],
-) -> list[dict[str, Any]]:
-    """The run-length code of each owner's runs of pixels, counted down the columns; an owner's lie together."""
-    begins = np.flatnonzero(np.diff(owner, prepend=0))
-    gaps = np.diff(starts + lengths, prepend=0) - lengths
-    gaps[begins] = starts[begins]
-    plain = []
-    for part in np.split(np.stack([gaps, lengths], 1), begins)[1:]:
-        rest = size[0] * size[1] - int(part.sum())
-        plain.append({"size": list(size), "counts": [*part.ravel().tolist(), *([rest] if rest else [])]})
-    codes = coco_mask.frPyObjects(plain, *size) if plain else []
-    return [{"size": list(size), "counts": code["counts"].decode()} for code in codes]
-
-
-def _runs(codes: list[str]) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
-    """Where runs of pixels start, counted down the columns, how long they are, and whose: what `_packed` packed.
+def _counts(code: str) -> list[int]:
+    """The lengths of the runs of a code, in turn of background and of the object, down the columns.
 
     The library itself decodes to whole masks only. Its code: numbers in groups of five bits, the lowest first, each a
     letter from "0" on, with a sixth bit where another follows; from the fourth number on the difference from the last
     but one.
     """
-    letters = np.frombuffer("".join(codes).encode(), np.uint8).astype(np.int64) - ord("0")
-    last = np.flatnonzero(letters < 32)
-    first = np.append(0, last + 1)[:-1]
-    place = np.arange(len(letters)) - np.repeat(first, last - first + 1)
-    values = np.add.reduceat((letters & 31) << (5 * place), first)
-    values -= np.where(letters[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)
-    owner = np.repeat(np.arange(len(codes)), [len(code) for code in codes])[last]
-    begins = np.searchsorted(owner, owner)  # where the numbers of each number's object begin
-    nth = np.arange(len(owner)) - begins
-    for side in (nth % 2 == 1, (nth % 2 == 0) & (nth > 0)):
-        values[side] = _sums(values[side], owner[side])
-    ends = _sums(values, owner)
-    ones = np.flatnonzero(nth % 2 == 1)
-    return ends[ones - 1], values[ones], owner[ones]
-
-
-def _sums(values: Int64[np.ndarray, " v"], owner: Int64[np.ndarray, " v"]) -> Int64[np.ndarray, " v"]:
-    """Cumulative sums that begin anew with each owner, whose values lie together."""
-    so_far = np.append(0, values.cumsum())
-    return so_far[1:] - so_far[np.searchsorted(owner, owner)]
+    counts: list[int] = []
+    value = bits = 0
+    for letter in code.encode():
+        group = letter - ord("0")
+        value |= (group & 31) << bits
+        bits += 5
+        if group & 32:
+            continue
+        if group & 16:  # negative
+            value -= 1 << bits
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = bits = 0
+    return counts
