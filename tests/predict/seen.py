@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from colocate.evaluation.decoders import Segmenter
 from colocate.evaluation.metrics.objects import Found
-from colocate.prediction.predictor import UNSEEN, Classes, Predictor
+from colocate.evaluation.saved import ModelFacts, SavedModel
+from colocate.prediction.outputs import UNSEEN
+from colocate.prediction.predictor import Classes, Predictor
+from colocate.prediction.settings import DeviceConfig, PredictConfig
 from colocate.slides.listing import Listed
 from tests.phantom_slide import write_pyramid
 
+CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)
+CONFIG = PredictConfig(window=128, overlap=32, min_area=0, device=CPU)
 LIGHT, DARK = (200, 120, 0), (90, 30, 40)  # tissue without and with an object; blue counts from 40 on
 
 
@@ -62,3 +72,43 @@ def slide_of(folder: Path, ids: Int32[np.ndarray, "h w"], mpp: float = 1.0, name
     path = write_pyramid(folder / f"{name}.tif", ids_as_tissue(ids), mpp, levels=2)
     Image.fromarray(np.full_like(ids[::25, ::25], 255, np.uint8)).save(folder / "all.png")
     return Listed(name, path, mask=folder / "all.png")
+
+
+def discs(height: int, width: int, pitch: int = 50, radius: int = 19) -> Int32[np.ndarray, "h w"]:
+    """Numbered discs all over, and a bar through the middle that is longer than a window."""
+    rows, columns = np.mgrid[:height, :width]
+    number = 1 + rows // pitch * (width // pitch + 1) + columns // pitch
+    near = (rows % pitch - pitch // 2) ** 2 + (columns % pitch - pitch // 2) ** 2 < radius**2
+    ids = np.where(near, number, 0).astype(np.int32)
+    ids[height // 2 - 6 : height // 2 + 6, 10 : width - 10] = 190
+    assert number.max() < 190
+    return ids
+
+
+def masked(slide: Listed, mask: np.ndarray) -> Listed:
+    """The slide, of which only this is tissue."""
+    path = slide.path.with_name("mask.png")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    return replace(slide, mask=path)
+
+
+def torn(path: Path, tile: int) -> None:
+    """Fill a tile of a slide with zeros, which no codec unpacks."""
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+    with path.open("r+b") as slide:
+        slide.seek(page.dataoffsets[tile])
+        slide.write(bytes(page.databytecounts[tile]))
+
+
+def drawn_in(out: Path) -> list[dict[str, Any]]:
+    """The features of a slide's GeoJSON file."""
+    return json.loads((out / "slide.geojson").read_text())["features"]
+
+
+def kept(network: Any, names: tuple[str, ...] = ("background", "a", "b"), mpp: float | None = 1.0) -> SavedModel:
+    """A network as `colocate evaluate --keep-models` keeps it."""
+    task, half = "semantics" if isinstance(network, Segmenter) else "instances", (0.5, 0.5, 0.5)
+    data = {"name": "discs", "fingerprint": "", "licence": ""}
+    facts = ModelFacts(1, task, network.config, names, True, None, "test_resnet", 32, half, half, mpp, data, {})
+    return SavedModel(network, facts, "network")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
@@ -25,6 +25,7 @@ from colocate.slides.listing import Listed
 from colocate.slides.runner import Tally
 from colocate.training.checkpoint import write_backbone
 from tests.phantom_slide import tissue_slide, write_pyramid
+from tests.predict.seen import torn
 
 MEAN, STD = [0.7, 0.5, 0.6], [0.2, 0.25, 0.3]
 SIDE, SIZE = 512, 64
@@ -218,12 +219,8 @@ def test_slides_that_fail_are_listed_and_the_others_go_on(
 ) -> None:
     (tmp_path / "text.svs").write_text("no slide")
     write_pyramid(tmp_path / "white.tif", np.full((256, 256, 3), 250, np.uint8), 1.0)
-    data = bytearray((folder / "slide.tif").read_bytes())
-    with tifffile.TiffFile(folder / "slide.tif") as file:
-        page = file.pages[0]
-        start = page.dataoffsets[10]  # the finest level's third column in its third row: amid the tissue
-        data[start : start + page.databytecounts[10]] = bytes(page.databytecounts[10])
-    (tmp_path / "cut.tif").write_bytes(data)
+    shutil.copy(folder / "slide.tif", tmp_path / "cut.tif")
+    torn(tmp_path / "cut.tif", 10)  # of four by four: amid the tissue
     wrong = [
         Listed("a-text", tmp_path / "text.svs"),
         Listed("b-coarse", folder / "slide.tif", mpp=4.0),

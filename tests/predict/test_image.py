@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,8 @@ from colocate.base.errors import UserError
 from colocate.evaluation.decoders import Segmenter
 from colocate.prediction.image import ClassMap, Model, Objects, look_over
 from colocate.prediction.predict import predict
-from tests.predict.seen import FINDER, MAPPER, ids_as_tissue, slide_of
-from tests.predict.test_predict_classes import kept
+from tests.predict.seen import CONFIG, FINDER, MAPPER, discs, drawn_in, ids_as_tissue, kept, slide_of
 from tests.predict.test_predict_classes import network as network
-from tests.predict.test_predict_objects import CONFIG, discs
 
 WINDOWS = (CONFIG.window or 0, CONFIG.overlap or 0)
 
@@ -38,7 +35,7 @@ def test_objects_are_those_of_a_slide(ids: np.ndarray, tmp_path: Path) -> None:
     found = look_over(FINDER, ids_as_tissue(ids), WINDOWS)
     assert isinstance(found, Objects)
     predict(FINDER, [slide_of(tmp_path, ids)], tmp_path / "out", CONFIG)
-    features = json.loads((tmp_path / "out" / "slide.geojson").read_text())["features"]
+    features = drawn_in(tmp_path / "out")
     assert len(features) == len(found.outlines) > 20
     for feature, outline, name, score in zip(features, *found, strict=True):
         assert shapely.geometry.shape(feature["geometry"]).normalize().equals_exact(outline.normalize(), 0.01)

@@ -15,43 +15,33 @@ import shapely
 import tifffile
 import torch
 from lightning_fabric import Fabric
-from PIL import Image
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter
+from skimage.measure import label
 
 from colocate.base.errors import UserError
 from colocate.evaluation.decoders import Segmenter
-from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.evaluation.settings import SemanticsConfig
 from colocate.models.backbones import Backbone
-from colocate.prediction import class_map
-from colocate.prediction import outputs as regions
-from colocate.prediction.outputs import class_colour
+from colocate.prediction import outputs
+from colocate.prediction.outputs import UNSEEN, class_colour
 from colocate.prediction.predict import predict
-from colocate.prediction.predictor import UNSEEN, Predictor, predictor
-from colocate.prediction.settings import DeviceConfig, PredictConfig
+from colocate.prediction.predictor import predictor
+from colocate.prediction.settings import PredictConfig
 from colocate.slides.listing import Listed, find_slides
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
 from tests.phantom_slide import tissue_slide, write_pyramid
-from tests.predict.seen import MAPPER, slide_of
-
-CPU = DeviceConfig(batch=3, accelerator="cpu", workers=0)
-CONFIG = PredictConfig(window=128, overlap=32, min_area=0, device=CPU)
+from tests.predict.seen import CONFIG, CPU, MAPPER, drawn_in, kept, masked, slide_of
 
 
 def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Ids 1 to 3 in patches that touch, half of it without any."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(2, height, width)), (0, 9, 9))
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(2, height, width)), (0, 9, 9))
     return np.where(noise[0] > 0, 1 + (noise[1] > 0.01) + (noise[1] > 0.02), 0).astype(np.int32)
 
 
 def classes_of(ids: np.ndarray) -> np.ndarray:
     return np.where(ids > 0, 1 + ids % 2, 0)
-
-
-def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    labelled: Any = ndimage.label(mask)
-    return labelled
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +52,8 @@ def ids() -> np.ndarray:
 def test_the_map_reads_back_and_its_regions_are_the_known_ones(
     ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(class_map, "SMALLEST_PX", 100)
-    monkeypatch.setattr(class_map, "TILE_PX", 128)
+    monkeypatch.setattr(outputs, "SMALLEST_PX", 100)
+    monkeypatch.setattr(outputs, "TILE_PX", 128)
     out = tmp_path / "out"
     assert predict(MAPPER, [slide_of(tmp_path, ids)], out, CONFIG) == Tally(1, 0, 0)
     truth = classes_of(ids)
@@ -77,9 +67,9 @@ def test_the_map_reads_back_and_its_regions_are_the_known_ones(
     assert np.array_equal(map_slide.read(30, 40, 100, 100), colours[truth[40:140, 30:130]])
     wanted = []
     for class_ in (1, 2):
-        labelled, count = components(truth == class_)
+        labelled, count = label(truth == class_, connectivity=1, return_num=True)
         wanted += [(class_, labelled == number) for number in range(1, count + 1)]
-    items = json.loads((out / "slide.geojson").read_text())["features"]
+    items = drawn_in(out)
     assert len(items) == len(wanted) > 10
     for item, (class_, mask) in zip(items, wanted, strict=True):
         shape = shapely.geometry.shape(item["geometry"])
@@ -106,14 +96,14 @@ def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(
 ) -> None:
     truth = classes_of(ids)
     seen, sure = truth.astype(np.uint8), np.full(truth.shape, 255, np.uint8)
-    every = list(regions.regions(seen, sure, [1, 2], 0, 2.0))
-    some = list(regions.regions(seen, sure, [1, 2], 300, 2.0))
-    sizes = [np.bincount(components(truth == class_)[0].ravel())[1:] for class_ in (1, 2)]
+    every = list(outputs.regions(seen, sure, [1, 2], 0, 2.0))
+    some = list(outputs.regions(seen, sure, [1, 2], 300, 2.0))
+    sizes = [np.bincount(label(truth == class_, connectivity=1).ravel())[1:] for class_ in (1, 2)]
     large = [one for one, pixels in zip(every, np.concatenate(sizes), strict=True) if pixels >= 300]
     assert 0 < len(some) < len(every)
     assert [one.shape for one in some] == [one.shape for one in large]
-    monkeypatch.setattr(regions, "LONGEST_PX", 200)
-    coarse = list(regions.regions(seen, sure, [1], 0, 2.0))
+    monkeypatch.setattr(outputs, "LONGEST_PX", 200)
+    coarse = list(outputs.regions(seen, sure, [1], 0, 2.0))
     rings = [1 + shapely.get_num_interior_rings(part) for one in coarse for part in shapely.get_parts(one.shape)]
     pixels = (truth[2::4, 2::4] == 1).sum()  # 470 px: every fourth is taken, eight level0 pixels
     assert abs(sum(one.shape.area for one in coarse) / 64 - pixels) <= 0.51 * sum(rings)
@@ -122,12 +112,12 @@ def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(
 
 def test_coarse_outlines_lie_where_the_regions_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """On average over regions that begin anywhere; and a map lower than a step is not lost."""
-    monkeypatch.setattr(regions, "LONGEST_PX", 64)
+    monkeypatch.setattr(outputs, "LONGEST_PX", 64)
     edges = []
     for left in range(300, 316):
         seen = np.zeros((6, 1000), np.uint8)
         seen[:, left : left + 400] = 1
-        (found,) = regions.regions(seen, np.full_like(seen, 255), [1], 0, 1.0)
+        (found,) = outputs.regions(seen, np.full_like(seen, 255), [1], 0, 1.0)
         edges.append((found.shape.bounds[0] - left, found.shape.bounds[2] - left - 400))
     assert np.abs(np.mean(edges, 0)).max() <= 0.5
 
@@ -142,15 +132,8 @@ def network() -> Segmenter:
     return segmenter.eval()
 
 
-def kept(network: Segmenter, mpp: float | None = 1.0) -> SavedModel:
-    names, half = ("background", "a", "b"), (0.5, 0.5, 0.5)
-    data = {"name": "discs", "fingerprint": "", "licence": ""}
-    facts = ModelFacts(1, "semantics", network.config, names, True, None, "test_resnet", 32, half, half, mpp, data, {})
-    return SavedModel(network, facts, "network")
-
-
 @torch.no_grad()
-def reach(network: Segmenter, side: int = 768) -> int:
+def reach(network: Segmenter, side: int = 512) -> int:
     """How many pixels away a network sees anything, measured: its answer at the middle, to pixels at the edges."""
     images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     changed = images.clone()
@@ -172,26 +155,22 @@ def test_stitched_as_one_big_window_sees_it(network: Segmenter, tmp_path: Path) 
     whole = torch.from_numpy(slide.read(0, 0, big, big).copy()).permute(2, 0, 1)[None]
     wanted = network.label(whole)[0][0].numpy()[: pixels.shape[0], : pixels.shape[1]]
     inside = np.s_[sees:-sees, sees:-sees]
-    for workers in (0, 2):
-        out = tmp_path / str(workers)
-        config = PredictConfig(side, overlap, min_area=1e9, device=replace(CPU, workers=workers))  # no outlines
-        predict(model, [Listed("slide", slide.path)], out, config)
-        stitched = tifffile.imread(out / "slide.tif")
-        assert len(np.unique(wanted[inside])) > 1 and UNSEEN not in stitched[inside]
-        assert (stitched[inside] == wanted[inside]).mean() > 0.9999  # equal but for ties that rounding decides
+    config = PredictConfig(side, overlap, min_area=1e9, device=replace(CPU, workers=2))  # no outlines
+    predict(model, [Listed("slide", slide.path)], tmp_path / "out", config)
+    stitched = tifffile.imread(tmp_path / "out" / "slide.tif")
+    assert len(np.unique(wanted[inside])) > 1 and UNSEEN not in stitched[inside]
+    assert (stitched[inside] == wanted[inside]).mean() > 0.9999  # equal but for ties that rounding decides
 
 
 def test_what_is_not_tissue_has_no_class(ids: np.ndarray, tmp_path: Path) -> None:
-    listed = slide_of(tmp_path, ids)
-    mask = np.zeros((39, 47), np.uint8)
-    mask[4:6, 4:6] = 255
-    Image.fromarray(mask).save(tmp_path / "some.png")
-    predict(MAPPER, [replace(listed, mask=tmp_path / "some.png")], tmp_path / "out", CONFIG)
+    mask = np.zeros((39, 47), bool)
+    mask[4:6, 4:6] = True
+    predict(MAPPER, [masked(slide_of(tmp_path, ids), mask)], tmp_path / "out", CONFIG)
     found = tifffile.imread(tmp_path / "out" / "slide.tif")
-    wanted = np.where(np.kron(mask, np.ones((10, 10)))[:390], classes_of(ids), UNSEEN)
+    wanted = np.where(np.kron(mask, np.ones((10, 10))), classes_of(ids), UNSEEN)
     corners = np.hypot(*(abs(np.indices(found.shape) - 49.5) - 10)) < 5  # which are rounded off
     assert np.array_equal(found[~corners], wanted[~corners]) and corners.any()
-    items = json.loads((tmp_path / "out" / "slide.geojson").read_text())["features"]
+    items = drawn_in(tmp_path / "out")
     assert items and all(shapely.box(40, 40, 60, 60).covers(shapely.geometry.shape(item["geometry"])) for item in items)
 
 
@@ -208,9 +187,9 @@ def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monke
 def test_a_model_of_unknown_resolution_is_refused(network: Segmenter) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     with pytest.raises(UserError, match=r"discs.*give --model-mpp"):
-        predictor(kept(network, None), fabric, 0.5)
-    assert predictor(kept(network, None), fabric, 0.5, 0.7).mpp == 0.7
-    model: Predictor = predictor(kept(network), fabric, 0.5)
+        predictor(kept(network, mpp=None), fabric, 0.5)
+    assert predictor(kept(network, mpp=None), fabric, 0.5, 0.7).mpp == 0.7
+    model = predictor(kept(network), fabric, 0.5)
     assert model.mpp == 1.0 and model.shown == {1: "a", 2: "b"}
     with pytest.raises(UserError, match=r"learned at 1 micrometres per pixel, not at 0.5: leave --model-mpp out"):
         predictor(kept(network), fabric, 0.5, 0.5)

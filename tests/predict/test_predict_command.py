@@ -17,12 +17,12 @@ from colocate.cli.main import main
 from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Detector
 from colocate.evaluation.metrics.objects import Found
-from colocate.evaluation.saved import ModelFacts, SavedModel
 from colocate.evaluation.settings import ContoursConfig, InstancesConfig
 from colocate.models.backbones import Backbone
 from colocate.prediction.predictor import predictor
 from tests.evaluate.tissue import discs, write_tissue
 from tests.phantom_slide import write_pyramid
+from tests.predict.seen import kept
 
 CPU = ["--accelerator", "cpu", "--workers", "0"]
 
@@ -75,9 +75,7 @@ def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.Captu
 
 def test_a_model_of_contours_is_called_so_and_gives_objects() -> None:
     network = ContourSegmenter(ContoursConfig(), Backbone("test_resnet"), 1, (0.5,) * 3, (0.3,) * 3)
-    half, data = (0.5, 0.5, 0.5), {"name": "discs", "fingerprint": "", "licence": ""}
-    facts = ModelFacts(1, "instances", network.config, ("a",), True, None, "test_resnet", 32, half, half, 0.5, data, {})
-    model = predictor(SavedModel(network, facts, "x"), Fabric(accelerator="cpu", devices=1), 0.5)
+    model = predictor(kept(network, ("a",)), Fabric(accelerator="cpu", devices=1), 0.5)
     assert (model.task, model.facts["task"]) == ("instances", "contours")
 
 
@@ -87,13 +85,13 @@ def test_a_kept_detector_finds_objects_in_windows(precision: Any) -> None:
     torch.manual_seed(1)
     config = InstancesConfig(detections=5, short_side=(64, 64), test_short_side=64, anchors=(8, 16, 32, 64, 128))
     detector = Detector(config, Backbone("test_resnet"), 2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()
-    half, data = (0.5, 0.5, 0.5), {"name": "discs", "fingerprint": "", "licence": ""}
-    facts = ModelFacts(1, "instances", config, ("a", "b"), True, None, "test_resnet", 32, half, half, 0.5, data, {})
-    model = predictor(SavedModel(detector, facts, "x"), Fabric(accelerator="cpu", devices=1, precision=precision), 0.1)
+    detector.net.rpn._post_nms_top_n["testing"] = 50  # proposals, of 1,000: for time
+    model = predictor(kept(detector, ("a", "b")), Fabric(accelerator="cpu", devices=1, precision=precision), 0.1)
     windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     found = model.look(windows, None)
     assert model.shown == {1: "a", 2: "b"} and len(found) == 2
-    for its, (ids, classes, scores) in zip(found, detector.label(windows, 0.1), strict=True):
+    for its in found:
         assert isinstance(its, Found) and its.ids.shape == (64, 64) and its.ids.max() <= len(its.scores) > 0
-        if precision == "32-true":
+    if precision == "32-true":
+        for its, (ids, classes, scores) in zip(found, detector.label(windows, 0.1), strict=True):
             assert torch.equal(its.ids, ids) and (its.classes, its.scores) == (classes, scores)

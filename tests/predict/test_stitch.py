@@ -21,23 +21,22 @@ from tests.reference import stitch as reference
 def test_windows_cover_the_picture_and_cores_share_no_pixel(raster: tuple[int, int], width: int, height: int) -> None:
     side, overlap = raster
     seen, cores = np.zeros((2, height, width), int)
-    geometry = Windows(width, height, side, overlap)
-    all_windows = list(geometry)
+    all_windows = list(Windows(width, height, side, overlap))
     assert all_windows == sorted(all_windows)
     for window in all_windows:
         seen[window.top : window.top + side, window.left : window.left + side] += 1
-        view, core = geometry.view(window), geometry.core(window)
-        assert view.polygon.covers(core.polygon)
-        cores[core.slices()] += 1
+        assert window.view.polygon.covers(window.core.polygon)
+        cores[window.core.slices()] += 1
     assert seen.min() >= 1 and seen.max() <= 4
     assert cores.min() == cores.max() == 1
     last = all_windows[-1]
-    assert last.row == 0 or last.top + overlap < height  # the one before does not reach the end
-    assert last.column == 0 or last.left + overlap < width
+    assert last.top == 0 or last.top + overlap < height  # the one before does not reach the end
+    assert last.left == 0 or last.left + overlap < width
 
 
 @pytest.mark.slow
 @given(pictures(), rasters())
+@settings(max_examples=15)
 def test_a_perfect_detector_finds_each_object_once_and_whole(ids: np.ndarray, raster: tuple[int, int]) -> None:
     merged = stitched(ids, *raster)
     one_window = stitched(ids, 2 * max(ids.shape), 0)
@@ -57,9 +56,9 @@ def test_objects_come_in_the_order_in_which_they_were_first_seen() -> None:
         cut = np.zeros((40, 40), np.int32)
         part = ids[:, window.left : window.left + 40]
         cut[:, : part.shape[1]] = part
-        seen += pieces(windows, window, Found(torch.from_numpy(cut), [1, 2, 3], [1.0] * 3))
-    assert [one.class_ for one in merge(windows, seen)] == [2, 1, 3]
-    assert merge(windows, []) == []
+        seen += pieces(window, Found(torch.from_numpy(cut), [1, 2, 3], [1.0] * 3))
+    assert [one.class_ for one in merge(seen)] == [2, 1, 3]
+    assert merge([]) == []
 
 
 def square(top: int, left: int, side: int, like: tuple[int, int] = (64, 112)) -> np.ndarray:
@@ -73,7 +72,7 @@ def scene(*views: dict[int, np.ndarray]) -> list[Outlined]:
     empty = np.zeros((64, 112), int)
 
     def detector(_: np.ndarray, window: Window) -> dict[int, np.ndarray]:
-        return {id: mask[:, window.left : window.left + 64] for id, mask in views[window.column].items()}
+        return {id: mask[:, window.left : window.left + 64] for id, mask in views[window.left > 0].items()}
 
     return stitched(empty, 64, 16, detector)
 
@@ -103,8 +102,8 @@ def test_two_poor_borders_do_not_make_a_good_view() -> None:
     left, right = ((rows >= 50) & (rows < end) & (columns >= 50) for end in (61, 64))
 
     def detector(_: np.ndarray, window: Window) -> dict[int, np.ndarray]:
-        mask = (left, right)[window.column][window.top : window.top + 64, window.left : window.left + 64]
-        return {} if window.row else {1: mask}
+        mask = (left, right)[window.left > 0][window.top : window.top + 64, window.left : window.left + 64]
+        return {} if window.top else {1: mask}
 
     nothing = np.zeros((112, 112), int)
     assert stitched(nothing, 64, 16, detector) == []
@@ -142,32 +141,33 @@ def test_class_and_score_are_weighted_by_area() -> None:
     seen: list[Piece] = []
     for window, class_, score in zip(windows, (2, 1), (0.9, 0.5), strict=True):
         ids = torch.from_numpy(mask[:, window.left : window.left + 64].astype(np.int32))
-        seen += pieces(windows, window, Found(ids, [class_], [score]))
-    (merged,) = merge(windows, seen)
+        seen += pieces(window, Found(ids, [class_], [score]))
+    (merged,) = merge(seen)
     assert merged.class_ == 2
     assert merged.score == pytest.approx((36 * 0.9 + 4 * 0.5) / 40)
 
 
 @pytest.mark.slow
 @given(st.integers(0, 1000), rasters())
+@settings(max_examples=15)
 def test_objects_seen_differently_by_each_window_come_out_once_and_apart(seed: int, raster: tuple[int, int]) -> None:
     """Borders a pixel further in or out in each window, as chance has it."""
-    ids = np.zeros((90, 110), int)
-    for number, (row, column) in enumerate(np.ndindex(5, 6), start=1):
+    ids = np.zeros((73, 93), int)
+    for number, (row, column) in enumerate(np.ndindex(4, 5), start=1):
         ids[4 + 17 * row : 17 + 17 * row, 4 + 17 * column : 17 + 17 * column] = number
     side, overlap = 34 + raster[0], 17 + raster[1] // 4
 
     def shaky(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
-        rng = np.random.default_rng((seed, window.row, window.column))
+        rng = np.random.default_rng((seed, window.top, window.left))
         changes = [binary_erosion, binary_dilation, lambda mask: mask]
         return {id: changes[rng.integers(3)](mask) for id, mask in perfect(ids, window).items() if mask.sum() > 40}
 
     merged = stitched(ids, side, overlap, shaky)
     assert_apart(merged, ids)
-    assert len(merged) == 30
+    assert len(merged) == 20
     for one in merged:
         mask = drawn(one, ids)
-        most = np.bincount(ids[mask], minlength=31)[1:].max()
+        most = np.bincount(ids[mask], minlength=21)[1:].max()
         assert most / (169 + mask.sum() - most) > 0.6
 
 
@@ -184,7 +184,7 @@ def test_objects_are_those_of_the_slow_way(
     skipped = data.draw(st.sets(st.integers(0, len(every) - 1), max_size=2))
 
     def confused(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
-        rng = np.random.default_rng((seed, window.row, window.column))
+        rng = np.random.default_rng((seed, window.top, window.left))
         gone = gaussian_filter(rng.normal(size=(2, side, side)), (0, 1.5, 1.5)) > 0.25
         right = perfect(ids, window)
         seen = {id: mask & ~gone[0] for id, mask in right.items() if rng.random() >= missed}
@@ -193,14 +193,13 @@ def test_objects_are_those_of_the_slow_way(
         ghost = gone[1] & part & ~np.logical_or.reduce([part & False, *seen.values()])
         return {id: mask for id, mask in {**seen, ids.max() + 1: ghost}.items() if mask.any()}
 
-    geometry = Windows(ids.shape[1], ids.shape[0], side, overlap)
     pieces, views, cores = [], {}, {}
     for number, window in enumerate(every):
         if number not in skipped:
             view = np.s_[window.top : window.top + side, window.left : window.left + side]
             views[number] = placed(np.ones((side, side), bool), view, ids)
             cores[number] = np.zeros(ids.shape, bool)
-            cores[number][geometry.core(window).slices()] = True
+            cores[number][window.core.slices()] = True
             for id, mask in confused(ids, window).items():
                 pieces.append(reference.Piece(number, placed(mask, view, ids), 1 / (1 + id)))
     expected = reference.stitched(pieces, views, cores)
@@ -225,7 +224,7 @@ def test_whatever_windows_say_objects_are_apart(seed: int, raster: tuple[int, in
     seen = np.zeros(ids.shape, bool)
 
     def dreaming(ids: np.ndarray, window: Window) -> dict[int, np.ndarray]:
-        rng = np.random.default_rng((seed, window.row, window.column))
+        rng = np.random.default_rng((seed, window.top, window.left))
         blobs = label(gaussian_filter(rng.normal(size=(window.side, window.side)), 2) > 0)
         part = seen[window.top : window.top + window.side, window.left : window.left + window.side]
         part |= (blobs > 0)[: part.shape[0], : part.shape[1]]
@@ -234,5 +233,3 @@ def test_whatever_windows_say_objects_are_apart(seed: int, raster: tuple[int, in
     merged = stitched(ids, *raster, dreaming)
     assert_apart(merged, ids)
     assert not np.logical_or.reduce([drawn(one, ids) & ~seen for one in merged]).any()
-    again = stitched(ids, *raster, dreaming)
-    assert [one.shape.wkb for one in merged] == [one.shape.wkb for one in again]

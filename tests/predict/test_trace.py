@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -59,12 +59,11 @@ def test_cut_corners_leave_each_pixel_its_centre_and_half_a_pixel_a_ring(mask: n
 
 
 @given(st.integers(0, 1000), st.integers(2, 5))
+@settings(max_examples=20)
 def test_neighbours_with_cut_corners_do_not_overlap(seed: int, count: int) -> None:
     ids = np.random.default_rng(seed).integers(0, count, (9, 12))
     shapes = [bevelled(outline(ids == id)) for id in range(count)]
-    for number, shape in enumerate(shapes):
-        for other in shapes[:number]:
-            assert shape.intersection(other).area == 0
+    assert shapely.union_all(shapes).area == pytest.approx(sum(shape.area for shape in shapes), abs=1e-9)
 
 
 def test_parts_and_holes() -> None:

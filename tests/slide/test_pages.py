@@ -74,7 +74,7 @@ def test_a_small_region_is_read_and_not_its_larger_macro(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600, 1200])
+@pytest.mark.parametrize("dpi", [72, 300, 1200])
 def test_how_to_print_is_no_resolution(tmp_path: Path, dpi: int, layout: str) -> None:
     path = tmp_path / "print.tif"
     tifffile.imwrite(path, MAIN, photometric="rgb", resolution=(dpi, dpi), resolutionunit="INCH", **LAYOUTS[layout])
@@ -143,13 +143,8 @@ def test_smaller_pages_of_another_scene_are_no_levels(tmp_path: Path, first: str
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         for name in sorted(scenes, key=lambda name: name != first):
             for place, pixels in enumerate(scenes[name]):
-                file.write(
-                    np.ascontiguousarray(pixels),
-                    photometric="rgb",
-                    subfiletype=int(place > 0),
-                    tile=(32, 48),
-                    metadata=None,
-                )
+                options = {"subfiletype": int(place > 0), **LAYOUTS["tiled"]}
+                file.write(np.ascontiguousarray(pixels), photometric="rgb", metadata=None, **options)
     slide = Slide.open(tmp_path / "two.tif", 0.5)
     assert slide.sizes == ((200, 120), (100, 60)) and np.array_equal(slide.read(0, 0, 100, 60, 1.0), MAIN[::2, ::2])
 

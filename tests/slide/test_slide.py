@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,10 @@ from colocate.slides import slide as slides
 from colocate.slides.slide import Slide
 from tests.phantom_slide import painted, write_pyramid
 
-Write = dict[str, object]
 
-
-@pytest.fixture
-def ramp(tmp_path: Path) -> Path:
-    return write_pyramid(tmp_path / "ramp.tif", painted(640, 384), mpp=0.5)
+@pytest.fixture(scope="module")
+def ramp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pyramid(tmp_path_factory.mktemp("ramp") / "ramp.tif", painted(640, 384), mpp=0.5)
 
 
 def test_pixels_of_levels_come_as_they_are(ramp: Path) -> None:
@@ -90,10 +89,10 @@ def test_a_level_within_a_hundredth_is_the_nearest(ramp: Path) -> None:
 def test_an_ome_tiff_has_its_levels_in_subifds(tmp_path: Path) -> None:
     pixels = painted(300, 200)
     with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif", ome=True) as file:
-        options: Write = {"photometric": "rgb", "tile": (64, 64)}
+        options: Any = {"photometric": "rgb", "tile": (64, 64)}
         units = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
-        file.write(pixels, subifds=1, metadata={"axes": "YXS", **units}, **options)  # pyright: ignore[reportArgumentType]
-        file.write(pixels[::2, ::2], subfiletype=1, **options)  # pyright: ignore[reportArgumentType]
+        file.write(pixels, subifds=1, metadata={"axes": "YXS", **units}, **options)
+        file.write(pixels[::2, ::2], subfiletype=1, **options)
     slide = Slide.open(tmp_path / "pyramid.ome.tif")
     assert slide.mpp == pytest.approx(0.5) and slide.sizes == ((300, 200), (150, 100))
     assert np.array_equal(slide.read(20, 30, 50, 40, 1.0), pixels[::2, ::2][15:55, 10:60])
@@ -112,15 +111,11 @@ def test_an_impossible_resolution_is_refused(ramp: Path, mpp: float) -> None:
         Slide.open(ramp, mpp)
 
 
-def test_a_slide_without_resolution_is_refused(tmp_path: Path) -> None:
-    path = write_pyramid(tmp_path / "unknown.tif", painted(256, 256), mpp=0)
+def test_what_fills_in_does_not_replace(ramp: Path, tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "unknown.tif", painted(64, 64), mpp=0)
     with pytest.raises(TileError, match="--slide-mpp, or in a table"):
         Slide.open(path)
-    assert Slide.open(path, 0.25).mpp == 0.25
-    assert Slide.open(path, unsaid_mpp=0.25).mpp == 0.25
-
-
-def test_what_fills_in_does_not_replace(ramp: Path) -> None:
+    assert Slide.open(path, 0.25).mpp == Slide.open(path, unsaid_mpp=0.25).mpp == 0.25
     assert Slide.open(ramp, unsaid_mpp=0.25).mpp == pytest.approx(0.5)
     assert Slide.open(ramp, 1.5, unsaid_mpp=0.25).mpp == 1.5
 
@@ -135,7 +130,7 @@ def test_what_is_no_slide_says_so(tmp_path: Path) -> None:
         Slide.open(tmp_path / "gone.svs")
 
 
-def test_a_slide_cut_short_is_damaged(ramp: Path, shared_data: Path, tmp_path: Path) -> None:
+def test_a_slide_cut_short_is_damaged(shared_data: Path, tmp_path: Path) -> None:
     svs = (shared_data / "slides" / "cmu-1-small-region.svs").read_bytes()
     for share in (0.3, 0.9):
         (tmp_path / "short.svs").write_bytes(svs[: int(len(svs) * share)])
@@ -146,11 +141,15 @@ def test_a_slide_cut_short_is_damaged(ramp: Path, shared_data: Path, tmp_path: P
 
 
 def test_files_stay_few_and_belong_to_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slides, "OPEN", 8)
+    monkeypatch.setattr(slides, "OPEN", 3)
+    while slides._open:
+        slides._open.popitem()[1].close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     paths = [write_pyramid(tmp_path / f"{number}.tif", painted(64, 64), 0.5, levels=1) for number in range(12)]
     for path in paths:
         Slide.open(path).read(0, 0, 8, 8)
-    assert len(slides._open) == 8
+    assert len(slides._open) == 3
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 7  # two for each of three
     slide = Slide.open(paths[0])
     with multiprocessing.get_context("fork").Pool(2) as pool:
         reads = pool.starmap(slide.read, [(0, 0, 64, 64)] * 4)
@@ -183,16 +182,6 @@ def test_levels_of_odd_sizes_are_read_as_they_are(tmp_path: Path, size: tuple[in
                 around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(row + j, column + i) >= 0]
                 near = [whole[row + j :, column + i :][:30, :40] for i, j in around]
                 assert min(np.abs(read - part).max() for part in near) <= 1
-
-
-def test_closed_files_are_few_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of tifffile too, which would stay open until the garbage is collected."""
-    monkeypatch.setattr(slides, "OPEN", 3)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for number in range(12):
-        tifffile.imwrite(tmp_path / f"{number}.tif", painted(64, 64), photometric="rgb", rowsperstrip=16)
-        Slide.open(tmp_path / f"{number}.tif", 0.5).read(0, 0, 8, 8)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 7  # two for each of three
 
 
 def test_pieces_too_large_to_unpack_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

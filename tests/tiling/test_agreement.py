@@ -24,11 +24,17 @@ def tile_of(slide: Path, x: float, y: float, side: int, size: int) -> Image.Imag
     return region.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box)
 
 
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slide") / "slide.tif", 1024)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 96])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_true_tile_differs_by_nothing_and_a_moved_one_is_seen(tmp_path: Path, side: int, kind: str) -> None:
-    slide = write_slide(tmp_path / "slide.tif", 1024)
+def test_a_true_tile_differs_by_nothing_and_a_moved_one_is_seen(
+    slide: Path, tmp_path: Path, side: int, kind: str
+) -> None:
     for off in (0, 1, -2):
         folder = tmp_path / f"{kind}{off}"
         folder.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -26,18 +27,17 @@ def write(path: Path, body: str = LEFT, name: str = "left") -> str:
     return f"{path}:{name}"
 
 
-@pytest.fixture
-def slide(tmp_path: Path) -> Path:
-    return write_pyramid(tmp_path / "slide.tif", tissue_slide(640)[0], mpp=1.0)
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pyramid(tmp_path_factory.mktemp("slide") / "slide.tif", tissue_slide(640)[0], mpp=1.0)
 
 
 CONFIG = TilingConfig(mpp=2.0, size=50, min_sharpness=0)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_tiles_lie_where_it_says(slide: Path, tmp_path: Path, workers: int) -> None:
+def test_tiles_lie_where_it_says(slide: Path, tmp_path: Path) -> None:
     """It is told the picture's resolution: the left 400 micrometres, of 640."""
-    tile(find_slides([slide]), tmp_path / "out", CONFIG, workers=workers, tissue=write(tmp_path / "own.py"))
+    tile(find_slides([slide]), tmp_path / "out", CONFIG, tissue=write(tmp_path / "own.py"))
     rows = parquet.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert {row["x"] for row in rows} == {0, 100, 200, 300} and len(rows) == 4 * 6
 
@@ -57,24 +57,24 @@ def test_another_function_needs_another_out(slide: Path, tmp_path: Path) -> None
         tile(find_slides([slide]), out, CONFIG, tissue=name)
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("return image", r"uint8 \(\d+, \d+, 3\)"),
-        ("return np.ones(image.shape[:2], np.uint8)", "uint8"),
-        ("return np.ones((5, 5), bool)", r"bool \(5, 5\)"),
-        ("return image[:, :, 0].T > 0", "bool"),
-        ("return None", "NoneType"),
-        ("return (image[:, :, 0] > 0).tolist()", "list"),
-    ],
-)
-def test_what_is_no_mask_is_refused(tmp_path: Path, body: str, said: str) -> None:
-    path = write_pyramid(tmp_path / "slide.tif", painted(400, 200), mpp=4.0)
-    name = write(tmp_path / "own.py", body)
-    with pytest.raises(
-        UserError, match=f"left gave {said}.* for the tissue of .*slide.tif: return a NumPy array of bool"
-    ):
-        tile(find_slides([path]), tmp_path / "out", tissue=name)
+NO_MASK: dict[str, Any] = {
+    r"uint8 \(50, 100, 3\)": lambda image, mpp: image,
+    r"uint8 \(50, 100\)": lambda image, mpp: image[:, :, 0],
+    r"bool \(5, 5\)": lambda image, mpp: np.ones((5, 5), bool),
+    r"bool \(100, 50\)": lambda image, mpp: image[:, :, 0].T > 0,
+    "NoneType": lambda image, mpp: None,
+    "list": lambda image, mpp: (image[:, :, 0] > 0).tolist(),
+}
+
+
+def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "slide.tif", painted(100, 50), mpp=8.0)
+    told = "for the tissue of .*slide.tif: return a NumPy array of bool"
+    for said, find in NO_MASK.items():
+        with pytest.raises(UserError, match=f"lambda> gave {said} {told}"):
+            find_tissue(Slide.open(path), find=find)
+    with pytest.raises(UserError, match=f"left gave NoneType {told}"):
+        tile(find_slides([path]), tmp_path / "out", tissue=write(tmp_path / "own.py", "return None"))
 
 
 def test_an_error_of_its_own_sets_the_slide_aside(slide: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_what_is_added_takes_nothing_away_elsewhere(over: str, glass: str) -> No
 
 
 @pytest.mark.parametrize("glass", ["white", "dim yellow", "pink"])
-@pytest.mark.parametrize("corner", [(40, 40), (48, 64), (120, 160)], ids=["2 %", "4 %", "25 %"])
+@pytest.mark.parametrize("corner", [(40, 40), (120, 160)], ids=["2 %", "25 %"])
 def test_a_slide_that_is_almost_all_tissue(corner: tuple[int, int], glass: str) -> None:
     where = ~box(0, corner[0], 0, corner[1])
     kinds = ("H&E", "eosin", "pale IHC", "mucin", "fat")

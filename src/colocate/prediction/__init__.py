@@ -1,4 +1,4 @@
 """From a backbone or a fine-tuned model back to whole slides: features of their tissue, and objects drawn on them.
 
-Imports report and what that imports.
+Imports pages and what that imports.
 """

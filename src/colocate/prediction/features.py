@@ -217,8 +217,7 @@ def draw_components(features: Path, slide: Slide, out: Path) -> None:
         page.paste(Image.fromarray(lattice).resize((width, height), how, box), (width + GAP_PX, 0))
         return page.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
-    packed = light_png(map(page, SIDES_PX))
-    write_atomically(out, packed)
+    write_atomically(out, light_png(map(page, SIDES_PX)))
 
 
 def _lattice(path: Path, slide: Slide) -> tuple[UInt8[np.ndarray, "rows columns 3"], float]:

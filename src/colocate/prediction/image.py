@@ -140,15 +140,12 @@ def look_over(
     grid = windows_over(width / scale, height / scale, *windows)
     found = _labelled(model, image if scale == 1 else _resized(image, grid.width, grid.height, scale), grid, batch)
     if model.task == "instances":
-        merged = merge(grid, [piece for window, labels in found for piece in pieces(grid, window, labels)])
+        merged = merge([piece for window, labels in found for piece in pieces(window, labels)])
         shapes = [shapely.transform(one.shape, lambda points: points * scale) for one in merged]
         return Objects(shapes, [model.shown[one.class_] for one in merged], [one.score for one in merged])
     classes, confidence = (np.zeros((grid.height, grid.width), np.uint8) for _ in range(2))
     for window, labels in found:
-        core = grid.core(window)
-        inside = core.slices(window.top, window.left)
-        classes[core.slices()] = labels.classes.numpy()[inside]
-        confidence[core.slices()] = labels.confidence.numpy()[inside]
+        labels.paste(window, classes, confidence)
     there = np.ix_(*(((np.arange(length) + 0.5) / scale).astype(int) for length in (height, width)))
     return ClassMap(classes[there], confidence[there].astype(np.float32) / 255, model.classes)
 
@@ -173,6 +170,6 @@ def _labelled(
         some = every[start : start + batch]
         pixels = np.full((len(some), side, side, 3), 255, np.uint8)
         for place, window in zip(pixels, some, strict=True):
-            part = image[windows.view(window).slices()]
+            part = image[window.view.slices()]
             place[: part.shape[0], : part.shape[1]] = part
         yield from zip(some, model.look(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), None), strict=True)

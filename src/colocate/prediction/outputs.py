@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +15,14 @@ from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import shapely
-from jaxtyping import Float64, UInt8
+import tifffile
+from jaxtyping import Float64, UInt8, UInt16
 from PIL import Image, ImageDraw
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label, regionprops
 
 from colocate.base.errors import UserError
-from colocate.base.files import light_png, write_atomically
+from colocate.base.files import light_png, reserve, write_atomically
 from colocate.base.shapes import bevelled, outline
 from colocate.base.tables import write_csv
 from colocate.base.text import changes
@@ -34,6 +37,10 @@ AT_ONCE = 500  # outlines that are measured together
 LONGEST_PX = 8192  # of the picture in which regions are outlined: of larger maps every second, fourth, ... pixel
 FEATURE_SETTINGS = "settings"  # attribute of a file of features: all that decides its numbers
 ROWS = 8192  # of features, read at once
+UNSEEN = 255  # the class of what is no tissue
+TILE_PX = 512  # of the map of classes
+SMALLEST_PX = 1024  # longer side of its coarsest level
+LARGE_BYTES = 2 << 30  # from here on BigTIFF: classic TIFF ends at 4 GiB
 ENDINGS = (".geojson", ".csv", ".png", ".tif")  # the last of maps of classes alone
 # Okabe and Ito's palette, those first that show best on pink and purple tissue.
 COLOURS = (GREEN, "#f0e442", "#56b4e9", VERMILION, BLUE, ORANGE, "#999999", "#cc79a7")
@@ -186,8 +193,7 @@ def write_outlines(
     write_features(beside(place, ".geojson"), written())
     columns = ["id", "class", "score", *measurements([shapely.box(0, 0, 1, 1)], slide.mpp)]
     write_csv(beside(place, ".csv"), columns, rows)
-    packed = light_png(_small(picture, side) for side in SIDES_PX)
-    write_atomically(beside(place, ".png"), packed)
+    write_atomically(beside(place, ".png"), light_png(_small(picture, side) for side in SIDES_PX))
     return {name: counts[class_] for class_, name in names.items()}
 
 
@@ -252,8 +258,7 @@ class Marker:
     def write(self, results: Mapping[str, Any] | None = None) -> None:
         """Say that files of these settings may be there from now on; with results, that all are."""
         content = {"settings": self.settings, "finished": results is not None, **(results or {})}
-        text = json.dumps(content, indent=1) + "\n"
-        write_atomically(self.path, text)
+        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def regions(
@@ -280,3 +285,73 @@ def regions(
                 shape = bevelled(outline(region.image, *region.bbox[:2]))
                 shape = shapely.transform(shape, lambda points: points * (step * scale))
                 yield Outlined(shape, class_, float(region.intensity_mean) / 255)
+
+
+def class_map(folder: Path, height: int, width: int) -> UInt8[np.ndarray, "2 height width"]:
+    """The class of each pixel, `UNSEEN` so far, and its confidence in 255ths, in an unnamed file that goes with them.
+
+    Raises:
+        UserError: the disk has no room for it: two bytes a pixel.
+    """
+    size = 2 * height * width
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            reserve(file, size)  # a mapped file must not meet a full disk
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = f"no room for a map of {size / 2**30:.1f} GiB" if full else error.strerror
+            raise UserError(f"{folder}: {reason}; make room, the same command goes on") from error
+        both = np.memmap(file, np.uint8, "r+", shape=(2, height, width))
+    both[0] = UNSEEN
+    return both
+
+
+def write_class_map(path: Path, classes: UInt8[np.ndarray, "h w"], mpp: float) -> None:
+    """Write classes as a tiled TIFF with levels of every second, fourth, ... pixel; whole or not at all.
+
+    Viewers show them in the colours of the outlines.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    steps = [1]
+    while max(classes.shape) / steps[-1] > SMALLEST_PX:
+        steps.append(2 * steps[-1])
+
+    def content(file: Any) -> None:
+        with tifffile.TiffWriter(file, bigtiff=classes.size > LARGE_BYTES) as tiff:
+            for step in steps:
+                level = classes[::step, ::step]
+                tiff.write(
+                    _tiles(level),
+                    shape=level.shape,
+                    dtype=np.uint8,
+                    tile=(TILE_PX, TILE_PX),
+                    compression="deflate",
+                    photometric="palette",
+                    colormap=_colours(),
+                    subfiletype=int(step > 1),
+                    resolution=(10_000 / mpp / step, 10_000 / mpp / step),
+                    resolutionunit="CENTIMETER",
+                    metadata=None,
+                )
+
+    write_atomically(path, content)
+
+
+def _tiles(level: UInt8[np.ndarray, "h w"]) -> Iterator[UInt8[np.ndarray, "t t"]]:
+    """Cut into tiles, row by row; `UNSEEN` beyond the edge."""
+    for top in range(0, level.shape[0], TILE_PX):
+        for left in range(0, level.shape[1], TILE_PX):
+            part = level[top : top + TILE_PX, left : left + TILE_PX]
+            tile = np.full((TILE_PX, TILE_PX), UNSEEN, np.uint8)
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
+
+
+def _colours() -> UInt16[np.ndarray, "3 256"]:
+    """Return the palette: the classes' colours in outlines; white where there is no tissue."""
+    colours = np.full((256, 3), 255, np.uint16)
+    colours[:UNSEEN] = [class_colour(class_) for class_ in range(UNSEEN)]
+    return np.ascontiguousarray(colours.T * 257)

@@ -15,9 +15,8 @@ import shapely
 import torch
 
 from colocate.base.errors import TileError, UserError
-from colocate.prediction.class_map import ClassMap
-from colocate.prediction.outputs import Marker, Outlined, beside, regions, write_outlines
-from colocate.prediction.predictor import Predictor, read_regions, windows_of_tissue
+from colocate.prediction.outputs import Marker, Outlined, beside, class_map, regions, write_class_map, write_outlines
+from colocate.prediction.predictor import Predictor, read_regions
 from colocate.prediction.settings import PredictConfig
 from colocate.prediction.stitch import Window, Windows, merge, pieces, windows_over
 from colocate.slides.listing import Listed
@@ -82,13 +81,16 @@ class _Runner:
         scale = mpp / slide.mpp
         tissue = find_tissue(slide, listed.mask)
         windows = windows_over(slide.width / scale, slide.height / scale, self.side, self.overlap)
-        places = windows_of_tissue(windows, tissue, scale)
+        every, wide = list(windows), windows.side * scale
+        x, y = np.array([(window.left, window.top) for window in every]).T * scale
+        shares = tissue.shares(x, y, wide, wide)
+        places = [window for window, share in zip(every, shares, strict=True) if share > 1e-9]
         if not places:
             raise TileError(f"no tissue was found in {slide.path}: give a mask of it, in a table of slides")
         meter.begin(len(places))
         marker, seen = self.marker(listed), self._seen(slide, tissue, places, mpp, meter)
         if self.predictor.task == "instances":
-            results = self._objects(slide, tissue, scale, windows, seen, marker)
+            results = self._objects(slide, tissue, scale, seen, marker)
         else:
             results = self._classes(slide, mpp, windows, seen, marker)
         words = ", ".join(f"{name} {value:,}" for name, value in next(iter(results.values())).items())
@@ -108,15 +110,13 @@ class _Runner:
             yield from zip(some, self.predictor.look(images.contiguous(), torch.from_numpy(np.stack(on))), strict=True)
             meter.advance(len(images))
 
-    def _objects(
-        self, slide: Slide, tissue: Tissue, scale: float, windows: Windows, seen: Seen, marker: Marker
-    ) -> dict[str, Any]:
+    def _objects(self, slide: Slide, tissue: Tissue, scale: float, seen: Seen, marker: Marker) -> dict[str, Any]:
         """Write objects, each once; none that is mostly glass. `scale`: level0 pixels a pixel of the windows."""
-        found = [piece for window, found in seen for piece in pieces(windows, window, found)]
+        found = [piece for window, found in seen for piece in pieces(window, found)]
         marker.write()
 
         def on_tissue() -> Iterator[Outlined]:
-            for merged in merge(windows, found):
+            for merged in merge(found):
                 shape = shapely.transform(merged.shape, lambda points: points * scale)
                 if tissue.share_of(shape) >= LEAST_TISSUE:
                     yield merged._replace(shape=shape)
@@ -126,15 +126,15 @@ class _Runner:
     def _classes(self, slide: Slide, mpp: float, windows: Windows, seen: Seen, marker: Marker) -> dict[str, Any]:
         """Write the map of classes, then its regions. `mpp`: micrometres per pixel of the windows."""
         place, shown = marker.place, self.predictor.shown
-        class_map = ClassMap(place.parent, windows)
+        classes, confidence = class_map(place.parent, windows.height, windows.width)
         for window, found in seen:
-            class_map.paste(window, found)
+            found.paste(window, classes, confidence)
         marker.write()
-        class_map.write(beside(place, ".tif"), mpp)
+        write_class_map(beside(place, ".tif"), classes, mpp)
         least = self.config.min_area / mpp**2
-        found = regions(class_map.classes, class_map.confidence, shown, least, mpp / slide.mpp)
+        found = regions(classes, confidence, shown, least, mpp / slide.mpp)
         number = write_outlines(place, slide, found, shown, "annotation")
-        counts = class_map.counts()
+        counts: Any = sum(np.bincount(row, minlength=256) for row in classes)
         areas = {
             name: round(int(counts[class_]) * mpp**2 / 1e6, 4)
             for class_, name in enumerate(self.predictor.classes)

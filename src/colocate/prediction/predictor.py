@@ -19,9 +19,9 @@ from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Segmenter
 from colocate.evaluation.metrics.objects import Found
 from colocate.evaluation.saved import SavedModel
-from colocate.prediction.stitch import Window, Windows
+from colocate.prediction.outputs import UNSEEN
+from colocate.prediction.stitch import Window
 from colocate.slides.slide import Slide
-from colocate.slides.tissue import Tissue
 
 
 def read_regions(
@@ -57,8 +57,6 @@ class _Regions(Dataset[Any]):
 
 BACKGROUND = "background"
 MOST_CLASSES = 255
-UNSEEN = 255
-"""The class of what is no tissue."""
 ALIKE = 1.1  # resolutions that differ by less are taken for one
 
 
@@ -69,6 +67,12 @@ class Classes(NamedTuple):
     """The class of each pixel: 0, 1, ...; `UNSEEN` where there is no tissue."""
     confidence: UInt8[Tensor, "s s"]
     """Its probability in 255ths."""
+
+    def paste(self, window: Window, classes: UInt8[np.ndarray, "h w"], confidence: UInt8[np.ndarray, "h w"]) -> None:
+        """Write the core of a window into those of the whole picture."""
+        core, inside = window.core.slices(), window.core.slices(window.top, window.left)
+        classes[core] = self.classes.numpy()[inside]
+        confidence[core] = self.confidence.numpy()[inside]
 
 
 @final
@@ -144,11 +148,3 @@ def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None
     known = {"task": learned, "data": facts.data, "versions": facts.versions}
     labels = (facts.classes, mpp or facts.mpp or 0.0, saved.fingerprint, known)
     return Predictor(facts.task, *labels, look, facts.ignored)
-
-
-def windows_of_tissue(windows: Windows, tissue: Tissue, scale: float) -> list[Window]:
-    """Return the windows that hold some tissue, row by row; `scale`: level0 pixels a pixel of the windows."""
-    every = list(windows)
-    x, y = (np.array(places) * scale for places in ([w.left for w in every], [w.top for w in every]))
-    shares = tissue.shares(x, y, windows.side * scale, windows.side * scale)
-    return [window for window, share in zip(every, shares, strict=True) if share > 1e-9]

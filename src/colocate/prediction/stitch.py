@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple, final
 
@@ -47,16 +48,19 @@ class Box(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A square of `side` pixels whose first is at row `top`, column `left`; and its place among the windows."""
+    """A square of `side` pixels whose first is at row `top`, column `left`; it may reach beyond the picture."""
 
-    row: int
-    column: int
     top: int
     left: int
     side: int
+    view: Box
+    """What it sees of the picture."""
+    core: Box
+    """Where it is believed."""
 
 
 @final
+@dataclass(frozen=True)
 class Windows:
     """Square windows over a picture of `width` x `height` pixels, neighbours sharing `overlap`, at most half a side.
 
@@ -66,30 +70,24 @@ class Windows:
     [0, 30, 60]
     """
 
-    def __init__(self, width: int, height: int, side: int, overlap: int) -> None:
-        self.width, self.height, self.side, self.overlap = width, height, side, overlap
-        self.step = side - overlap
-        self.rows, self.columns = (max(1, math.ceil((length - overlap) / self.step)) for length in (height, width))
+    width: int
+    height: int
+    side: int
+    overlap: int
 
     def __iter__(self) -> Iterator[Window]:
-        for row, column in product(range(self.rows), range(self.columns)):
-            yield Window(row, column, row * self.step, column * self.step, self.side)
-
-    def view(self, window: Window) -> Box:
-        """What a window sees of the picture."""
-        bottom, right = window.top + self.side, window.left + self.side
-        return Box(window.top, window.left, min(bottom, self.height), min(right, self.width))
-
-    def core(self, window: Window) -> Box:
-        """Where a window is believed."""
-        half = self.overlap // 2
-        top, left, bottom, right = self.view(window)
-        return Box(
-            top + half if window.row > 0 else 0,
-            left + half if window.column > 0 else 0,
-            top + self.step + half if window.row < self.rows - 1 else bottom,
-            left + self.step + half if window.column < self.columns - 1 else right,
-        )
+        step, half = self.side - self.overlap, self.overlap // 2
+        rows, columns = (max(1, math.ceil((length - self.overlap) / step)) for length in (self.height, self.width))
+        for row, column in product(range(rows), range(columns)):
+            top, left = row * step, column * step
+            view = Box(top, left, min(top + self.side, self.height), min(left + self.side, self.width))
+            core = Box(
+                top + half if row > 0 else 0,
+                left + half if column > 0 else 0,
+                top + step + half if row < rows - 1 else view.bottom,
+                left + step + half if column < columns - 1 else view.right,
+            )
+            yield Window(top, left, self.side, view, core)
 
 
 def windows_over(width: float, height: float, side: int, overlap: int) -> Windows:
@@ -115,9 +113,9 @@ class Piece(NamedTuple):
     score: float
 
 
-def pieces(windows: Windows, window: Window, found: Found) -> list[Piece]:
+def pieces(window: Window, found: Found) -> list[Piece]:
     """Outline what was found in a window, as far as it lies in the picture."""
-    ids = found.ids.numpy()[windows.view(window).slices(window.top, window.left)]
+    ids = found.ids.numpy()[window.view.slices(window.top, window.left)]
     boxes = zip(find_objects(ids), found.classes, found.scores, strict=False)  # the last may lie beyond the picture
     return [
         Piece(window, outline(ids[box] == id, window.top + box[0].start, window.left + box[1].start), class_, score)
@@ -126,7 +124,7 @@ def pieces(windows: Windows, window: Window, found: Found) -> list[Piece]:
     ]
 
 
-def merge(windows: Windows, pieces: Sequence[Piece]) -> list[Outlined]:
+def merge(pieces: Sequence[Piece]) -> list[Outlined]:
     """Put together what windows saw of each object, in the order in which objects were first seen.
 
     Shapes are in the picture's pixels, with their corners cut (see `shapes.bevelled`).
@@ -139,7 +137,7 @@ def merge(windows: Windows, pieces: Sequence[Piece]) -> list[Outlined]:
     """
     if not pieces:
         return []
-    objects = [_whole(windows, group) for group in _groups(windows, pieces)]
+    objects = [_whole(group) for group in _groups(pieces)]
     objects = [whole for whole in objects if whole.believed >= BELIEVED]
     shapes = [whole.shape for whole in objects]
     for one, other in np.stack(_meeting(shapes), 1).tolist():
@@ -162,11 +160,11 @@ class _Whole(NamedTuple):
     """The share of it in the cores of the windows that saw it."""
 
 
-def _groups(windows: Windows, pieces: Sequence[Piece]) -> list[list[Piece]]:
+def _groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """The pieces of each object."""
     one, other = _meeting([piece.shape for piece in pieces])
     shapes = np.array([piece.shape for piece in pieces])
-    views = np.array([windows.view(piece.window).polygon for piece in pieces])
+    views = np.array([piece.window.view.polygon for piece in pieces])
     both = shapely.area(shapely.intersection(shapes[one], shapes[other]))
     seen_twice = shapely.intersection(views[one], views[other])
     areas = [shapely.area(shapely.intersection(shapes[some], seen_twice)) for some in (one, other)]
@@ -185,8 +183,8 @@ def _meeting(shapes: Sequence[BaseGeometry]) -> tuple[Int64[np.ndarray, " p"], I
     return one[one < other], other[one < other]
 
 
-def _whole(windows: Windows, group: Sequence[Piece]) -> _Whole:
-    cores = {piece.window: windows.core(piece.window).polygon for piece in group}
+def _whole(group: Sequence[Piece]) -> _Whole:
+    cores = {piece.window: piece.window.core.polygon for piece in group}
     parts = []
     for piece in group:
         others = [core for window, core in cores.items() if window != piece.window]

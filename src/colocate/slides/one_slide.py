@@ -118,15 +118,16 @@ def _tiles(
     looks = shards is not None or config.min_sharpness > 0
     facts = {"source": listed.source, "slide": listed.name, "mpp": found.mpp, "size": config.size}
     for x, y, tissue in zip(found.x.tolist(), found.y.tolist(), found.tissue.tolist(), strict=True):
-        pixels = slide.read(x, y, config.size, config.size, found.mpp) if looks else None
-        score = None if pixels is None else sharpness(pixels)
-        if score is not None and score < config.min_sharpness:
-            continue
         row = facts | {"x": x, "y": y}
-        stored = {}
-        if shards is not None and pixels is not None:
-            stored = shards.add(f"{listed.name}/{x:06d}_{y:06d}", jpeg(pixels, config.quality), row)
-        rows.append(row | stored | {"slide_mpp": slide.mpp, "tissue": tissue, "sharpness": score})
+        seen: dict[str, Any] = {}
+        if looks:
+            pixels = slide.read(x, y, config.size, config.size, found.mpp)
+            seen["sharpness"] = sharpness(pixels)
+            if seen["sharpness"] < config.min_sharpness:
+                continue
+            if shards is not None:
+                seen |= shards.add(f"{listed.name}/{x:06d}_{y:06d}", jpeg(pixels, config.quality), row)
+        rows.append(row | seen | {"slide_mpp": slide.mpp, "tissue": tissue})
     return rows
 
 

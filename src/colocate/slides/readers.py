@@ -109,8 +109,7 @@ class _OpenSlide(Reader):
         self.mpp = (x, y) if min(x, y) > 0 else None
         bounds = (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
         self.origin = (int(properties.get(bounds[0], 0)), int(properties.get(bounds[1], 0)))
-        colour = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
-        self.background = "#" + colour
+        self.background = "#" + properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self.power = properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class Quarantine:
         """Replace all entries."""
         if failed:
             write_csv(self.path, ("slide", "path", "reason"), [(name, *failed[name]) for name in sorted(failed)])
-        elif self.path.is_file():
+        else:
             self.path.unlink(missing_ok=True)
 
     def add(self, name: str, path: Path, reason: str) -> None:

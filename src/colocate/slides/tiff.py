@@ -264,14 +264,14 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
     """PhysicalSize of the image that begins last at or before this page; its unit is the micrometre unless it says."""
     if not file.ome_metadata:
         return None
-    found = []
-    for pixels in ElementTree.fromstring(file.ome_metadata).iterfind("{*}Image/{*}Pixels"):
-        first = min((int(part.get("IFD", 0)) for part in pixels.iterfind("{*}TiffData")), default=0)
-        found.append((first, pixels.attrib))
-    before = [(first, -place) for place, (first, _) in enumerate(found) if first <= number]
+    before, sides = [], []
+    for image in ElementTree.fromstring(file.ome_metadata).iterfind("{*}Image/{*}Pixels"):
+        first = min((int(part.get("IFD", 0)) for part in image.iterfind("{*}TiffData")), default=0)
+        if first <= number:
+            before.append((first, image.attrib))
     if not before:
         return None
-    pixels, sides = found[-max(before)[1]][1], []
+    pixels = max(before, key=lambda image: image[0])[1]  # of equals the first
     for axis in "XY":
         unit = LENGTHS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if unit is None or f"PhysicalSize{axis}" not in pixels:

@@ -22,7 +22,7 @@ from colocate.base.plugins import load, name_of, sha256_of
 from colocate.base.processes import cores, end_with_parent, start_method
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
-from colocate.slides.manifest import SLIDES, notes_of, part_path, write_manifest
+from colocate.slides.manifest import SLIDES, notes_of, write_manifest
 from colocate.slides.one_slide import cut
 from colocate.slides.runner import FAILED, Meter, Quarantine
 from colocate.slides.settings import TilingConfig
@@ -72,14 +72,20 @@ def tile(
     out = out.absolute()
     check_writable(out)
     remove_unfinished(out)
-    own_tissue = {} if tissue is None else _named(tissue)
-    tissue = own_tissue.get("tissue")
+    own_tissue = {}
+    if tissue is not None:
+        function = load(tissue)
+        if not inspect.isfunction(function):
+            raise UserError(f"--tissue {tissue} is not a function")
+        tissue = name_of(function)
+        own_tissue = {"tissue": tissue, "tissue_sha256": sha256_of(function)}
     _check_settings(out, {"manifest_only": manifest_only} | asdict(config) | own_tissue)
     own = slides[part[0] - 1 :: part[1]]
     before = {slide.name: notes for slide in own if (notes := notes_of(out, slide))}
     misnamed = {slide.name: reason for slide in slides if (reason := slide.misnamed(out))}
     for slide in own:
         if slide.name in misnamed:
+            Quarantine(out / FAILED).add(slide.name, slide.path, misnamed[slide.name])
             Terminal().say(f"note: {slide.name} is left out: {misnamed[slide.name]}")
     if waiting := [slide for slide in own if slide.name not in before | misnamed]:
         (out / MANIFEST).unlink(missing_ok=True)  # it would name shards that are cut anew
@@ -138,7 +144,7 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
                     meter.say(f"waiting for {counted(len(elsewhere), 'slide')} that another process is cutting")
                 futures = submit(elsewhere, wait=True)
     except BrokenProcessPool as error:
-        at_work = [slide.name for slide in slides if slide.lock(_failed_path(how[1], slide.name).parent).exists()]
+        at_work = [slide.name for slide in slides if slide.lock(how[1] / "parts").exists()]
         raise UserError(
             f"a process ended while it cut {' or '.join(at_work) or 'slides'}: killed for want of memory (give fewer "
             "--workers), or by a file that its reader dies on (leave it out); the same command goes on"
@@ -151,12 +157,12 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
 def _task(
     slide: Listed, config: TilingConfig, out: Path, manifest_only: bool, tissue: str | None, wait: bool
 ) -> int | str | None:
-    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also on disk.
+    """Cut a slide in a worker; return the number of tiles, or the reason of its failure, which is also in failed.csv.
 
     None, unless told to `wait`: another process is cutting it.
     """
-    failed = _failed_path(out, slide.name)
-    with claimed(slide.lock(failed.parent), wait) as mine:
+    quarantine = Quarantine(out / FAILED)
+    with claimed(slide.lock(out / "parts"), wait) as mine:
         if not mine:
             return None
         if notes := notes_of(out, slide):  # another process has been faster
@@ -164,20 +170,15 @@ def _task(
         try:
             tiles = cut(slide, config, out, manifest_only, None if tissue is None else load(tissue))
         except TileError as error:
-            reason = str(error)
-            write_atomically(failed, reason)
-            return reason
-        failed.unlink(missing_ok=True)
+            quarantine.add(slide.name, slide.path, str(error))
+            return str(error)
+        quarantine.remove({slide.name})
         return tiles
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-
-
-def _failed_path(out: Path, name: str) -> Path:
-    return part_path(out, name).with_suffix(".failed")
 
 
 @contextmanager
@@ -204,49 +205,42 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         yield executor
 
 
-def _named(tissue: str) -> dict[str, str]:
-    """What the settings say of a function of the user's own."""
-    found = load(tissue)
-    if not inspect.isfunction(found):
-        raise UserError(f"--tissue {tissue} is not a function")
-    return {"tissue": name_of(found), "tissue_sha256": sha256_of(found)}
-
-
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
     settings = {"version": 4} | settings
     if path.is_file():
         stored = read_json(path)
         changed = changes(stored, settings) if isinstance(stored, dict) else "no settings at all"
-        if changed:
+        if not changed:
+            return
+        if any(part.is_file() for part in (out / "parts").rglob("*")):  # a slide is cut, or being cut
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
-    else:
-        if there := [name for name in (MANIFEST, SLIDES, FAILED, "index.html") if (out / name).exists()]:
-            raise UserError(f"{out / there[0]} is there and not by `colocate tile`: choose another OUT")
-        text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(path, text)
+    elif there := [name for name in (MANIFEST, SLIDES, FAILED, "index.html") if (out / name).exists()]:
+        raise UserError(f"{out / there[0]} is there and not by `colocate tile`: choose another OUT")
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _conclude(
     slides: Sequence[Listed], out: Path, before: Mapping[str, dict[str, Any]], misnamed: Mapping[str, str]
 ) -> Tiled:
-    """Write failed.csv, and the manifest if no slide is missing.
+    """Write the manifest if no slide is missing.
 
     before: notes of slides known to be done; misnamed: why others have no files at all.
     """
     notes = {slide.name: known for slide in slides if (known := before.get(slide.name) or notes_of(out, slide))}
     done, others = ([slide for slide in slides if (slide.name in notes) == there] for there in (True, False))
-    failed = [slide for slide in others if slide.name in misnamed or _failed_path(out, slide.name).is_file()]
-    whys = {slide.name: misnamed.get(slide.name) or _failed_path(out, slide.name).read_text() for slide in failed}
-    Quarantine(out / FAILED).set({slide.name: (str(slide.path), whys[slide.name]) for slide in failed})
-    if len(failed) < len(others):
-        return Tiled(0, len(others) - len(failed), len(failed))
+    quarantine = Quarantine(out / FAILED)
+    quarantine.remove(quarantine.failed.keys() - {slide.name for slide in others})
+    left_out = quarantine.failed.keys() | misnamed.keys()
+    failed = sum(slide.name in left_out for slide in others)
+    if failed < len(others):
+        return Tiled(0, len(others) - failed, failed)
     if not done:
         raise UserError(f"none of {counted(len(slides), 'slide')} could be cut: {out / FAILED} says why")
     rows = write_manifest(out, done, notes)
     counts = [row["tiles"] for row in rows]
     enlarged = sum(row["enlarged"] for row in rows)
-    return Tiled(sum(counts), 0, len(failed), counts.count(0), enlarged)
+    return Tiled(sum(counts), 0, failed, counts.count(0), enlarged)
 
 
 def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | None) -> Path:
