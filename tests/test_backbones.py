@@ -23,10 +23,10 @@ from tests.tiny import tiny_recipe
 FAMILIES = [
     ("resnet18", 16, 512, 16),
     ("resnet18", 32, 512, 32),
-    ("resnet50", 16, 2048, 16),
-    ("convnext_tiny", 32, 768, 32),
-    ("convnext_tiny", 16, 768, 16),
-    ("vit_small_patch16_224", 32, 384, 16),  # patches of 16 pixels, whatever is asked for
+    ("resnet26", 16, 2048, 16),
+    ("convnext_atto", 32, 320, 32),
+    ("convnext_atto", 16, 320, 16),
+    ("vit_tiny_patch16_224", 32, 192, 16),  # patches of 16 pixels, whatever is asked for
     ("test_efficientnet", 32, 64, 32),
 ]
 
@@ -50,7 +50,7 @@ def test_every_parameter_of_every_family_learns(name: str, output_stride: int, c
     [
         ("resnet_18", 32, "timm has no network called 'resnet_18'; near it: .*resnet18"),
         ("resnet18", 12, "output_stride=12"),
-        ("vit_small_patch16_224", 8, "stride of 16, not the 8"),
+        ("test_vit", 8, "stride of 16, not the 8"),
         ("levit_128s", 32, "has a stride of 56"),  # 3.5 cells of 64 px, rounded up
     ],
 )
@@ -161,7 +161,7 @@ def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(
 
 
 @pytest.mark.parametrize(
-    ("name", "stride", "channels"), [("resnet18", 16, 256), ("convnext_tiny", 8, 192), ("test_efficientnet", 16, 48)]
+    ("name", "stride", "channels"), [("resnet18", 16, 256), ("convnext_atto", 8, 80), ("test_efficientnet", 16, 48)]
 )
 def test_cells_come_from_the_stage_of_a_stride(name: str, stride: int, channels: int) -> None:
     backbone = Backbone(name, cell_stride=stride).eval()
@@ -220,7 +220,7 @@ def test_statistics_of_batch_norm_move_unless_frozen() -> None:
     [
         (EncoderConfig("resnet18", cell_stride=12), "strides 2, 4, 8, 16, 32, none of 12"),
         (EncoderConfig("resnet18", cell_stride=16, freeze_stride=16), "no stage of stride 16 to be frozen"),
-        (EncoderConfig("vit_small_patch16_224", freeze_stride=4), "before its cells are none"),
+        (EncoderConfig("test_vit", freeze_stride=4), "before its cells are none"),
     ],
 )
 def test_stages_that_are_not_there_are_refused(config: EncoderConfig, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import os
 import socket
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from colocate.training.journal import read_journal
 from colocate.training.loop import build_method
 from colocate.training.probes import settle_batch_norm
 from colocate.training.recipe import EncoderConfig
-from tests.tiny import METHODS, tiny_recipe, write_tiles
+from tests.tiny import METHODS, double, each_view, tiny_recipe, write_tiles
 
 FEW = ("plm", "plm-vicregl", "plm-concl", "prototypes")  # one of each kind, for four processes
 NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ
@@ -43,27 +42,14 @@ def batches() -> list[Batch]:
     """In float64, so that what differs is no rounding."""
     generator = torch.Generator().manual_seed(0)
     tiles = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    return [of_each(sample_views(tiles, VIEWS, seed=step, epoch=step), double) for step in range(3)]
-
-
-def double(view: View) -> View:
-    return view._replace(images=view.images.double())
-
-
-def of_each(batch: Batch, change: Callable[[View], View]) -> Batch:
-    assert batch.reference is not None
-    local = tuple(change(view) for view in batch.locals)
-    first, second, reference = (change(view) for view in (batch.first, batch.second, batch.reference))
-    return batch._replace(first=first, second=second, locals=local, reference=reference)
+    return [each_view(sample_views(tiles, VIEWS, seed=step, epoch=step), double) for step in range(3)]
 
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
     count = len(batch.tiles) // world
     part = slice(count * rank, count * (rank + 1))
-
-    return of_each(batch, lambda view: View(view.images[part], view.crop.select(part)))._replace(
-        tiles=batch.tiles[part]
-    )
+    views = each_view(batch, lambda view: View(view.images[part], view.crop.select(part)))
+    return views._replace(tiles=batch.tiles[part])
 
 
 def state_after(method: Any, inner: torch.nn.Module, steps: list[Batch]) -> dict[str, Any]:
@@ -90,25 +76,28 @@ def methods_of(world: int) -> Iterable[str]:
     return METHODS if world == 2 else FEW
 
 
-def one_of_several(rank: int, port: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def one_of_several(rank: int, world: int, folder: str) -> None:
     for name, norm in product(methods_of(world), NORMS):
         method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
         after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
         torch.save(after, f"{folder}/{name}-{norm}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 def together(work: Callable[..., None], world: int, *arguments: object) -> None:
-    """Do work in several processes: ranks, a free port and the arguments are given to it."""
+    """Do work in a group of several processes: its rank and the arguments are given to each."""
     mp.set_forkserver_preload([__name__])  # torch is imported once, not by each process
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(work, (port, *arguments), nprocs=world, start_method="forkserver")
+    mp.start_processes(in_group, (world, port, work, arguments), nprocs=world, start_method="forkserver")
+
+
+def in_group(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    work(rank, *arguments)
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -143,14 +132,10 @@ def test_several_processes_compute_what_one_does(processes: tuple[Path, int], no
 PICTURES = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def probing_alone(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def probing_alone(rank: int, folder: str) -> None:
     if rank == 0:
         network = fresh("moco-v2", "synchronised").backbone.float()
         torch.save(settle_batch_norm(network, PICTURES).state_dict(), f"{folder}/settled.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -161,10 +146,7 @@ def test_a_probe_of_one_process_waits_for_no_other(tmp_path: Path) -> None:
     torch.testing.assert_close(found, alone)
 
 
-def shuffled_halves(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def shuffled_halves(rank: int, folder: str) -> None:
     torch.manual_seed(rank)
     key = fresh("plm", "frozen").train().key
     for part in key.modules():
@@ -177,7 +159,6 @@ def shuffled_halves(rank: int, port: int, folder: str) -> None:
     ] + torch.rand(3, 64, 64)
     features = key(images)
     torch.save({"seen": seen[0].mean((1, 2, 3)).floor(), "field": features.field}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -> None:
@@ -192,10 +173,7 @@ def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -
     assert (alike[0, 1] < alike[0, 7]) and (alike[7, 6] < alike[7, 0])
 
 
-def mix_four(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=4)
+def mix_four(rank: int, folder: str) -> None:
     torch.manual_seed(rank)
     with pytest.raises(UserError, match="3 views a device cannot be mixed evenly among 4 devices"):
         Shuffle(3, torch.device("cpu"))
@@ -218,7 +196,6 @@ def mix_four(rank: int, port: int, folder: str) -> None:
     assert torch.equal(norm.state_dict()["running_mean"], own)
     as_in_first(torch.nn.LayerNorm(3))  # without any a step of ConCL on several devices failed
     assert from_all(["a"] * rank) == ["a"] * 6
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -234,11 +211,8 @@ def test_every_process_gets_as_many_views_of_each_other(tmp_path: Path) -> None:
         assert count < 8 or any(views.tolist() != views.sort().values.tolist() for views in mixed)
 
 
-def count_sent(rank: int, port: int, folder: str) -> None:
+def count_sent(rank: int, folder: str) -> None:
     """Bytes that one PLM step sends, but for its gradients."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=4)
     exchange, gather, sent = dist.all_to_all_single, dist.all_gather_single, {"exchanged": 0.0, "gathered": 0.0}
 
     def exchanging(output: Tensor, own: Tensor, group: Any = None) -> None:
@@ -260,7 +234,6 @@ def count_sent(rank: int, port: int, folder: str) -> None:
         "width": losses.query.whole.shape[1],
     }
     torch.save(sent | sizes, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -274,43 +247,38 @@ def test_a_step_sends_what_the_estimate_for_many_devices_says(tmp_path: Path) ->
         assert found["gathered"] == said["queues"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
-def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: str) -> None:
-    tiles = write_tiles(tmp_path / "tiles")
-    run = tmp_path / "run"
-    command = ["-m", "colocate", "pretrain", "plm-small", "--data", str(tiles), "--out", str(run), "--batch", "8"]
-    command += ["--backbone", "test_resnet", "--views.size", "64", "--steps", "4", "--accelerator", "cpu"]
-    command += ["--devices", "2", "--workers", "0", "--log-every", "2", "--journals", "--method.norm-group", "4"]
-    start = (
-        [sys.executable]
-        if launcher == "fabric"
-        else [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    )
-    done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "deprecated" not in done.stderr
-    assert [row["step"] for row in read_journal(run)] == [2, 4]
-    state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
-    assert int(state["method"]["past_wholes.position"]) == 32  # both processes' keys, four times
-    assert (run / "backbone.safetensors").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("most", [0.1, 0.5])
-def test_unreadable_tiles_of_all_processes_count_together(tmp_path: Path, most: float) -> None:
-    """Each process counted its own ones, and the others ended with a traceback or waited for it."""
-    tiles = write_tiles(tmp_path / "tiles")
+def command_of_two(folder: Path, most: str, launcher: list[str]) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Pretrain on two processes, a quarter of the tiles no pictures; what was said, and which tiles were skipped."""
+    tiles = write_tiles(folder / "tiles")
     for number in range(0, 20, 4):
         (tiles / f"{number:02}.png").write_bytes(b"no picture")
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "colocate", "pretrain", "moco-v2", "--data", str(tiles), "--out", str(run)]
-    command += ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "8", "--journals"]
-    command += ["--accelerator", "cpu", "--devices", "2", "--workers", "0", "--log-every", "4", "--method.norm-group"]
-    command += ["4", "--max-skipped", str(most)]
+    command = [*launcher, "-m", "colocate", "pretrain", "plm-small", "--data", str(tiles), "--out", str(folder / "run")]
+    command += ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "8", "--log-every", "4"]
+    command += ["--accelerator", "cpu", "--devices", "2", "--workers", "0", "--journals", "--method.norm-group", "4"]
+    command = [sys.executable, *command, "--max-skipped", most]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert "Traceback" not in done.stderr and (done.returncode == 0) == (most == 0.5), done.stderr[-2000:]
-    with (run / "skipped.csv").open(newline="") as file:
-        named = [row["tile"] for row in csv.DictReader(file)]
-    assert len(named) == len({*named}) and (len(named) == 5 if most == 0.5 else len(named) > 2)
-    assert most == 0.5 or f"{len(named)} of 20 tiles cannot be read, more than 10.00%" in done.stderr
+    with (folder / "run" / "skipped.csv").open(newline="") as file:
+        return done, [row["tile"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node=2"]], ids=str)
+def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: list[str]) -> None:
+    done, skipped = command_of_two(tmp_path, "0.5", launcher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "deprecated" not in done.stderr
+    run = tmp_path / "run"
+    assert [row["step"] for row in read_journal(run)] == [4, 8]
+    state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
+    assert int(state["method"]["past_wholes.position"]) == 64  # both processes' keys, eight times
+    assert (run / "backbone.safetensors").exists()
+    assert len(skipped) == len({*skipped}) == 5
+
+
+@pytest.mark.slow
+def test_unreadable_tiles_of_all_processes_count_together(tmp_path: Path) -> None:
+    """Each process counted its own ones, and the others ended with a traceback or waited for it."""
+    done, skipped = command_of_two(tmp_path, "0.1", [])
+    assert done.returncode and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert 2 < len(skipped) == len({*skipped})
+    assert f"{len(skipped)} of 20 tiles cannot be read, more than 10.00%" in done.stderr

@@ -104,13 +104,14 @@ def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
 ) -> None:
     """Also at its last step, after which nothing is written any more."""
     tiles = write_tiles(tmp_path / "tiles")
-    whole, recipe = pretrain(tiny_recipe(tiles, tmp_path / "whole")), tiny_recipe(tiles, tmp_path / "run")
+    whole, recipe = (tiny_recipe(tiles, tmp_path / name, steps=4) for name in ("whole", "run"))
+    pretrain(whole)
     writes = []
 
     def killed_at_the_last(write: Callable[..., Any]) -> Callable[..., Any]:
         def writing(*what: Any) -> Any:
             writes.append(write)
-            if len(writes) == 6:  # two files at each of three steps
+            if len(writes) == 4:  # two files at each of two steps
                 raise KeyboardInterrupt
             return write(*what)
 
@@ -121,20 +122,20 @@ def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
         patch.setattr(checkpoint, "save_checkpoint", killed_at_the_last(checkpoint.save_checkpoint))
         pretrain(recipe)
     pretrain(recipe, resume=True)
-    same_run(whole, tmp_path / "run")
-    one, other = load_backbone(whole), load_backbone(tmp_path / "run")
-    assert other.facts["steps"] == 6
+    same_run(tmp_path / "whole", tmp_path / "run")
+    one, other = load_backbone(tmp_path / "whole"), load_backbone(tmp_path / "run")
+    assert other.facts["steps"] == 4
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_what_a_run_went_on_with_is_in_its_recipe(tmp_path: Path) -> None:
     """Or the command that goes on with it would ask no probe, and say another licence."""
-    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run"), 3)
+    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=2), 1)
     stored = tmp_path / "run" / "recipe.json"
     with pytest.raises(UserError, match="nowhere"):
         pretrain(replace(recipe, probe="nowhere"), resume=True)
     assert read_recipe(stored) == recipe
-    other = replace(recipe, data_licence="MIT", machine=replace(recipe.machine, workers=1, log_every=2))
+    other = replace(recipe, data_licence="MIT", machine=replace(recipe.machine, log_every=2))
     pretrain(other, resume=True)
     assert read_recipe(stored) == other
 
@@ -142,10 +143,10 @@ def test_what_a_run_went_on_with_is_in_its_recipe(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_was_moved_goes_on_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), Path("run")), 3)
+    stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), Path("run"), steps=2), 1)
     Path("run").rename("moved")
     main(["pretrain", "--from", "moved/recipe.json", "--resume"])
-    assert not Path("run").exists() and read_rows(Path("moved/journal.csv"))[-1]["step"] == 6
+    assert not Path("run").exists() and read_rows(Path("moved/journal.csv"))[-1]["step"] == 2
     main(["pretrain", "--from", "moved", "--resume", "--out", "other"])  # elsewhere, if that is asked
     assert read_recipe(Path("other/recipe.json")).out == "other"
     # A stored recipe that lies in no run says where its run is.
@@ -196,14 +197,13 @@ def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> 
         rows = [f"{path},{mpp}" for path in sorted(tiles.iterdir())]
         tables[name] = tmp_path / f"{name}.csv"
         tables[name].write_text("\n".join(["path,mpp", *rows]))
-    recipe = tiny_recipe(tables["before"], tmp_path / "run")
-    recipe = replace(recipe, views=replace(recipe.views, mpp=0.5, area=(0.2, 0.4)))
-    stopped(recipe, 3)
+    plain = tiny_recipe(tables["before"], tmp_path / "run", steps=2)
+    recipe = stopped(replace(plain, views=replace(plain.views, mpp=0.5, area=(0.2, 0.4))), 1)
     with pytest.raises(UserError, match=r"finer\.csv does not hold the tiles that .*run was started with"):
         pretrain(replace(recipe, data=str(tables["finer"])), resume=True)
     pretrain(replace(recipe, data=str(tables["moved"])), resume=True)
     # Where views do not ask for it, it changes nothing of them.
-    free = stopped(tiny_recipe(tables["before"], tmp_path / "free"), 3)
+    free = stopped(replace(plain, out=str(tmp_path / "free")), 1)
     pretrain(replace(free, data=str(tables["finer"])), resume=True)
 
 

@@ -104,7 +104,6 @@ SETTINGS: dict[str, Any] = {
     "adamw, bf16": {"precision": "bf16-mixed", "optim": OptimConfig("adamw", lr=1e-3)},
     "lars": {"optim": OptimConfig("lars", lr=0.3)},
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adamw, bf16", "lars")]
 
 
 @pytest.mark.parametrize("decay", [1e-6, 0.0])
@@ -127,21 +126,23 @@ def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny_recipe(tiles, tmp_path_factory.mktemp("whole") / "run"))
 
 
-@pytest.fixture(scope="module", params=["sgd", "accumulate, clip, warm-up", *SLOW])
-def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Recipe:
-    """The recipe of a finished run with each of the settings."""
-    recipe = replace(tiny_recipe(tiles, tmp_path_factory.mktemp("finished") / "run"), **SETTINGS[request.param])
-    pretrain(recipe)
-    return recipe
-
-
-@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 4))])
-def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(finished: Recipe, tmp_path: Path, stop: int) -> None:
-    halves = stopped(replace(finished, out=str(tmp_path / "halves")), stop)
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("sgd", 1),
+        ("accumulate, clip, warm-up", 3),
+        pytest.param("adamw, bf16", 3, marks=pytest.mark.slow),
+        pytest.param("lars", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiles: Path, tmp_path: Path, name: str, stop: int) -> None:
+    whole = tiny_recipe(tiles, tmp_path / "whole", steps=4, **SETTINGS[name])
+    pretrain(whole)
+    halves = stopped(replace(whole, out=str(tmp_path / "halves")), stop)
     # Another state of torch's generator must not matter.
     torch.manual_seed(99)
     pretrain(halves, resume=True)
-    same_run(Path(finished.out), tmp_path / "halves")
+    same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 def table_of_two_sources(folder: Path) -> Path:
@@ -178,11 +179,6 @@ def test_workers_and_checkpoints_change_nothing(tiles: Path, whole: Path, tmp_pa
     pretrain(tiny_recipe(tiles, tmp_path / "run", machine=machine))
     same_run(whole, tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
-
-
-def test_seeds_differ(tiles: Path, whole: Path, tmp_path: Path) -> None:
-    pretrain(tiny_recipe(tiles, tmp_path / "run", steps=1, seed=1))
-    assert read_journal(whole)[0]["loss"] != read_journal(tmp_path / "run")[0]["loss"]
 
 
 def test_ctrl_c_saves_too(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +249,9 @@ def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
 
 def test_weights_that_a_run_began_with_are_not_needed_to_go_on(tiles: Path, tmp_path: Path) -> None:
     first = pretrain(tiny_recipe(tiles, tmp_path / "first", steps=1)) / "backbone.safetensors"
-    recipe = tiny_recipe(tiles, tmp_path / "whole", encoder=EncoderConfig("test_resnet", init=str(first)))
+    recipe = tiny_recipe(tiles, tmp_path / "whole", encoder=EncoderConfig("test_resnet", init=str(first)), steps=2)
     pretrain(recipe)
-    halves = stopped(replace(recipe, out=str(tmp_path / "halves")), 3)
+    halves = stopped(replace(recipe, out=str(tmp_path / "halves")), 1)
     first.unlink()
     pretrain(halves, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
@@ -357,15 +353,8 @@ def test_a_run_that_never_took_a_step_may_be_started_otherwise(tiles: Path, tmp_
     recipe = tiny_recipe(tiles, tmp_path / "run", batch=14)
     with pytest.raises(UserError, match="do not divide into groups"):
         pretrain(recipe)
-    pretrain(replace(recipe, batch=12))
-    assert read_journal(tmp_path / "run")[-1]["step"] == 6
-
-
-def test_moved_tiles_may_be_resumed(tmp_path: Path) -> None:
-    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run"), 3)
-    (tmp_path / "here").rename(tmp_path / "there")
-    pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
-    assert last_state(tmp_path / "run")["step"] == 6
+    pretrain(replace(recipe, batch=12, steps=1))
+    assert read_journal(tmp_path / "run")[-1]["step"] == 1
 
 
 @pytest.mark.parametrize(
@@ -374,7 +363,6 @@ def test_moved_tiles_may_be_resumed(tmp_path: Path) -> None:
         ({"batch": 32}, "holds 20 tiles, fewer than a batch: give --batch 20 or less"),
         ({"machine": MachineConfig("gpu", journals=())}, "accelerator gpu"),
         ({"machine": MachineConfig("cpu", journals=("wandb",))}, r"pip install 'colocate\[wandb\]'"),
-        ({"batch": 14}, "do not divide into groups of 4"),
         ({"machine": MachineConfig("tpu", journals=())}, "accelerator tpu"),
     ],
 )
@@ -420,30 +408,25 @@ def test_a_run_removes_what_a_killed_one_left(tiles: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run").rglob("*.tmp")) == []
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_flipped_bit_is_noticed(tiles: Path, whole: Path, tmp_path: Path, share: float) -> None:
+def test_a_flipped_bit_is_noticed(tiles: Path, whole: Path, tmp_path: Path) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     for path in (run / "backbone.safetensors", checkpoint.checkpoints(run / "checkpoints")[-1]):
         content = bytearray(path.read_bytes())
-        content[int(share * len(content))] ^= 16
+        content[len(content) // 2] ^= 16
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged|cannot be read"):
+    with pytest.raises(UserError, match="damaged"):
         load_backbone(run)
-    with pytest.raises(UserError, match=r"step000000006\.pt is (damaged|cut short)"):
+    with pytest.raises(UserError, match=r"step000000006\.pt is damaged"):
         pretrain(tiny_recipe(tiles, run), resume=True)
 
 
-@pytest.fixture(scope="module")
-def half(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped at step 4 of 6."""
-    return Path(stopped(tiny_recipe(tiles, tmp_path_factory.mktemp("half") / "run"), 4).out)
-
-
-@pytest.mark.parametrize("torn", ["", "\0\0\0\0", "5,0.1", "1", "5,x" + "," * 30, "\n\n"])
-def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, whole: Path, half: Path, tmp_path: Path, torn: str) -> None:
-    run = shutil.copytree(half, tmp_path / "run")
-    with (run / "journal.csv").open("a") as file:
-        file.write(torn)
-    assert [row["step"] for row in read_journal(run)] == [1, 2, 3, 4]
-    pretrain(tiny_recipe(tiles, run), resume=True)
+def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, whole: Path, tmp_path: Path) -> None:
+    """Of a run that was stopped as it had just saved."""
+    run = tmp_path / "run"
+    recipe = stopped(tiny_recipe(tiles, run), 4)
+    journal = (run / "journal.csv").read_text()
+    for torn in ("", "\0\0\0\0", "5,0.1", "1", "\n\n", "5,x" + "," * 30):
+        (run / "journal.csv").write_text(journal + torn)
+        assert [row["step"] for row in read_journal(run)] == [1, 2, 3, 4]
+    pretrain(recipe, resume=True)
     same_run(whole, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from colocate.core.settings import ViewConfig
+from colocate.core.views import Batch, View
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.settings import (
     ConCLConfig,
@@ -48,6 +50,17 @@ def write_tiles(folder: Path, count: int = 20, size: int = 40) -> Path:
         coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
     return folder
+
+
+def each_view(batch: Batch, change: Callable[[View], View]) -> Batch:
+    """The batch with every one of its views changed."""
+    first, second, *local = map(change, (batch.first, batch.second, *batch.locals))
+    reference = batch.reference and change(batch.reference)
+    return batch._replace(first=first, second=second, locals=tuple(local), reference=reference)
+
+
+def double(view: View) -> View:
+    return view._replace(images=view.images.double())
 
 
 def tiny_recipe(data: Path, out: Path, **changes: Any) -> Recipe:

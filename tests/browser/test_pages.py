@@ -62,13 +62,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_needs_nothing_and_has_no_barrier(pages: dict[str, Path], new_tab: Tabs, kind: str, scheme: str) -> None:
+def test_a_page_needs_nothing_fits_and_has_no_barrier(
+    pages: dict[str, Path], new_tab: Tabs, kind: str, scheme: str
+) -> None:
     tab = new_tab(scheme=scheme)
     page = tab.open(pages[kind])
     own = pages[kind].absolute().parent.as_uri()
     assert all(url.startswith(f"{own}/") for url in tab.requests)
     assert len(tab.requests) == (2 if kind == "slides" else 1)  # the overlay lies beside the page
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    for width in (400, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert barriers(tab.page) == [] and tab.errors == []
     light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part > 128)")
@@ -76,19 +81,19 @@ def test_a_page_needs_nothing_and_has_no_barrier(pages: dict[str, Path], new_tab
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_are_text_and_all_is_there_without_scripts(pages: dict[str, Path], new_tab: Tabs, kind: str) -> None:
-    with_scripts, without = (new_tab(javascript=on).open(pages[kind]) for on in (True, False))
+def test_names_are_text_all_is_there_without_scripts_and_prints_black_on_white(
+    pages: dict[str, Path], new_tab: Tabs, kind: str
+) -> None:
+    with_scripts, without = (new_tab(javascript=on, scheme="dark").open(pages[kind]) for on in (True, False))
     text = without.inner_text("body")
     assert text == with_scripts.inner_text("body") and ODD in text
     assert without.locator("script").count() == 0
     assert pages[kind].stat().st_size < 5_000_000
-
-
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_wider_than_the_window(pages: dict[str, Path], new_tab: Tabs, kind: str, width: int) -> None:
-    page = new_tab(width=width).open(pages[kind])
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert without.pdf(format="A4").startswith(b"%PDF")
+    with_scripts.emulate_media(media="print")
+    style = "getComputedStyle(document.body)"
+    colours = with_scripts.evaluate(f"[{style}.backgroundColor, {style}.color]")
+    assert colours == ["rgb(255, 255, 255)", "rgb(29, 36, 51)"]
 
 
 def test_a_curve_tells_its_value_under_the_pointer(pages: dict[str, Path], new_tab: Tabs) -> None:
@@ -99,12 +104,3 @@ def test_a_curve_tells_its_value_under_the_pointer(pages: dict[str, Path], new_t
     stop.hover()
     shown = stop.locator("text")
     assert shown.evaluate("one => getComputedStyle(one).opacity") == "1" and shown.text_content() == words
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_page_prints_black_on_white(pages: dict[str, Path], new_tab: Tabs, kind: str) -> None:
-    page = new_tab(scheme="dark").open(pages[kind])
-    assert page.pdf(format="A4").startswith(b"%PDF")
-    page.emulate_media(media="print")
-    colours = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
-    assert colours == ["rgb(255, 255, 255)", "rgb(29, 36, 51)"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from colocate.pages.curves import Chart, draw_chart, draw_line, line
+from colocate.pages.curves import Chart, draw_chart, line
 
 
 def rows(count: int, **fixed: float) -> list[dict[str, float]]:
@@ -19,7 +19,7 @@ def test_values_and_a_running_mean_over_a_tenth_of_the_rows() -> None:
     axes = Figure().subplots()
     values = np.random.default_rng(0).normal(size=30)
     journal = [{"step": 5.0 * (i + 1), "loss": value} for i, value in enumerate(values)]
-    draw_line(axes, line(journal, "loss", "", "blue", pairs=3), "")
+    draw_chart(axes, Chart("", "", [line(journal, "loss", "", "blue", pairs=3)]))
     thin, thick = axes.lines
     assert list(thin.get_ydata()) == list(values)
     assert list(thick.get_xdata()) == [15.0 * step for step in range(1, 31)]

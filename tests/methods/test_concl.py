@@ -12,14 +12,14 @@ import torch.nn.functional as F
 
 from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
-from colocate.core.views import Batch, View, sample_views
+from colocate.core.views import Batch, sample_views
 from colocate.methods.concl import LEAST_CELLS, ConCL
 from colocate.methods.rules import Overlap
 from colocate.methods.settings import ConCLConfig, MoCoConfig
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
-from tests.tiny import tiny_recipe
+from tests.tiny import double, each_view, tiny_recipe
 
 MOCO = MoCoConfig(queue_length=20, hidden=16, width=8)
 CONFIG = ConCLConfig(MOCO, concepts=3, warmup_epochs=2)
@@ -36,15 +36,7 @@ def batch_of(count: int = 5, epoch: int = 2, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
     config = ViewConfig(size=96, symmetries="all", reference=True)
-    batch = sample_views(tiles, config, seed=seed, epoch=epoch)
-
-    def double(view: View) -> View:
-        return view._replace(images=view.images.double())
-
-    assert batch.reference is not None
-    return batch._replace(
-        first=double(batch.first), second=double(batch.second), reference=double(batch.reference), epoch=epoch
-    )
+    return each_view(sample_views(tiles, config, seed=seed, epoch=epoch), double)
 
 
 def plain_concepts(method: ConCL, batch: Batch) -> tuple[torch.Tensor, int]:

@@ -10,7 +10,8 @@ from torch import nn
 from colocate import Crop, overlap
 from colocate.core.views import Batch, View
 from colocate.methods.moco import MoCo
-from colocate.methods.rules import MostSimilar, Overlap, Rule
+from colocate.methods.rules import MostSimilar, Overlap
+from colocate.methods.settings import MoCoConfig
 from colocate.models.encoder import Encoder, projector
 
 
@@ -47,21 +48,20 @@ NAMES = {
 Step = tuple[MoCo, Batch, torch.Tensor]
 
 
-def method_of(values: dict[str, torch.Tensor], name: str, match: Rule, both_ways: bool) -> Step:
+def method_of(values: dict[str, torch.Tensor], name: str, match: Overlap | MostSimilar, both_ways: bool) -> Step:
     """Our method holding the reference's state, and the batch whose 'images' are the reference's backbone features."""
     align = nn.Linear(16, 16) if both_ways else None
     encoder = Encoder(nn.Identity(), projector(32, 32, 16), projector(32, 32, 16), align).double()
-    plm = name == "plm"
-    method = MoCo(
-        encoder,
-        match,
-        dense=float(values["plm.lambda"]) if plm else 0.5,
+    config = MoCoConfig(
+        match=match,
+        dense=float(values["plm.lambda"]) if name == "plm" else 0.5,
         both_ways=both_ways,
+        align=both_ways,
         temperature=float(values["plm.temperature"]),
         width=16,
         queue_length=64,
-        momentum=float(values["plm.momentum"]),
-    ).double()
+    )
+    method = MoCo(encoder, config, float(values["plm.momentum"])).double()
     load_encoder(method.query, values, f"{name}.before.encoder_q")
     load_encoder(method.key.encoder, values, f"{name}.before.encoder_k")
     assert method.past_cells is not None

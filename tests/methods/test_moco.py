@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from colocate.base.errors import UserError
 from colocate.core.geometry import Crop
 from colocate.core.settings import ViewConfig
-from colocate.core.views import Batch, View, sample_views
+from colocate.core.views import Batch, sample_views
 from colocate.methods.moco import MoCo
 from colocate.methods.rules import MostSimilar, Overlap
 from colocate.methods.settings import MoCoConfig
 from colocate.training.loop import build_method
 from tests.reference.overlap import overlap_matrix
-from tests.tiny import tiny_recipe
+from tests.tiny import double, each_view, tiny_recipe
 
 PLM = MoCoConfig(match=Overlap(), queue_length=20, hidden=16, width=8, dense=0.3)
 
@@ -34,13 +34,7 @@ def batch_of(count: int = 6, seed: int = 0, local_views: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
     config = ViewConfig(size=96, symmetries="all", local_views=local_views, local_size=64, local_area=(0.1, 0.4))
-    batch = sample_views(tiles, config, seed=seed)
-
-    def double(view: View) -> View:
-        return view._replace(images=view.images.double())
-
-    local = tuple(double(view) for view in batch.locals)
-    return batch._replace(first=double(batch.first), second=double(batch.second), locals=local)
+    return each_view(sample_views(tiles, config, seed=seed), double)
 
 
 def plain_loss(
@@ -101,7 +95,7 @@ ABLATIONS = {
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_the_loss_is_the_papers(name: str) -> None:
     config, local_views, changes = ABLATIONS[name]
-    method, batch = built(config), batch_of(3 if local_views else 6, local_views=local_views)
+    method, batch = built(config), batch_of(3, local_views=local_views)
     plain = copy.deepcopy(method)
     losses = method(batch)
     expected = plain_loss(plain, batch, **changes)
@@ -125,33 +119,12 @@ def test_moco_v2_is_plm_with_nothing_on_cells() -> None:
 
 def test_views_that_share_nothing_give_no_dense_loss() -> None:
     method, batch = built(), batch_of()
-    left = Crop.of([[0, 0, 96, 40]]).select(torch.zeros(6, dtype=torch.long))
-    right = Crop.of([[0, 96, 96, 50]]).select(torch.zeros(6, dtype=torch.long))
+    left, right = (Crop.of([ends] * 6) for ends in ([0, 0, 96, 40], [0, 96, 96, 50]))
     apart = Batch(batch.first._replace(crop=left), batch.second._replace(crop=right), batch.tiles)
     losses = method(apart)
     assert losses.terms["cells"] == 0
     losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.query.parameters())
-
-
-def test_queues_hold_the_keys_of_this_batch() -> None:
-    method, batch = built(), batch_of()
-    losses = method(batch)
-    assert method.past_cells is not None and method.past_wholes is not None
-    torch.testing.assert_close(method.past_wholes.vectors[:6], F.normalize(losses.key.whole, dim=1))
-    torch.testing.assert_close(method.past_cells.vectors[:6], F.normalize(losses.key.cells.mean(1), dim=1))
-
-
-def test_a_step_along_the_gradient_lowers_the_loss() -> None:
-    method, batch = built(), batch_of()
-    still = copy.deepcopy(method)
-    optimizer = torch.optim.SGD(method.query.parameters(), lr=1e-3)
-    before = method(batch).total()
-    before.backward()
-    optimizer.step()
-    still.query.load_state_dict(method.query.state_dict())
-    still.key.momentum = 1.0
-    assert still(batch).total() < before
 
 
 def test_gathered_batches_move_the_key_once_a_step() -> None:

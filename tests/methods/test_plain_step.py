@@ -10,14 +10,14 @@ import torch
 from timm.models.resnet import BasicBlock
 
 from colocate.core.settings import ViewConfig
-from colocate.core.views import View, sample_views
+from colocate.core.views import sample_views
 from colocate.methods.moco import MoCo
 from colocate.training.loop import build_method
 from colocate.training.optim import OptimConfig, build_optimizer
 from tests.reference.step import PlainStep
-from tests.tiny import MOCO, tiny_recipe
+from tests.tiny import MOCO, each_view, tiny_recipe
 
-BATCH, LR, STEPS = 8, 0.001, 4
+BATCH, LR, STEPS = 8, 0.001, 3
 
 
 def tiles() -> torch.Tensor:
@@ -26,13 +26,8 @@ def tiles() -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, 72, mode="bicubic").clamp(0, 255).to(torch.uint8)
 
 
-def in_(dtype: torch.dtype, view: View) -> View:
-    return view._replace(images=view.images.to(dtype))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("symmetries", ["horizontal", "all"])
-def test_the_fast_step_is_the_plain_one(symmetries: str, dtype: torch.dtype) -> None:
+def test_the_fast_step_is_the_plain_one(dtype: torch.dtype) -> None:
     config = replace(MOCO, norm_group=BATCH, queue_length=64)
     recipe = tiny_recipe(Path(), Path(), method=config, optim=OptimConfig(lr=LR))
     method = build_method(recipe).to(dtype)
@@ -44,8 +39,8 @@ def test_the_fast_step_is_the_plain_one(symmetries: str, dtype: torch.dtype) -> 
     plain, optimizer = PlainStep(method, LR), build_optimizer(recipe.optim, method)
     before = torch.cat([p.detach().flatten().clone() for p in method.query.parameters()])
     for step in range(STEPS):
-        views = sample_views(tiles(), ViewConfig(size=64, symmetries=symmetries), epoch=step)  # pyright: ignore[reportArgumentType]
-        views = views._replace(first=in_(dtype, views.first), second=in_(dtype, views.second))
+        views = sample_views(tiles(), ViewConfig(size=64, symmetries="all"), epoch=step)
+        views = each_view(views, lambda view: view._replace(images=view.images.to(dtype)))
         loss = method(views).total()
         loss.backward()
         optimizer.step()

@@ -105,7 +105,9 @@ def test_places_without_anything_are_one_sentence(world: World, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     (tmp_path / "tiling").mkdir()
     (tmp_path / "tiling" / "tiling.json").write_text("{}")
+    (tmp_path / "README.md").write_text("no slide")
     for name, says in (
+        ("README.md", "is no slide"),
         ("nowhere", "does not exist"),
         ("empty", "hold no slides"),
         ("tiling", "no manifest.parquet yet"),

@@ -96,7 +96,7 @@ def test_an_address_that_cannot_be_is_a_sentence(
 def test_a_missing_package_is_a_sentence(
     slide: Path, package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in (package,) or "colocate.viewer" in name]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package or name == "colocate.viewer.server"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
     assert refused(capsys, slide) == f"colocate: {package} is not installed: pip install 'colocate[viewer,features]'\n"

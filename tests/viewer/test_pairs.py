@@ -15,11 +15,12 @@ from colocate.core.geometry import Crop
 from colocate.core.views import sample_views
 from colocate.data.index import Index
 from colocate.models.backbones import load_backbone
+from colocate.pages.matches import crop_corners
 from colocate.training.recipe import read_recipe
 from colocate.viewer.pairs import Pair, pair, read_run
 from tests.viewer.conftest import World, decoded
 
-CHOSEN = [(0, 0), (3, 1), (7, 0), (12, 1), (19, 0)]
+CHOSEN = [(0, 0), (12, 1), (19, 0)]
 
 
 @pytest.fixture(scope="module", params=CHOSEN)
@@ -58,9 +59,9 @@ def test_shares_are_those_of_the_cells_areas(drawn: Pair) -> None:
 
 def test_corners_are_where_the_views_have_theirs(drawn: Pair) -> None:
     high, wide = drawn.run.grid
-    for view, corners in zip(drawn.views, drawn.crops(), strict=True):
-        ends = [0, wide - 1, high * wide - 1, (high - 1) * wide]
-        for place, cell in enumerate(ends):
+    for view in drawn.views:
+        corners = crop_corners(view.crop)
+        for place, cell in enumerate([0, wide - 1, high * wide - 1, (high - 1) * wide]):
             x, y = list(tissue(view.crop, (high, wide), cell).exterior.coords)[place]
             assert corners[place] == pytest.approx([x, y])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -47,28 +47,15 @@ class MoCo(Method):
     b tiles, n cells a view, d projection width. Local views, where a batch has them, are queries too.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        match: Rule | None,
-        *,
-        dense: float,
-        both_ways: bool,
-        negatives: Literal["tiles", "cells"] = "tiles",
-        temperature: float,
-        width: int,
-        queue_length: int,
-        momentum: float,
-    ) -> None:
+    def __init__(self, encoder: Encoder, config: MoCoConfig, momentum: float) -> None:
         super().__init__()
         self.query = encoder
         self.key = Momentum(encoder, momentum)
-        self.match = match
-        self.dense = dense
-        self.both_ways = both_ways
-        self.temperature = temperature
-        self.past_wholes = Queue(queue_length, width) if dense < 1 else None
-        self.past_cells = None if match is None or negatives == "cells" else Queue(queue_length, width)
+        self.match, self.both_ways, self.temperature = config.match, config.both_ways, config.temperature
+        self.dense = config.dense if config.match is not None else 0.0
+        self.past_wholes = Queue(config.queue_length, config.width) if self.dense < 1 else None
+        has_past_cells = config.match is not None and config.negatives == "tiles"
+        self.past_cells = Queue(config.queue_length, config.width) if has_past_cells else None
 
     def forward(self, batch: Batch) -> Losses:
         whole, cells, q, k = self.contrast(batch)
@@ -142,15 +129,5 @@ def build(config: MoCoConfig, backbone: Backbone, forwards_per_step: int = 1) ->
         align=linear(config.width, config.width) if config.match is not None and config.align else None,
         most_cells=config.most_cells,
     )
-    return MoCo(
-        encoder,
-        config.match,
-        dense=config.dense if config.match is not None else 0.0,
-        both_ways=config.both_ways,
-        negatives=config.negatives,
-        temperature=config.temperature,
-        width=config.width,
-        queue_length=config.queue_length,
-        # The key encoder follows at every forward; over a whole step it shall have moved by `momentum` once.
-        momentum=config.momentum ** (1 / forwards_per_step),
-    )
+    # The key encoder follows at every forward; over a whole step it shall have moved by `momentum` once.
+    return MoCo(encoder, config, config.momentum ** (1 / forwards_per_step))

@@ -12,12 +12,7 @@ from colocate.base.errors import UserError
 from colocate.methods.rules import MostSimilar, NearestCentre, NearestFeature, Overlap
 
 if TYPE_CHECKING:
-    from colocate.methods.concl import ConCL
-    from colocate.methods.distil import Distil
     from colocate.methods.method import Method
-    from colocate.methods.moco import MoCo
-    from colocate.methods.prototypes import Prototypes
-    from colocate.methods.vicregl import VICRegL
     from colocate.models.backbones import Backbone
 
 RGB = tuple[float, float, float]
@@ -100,7 +95,6 @@ class MoCoConfig(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """What it is made of."""
         if self.match is None:
             return Terms("InfoNCE + queue", "none", "none")
         weighted = ", weighted" if isinstance(self.match, Overlap) and self.match.weighted else ""
@@ -114,7 +108,7 @@ class MoCoConfig(MethodConfig):
         has_queue = self.dense < 1 or self.negatives == "tiles"
         return -(-self.queue_length // batch) if has_queue else 0
 
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> MoCo:
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         from colocate.methods.moco import build
 
         return build(self, backbone, forwards_per_step)
@@ -155,12 +149,11 @@ class VICRegLConfig(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """What it is made of."""
         weighted = ", weighted" if isinstance(self.location, Overlap) and self.location.weighted else ""
         matching = f"{NearestFeature.words}; {self.location.words}, best {self.best}"
         return Terms("VICReg", f"VICReg on cell pairs{weighted}", matching)
 
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> VICRegL:
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         from colocate.methods.vicregl import build
 
         return build(self, backbone, forwards_per_step)
@@ -188,7 +181,6 @@ class ConCLConfig(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """What it is made of."""
         whole, dense, matching = self.moco.terms
         matched = self.moco.match is not None
         return Terms(
@@ -198,10 +190,9 @@ class ConCLConfig(MethodConfig):
         )
 
     def filling(self, batch: int) -> int:
-        """As MoCo's."""
         return self.moco.filling(batch)
 
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> ConCL:
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         from colocate.methods.concl import build
 
         return build(self, backbone, forwards_per_step)
@@ -238,10 +229,9 @@ class PrototypesConfig(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """What it is made of."""
         return Terms("none", f"cross-entropy on {self.prototypes} prototypes, weighted", "overlap")
 
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Prototypes:
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         from colocate.methods.prototypes import build
 
         return build(self, backbone, forwards_per_step)
@@ -272,10 +262,9 @@ class DistilConfig(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """What it is made of."""
         return Terms("none", f"cosine and relations to {self.teacher}, weighted", "overlap")
 
-    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Distil:
+    def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
         from colocate.methods.distil import build
 
         return build(self, backbone, forwards_per_step)

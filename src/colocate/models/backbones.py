@@ -285,7 +285,8 @@ def load_backbone(path: str | PathLike[str]) -> Backbone:
     attribute `facts` of the result. It comes in evaluation mode.
 
     Raises:
-        UserError: a file is missing or unreadable, or not every tensor is there and fits.
+        UserError: a file is missing or unreadable, or says wrongly what a backbone needs; or not every tensor is there
+            and fits.
     """
     path = Path(path)
     if not path.exists():
@@ -296,7 +297,11 @@ def load_backbone(path: str | PathLike[str]) -> Backbone:
         inside = [str(found.parent) for found in sorted(path.glob("*/backbone.json"))]
         meant = f": perhaps {inside[0]} is meant" if inside else ""
         raise UserError(f"{path} is no backbone of colocate ({told} is missing): give the folder of a run{meant}")
-    facts = read_facts(told)
+    kind = "backbone.json of a colocate run, beside its weights"
+    try:
+        facts: dict[str, Any] = dict(_FACTS.validate_python(read_json(told, kind), extra="allow"))
+    except pydantic.ValidationError as error:
+        raise UserError(f"{told} ({reason(error)}) is no {kind}") from error
     backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
     tensors = read_tensors(weights, facts.get("sha256"))
     if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
@@ -316,19 +321,6 @@ class _Facts(TypedDict):
     std: Annotated[list[Scale], Field(min_length=3, max_length=3)]
     mpp: NotRequired[Scale | None]
     sha256: NotRequired[str]
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """What a backbone.json says.
-
-    Raises:
-        UserError: it cannot be read, or does not say, or says wrongly, what a backbone needs.
-    """
-    kind = "backbone.json of a colocate run, beside its weights"
-    try:
-        return dict(_FACTS.validate_python(read_json(path, kind), extra="allow"))
-    except pydantic.ValidationError as error:
-        raise UserError(f"{path} ({reason(error)}) is no {kind}") from error
 
 
 _FACTS = pydantic.TypeAdapter(_Facts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, cast, final
+from functools import cache
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -18,56 +19,15 @@ from colocate.core.geometry import coarser, exact
 
 
 def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
-    """Let every batch norm in `module` take its statistics over groups of `size` views, in place; weights keep names.
+    """Let every 2D batch norm in `module` take its statistics over groups of `size` views, in place.
 
     One process then behaves as several would: the reference trains on 4 x 64. A batch that is no larger than `size`
     is one group.
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            kind = _GroupedAct if isinstance(part, BatchNormAct2d) else _Grouped
-            part.__class__ = kind  # pyright: ignore[reportAttributeAccessIssue]  # the same module with another forward
-            part.group = size  # pyright: ignore[reportArgumentType]
+            _take_statistics(part, size)
     return module
-
-
-def _grouped_norm(norm: nn.BatchNorm2d, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
-    """Batch norm of x in groups, in one pass: the groups are folded into channels."""
-    b, c = x.shape[:2]
-    groups = max(1, b // size)
-    if b % groups:
-        raise UserError(f"{b} views a device do not divide into groups of {size}: change batch or method.norm-group")
-    folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None and var is not None
-    means, variances = mean.repeat(groups), var.repeat(groups)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    weight, bias = norm.weight.repeat(groups), norm.bias.repeat(groups)
-    out = F.batch_norm(folded, means, variances, weight, bias, True, norm.momentum or 0.1, norm.eps)
-    mean.copy_(means.view(groups, c).mean(0))
-    var.copy_(variances.view(groups, c).mean(0))
-    return out.unflatten(1, (groups, c)).transpose(0, 1).flatten(0, 1)
-
-
-class _Grouped(nn.BatchNorm2d):
-    group: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) < 2 * self.group:
-            return super().forward(input)
-        return _grouped_norm(self, input, self.group)
-
-
-class _GroupedAct(BatchNormAct2d):
-    group: int
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
-        if not self.training or len(x) < 2 * self.group:
-            return super().forward(x, *args)
-        return self.act(self.drop(_grouped_norm(cast(nn.BatchNorm2d, self), x, self.group)))
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
@@ -83,19 +43,59 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     if not norms:
         raise UserError("the network has no batch norm to be synchronised: leave --sync-norm out")
     for part in norms:
-        kind = _Synchronised1d if isinstance(part, nn.BatchNorm1d) else _Synchronised2d
-        kind = _SynchronisedAct if isinstance(part, BatchNormAct2d) else kind
-        part.__class__ = kind  # pyright: ignore[reportAttributeAccessIssue]  # as above
+        _take_statistics(part, None)
     return module
 
 
 def is_local_norm(module: nn.Module) -> bool:
     """Whether a layer is a batch norm whose statistics tell one process's, or one group's, views from others'."""
-    return isinstance(module, _BatchNorm) and not isinstance(module, _SYNCHRONISED)
+    return isinstance(module, _BatchNorm) and not (isinstance(module, _OtherStatistics) and module.group is None)
 
 
-def _several(norm: nn.Module) -> bool:
-    return norm.training and world()[1] > 1 and not getattr(norm, "alone", False)
+class _OtherStatistics(_BatchNorm):
+    """Comes before a class of batch norm; in training, statistics are those of groups or of all processes."""
+
+    group: int | None
+    """Views in a group; None: all processes."""
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
+        if self.group is None:
+            several = world()[1] > 1 and not getattr(self, "alone", False)
+        else:
+            several = len(input) >= 2 * self.group
+        if not (self.training and several):
+            return super().forward(input, *args)
+        out = _synchronised_norm(self, input) if self.group is None else _grouped_norm(self, input, self.group)
+        return self.act(self.drop(out)) if isinstance(self, BatchNormAct2d) else out
+
+
+def _take_statistics(norm: _BatchNorm, group: int | None) -> None:
+    if not isinstance(norm, _OtherStatistics):
+        norm.__class__ = _with_other_statistics(type(norm))  # the same module with another forward
+    norm.group = group  # pyright: ignore[reportArgumentType]
+
+
+@cache
+def _with_other_statistics(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    return type(kind.__name__, (_OtherStatistics, kind), {})
+
+
+def _grouped_norm(norm: _BatchNorm, x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
+    """Batch norm of x in groups, in one pass: the groups are folded into channels."""
+    b, c = x.shape[:2]
+    groups = b // size
+    if b % groups:
+        raise UserError(f"{b} views a device do not divide into groups of {size}: change batch or method.norm-group")
+    folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
+    mean, var = _counted(norm)
+    means, variances = mean.repeat(groups), var.repeat(groups)
+    weight, bias = norm.weight.repeat(groups), norm.bias.repeat(groups)
+    out = F.batch_norm(folded, means, variances, weight, bias, True, norm.momentum or 0.1, norm.eps)
+    mean.copy_(means.view(groups, c).mean(0))
+    var.copy_(variances.view(groups, c).mean(0))
+    return out.unflatten(1, (groups, c)).transpose(0, 1).flatten(0, 1)
 
 
 def _synchronised_norm(norm: _BatchNorm, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
@@ -107,36 +107,19 @@ def _synchronised_norm(norm: _BatchNorm, x: Float[Tensor, "b c *space"]) -> Floa
     mean = summed(wide.sum(own)) / count
     centred = wide - mean.view(shape)
     var = summed(centred.square().sum(own)) / count
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
+    running_mean, running_var = _counted(norm)
     momentum = norm.momentum or 0.1
-    norm.running_mean.lerp_(mean.detach().to(norm.running_mean), momentum)
-    norm.running_var.lerp_((var.detach() * count / max(1, count - 1)).to(norm.running_var), momentum)
+    running_mean.lerp_(mean.detach().to(running_mean), momentum)
+    running_var.lerp_((var.detach() * count / max(1, count - 1)).to(running_var), momentum)
     scale = norm.weight / (var + norm.eps).sqrt()
     return (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
 
-class _Synchronised1d(nn.BatchNorm1d):
-    def forward(self, input: Tensor) -> Tensor:
-        return _synchronised_norm(self, input) if _several(self) else super().forward(input)
-
-
-class _Synchronised2d(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        return _synchronised_norm(self, input) if _several(self) else super().forward(input)
-
-
-class _SynchronisedAct(BatchNormAct2d):
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
-        if not _several(self):
-            return super().forward(x, *args)
-        return self.act(self.drop(_synchronised_norm(cast(nn.BatchNorm2d, self), x)))
-
-
-_SYNCHRONISED = (_Synchronised1d, _Synchronised2d, _SynchronisedAct)
+def _counted(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Count one batch more; the running mean and variance, which it shall move."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    return norm.running_mean, norm.running_var
 
 
 class Features(NamedTuple):

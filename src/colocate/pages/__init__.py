@@ -1,4 +1,4 @@
 """Pages, each one file of HTML, of a run, of several runs, of results and of slides.
 
-Imports evaluate and what that imports.
+Imports evaluation and what that imports.
 """

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from colocate import __version__
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 from colocate.base.text import counted, grid
@@ -45,6 +44,12 @@ NOTE = (
     "Values are means over the last tenth of each journal's rows. Losses of different methods are on different scales. "
     "Effective rank cannot exceed the batch: compare that of equal batches only."
 )
+WORDS = {
+    "whole": "the part of the loss that whole views add, weighted already",
+    "displaced": "correspondence of cells whose tissue lies elsewhere in the other view; 0: it knows places only",
+    "crowded": "share of the time in which other processes had the cores; above 10 % speeds are too low",
+}
+"""What the columns measure whose names do not say it."""
 
 
 class Run(NamedTuple):
@@ -65,24 +70,27 @@ def compare(runs: Sequence[Path], out: Path = Path("compare.html"), picture: Pat
     """
     check_ending(out)
     compared = read_runs(runs)
-    charts = charts_of(compared)
-    table, different = rows_of(compared), rows_of_settings(compared)
+    names = [run.name for run in compared]
+    charts, table, settings = charts_of(compared), rows_of(compared), different_settings(compared)
+    different = [["setting", *names], *([name, *values] for name, values in settings.items())] if settings else []
+    words = {name: meaning for name, meaning in WORDS.items() if name in table[0]}
     write_page(
         out,
         "runs.html",
-        version=__version__,
         heading=f"{counted(len(compared), 'run')} compared",
-        runs=[run.name for run in compared],
+        runs=names,
         table=[list(column) for column in zip(*table, strict=True)],
         different=different,
         note=NOTE,
-        charts=[(chart, svg.draw(chart)) for chart in charts],
-        size=svg,
+        words=words,
+        charts=charts,
+        svg=svg,
     )
     if picture is not None:
         write_atomically(picture, png(draw(charts)))
-    settings = grid(different, left=1) if different else "All settings are the same."
-    return "\n\n".join([grid(table, left=2), NOTE, settings])
+    listed = "\n".join(f"- {name}: {meaning}" for name, meaning in words.items())
+    said = grid(different, left=1) if different else "All settings are the same."
+    return "\n\n".join([grid(table, left=2), NOTE, listed, said])
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -130,12 +138,6 @@ def rows_of(runs: Sequence[Run]) -> list[list[str]]:
         values = [f"{late[name]:{form}}" if math.isfinite(late[name]) else "" for name, form in columns.items()]
         rows.append([run.name, run.recipe.name, f"{run.rows[-1]['step']:,.0f}", *values])
     return rows
-
-
-def rows_of_settings(runs: Sequence[Run]) -> list[list[str]]:
-    """Heads, then a row a setting that differs; nothing where none does."""
-    rows = [[name, *values] for name, values in different_settings(runs).items()]
-    return [["setting", *(run.name for run in runs)], *rows] if rows else []
 
 
 def charts_of(runs: Sequence[Run]) -> list[Chart]:

@@ -69,23 +69,19 @@ def line(rows: Rows, column: str, label: str, colour: str, *, style: int = 0, pa
     return Line(label, colour, x * pairs, y, late_mean(rows, column), style, late_mean(rows, f"{column}_chance"))
 
 
-def draw_line(axes: Axes, line: Line, label: str) -> None:
-    """Draw the values and their running mean, which stands as `label` in the legend, and the level."""
-    colour = COLOURS[line.colour]
-    axes.plot(line.x, line.y, color=colour, lw=0.7, alpha=0.3)
-    marker = "o" if len(line.y) == 1 else None
-    label = f" {label}" if label.startswith("_") else label  # which matplotlib would leave out
-    axes.plot(line.x, line.smooth, color=colour, lw=1.8, ls=STYLES[line.style], label=label, marker=marker)
-    if math.isfinite(line.level):
-        axes.axhline(line.level, color=colour, lw=1, ls=":")
-
-
 def draw_chart(axes: Axes, chart: Chart, *, legend: bool = True) -> None:
-    """Draw a chart; its legend, if it has one, tells the late means."""
+    """Draw values, their running means and levels; the legend, if there is one here, tells the late means."""
     plot(axes, chart.title, chart.xlabel)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for one in chart.lines:
-        draw_line(axes, one, f"{one.label} {one.late:.3g}" if legend else one.label)
+        colour = COLOURS[one.colour]
+        axes.plot(one.x, one.y, color=colour, lw=0.7, alpha=0.3)
+        label = f"{one.label} {one.late:.3g}" if legend else one.label
+        label = f" {label}" if label.startswith("_") else label  # which matplotlib would leave out
+        marker = "o" if len(one.y) == 1 else None
+        axes.plot(one.x, one.smooth, color=colour, lw=1.8, ls=STYLES[one.style], label=label, marker=marker)
+        if math.isfinite(one.level):
+            axes.axhline(one.level, color=colour, lw=1, ls=":")
     if chart.filling:
         axes.axvspan(0, chart.filling, color=INK, alpha=0.1, lw=0, label="queue fills: more negatives")
     axes.set_xlim(0, max((one.x.max() for one in chart.lines if len(one.x)), default=1))

@@ -21,6 +21,7 @@ from colocate.training.recipes import RECIPES
 from colocate.training.run import planned_steps, resume_command
 
 MOST_WAITING = 0.05  # of the time, for tiles
+FEWEST_STEPS = 200  # of fewer, with a row of the journal every ten, the numbers at the end are of a single batch
 
 
 def title(shown: Shown) -> str:
@@ -90,6 +91,8 @@ def warnings(shown: Shown) -> list[str]:
     saved = read_json(run / "backbone.json", "backbone of a run")["steps"]
     pictured = "" if saved == step else f"; its backbone, and so what it tells apart, is of step {saved:,}"
     found = [
+        step < FEWEST_STEPS
+        and f"after {counted(step, 'step')} it is far too early to judge this run: give it {FEWEST_STEPS} or more",
         first_warning(rows, recipe.batch),
         step < planned and f"it is not done: step {step:,} of {planned:,}{pictured}",
         late_mean(rows, "displaced") < late_mean(rows, "displaced_chance") / 2

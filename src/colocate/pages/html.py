@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from colocate import __version__
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
 
@@ -37,6 +38,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 TEMPLATES.filters |= {"strong": strong}
+TEMPLATES.globals["version"] = __version__
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:

@@ -199,15 +199,5 @@ def _draw_cell(
 
 
 def _write(axes: Axes, x: float, y: float, words: str, colour: str) -> None:
-    axes.text(
-        x,
-        y,
-        words,
-        color=colour,
-        fontsize=SMALL,
-        fontweight="bold",
-        ha="center",
-        va="center",
-        clip_on=True,
-        path_effects=halo(),
-    )
+    look = {"fontsize": SMALL, "fontweight": "bold", "ha": "center", "va": "center", "clip_on": True}
+    axes.text(x, y, words, color=colour, path_effects=halo(), **look)

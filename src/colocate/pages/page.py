@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from colocate import __version__
 from colocate.base.files import write_atomically
 from colocate.pages import facts, panels, svg
 from colocate.pages.curves import Chart, draw_chart, line
@@ -51,7 +50,6 @@ def report(run: Path, out: Path | None = None, picture: Path | None = None) -> P
     write_page(
         out,
         "run.html",
-        version=__version__,
         run=run,
         recipe=shown.recipe.name,
         heading=facts.title(shown),
@@ -65,8 +63,8 @@ def report(run: Path, out: Path | None = None, picture: Path | None = None) -> P
             for panel in drawn
         ],
         curves=ABOUT_CURVES,
-        charts=[(chart, svg.draw(chart)) for chart in charts],
-        size=svg,
+        charts=charts,
+        svg=svg,
     )
     if picture is not None:
         write_atomically(picture, png(_sheet(shown, drawn, charts)))

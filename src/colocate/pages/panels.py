@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple, final
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from colocate.base.text import counted
 from colocate.data.loader import spaced
 from colocate.pages.matches import draw_pair, training_pair
-from colocate.pages.sample import Shown, Split, read_spread, resized, short
+from colocate.pages.sample import Shown, Split, read_spread, resized
 from colocate.pages.style import INK, SMALL, SOFT, TEXT, heading, picture
 from colocate.training.probes import cell_features, nearest_neighbour_probe
 
@@ -170,14 +171,14 @@ def matches(shown: Shown) -> Panel:
     epochs = max(1, int(shown.rows[-1]["epoch"]))
     sets = []
     for number, tile in read_spread(index, 2, shown.run):
-        mpp = float(index.mpp[number])
+        mpp, name = float(index.mpp[number]), Path(index.name(number)).name
         pair = training_pair(tile, number, recipe.views, recipe.seed, tuple(grid), mpp=mpp, epochs=epochs)
         alts = [
-            f"Tile {short(index.name(number))} with the outlines of crops 1 and 2",
+            f"Tile {name} with the outlines of crops 1 and 2",
             "View 1 with a few of its cells, numbered",
             "View 2: outlined where the tissue of those cells lies in it, filled the cells that they are matched with",
         ]
-        sets.append(Pictures(short(index.name(number)), alts, lambda axes, pair=pair: draw_pair(tuple(axes), pair)))
+        sets.append(Pictures(name, alts, lambda axes, pair=pair: draw_pair(tuple(axes), pair)))
     return Panel(
         "Which cells show the same tissue",
         "Two crops of a tile, and views of them as the network is given them. A cell of view 1 is matched with the "

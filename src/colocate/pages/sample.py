@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -88,20 +88,17 @@ LARGEST_PX = 1024
 TRIES = 10
 
 
-def spread(index: Index, count: int) -> list[int]:
-    """Up to `count` tile numbers, evenly spaced over the index in the order of its sources: always the same ones."""
-    return spaced(np.argsort(index.source_numbers, kind="stable").tolist(), count)
-
-
 def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Tensor, "3 h w"]]]:
-    """Read up to `count` tiles, spread over the index; in place of an unreadable one comes the next that can be read.
+    """Read up to `count` tiles by number, evenly spaced over the index in the order of its sources.
+
+    In place of an unreadable one comes the next that can be read.
 
     Raises:
         UserError: none can be read, as after the data have moved.
     """
     found: dict[int, Tensor] = {}
     reason = ""
-    for wanted in spread(index, count):
+    for wanted in spaced(np.argsort(index.source_numbers, kind="stable").tolist(), count):
         for number in range(wanted, min(wanted + TRIES, len(index))):
             if number in found:
                 break
@@ -149,15 +146,6 @@ def resized(tiles: UInt8[Tensor, "n 3 h w"], px: int) -> UInt8[Tensor, "n 3 px p
     return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
-def short(name: str) -> str:
-    """The last part of a tile's name.
-
-    >>> short("tiles/a/07.png"), short("shards/a-0000.tar:a/000000_000256.jpg"), short("slides/a.svs@0,256")
-    ('07.png', '000000_000256.jpg', 'a.svs@0,256')
-    """
-    return PurePath(name).name
-
-
 SETTLING = 64  # tiles whose statistics batch norm takes
 
 
@@ -177,9 +165,8 @@ class Shown:
     def tiles(self, count: int) -> tuple[list[str], UInt8[Tensor, "n 3 h w"]]:
         """Names and middle squares of tiles spread over the index."""
         found = read_spread(self.index, count, self.run)
-        return [short(self.index.name(number)) for number, _ in found], torch.stack(
-            [square(tile, self.px) for _, tile in found]
-        )
+        names = [Path(self.index.name(number)).name for number, _ in found]
+        return names, torch.stack([square(tile, self.px) for _, tile in found])
 
 
 def read_recipe_of(run: Path) -> Recipe:

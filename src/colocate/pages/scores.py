@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from colocate import __version__
 from colocate.base.files import write_atomically
 from colocate.base.text import counted
 from colocate.evaluation.metrics import FAMILIES, LOWER_IS_BETTER
@@ -40,15 +39,15 @@ FOOTNOTE = (
 
 
 class Interval(NamedTuple):
-    """A backbone in the SVG of a score; lengths in units of its viewBox."""
+    """A backbone in the chart of a score, in its units; nan where it is undefined."""
 
     label: str
     colour: str
-    y: float
     low: float
     high: float
     mean: float
     seeds: list[float]
+    """Empty where there is a single one."""
     value: str
     best: bool
     words: str
@@ -56,13 +55,14 @@ class Interval(NamedTuple):
 
 
 class Dots(NamedTuple):
-    """The SVG of a score."""
+    """The chart of a score."""
 
     title: str
+    x: svg.Scale
+    """Places in the SVG."""
     across: list[tuple[float, str]]
     rows: list[Interval]
     reference: float | None
-    height: float
 
 
 def write_scores(tables: Sequence[Table], out: Path) -> None:
@@ -70,7 +70,6 @@ def write_scores(tables: Sequence[Table], out: Path) -> None:
     write_page(
         out / "index.html",
         "scores.html",
-        version=__version__,
         heading=title(tables[0]) if len(tables) == 1 else f"Results: {counted(len(tables), 'table')}",
         tables=[
             {
@@ -86,6 +85,7 @@ def write_scores(tables: Sequence[Table], out: Path) -> None:
         footnote=FOOTNOTE,
         short=_short,
         wide=WIDE_PX,
+        row_px=ROW_PX,
     )
     write_atomically(out / "table.png", png(draw(tables)))
 
@@ -105,24 +105,20 @@ def dots(table: Table, name: str) -> Dots:
             told += "" if math.isnan(its.low) else f" [{its.low:.1f}, {its.high:.1f}]"
             told += f"; seeds {', '.join(f'{one:.1f}' for one in its.values)}"
         best = table.scores[0].best.get(name) == label
-        seeds = [x(one) for one in its.values if len(its.values) > 1]
-        y = ROW_PX * (place + 0.5)
-        colour = COLOUR_NAMES[place % len(COLOUR_NAMES)]
+        seeds = list(its.values) if len(its.values) > 1 else []
         low, high = (its.mean if math.isnan(end) else end for end in (its.low, its.high))
-        rows.append(Interval(label, colour, y, x(low), x(high), x(its.mean), seeds, value, best, told))
+        colour = COLOUR_NAMES[place % len(COLOUR_NAMES)]
+        rows.append(Interval(label, colour, low, high, its.mean, seeds, value, best, told))
     reference = intervals[table.against].mean
     shown = len(rows) > 1 and not math.isnan(reference)
+    unit = "px (lower is better)" if name in LOWER_IS_BETTER else "%"
     ticks = [(x(tick), f"{tick:g}") for tick in svg.ticks(x.low, x.high)]
-    return Dots(_heading(name), ticks, rows, x(reference) if shown else None, ROW_PX * len(rows))
+    return Dots(f"{name}, {unit}", x, ticks, rows, reference if shown else None)
 
 
 def _short(label: str) -> str:
     """Both ends of a long label: either may tell it from others."""
     return label if len(label) <= LETTERS else f"{label[: LETTERS // 2]}…{label[1 - LETTERS // 2 :]}"
-
-
-def _heading(name: str) -> str:
-    return f"{name}, px (lower is better)" if name in LOWER_IS_BETTER else f"{name}, %"
 
 
 def _sheets(table: Table) -> Iterator[tuple[str, str]]:
@@ -172,27 +168,25 @@ def draw(tables: Sequence[Table]) -> Figure:
         for axes in charts[len(table.headlines) :]:
             axes.set_axis_off()
         for axes, name in zip(charts, table.headlines, strict=False):
-            _chart(axes, table, name)
+            _chart(axes, dots(table, name))
     return figure
 
 
-def _chart(axes: Axes, table: Table, name: str) -> None:
+def _chart(axes: Axes, its: Dots) -> None:
     """Draw a row a backbone, the reference on top."""
-    plot(axes, _heading(name), "")
+    plot(axes, its.title, "")
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(table.rows)), [_short(row.label) for row in table.rows])
+    axes.set_ylim(len(its.rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(its.rows)), [_short(row.label) for row in its.rows])
     axes.margins(x=0.08)
-    for place, row in enumerate(table.rows):
-        found, colour = table.scores[0].intervals[row.label][name], COLOURS[COLOUR_NAMES[place % len(COLOUR_NAMES)]]
-        words = "undefined" if math.isnan(found.mean) else f"{found.mean:.1f}"
-        weight = "bold" if table.scores[0].best.get(name) == row.label else "normal"
-        axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT, weight=weight)
-        axes.plot([found.low, found.high], [place, place], color=colour, lw=2, solid_capstyle="round", zorder=2)
-        if len(found.values) > 1:
-            axes.plot(found.values, [place + 0.27] * len(found.values), ".", color=colour, ms=5, alpha=0.55, mew=0)
-        axes.plot([found.mean], [place], "o", color=colour, ms=7, mec="white", mew=1, zorder=4)
-    reference = table.scores[0].intervals[table.against][name].mean
-    if len(table.rows) > 1 and not math.isnan(reference):
-        axes.axvline(reference, color=SOFT, lw=0.9, ls="--", zorder=1)
+    beside = axes.get_yaxis_transform()
+    for place, row in enumerate(its.rows):
+        colour, weight = COLOURS[row.colour], "bold" if row.best else "normal"
+        axes.text(1.02, place, row.value, transform=beside, va="center", fontsize=TEXT, weight=weight)
+        axes.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round", zorder=2)
+        if row.seeds:
+            axes.plot(row.seeds, [place + 0.27] * len(row.seeds), ".", color=colour, ms=5, alpha=0.55, mew=0)
+        axes.plot([row.mean], [place], "o", color=colour, ms=7, mec="white", mew=1, zorder=4)
+    if its.reference is not None:
+        axes.axvline(its.reference, color=SOFT, lw=0.9, ls="--", zorder=1)

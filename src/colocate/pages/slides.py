@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
-from colocate import __version__
 from colocate.base.files import read_json
 from colocate.base.tables import as_text, read_table
 from colocate.base.text import counted
@@ -22,16 +21,6 @@ ON_A_PAGE = 60
 MOST_LISTED = 100  # slides without a tile, by name
 
 
-class Cut(NamedTuple):
-    """A slide on the page."""
-
-    name: str
-    picture: str
-    """The overlay's address, relative to the page."""
-    tiles: int
-    facts: list[str]
-
-
 def write_slides(out: Path) -> Path:
     """Write the pages of what `tile` left in OUT once no slide is missing; returns the first.
 
@@ -40,22 +29,21 @@ def write_slides(out: Path) -> Path:
     """
     failed = Quarantine(out / FAILED).failed
     rows = as_text(read_table(out / SLIDES))
-    slides = [_cut(row) for row in rows]
-    parts = [slides[start : start + ON_A_PAGE] for start in range(0, len(slides), ON_A_PAGE)]
     settings = read_json(out / SETTINGS)
-    tiles = sum(slide.tiles for slide in slides)
+    parts = [rows[start : start + ON_A_PAGE] for start in range(0, len(rows), ON_A_PAGE)]
+    tiles = sum(int(row["tiles"]) for row in rows)
+    empty = [row["slide"] for row in rows if row["tiles"] == "0"]
     for number, part in enumerate(parts, 1):
         write_page(
             out / _page(number),
             "slides.html",
-            version=__version__,
-            heading=f"{counted(tiles, 'tile')} of {counted(len(slides), 'slide')}",
-            summary=list(_summary(rows, len(failed), settings)),
-            slides=part,
+            heading=f"{counted(tiles, 'tile')} of {counted(len(rows), 'slide')}",
+            summary=_summary(rows, len(empty), len(failed), settings),
+            slides=[_shown(row) for row in part],
             pages=[_page(other) for other in range(1, len(parts) + 1)],
             number=number,
             failed=[(name, path, reason) for name, (path, reason) in failed.items()] if number == 1 else [],
-            empty=[slide.name for slide in slides if not slide.tiles] if number == 1 else [],
+            empty=empty if number == 1 else [],
             most=MOST_LISTED,
             settings={name.replace("_", " "): value for name, value in settings.items() if name != "version"},
         )
@@ -69,7 +57,8 @@ def _page(number: int) -> str:
     return "index.html" if number == 1 else f"index-{number}.html"
 
 
-def _cut(row: dict[str, Any]) -> Cut:
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A slide as the page shows it; the overlay's address is relative to the page."""
     blurred, tiles = int(row["blurred"]), int(row["tiles"])
     facts = [
         f"{counted(tiles, 'tile')}" + (f", {blurred:,} more too blurred" if blurred else ""),
@@ -77,14 +66,15 @@ def _cut(row: dict[str, Any]) -> Cut:
     ]
     if row["enlarged"] == "True":
         facts.append(f"enlarged to tiles of {row['tile_mpp']} µm a pixel, being coarser")
-    return Cut(row["slide"], f"overlays/{quote(row['slide'])}.png", tiles, facts)
+    return {"name": row["slide"], "picture": f"overlays/{quote(row['slide'])}.png", "facts": facts}
 
 
-def _summary(rows: Sequence[dict[str, Any]], failed: int, settings: dict[str, Any]) -> Iterator[str]:
-    yield f"{settings['size']} px at {settings['mpp']:g} µm"
+def _summary(rows: Sequence[dict[str, Any]], empty: int, failed: int, settings: dict[str, Any]) -> list[str]:
     tissue = sum(float(row["tissue_mm2"]) for row in rows)
-    yield f"{tissue:{',.0f' if tissue >= 10 else '.2g'}} mm² of tissue"
-    if empty := sum(row["tiles"] == "0" for row in rows):
-        yield f"{counted(empty, 'slide')} without a tile"
-    if failed:
-        yield f"{counted(failed, 'slide')} failed"
+    facts = [
+        f"{settings['size']} px at {settings['mpp']:g} µm",
+        f"{tissue:{',.0f' if tissue >= 10 else '.2g'}} mm² of tissue",
+        empty and f"{counted(empty, 'slide')} without a tile",
+        failed and f"{counted(failed, 'slide')} failed",
+    ]
+    return [fact for fact in facts if fact]

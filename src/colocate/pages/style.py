@@ -34,6 +34,7 @@ COLOURS = {
 NAMES = tuple(COLOURS)
 CELLS = ("#f0e442", "#56b4e9", "#ff9f1c", "#ffffff", "#12c48b")
 TEXT, SMALL = 9.5, 8.5
+DPI = (120, 110, 100, 90, 80, 65)  # of a PNG, until it is small enough
 
 
 def heading(part: Figure | SubFigure, words: str, explanation: str = "") -> None:
@@ -47,7 +48,7 @@ def heading(part: Figure | SubFigure, words: str, explanation: str = "") -> None
 
 def png(figure: Figure) -> bytes:
     """Draw a figure as a PNG of 256 colours below 300 kB, with fewer dots if it must be."""
-    return light_png(_drawn(FigureCanvasAgg(figure), dpi) for dpi in (120, 110, 100, 90, 80, 65))
+    return light_png(_drawn(FigureCanvasAgg(figure), dpi) for dpi in DPI)
 
 
 def _drawn(canvas: FigureCanvasAgg, dpi: int) -> Image.Image:

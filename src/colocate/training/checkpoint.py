@@ -292,7 +292,7 @@ def _torchvision(tensors: dict[str, Tensor], architecture: str) -> dict[str, Ten
     except ValueError:
         raise refusal from None
     if architecture.startswith("convnext"):
-        tensors = {_convnext(name, architecture): tensor for name, tensor in tensors.items()}
+        tensors = {_convnext(name): tensor for name, tensor in tensors.items()}
         tensors = {name: t[:, None, None] if name.endswith("layer_scale") else t for name, t in tensors.items()}
     features = {name: t.shape for name, t in theirs.items() if not name.startswith(("fc.", "classifier."))}
     if {name: t.shape for name, t in tensors.items()} != features:
@@ -300,21 +300,20 @@ def _torchvision(tensors: dict[str, Tensor], architecture: str) -> dict[str, Ten
     return tensors
 
 
-def _convnext(name: str, architecture: str) -> str:
-    block = {
+def _convnext(name: str) -> str:
+    name = name.replace("stem.", "features.0.")
+    name = re.sub(r"stages\.(\d)\.downsample", lambda found: f"features.{2 * int(found[1])}", name)
+    name = re.sub(r"stages\.(\d)\.blocks", lambda found: f"features.{2 * int(found[1]) + 1}", name)
+    parts = {
         "conv_dw": "block.0",
         "norm": "block.2",
         "mlp.fc1": "block.3",
         "mlp.fc2": "block.5",
         "gamma": "layer_scale",
     }
-    if found := re.match(r"stem\.(\d)\.(.*)", name):
-        return f"features.0.{found[1]}.{found[2]}"
-    if found := re.match(r"stages\.(\d)\.downsample\.(.*)", name):
-        return f"features.{2 * int(found[1])}.{found[2]}"
-    if found := re.match(r"stages\.(\d)\.blocks\.(\d+)\.(.*?)(\.weight|\.bias)?$", name):
-        return f"features.{2 * int(found[1]) + 1}.{found[2]}.{block[found[3]]}{found[4] or ''}"
-    raise UserError(f"torchvision's {architecture} has no place for {name}")
+    for ours, theirs in parts.items():
+        name = name.replace(ours, theirs)
+    return name
 
 
 def _detectron2(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:

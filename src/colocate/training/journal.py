@@ -10,7 +10,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
+from datetime import timedelta
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,17 +141,12 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     rows: list[list[str]] = []
     for line in lines:
         cells = line.split(",")
-        if _is_row(cells, columns) and (not rows or int(cells[0]) > int(rows[-1][0])):
-            rows.append(cells)
+        with suppress(ValueError):  # what is no number
+            numbers = [float(cell or "nan") for cell in cells]
+            after = not rows or int(cells[0]) > int(rows[-1][0])
+            if len(numbers) == len(columns) and cells[0].isdecimal() and after:
+                rows.append(cells)
     return columns, rows
-
-
-def _is_row(cells: list[str], columns: list[str]) -> bool:
-    try:
-        numbers = [float(cell or "nan") for cell in cells]
-    except ValueError:
-        return False
-    return len(numbers) == len(columns) and cells[0].isdecimal()
 
 
 def loss_terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -193,29 +189,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
-    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow.
-
-    TensorBoard drops what the journal has dropped, the steps of a crashed run after its last checkpoint.
-    """
+    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
     made: list[Tracker] = []
     for name in names:
         if name == DEFAULT:
             if without_default(names):
                 continue
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder, journal = run / "tensorboard", run / "journal.csv"
-            kept = [int(row["step"]) for row in read_rows(journal)] if journal.exists() else []
-            # Made for the first row: a run that is refused before it has no thread that writes to what is removed.
-            opened = cache(partial(SummaryWriter, str(folder), purge_step=max(kept, default=0) + 1))
-
-            def log(row: Mapping[str, float], step: int, opened: Callable[[], Any] = opened, to: Path = folder) -> None:
-                with _in_a_sentence(to):
-                    for column, value in row.items():
-                        opened().add_scalar(column, value, step)
-                    opened().flush()
-
-            made.append(log)
+            made.append(_tensorboard(run / "tensorboard", run / "journal.csv"))
         elif name == "wandb":
             import wandb  # pyright: ignore[reportMissingImports]
 
@@ -231,19 +211,27 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
     return made
 
 
-@contextmanager
-def _in_a_sentence(folder: Path) -> Iterator[None]:
-    """Raises UserError where TensorBoard fails to write: its thread prints a traceback, and the next call raises.
+def _tensorboard(folder: Path, journal: Path) -> Tracker:
+    """Drops what the journal has dropped, the steps of a crashed run after its last checkpoint."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    After a failure threads stay silent, for that one may end at any time.
-    """
-    usual, threading.excepthook = threading.excepthook, lambda _: None
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{folder} was not written ({reason}): make room, and go on with --resume") from error
-    threading.excepthook = usual
+    kept = [int(row["step"]) for row in read_rows(journal)] if journal.exists() else []
+    # Made for the first row: a run that is refused before it has no thread that writes to what is removed.
+    opened = cache(partial(SummaryWriter, str(folder), purge_step=max(kept, default=0) + 1))
+
+    def log(row: Mapping[str, float], step: int) -> None:
+        # Where it fails to write, its thread prints a traceback, at any time, and the next call raises.
+        usual, threading.excepthook = threading.excepthook, lambda _: None
+        try:
+            for column, value in row.items():
+                opened().add_scalar(column, value, step)
+            opened().flush()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{folder} was not written ({reason}): make room, and go on with --resume") from error
+        threading.excepthook = usual
+
+    return log
 
 
 @final
@@ -317,10 +305,4 @@ class ProgressBar(Terminal):
         self.bar.update(self.task, completed=step, words=words)
         if not self.live:
             left = (time.perf_counter() - self.began) / max(1, step - self.first) * (self.steps - step)
-            self.say(f"step {step}/{self.steps}  {words}  {_clock(left)} left")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+            self.say(f"step {step}/{self.steps}  {words}  {timedelta(seconds=round(left))} left")

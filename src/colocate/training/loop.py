@@ -164,7 +164,10 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
     elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
-    watch = _watch(recipe, run, step, bare.backbone) if rank == 0 and recipe.probe else None
+    watch = None
+    if rank == 0 and recipe.probe:
+        watch = OnlineProbe(run, recipe.probe, step, recipe.views.mean, recipe.views.std)
+        watch.check(bare.backbone)
     probe_every = max(1, round(recipe.probe_every * batches_per_epoch / recipe.accumulate))
     if rank == 0 and resume:  # with what may be another: the machine, the probe, the licence
         write_atomically(run / "recipe.json", to_json(recipe))
@@ -252,20 +255,14 @@ def build_backbone(recipe: Recipe) -> Backbone:
     if recipe.views.local_views:
         backbone.check(recipe.views.local_size, "views.local_size")
     backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
-    if config.init == "published":
-        _check_normalisation(backbone, recipe)
-    backbone.load(config.init)
-    backbone.freeze(config.freeze_stride, config.freeze_norm)
-    return backbone
-
-
-def _check_normalisation(backbone: Backbone, recipe: Recipe) -> None:
-    """Raises UserError where views are not normalised as the images were that published weights learned from."""
-    for name, theirs in backbone.published_look.items():
+    for name, theirs in backbone.published_look.items() if config.init == "published" else ():
         ours = getattr(recipe.views, name)
         if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
             words = " ".join(map(str, theirs))
             raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")
+    backbone.load(config.init)
+    backbone.freeze(config.freeze_stride, config.freeze_norm)
+    return backbone
 
 
 def views_of(recipe: Recipe, batches_per_epoch: int, rank: int, turn: int, tiles: Tiles, images: Tensor) -> Batch:
@@ -286,12 +283,6 @@ def _compile(method: Method, recipe: Recipe, fabric: Fabric) -> str | None:
     images = torch.zeros(shape, device=fabric.device).contiguous(memory_format=torch.channels_last)
     failure = compile_encoders(method, images, fabric.autocast())
     return failure and f"compiling failed, so networks run as they are ({failure})"
-
-
-def _watch(recipe: Recipe, run: Path, step: int, backbone: Backbone) -> OnlineProbe:
-    watch = OnlineProbe(run, recipe.probe, step, recipe.views.mean, recipe.views.std)
-    watch.check(backbone)
-    return watch
 
 
 def clip(method: nn.Module, optimizer: Optimizer, most: float | None, fabric: Fabric) -> Tensor:

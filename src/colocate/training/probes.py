@@ -355,37 +355,31 @@ def frozen_cells(
 ) -> Look:
     """What a backbone makes of each image; `train` are those whose statistics batch norms take, where they shall.
 
+    White is added at the right and bottom up to whole cells (to 32 px, of which those of most are parts).
+
     Raises:
         UserError: when it looks, `config.mpp` and an image that does not say its own; and as `taking` does.
     """
     if config.statistics == "images":
         backbone = settled(backbone, data, train, mean, std)
-    return partial(_cells, backbone, data, config.stride, config.mpp, mean, std)
-
-
-def _cells(
-    backbone: nn.Module,
-    data: Labelled,
-    stride: int,
-    mpp: float | None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    number: int,
-) -> Cells:
-    """White is added at the right and bottom up to whole cells (to 32 px, of which those of most are parts)."""
-    image, scale = data.image(number), 1.0
-    if mpp is not None:
-        own = data.items[number].mpp
-        if math.isnan(own):
-            raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
-        scale = own / mpp
-        size = [max(1, round(side * scale)) for side in image.shape[1:]]
-        image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
-    height, width = image.shape[1:]
+    stride = config.stride
     whole = stride if 32 % stride else 32
-    padded = F.pad(image, (0, -width % whole, 0, -height % whole), value=255)
-    grid = cell_features(backbone, padded[None], mean, std)[0]
-    return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
+
+    def look(number: int) -> Cells:
+        image, scale = data.image(number), 1.0
+        if config.mpp is not None:
+            own = data.items[number].mpp
+            if math.isnan(own):
+                raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
+            scale = own / config.mpp
+            size = [max(1, round(side * scale)) for side in image.shape[1:]]
+            image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        height, width = image.shape[1:]
+        padded = F.pad(image, (0, -width % whole, 0, -height % whole), value=255)
+        grid = cell_features(backbone, padded[None], mean, std)[0]
+        return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
+
+    return look
 
 
 def _labelled(cells: Cells, data: Labelled, number: int) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:

@@ -12,6 +12,7 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.plugins import load, name_of, sha256_of
+from colocate.base.text import reason
 from colocate.core.settings import ViewConfig
 from colocate.methods.settings import (
     ConCLConfig,
@@ -143,11 +144,10 @@ class Recipe:
     """Everything random follows from this."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps must be 1 or more, not {self.steps}")
+        for name in ("epochs", "batch", "accumulate", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more, not {value}")
         if not self.probe_every > 0:
             raise UserError(f"probe_every must be positive, not {self.probe_every}")
         if not -(2**63) <= self.seed < 2**63:
@@ -178,11 +178,9 @@ class StoredMethod(MethodConfig):
 
     @property
     def terms(self) -> Terms:
-        """Nothing is known of it."""
         return Terms(self.kind, "", "")
 
     def build(self, backbone: Backbone, forwards_per_step: int = 1) -> Method:
-        """Raises UserError."""
         raise UserError(f"{self.kind} is code that the recipe only names: look at it, then add --trust to run it")
 
 
@@ -235,30 +233,18 @@ def from_json(text: str | bytes, origin: str, trust: bool = False) -> Recipe:
             plain.get("machine", {}).pop(field, None)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{origin} is no JSON of a recipe ({error}): give the recipe.json of a run") from error
-    if kind not in METHODS and not trust:
-        return _recipe_with(plain, StoredMethod(kind, plain["method"]), origin)
-    known = plain["method"].pop("sha256", None) if kind not in METHODS else None
-    config = METHODS[kind] if kind in METHODS else _config_outside(kind, known, origin)
+    method: MethodConfig
     try:
-        method: MethodConfig = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
-    except pydantic.ValidationError as error:
-        raise _misfit(error, origin) from error
-    except (pydantic.errors.PydanticUserError, NameError) as error:
-        raise UserError(f"{origin}: {kind} has a field that JSON cannot hold ({str(error).splitlines()[0]})") from error
-    return _recipe_with(plain, method, origin)
-
-
-def _recipe_with(plain: dict[str, Any], method: MethodConfig, origin: str) -> Recipe:
-    try:
+        if kind not in METHODS and not trust:
+            method = StoredMethod(kind, plain["method"])
+        else:
+            config = METHODS.get(kind) or _config_outside(kind, plain["method"].pop("sha256", None), origin)
+            method = pydantic.TypeAdapter(config).validate_python(plain["method"], extra="forbid")
         return _RECIPE.validate_python(plain | {"method": method}, extra="forbid")
     except pydantic.ValidationError as error:
-        raise _misfit(error, origin) from error
-
-
-def _misfit(error: pydantic.ValidationError, origin: str) -> UserError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return UserError(f"{origin}: {where}: {first['msg']} (fields are listed by `colocate pretrain --help`)")
+        raise UserError(f"{origin}: {reason(error)} (fields are listed by `colocate pretrain --help`)") from error
+    except (pydantic.errors.PydanticUserError, NameError) as error:
+        raise UserError(f"{origin}: {kind} has a field that JSON cannot hold ({str(error).splitlines()[0]})") from error
 
 
 def _config_outside(kind: str, known: str | None, origin: str) -> type[MethodConfig]:

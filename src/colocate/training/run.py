@@ -77,7 +77,8 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     # Of mixed precision it would round what networks are given, the corners of crops too: from 256 px on by pixels.
     fabric.strategy.precision.convert_input = lambda data: data
     fabric.launch()
-    if precision == "bf16-mixed" and fabric.device.type == "cpu" and fabric.is_global_zero and not _has_bfloat16():
+    mkldnn = torch.backends.mkldnn.is_available() and fabric.device.type == "cpu" and fabric.is_global_zero
+    if precision == "bf16-mixed" and mkldnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         say("this CPU has no instructions for bfloat16 and imitates it, ten times slower: --precision 32 is faster")
     if batch % fabric.world_size:
         raise UserError(f"a batch of {batch} cannot be shared evenly by {fabric.world_size} devices")
@@ -96,15 +97,9 @@ def first_defaults() -> Iterator[None]:
         torch.set_default_dtype(kind)
 
 
-def _has_bfloat16() -> bool:
-    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def workers(machine: MachineConfig) -> int:
     """Loader processes per device."""
-    if machine.workers is not None:
-        return machine.workers
-    return min(8, cores())
+    return min(8, cores()) if machine.workers is None else machine.workers
 
 
 def planned_steps(recipe: Recipe, tiles: int) -> int:

@@ -16,6 +16,7 @@ from colocate.base.tables import as_text, read_table
 from colocate.prediction.outputs import FEATURE_SETTINGS, beside
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, part_path
+from colocate.slides.readers import open_reader
 
 Kind = Literal["tiles", "predictions", "features"]
 
@@ -64,10 +65,11 @@ class Collection:
 def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collection:
     """Find slides, what colocate made of slides, and runs. `slide_mpp`: of slides that do not say.
 
-    Nothing is opened but what says which slide something belongs to. Several things made of one slide come together.
+    Nothing is opened but slides named one by one, and what says which slide something belongs to. Several things made
+    of one slide come together.
 
     Raises:
-        UserError: a place that does not exist, or where nothing can be shown.
+        UserError: a place that does not exist, that is no slide, or where nothing can be shown.
     """
     slides: dict[Path, Shown] = {}  # by their files, to which several paths may lead
     runs: list[Path] = []
@@ -82,6 +84,8 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
         results += made
         try:
             found = find_slides([place], slide_mpp) if place.is_dir() or not made else []
+            if found and found[0].path == place:  # the user says that it is a slide
+                open_reader(place).close()
         except UserError:
             if not made and len(notes) == told:
                 raise

@@ -186,15 +186,7 @@ def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
         if len(shapes) != len(table):
             raise ValueError(f"{len(shapes)} outlines, {len(table)} lines")
         columns = {name: table[name].cast(pa.float64()).to_numpy() for name in table.column_names[2:]}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        pa.ArrowException,
-        IndexError,
-        TypeError,
-        shapely.errors.ShapelyError,
-    ) as error:
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException, shapely.errors.ShapelyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} and its .csv are not as `colocate predict` wrote them ({reason}): predict the slide again"

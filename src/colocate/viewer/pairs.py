@@ -1,7 +1,8 @@
-"""Two views of a tile as training drew them: which of their cells share tissue, and which are alike to the backbone."""
+"""Two views of a tile as training drew them: which cells share tissue, which are alike to the backbone; and answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from colocate.core.matching import SharedArea, overlap
@@ -28,6 +31,7 @@ from colocate.pages.matches import (
 from colocate.pages.sample import read_saved
 from colocate.training.recipe import Recipe
 from colocate.viewer.cache import READING, kept
+from colocate.viewer.pyramid import png
 
 
 @final
@@ -43,16 +47,6 @@ class Run:
     """Rows and columns of a view's cells."""
     epochs: int
     """That have begun."""
-
-    def best_epoch(self, number: int) -> int:
-        """The epoch of which the views of a tile show most: about half of the cells are shared.
-
-        Raises:
-            LookupError: there is no such tile.
-        """
-        views, seed, mpp = self.recipe.views, self.recipe.seed, float(self.index.mpp[number])
-        tile = self.index.read(number)
-        return training_pair(tile, number, views, seed, self.grid, mpp=mpp, epochs=self.epochs).epoch
 
 
 @kept(2, READING, files=lambda folder: (folder / "backbone.json",))
@@ -107,10 +101,6 @@ class Pair:
             return self.tile.permute(1, 2, 0).numpy()
         return shown(self.views[what], self.run.recipe.views)
 
-    def crops(self) -> list[list[list[float]]]:
-        """Both crops' corners (x, y in pixels of the tile), from the view's top left on, clockwise in the view."""
-        return [crop_corners(view.crop) for view in self.views]
-
 
 @kept(16, READING, files=lambda folder, *_: (folder / "backbone.json",))
 @torch.no_grad()
@@ -130,3 +120,58 @@ def pair(folder: Path, number: int, epoch: int) -> Pair:
     matches = (drawn.match, overlap(views[1].crop, views[0].crop, run.grid))
     cells = run.backbone(torch.cat([view.images for view in views])).flatten(2).mT
     return Pair(tile, views, matches, F.normalize(cells, dim=2), run)
+
+
+@final
+class Runs:
+    """Answers about runs."""
+
+    def __init__(self, runs: list[Path]) -> None:
+        self.runs = runs
+
+    def routes(self) -> list[tuple[str, Callable[[Request], Response]]]:
+        run = "/api/runs/{run:int}"
+        tile = run + "/tiles/{tile:int}"
+        views = tile + "/{epoch:int}"
+        return [
+            (run, self.facts),
+            (tile, self.first),
+            (views, self.pair),
+            (views + "/picture/{what:int}", self.picture),
+            (views + "/cell/{view:int}/{cell:int}", self.cell),
+        ]
+
+    def _folder(self, request: Request) -> Path:
+        return self.runs[request.path_params["run"]]
+
+    def _pair(self, request: Request) -> Pair:
+        return pair(self._folder(request), request.path_params["tile"], request.path_params["epoch"])
+
+    def facts(self, request: Request) -> Response:
+        folder = self._folder(request)
+        run = read_run(folder)
+        facts = {"name": folder.name, "recipe": run.recipe.name, "backbone": run.backbone.name}
+        return JSONResponse({**facts, "tiles": len(run.index), "epochs": run.epochs, "grid": run.grid})
+
+    def first(self, request: Request) -> Response:
+        """The epoch of which the views of a tile show most: about half of the cells are shared."""
+        run, number = read_run(self._folder(request)), request.path_params["tile"]
+        views, seed, mpp = run.recipe.views, run.recipe.seed, float(run.index.mpp[number])
+        tile = run.index.read(number)
+        best = training_pair(tile, number, views, seed, run.grid, mpp=mpp, epochs=run.epochs)
+        return JSONResponse({"epoch": best.epoch})
+
+    def pair(self, request: Request) -> Response:
+        found = self._pair(request)
+        height, width = found.tile.shape[1:]
+        name = Path(found.run.index.name(request.path_params["tile"])).name
+        size = {"width": width, "height": height, "view": found.run.recipe.views.size, "grid": found.run.grid}
+        crops = [crop_corners(view.crop) for view in found.views]
+        seen = [match.seen[0].tolist() for match in found.matches]
+        return JSONResponse({"name": name, **size, "crops": crops, "seen": seen})
+
+    def picture(self, request: Request) -> Response:
+        return Response(png(self._pair(request).picture(request.path_params["what"])), media_type="image/png")
+
+    def cell(self, request: Request) -> Response:
+        return JSONResponse(self._pair(request).cell(request.path_params["view"], request.path_params["cell"]))

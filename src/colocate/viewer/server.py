@@ -61,7 +61,7 @@ def application(collection: Collection, token: str, hosts: tuple[str, ...], port
         *_Slides(collection.slides).routes(),
     ]
     if collection.runs:
-        from colocate.viewer.runs import Runs  # which alone needs torch
+        from colocate.viewer.pairs import Runs  # which alone needs torch
 
         routes += Runs(collection.runs).routes()
     errors: Any = {LookupError: _missing, UserError: _refused}

@@ -45,7 +45,7 @@ export function featuresLayer(zoom, base, title, details, rank) {
 
 const ring = ([left, top, right, bottom]) => [[left, top], [right, top], [right, bottom], [left, bottom]];
 
-export function ramp(colours) {
+function ramp(colours) {
   const parts = colours.map((colour, place) => drawing("rect", { x: place, width: 1.02, height: 1, fill: `rgb(${colour})` }));
   return drawing("svg", { class: "ramp", viewBox: `0 0 ${colours.length} 1`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...parts);
 }

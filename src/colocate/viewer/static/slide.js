@@ -2,7 +2,7 @@
 
 import { deepZoom } from "./zoom.js";
 import { ask, element, number } from "./page.js";
-import { tissueLayer } from "./tissue.js";
+import { layerSection } from "./section.js";
 import { outlinesLayer } from "./outlines.js";
 import { featuresLayer } from "./features.js";
 
@@ -36,4 +36,14 @@ export async function showSlide(id, stage, panel, current) {
     for (const layer of made) await layer.asked?.(x, y);
   });
   return () => zoom.leave();
+}
+
+// The tissue that is found where slides are cut.
+function tissueLayer(zoom, base) {
+  let layer = null;
+  const section = layerSection("Tissue", (on) => {
+    layer?.remove();
+    layer = on ? zoom.add(1, (tile) => `${base}/tissue/${tile}`, 1) : null;
+  });
+  return { section: section.shown };
 }
