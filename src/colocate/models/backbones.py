@@ -302,8 +302,8 @@ def load_backbone(path: str | PathLike[str]) -> Backbone:
         facts: dict[str, Any] = dict(_FACTS.validate_python(read_json(told, kind), extra="allow"))
     except pydantic.ValidationError as error:
         raise UserError(f"{told} ({reason(error)}) is no {kind}") from error
-    backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
     tensors = read_tensors(weights, facts.get("sha256"))
+    backbone = Backbone(facts["architecture"], facts["output_stride"], cell_stride=facts.get("cell_stride"))
     if unknown := sorted(set(tensors) - set(backbone.net.state_dict())):
         raise UserError(f"{weights} holds tensors that {backbone.name} does not have ({', '.join(unknown[:3])})")
     backbone.fill(tensors, str(weights))
