@@ -349,6 +349,13 @@ def test_what_cannot_be_resumed_is_said(tiles: Path, tmp_path: Path) -> None:
     pretrain(recipe, resume=True)  # from the one before
 
 
+def test_moved_tiles_may_be_resumed(tmp_path: Path) -> None:
+    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run"), 1)
+    (tmp_path / "here").rename(tmp_path / "there")
+    pretrain(replace(recipe, data=str(tmp_path / "there")), resume=True)
+    assert last_state(tmp_path / "run")["step"] == 6
+
+
 def test_a_run_that_never_took_a_step_may_be_started_otherwise(tiles: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiles, tmp_path / "run", batch=14)
     with pytest.raises(UserError, match="do not divide into groups"):
@@ -430,3 +437,8 @@ def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, whole: Path, tmp_pat
         assert [row["step"] for row in read_journal(run)] == [1, 2, 3, 4]
     pretrain(recipe, resume=True)
     same_run(whole, run)
+
+
+def test_seeds_differ(tiles: Path, whole: Path, tmp_path: Path) -> None:
+    pretrain(tiny_recipe(tiles, tmp_path / "run", steps=1, seed=1))
+    assert read_journal(whole)[0]["loss"] != read_journal(tmp_path / "run")[0]["loss"]

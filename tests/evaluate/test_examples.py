@@ -57,3 +57,15 @@ def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
     examples = Examples(broken, partial(flipped, symmetries=False), objects_of, seed=0)
     with pytest.raises(UserError, match="image02"):
         list(read_ahead(examples, range(1), partial(turns, [2], 1, 0), 1))
+
+
+def test_objects_have_tight_boxes(data: Labelled) -> None:
+    found = objects_of(data, 4, data.mask(4))
+    low, high = found["masks"].int()
+    for number, box in enumerate(found["boxes"].long().tolist(), start=1):
+        mask = low + 256 * high == number
+        left, top, right, bottom = box
+        assert mask[top:bottom, left:right].sum() == mask.sum() > 0
+        for edge in (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1]):
+            assert edge.any()
+    assert found["labels"].tolist() == [1] * len(found["boxes"])

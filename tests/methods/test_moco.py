@@ -161,3 +161,11 @@ def test_densecl_follows_its_own_features() -> None:
             logits = torch.cat([(a @ b)[None], plain.past_cells.vectors @ a]) / plain.temperature
             rows.append(logits.logsumexp(0) - logits[0])
     torch.testing.assert_close(losses.terms["cells"], method.dense * torch.stack(rows).mean())
+
+
+def test_queues_hold_the_keys_of_this_batch() -> None:
+    method, batch = built(), batch_of()
+    losses = method(batch)
+    assert method.past_cells is not None and method.past_wholes is not None
+    torch.testing.assert_close(method.past_wholes.vectors[:6], F.normalize(losses.key.whole, dim=1))
+    torch.testing.assert_close(method.past_cells.vectors[:6], F.normalize(losses.key.cells.mean(1), dim=1))

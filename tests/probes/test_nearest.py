@@ -165,3 +165,18 @@ def test_settling_twice_changes_nothing() -> None:
     for name, value in once.state_dict().items():
         if "running" in name:
             assert torch.allclose(value, twice.state_dict()[name], atol=1e-5), name
+
+
+class Blind(nn.Module):
+    """A backbone to which all cells look the same."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), 5, images.shape[2] // 4, images.shape[3] // 4)
+
+
+def test_features_that_say_nothing_call_all_cells_the_same() -> None:
+    train, test = painted(8, 0), painted(4, 1)
+    score = nearest_neighbour_probe(Blind(), *train, *test, k=5, **PLAIN)
+    assert score.predicted.all() or not score.predicted.any()
+    positives = score.truth.double().mean().item()
+    assert score.dice in (0, pytest.approx(2 * positives / (1 + positives)))

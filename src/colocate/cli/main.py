@@ -40,15 +40,16 @@ VALUES = ConstructorRegistry()
 @VALUES.primitive_rule
 def _values(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """tyro's own, but for what is said of wrong values: one plain sentence, where tyro names the types it tried."""
-    kinds: Any = set(get_args(info.type)) if get_origin(info.type) in (Union, UnionType) else {info.type}
+    asked: Any = info.type
+    kinds: Any = get_args(asked) if get_origin(asked) in (Union, UnionType) else (asked,)
     optional = NoneType in kinds
-    kinds -= {NoneType}
-    if len(kinds) != 1 or not kinds <= ({int, float, str, Path} if optional else {int, float}):
+    plain = [kind for kind in kinds if kind is not NoneType]
+    if len(plain) != 1 or plain[0] not in ((int, float, str, Path) if optional else (int, float)):
         return None
-    (kind,) = kinds
-    given = (kind, *[int] * (kind is float), *[NoneType] * optional)
+    kind = plain[0]
+    fit = (*kinds, int) if kind is float else kinds
     read = partial(_value, kind, optional)
-    return PrimitiveConstructorSpec(1, kind.__name__.upper(), read, lambda x: isinstance(x, given), lambda x: [str(x)])
+    return PrimitiveConstructorSpec(1, kind.__name__.upper(), read, lambda x: isinstance(x, fit), lambda x: [str(x)])
 
 
 def _value(kind: type[Any], optional: bool, words: list[str]) -> Any:

@@ -230,8 +230,8 @@ def _conclude(
     notes = {slide.name: known for slide in slides if (known := before.get(slide.name) or notes_of(out, slide))}
     done, others = ([slide for slide in slides if (slide.name in notes) == there] for there in (True, False))
     quarantine = Quarantine(out / FAILED)
-    quarantine.remove(quarantine.failed.keys() - {slide.name for slide in others})
     left_out = quarantine.failed.keys() | misnamed.keys()
+    quarantine.remove(left_out - {slide.name for slide in others})
     failed = sum(slide.name in left_out for slide in others)
     if failed < len(others):
         return Tiled(0, len(others) - failed, failed)

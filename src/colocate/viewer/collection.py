@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, final
 import h5py
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import read_json
+from colocate.base.files import absolute, read_json
 from colocate.base.tables import as_text, read_table
 from colocate.prediction.outputs import FEATURE_SETTINGS, beside
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
@@ -76,7 +76,7 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
     results: list[Made] = []
     notes: list[str] = []
     for place in places:
-        place = (place.parent if place.name == MANIFEST else place).absolute()
+        place = absolute(place.parent if place.name == MANIFEST else place)
         if (place / "recipe.json").is_file():
             runs.append(place)
             continue
