@@ -150,3 +150,13 @@ def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:
     annotate(tmp_path / "labels", 0, box(130, 140, 230, 240), box(240, 140, 340, 240))
     main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data")])
     assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([tmp_path / "labels"])) == []
+
+
+def test_other_slides_of_a_case_that_is_tested_on_are_held_out(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "slides" / "slides.csv").write_text("path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\n")
+    table = tmp_path / "slides" / "slides.csv"
+    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
+    data = Labelled.open(tmp_path / "data")
+    (case,) = {data.items[number].source for number in data.test("slides")}
+    assert journey.tested_slides(data, find_slides([table])) == {"p": ["s0", "s2"], "q": ["s1"]}[case]
+    assert case == "p"

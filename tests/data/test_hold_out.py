@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_the_rest_is_all_there_is(
     assert {*index.sources} == {ROWS["source"][number] for number in left}
     rest = {name: [values[number] for number in left] for name, values in ROWS.items()}
     assert index.fingerprint == build(table_file(tmp_path, "parquet", rest)).fingerprint
+
+
+def test_accents_are_the_same_letters_however_a_computer_writes_them(build: Build, tmp_path: Path) -> None:
+    apart, one = (unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC"))
+    rows: dict[str, list[object]] = {"path": ["0.png", "1.png", "2.png"], "patient": [apart, one, "other"]}
+    for word in (apart, one):
+        assert build(table_file(tmp_path, "csv", rows), hold_out=(f"patient={word}",)).table["path"].to_pylist() == [
+            "2.png"
+        ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,22 @@ def test_names_with_blanks_at_their_ends(ending: str, tmp_path: Path) -> None:
     (src / "items.csv").write_text(f"path,source\n a{ending},1\nb {ending},2\n c {ending},3\n")
     data = prepared(src, tmp_path / "out")
     assert {item.name: item.source for item in data.items} == {" a": "1", "b ": "2", " c ": "3"}
+
+
+def test_accents_are_the_same_letters_however_a_computer_writes_them(tmp_path: Path) -> None:
+    """macOS writes a letter and its accent in names of files; tables have them as one character."""
+    apart, one = (unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC"))
+    src = tmp_path / "mine"
+    for number in range(3):
+        save(picture(number, 10, 8), src / "images" / f"{apart}{number}.png")
+        save(row_of_objects(2, 10, 8), src / "masks" / f"{one}{number}.png")
+    lines = [f"{one}0.png,{apart}", f"{apart}1,{one}", f"{one}2,other"]
+    (src / "items.csv").write_text("\n".join(["path,source", *lines]))
+    data = prepared(src, tmp_path / "out", test_share=0.4)
+    assert [(item.name, item.source) for item in data.items] == [(f"{one}{n}", one) for n in (0, 1)] + [
+        (f"{one}2", "other")
+    ]
+    assert not data.shared_sources("cases")
 
 
 def test_a_case_is_on_one_side(tmp_path: Path) -> None:

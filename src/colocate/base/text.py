@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -25,6 +26,15 @@ def counted(number: int, noun: str) -> str:
     ('1 tile', '4,500 tiles')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def composed(text: str) -> str:
+    """The same text with each accented letter as one character (NFC): names of files from macOS have two.
+
+    >>> len("u\\u0308"), len(composed("u\\u0308"))
+    (2, 1)
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def say(sentence: str) -> None:

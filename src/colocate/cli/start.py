@@ -13,7 +13,7 @@ import tyro
 from colocate import api
 from colocate.base.errors import UserError
 from colocate.base.tables import TABLES
-from colocate.base.text import counted, say
+from colocate.base.text import composed, counted, say
 from colocate.slides.listing import MANIFEST, Listed, find_slides
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import find_recipe
@@ -110,7 +110,7 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     if labels is not None:
         yield f"labels: the regions annotated on {counted(len(annotation_files(labels)), 'slide')} of {labels}"
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
-    rest = ", without the slides that are tested on" if labels else ""
+    rest = ", without the cases that are tested on" if labels else ""
     better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
     begun = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{begun}"
@@ -122,12 +122,14 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
 
 
 def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
-    """The slides that labels test on, which pretraining must not see; none where labels are of one slide alone."""
+    """The slides that labels test on and all others of their cases, which pretraining must not see; none where labels
+    are of one slide alone."""
     scheme = next(iter(data.schemes))
     if data.shared_sources(scheme):
         return []
     names = {data.items[number].name.rsplit("_", 2)[0] for number in data.test(scheme)}
-    return [slide.name for slide in slides if slide.path.stem in names]
+    cases = {slide.source for slide in slides if composed(slide.path.stem) in names}
+    return [slide.name for slide in slides if slide.source in cases]
 
 
 def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -> Recipe:

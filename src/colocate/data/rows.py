@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int32
 from colocate.base.errors import UserError
 from colocate.base.files import not_utf8
 from colocate.base.tables import check_columns, column, pc, read_table
-from colocate.base.text import counted, say
+from colocate.base.text import composed, counted, say
 from colocate.slides.listing import MANIFEST, NAMES
 from colocate.slides.settings import check_mpp
 
@@ -157,7 +157,7 @@ def left_in(table: pa.Table, held_out: HeldOut, data: Path) -> Bool[np.ndarray, 
             numbers, found = numbered(table[name])
         except pa.ArrowException:
             raise UserError(f"--hold-out {name}={values[0]}: that column of {data} holds no words") from None
-        words = [word.strip() for word in found]
+        words, values = [composed(word.strip()) for word in found], [composed(value) for value in values]
         if unknown := [value for value in values if value not in words]:
             meant = _meant(unknown[0], [word for word in words if word])
             raise UserError(f"--hold-out {name}={unknown[0]}: no tile of {data} has this {name}: {meant}")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.files import check_utf8
+from colocate.base.text import composed
 from colocate.data.sources import IMAGES
 from colocate.slides.pictures import FORMATS, ORIENTATION
 
@@ -64,9 +65,9 @@ def by_stem(folder: Path, endings: Sequence[str] = IMAGES) -> dict[str, Path]:
     for path in sorted(entries(folder), key=lambda path: natural(path.name)):
         if path.suffix.lower() in endings and path.is_file():
             check_utf8(path)
-            if other := files.get(path.stem):
+            if other := files.get(name := composed(path.stem)):
                 raise UserError(f"{path} and {other.name} have the same name: keep one of them")
-            files[path.stem] = path
+            files[name] = path
     return files
 
 

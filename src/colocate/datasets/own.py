@@ -17,6 +17,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.tables import as_text, check_columns, column, read_table
+from colocate.base.text import composed
 from colocate.datasets.writer import Converted, Draft, Facts
 
 COLUMNS = ("path", "source", "mpp", "split")
@@ -58,13 +59,13 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
     plain = {name.strip(): name for name in names}  # blanks around a value get lost in tables
     known: dict[str, Known] = {}
     for line, (row, said) in enumerate(zip(as_text(read), mpps, strict=True), start=2):
-        word = Path(row["path"]).name
+        word = composed(Path(row["path"]).name)
         name = plain.get(word) or plain.get(Path(word).stem.strip())
         if name is None or name in known:
             reason = "is a second line of" if name in known else "is not among the images:"
             raise UserError(f"{table}, line {line} {reason} {row['path']}: mend or remove the line")
         part = part_named(row.get("split", ""), f"{table}, line {line}")
-        known[name] = Known(row.get("source", ""), unsaid if said is None else said, part)
+        known[name] = Known(composed(row.get("source", "")), unsaid if said is None else said, part)
     if missing := [name for name in names if name not in known]:
         raise UserError(f"{table} has no line for {missing[0]}: add it, or remove the table")
     return {name: known[name] for name in names}
@@ -121,12 +122,12 @@ def own_drafts(
 
 
 def whole_text(text: str, where: str) -> str:
-    """The same text. Raises UserError if it has half a character, as JSON may (`\\ud800`) and files may not."""
+    """`composed` of a text. Raises UserError if it has half a character, as JSON may (`\\ud800`) and files may not."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(f"{where} has half a character ({text!a}): mend it, or export it again") from None
-    return text
+    return composed(text)
 
 
 def caution(name: str, known: Collection[Known], what: str = "images") -> tuple[str, ...]:

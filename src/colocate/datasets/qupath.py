@@ -22,6 +22,7 @@ from colocate.base.errors import UserError
 from colocate.base.files import check_utf8, files_below
 from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.base.tables import TABLES
+from colocate.base.text import composed
 from colocate.datasets.files import boxes, entries
 from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
@@ -125,7 +126,7 @@ def _slides(place: Path, slide_mpp: float | None) -> dict[str, list[Listed]]:
     found: dict[str, list[Listed]] = {}
     for listed in slides:
         check_utf8(listed.path)
-        found.setdefault(listed.path.stem, []).append(listed)
+        found.setdefault(composed(listed.path.stem), []).append(listed)
     return found
 
 

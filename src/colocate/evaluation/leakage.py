@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.text import counted
+from colocate.base.text import composed, counted
 from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.hashes import ALIKE, Hashes, alike, hashes, near_pairs
@@ -173,10 +173,10 @@ WORDS, RUNS = r"[^\W_]+", r"[^\W\d_]+|\d+"  # a run is of letters or of digits a
 def _bounded(text: str, parts: str) -> str:
     """The parts of a text in small letters, each between hyphens.
 
-    >>> _bounded("GlaS_9", WORDS), _bounded("GT2001837", RUNS)
-    ('-glas-9-', '-gt-2001837-')
+    >>> _bounded("GlaS_9", WORDS), _bounded("GT2001837", RUNS), _bounded("Zoe\\u0308", WORDS)
+    ('-glas-9-', '-gt-2001837-', '-zoë-')
     """
-    return "".join(f"-{part}" for part in re.findall(parts, text.lower())) + "-"
+    return "".join(f"-{part}" for part in re.findall(parts, composed(text).lower())) + "-"
 
 
 def _own(case: str) -> str:
