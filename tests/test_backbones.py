@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 
 from colocate.base.errors import UserError
 from colocate.core.settings import ViewConfig
@@ -228,7 +229,25 @@ def test_stages_that_are_not_there_are_refused(config: EncoderConfig, message: s
         build_method(tiny_recipe(Path(), Path(), encoder=config))
 
 
+def test_branches_are_left_out_only_where_it_is_asked_for() -> None:
+    for asked in (0.0, 0.2):  # timm's own rate of a Swin is 0.1
+        network = Backbone("swin_tiny_patch4_window7_224", drop_path=asked)
+        rates = [part.drop_prob or 0 for part in network.modules() if isinstance(part, DropPath)]
+        assert max(rates) == pytest.approx(asked)
+
+
 def test_published_weights_want_their_own_normalisation() -> None:
     config = EncoderConfig("tf_efficientnet_lite0", init="published")
     with pytest.raises(UserError, match=r"tf_efficientnet_lite0 want --views\.mean 0\.5 0\.5 0\.5"):
         build_method(tiny_recipe(Path(), Path(), encoder=config))
+
+
+def test_weights_of_a_run_want_its_normalisation(tmp_path: Path) -> None:
+    weights, half = tmp_path / "backbone.safetensors", (0.5, 0.5, 0.5)
+    save_file(Backbone("test_resnet").net.state_dict(), weights)
+    facts = {"architecture": "test_resnet", "output_stride": 32, "mean": half, "std": half}
+    (tmp_path / "backbone.json").write_text(json.dumps(facts))
+    recipe = tiny_recipe(Path(), Path(), encoder=EncoderConfig("test_resnet", init=str(weights)))
+    with pytest.raises(UserError, match=r"backbone\.safetensors want --views\.mean 0\.5 0\.5 0\.5, not"):
+        build_method(recipe)
+    build_method(replace(recipe, views=replace(recipe.views, mean=half, std=half)))

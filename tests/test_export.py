@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from colocate import load_backbone
 from colocate.base.errors import UserError
+from colocate.data.index import Index
 from colocate.models.backbones import Backbone
-from colocate.training.checkpoint import export, write_backbone
+from colocate.training.checkpoint import backbone_facts, export, write_backbone
 from colocate.training.loop import pretrain
 from tests.tiny import tiny_recipe, write_tiles
 
@@ -50,6 +51,16 @@ def test_a_run_leaves_a_backbone_that_says_what_it_is(tmp_path: Path) -> None:
     assert facts["mpp"] == 0.5 and facts["steps"] == 2 and facts["mean"] == [0.485, 0.456, 0.406]
     assert facts["data"]["licence"] == "CC-BY-4.0" and facts["data"]["tiles"] == 20 and facts["data"]["fingerprint"]
     assert facts["recipe"]["optim"]["lr"] == 0.03 and {"colocate", "timm", "torch"} <= facts["versions"].keys()
+
+
+@pytest.mark.parametrize(("mpps", "mpp"), [("0.5 0.5 0.503", 0.5), ("0.5 0.5 1", None), ("0.5 0.5 ", None)])
+def test_a_backbone_has_the_resolution_of_tiles_that_are_alike(mpps: str, mpp: float | None, tmp_path: Path) -> None:
+    """`colocate tile` takes a level within 1 % as it is: of slides of two scanners tiles differ a little."""
+    tiles = write_tiles(tmp_path / "tiles", 3)
+    lines = [f"{path},{its}" for path, its in zip(sorted(tiles.iterdir()), mpps.split(" "), strict=True)]
+    (tmp_path / "tiles.csv").write_text("\n".join(["path,mpp", *lines, ""]))
+    index = Index.build(tmp_path / "tiles.csv", tmp_path / "tiles.arrow")
+    assert backbone_facts(tiny_recipe(tiles, tmp_path), 1, index)["mpp"] == mpp
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from colocate.cli.main import main
 from colocate.core.settings import ViewConfig
 from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
+from colocate.data.loader import batch_indices
 from colocate.training import checkpoint
 from colocate.training import loop as train
 from colocate.training.journal import Journal, UnreadableTiles, read_rows, trackers
@@ -205,6 +206,18 @@ def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> 
     # Where views do not ask for it, it changes nothing of them.
     free = stopped(replace(plain, out=str(tmp_path / "free")), 1)
     pretrain(replace(free, data=str(tables["finer"])), resume=True)
+
+
+def test_tiles_without_a_resolution_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    """Where views need it: the batch with the first of them may come after hours."""
+    late = next(number for number in range(20) if number not in batch_indices(20, 8, seed=0, step=0))
+    paths = sorted(write_tiles(tmp_path / "tiles").iterdir())
+    rows = [f"{path},{'' if number == late else 0.5}" for number, path in enumerate(paths)]
+    (tmp_path / "tiles.csv").write_text("\n".join(["path,mpp", *rows]))
+    recipe = tiny_recipe(tmp_path / "tiles.csv", tmp_path / "run", steps=1)
+    with pytest.raises(UserError, match=r"1 tile of .*tiles\.csv say no mpp, which --views\.mpp 0\.5 needs"):
+        pretrain(replace(recipe, views=replace(recipe.views, mpp=0.5)))
+    pretrain(recipe)
 
 
 @pytest.mark.parametrize("torn", ["step,epoch,lr,lo", "step,epoch,lr,loss\n1,0.5,0.1,2.25\n2,1,0.1,2.2"])

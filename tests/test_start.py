@@ -29,6 +29,10 @@ def recipe():
 """
 
 
+def stop(*_: object, **__: object) -> None:
+    raise UserError("far enough")
+
+
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two annotated slides and one that is not, of four tiles each; a tiny recipe."""
@@ -71,6 +75,17 @@ def test_no_time_is_refused_before_any_work(words: list[str], capsys: pytest.Cap
     assert "--hours 0 leaves no time to pretrain: give more than 0" in capsys.readouterr().err
 
 
+def test_a_network_that_cannot_be_judged_is_refused_before_any_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journey.api, "tile", stop)
+    asked = 'steps=2, encoder=EncoderConfig("pit_ti_224"), views=ViewConfig(size=224))'
+    (tmp_path / "mine.py").write_text(f"from colocate.training.recipe import *\n{RECIPE}".replace("steps=2)", asked))
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "pit_ti_224 has stages of strides 8, 16, 32: decoders need" in capsys.readouterr().err
+
+
 def test_weights_that_cannot_be_had_are_refused_before_any_work(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,10 +99,6 @@ def test_labels_are_read_as_slides_are(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the table's resolutions, which count before the files', and by --slide-mpp."""
-
-    def stop(*_: object, **__: object) -> None:
-        raise UserError("far enough")
-
     monkeypatch.setattr(journey.api, "tile", stop)
     for seed in range(2):
         (tmp_path / f"s{seed}.tif").symlink_to(tmp_path / "slides" / f"s{seed}.tif")
@@ -160,3 +171,56 @@ def test_other_slides_of_a_case_that_is_tested_on_are_held_out(words: list[str],
     (case,) = {data.items[number].source for number in data.test("slides")}
     assert journey.tested_slides(data, find_slides([table])) == {"p": ["s0", "s2"], "q": ["s1"]}[case]
     assert case == "p"
+
+
+def test_cases_on_both_sides_let_no_other_be_seen(words: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "slides" / "slides.csv"
+    table.write_text("path,source\ns0.tif,p\ns1.tif,p\ns2.tif,q\n")
+    annotate(tmp_path / "labels", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
+    (tmp_path / "labels" / "items.csv").write_text("path,split\ns0,train\ns1,test\ns2,test\n")
+    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
+    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([table])) == ["s2"]
+
+
+def test_labels_that_have_changed_are_not_left_out(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a slide more was annotated since: the same command takes what it made of the labels before."""
+    monkeypatch.setattr(journey.api, "tile", stop)
+    annotate(tmp_path / "more", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
+    said = []
+    for changed in (False, False, True):
+        if changed:
+            (tmp_path / "more" / "s2.geojson").rename(tmp_path / "labels" / "s2.geojson")
+        with pytest.raises(SystemExit):
+            main(words)
+        said.append(capsys.readouterr().err)
+    assert ["far enough" in one for one in said] == [True, True, False]
+    assert "are not what" in said[-1] and "choose another --out" in said[-1]
+
+
+def test_a_tested_slide_without_tiles_does_not_end_the_journey(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--hold-out refuses a value that no tile has."""
+    table = tmp_path / "slides" / "slides.csv"
+    table.write_text("path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\ngone.tif,p\nlost.tif,q\n")
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(journey.api, "pretrain", lambda recipe, **_: asked.append(recipe.hold_out) or stop())
+    with pytest.raises(SystemExit):
+        main(["start", str(table), *words[2:]])
+    assert "far enough" in capsys.readouterr().err
+    assert asked == [("slide=s0,s2",)]
+
+
+def test_what_a_recipe_holds_out_stays_out(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(journey, "fit_into", lambda hours, recipe, *_: asked.append(recipe.hold_out) or stop())
+    (tmp_path / "mine.py").write_text(RECIPE.replace("steps=2", 'steps=2, hold_out=("slide=s2",)'))
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "far enough" in capsys.readouterr().err
+    ((own, tested),) = asked
+    assert own == "slide=s2" and tested in ("slide=s0", "slide=s1")

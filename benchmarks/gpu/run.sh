@@ -29,7 +29,7 @@ if [ "$part" = speed ]; then
     step 45 pipeline-1024 "$python" $pipeline --batch 1024 --steps 30
     step 70 pipeline-compiled "$python" $pipeline --batch 256 --steps 60 --compile
   else
-    step 200 pipeline-8 "$python" $pipeline --batch 8 --steps 4 --plain-steps 4
+    step 400 pipeline-8 "$python" ${pipeline/bf16-mixed/32} --batch 8 --steps 4 --plain-steps 4  # bf16 crawls here
   fi
 else
   [ -d "$pack/race/glas-half" ] || PYTHONPATH=${PYTHONPATH:-}:. "$python" -c "from pathlib import Path

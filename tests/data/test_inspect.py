@@ -81,6 +81,11 @@ def test_contact_sheet_is_the_same_each_time(many: Path, look: Callable[..., Sum
         look(many, out=tmp_path / "no" / "sheet.png")
 
 
+def test_a_sheet_among_the_tiles_would_be_one(many: Path) -> None:
+    with pytest.raises(UserError, match=r"sheet\.png lies in .*, where it would be one more tile: choose another"):
+        inspect(many, out=many / "sheet.png")
+
+
 def test_shown_names_are_taken_literally(
     many: Path, look: Callable[..., Summary], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,8 +120,9 @@ def test_masks_among_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_nothing_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "words.jpg").write_text("words")
-    summary = inspect(tmp_path, out=tmp_path / "sheet.png")
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "tiles" / "words.jpg").write_text("words")
+    summary = inspect(tmp_path / "tiles", out=tmp_path / "sheet.png")
     assert summary.contact_sheet is None
     assert not (tmp_path / "sheet.png").exists()
     show(summary)

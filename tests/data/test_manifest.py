@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,21 @@ def test_regions_in_workers_and_after_a_journey(cut: Path, build: Build) -> None
     helped = list(tile_loader(index, batch=4, seed=0, start=0, stop=4, workers=2))
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.index, other.index)
+
+
+def test_a_slide_that_was_replaced_is_not_read_at_the_places_of_the_old(
+    cut: Path, build: Build, tmp_path: Path
+) -> None:
+    """Nor at its resolution."""
+    shutil.copytree(cut / "in", tmp_path / "in")
+    slides = find_slides([tmp_path / "in"], 1.0)
+    tile(slides, tmp_path / "out", CONFIG, workers=1, manifest_only=True)
+    with slides[0].path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=r"has changed since .*manifest\.parquet was made of it: give the command"):
+        build(tmp_path / "out")
+    tile(slides, tmp_path / "out", CONFIG, workers=1, manifest_only=True)
+    assert build(tmp_path / "out").kind == "slides"
 
 
 def test_moved_slides_keep_their_fingerprint(cut: Path, build: Build, tmp_path: Path) -> None:

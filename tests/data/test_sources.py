@@ -54,6 +54,13 @@ def test_folder(tiles: Path, build: Build) -> None:
     assert [tuple(folder.read(i).shape) for i in range(7)] == [(3, high, wide) for wide, high in TILES.values()]
 
 
+def test_slides_among_pictures_are_refused(tiles: Path, build: Build) -> None:
+    """As thumbnails lie beside slides: the slides would be left out, and the thumbnails trained on."""
+    (tiles / "a" / "scan.SVS").touch()
+    with pytest.raises(UserError, match=r"holds slides among its pictures \(a/scan\.SVS\), which would be left out"):
+        build(tiles)
+
+
 def test_folder_follows_links_but_to_no_tile_twice(tiles: Path, build: Build, tmp_path: Path) -> None:
     (tiles / "linked").symlink_to(tiles / "a")
     (tiles / "a" / "back").symlink_to(tiles)

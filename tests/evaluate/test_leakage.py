@@ -18,6 +18,7 @@ from colocate.datasets.labelled import COLUMNS, Labelled
 from colocate.evaluation import leakage
 from colocate.evaluation.leakage import check, refuse, tiles_of
 from colocate.evaluation.results import Findings
+from tests.data.pictures import pack
 from tests.tiny import write_tiles
 
 TURN = Image.Transpose
@@ -168,6 +169,23 @@ def test_crops_are_found_by_case_only(source: str, data: Labelled, tmp_path: Pat
     assert any("made:b are among them, but the split" in line for line in findings.checked) == (source == "made:b")
     unknown = any(f"({source}) is written as a case of made" in line for line in findings.unchecked)
     assert unknown == (source in ("z", "made:c1"))
+
+
+def test_slides_are_found_whose_patient_the_labels_alone_say(data: Labelled, tmp_path: Path) -> None:
+    """Tiles of a folder of slides have the slides for their sources; items.csv of `prepare qupath` names patients."""
+    tiles = [(write_tiles(tmp_path / "tiles", 1) / "00.png", source) for source in ("archive/testA", ".")]
+    Path(data.items[9].path).rename(path := tmp_path / "images" / "testA_270_300.png")
+    cut = labelled(tmp_path / "cut", [*rows_of(data)[:9], (path, "made:c", "testA")])
+    assert found_with(cut, tmp_path / "unsaid", *tiles).found == []
+    facts = cut.folder / "dataset.json"
+    facts.write_text(facts.read_text().replace('"notes": []', '"notes": ["Images are regions of slides, read at 1."]'))
+    (found,) = found_with(Labelled.open(cut.folder), tmp_path / "run", *tiles).found
+    assert found == "1 test slide among the tiles' slides: testA (archive/testA)"
+    (tmp_path / "packed").mkdir()  # as tiles are whose source is a patient
+    pack(tmp_path / "tiles", ["00.png"], tmp_path / "packed" / "testA-0000.tar")
+    index = Index.build(tmp_path / "packed", tmp_path / "packed.arrow")
+    (found,) = check(Labelled.open(cut.folder), "official", index, "run").found
+    assert found == "1 test slide among the tiles' slides: testA (testA-0000.tar)"
 
 
 def test_unknown_cases_cannot_be_checked(tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def test_the_worst_and_the_best_images_are_kept(data: Labelled, tmp_path: Path) 
         assert sheet.height > 1.5 * spread.height  # two rows, one row
 
 
+def test_a_network_that_cannot_be_judged_is_refused_before_others_are(
+    data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colocate.evaluation.protocol.run", lambda *_: pytest.fail("computed"))
+    with pytest.raises(UserError, match="test_vit has stages of strides 16, none of 8"):
+        evaluate(TASKS["nearest"], protocol(data, tmp_path), [random, find_candidate("vit=random", "test_vit")])
+    early = replace(random, label="early", cell_stride=4)
+    with pytest.raises(UserError, match=r"early has cells of 4 px, and its later stages were not trained: give --str"):
+        evaluate(TASKS["nearest"], protocol(data, tmp_path), [random, early])
+
+
 def test_a_second_call_computes_nothing(
     data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -265,6 +265,17 @@ def test_settings_that_make_no_sense(run: Candidate, slide: Listed, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_stages_that_were_not_trained_give_no_features(tmp_path: Path) -> None:
+    for stride in (16, 32):
+        backbone = Backbone("test_resnet", cell_stride=stride)
+        write_backbone(tmp_path / f"run{stride}", backbone, {"mean": MEAN, "std": STD})
+    early, last = (find_candidate(str(tmp_path / f"run{stride}")) for stride in (16, 32))
+    finer = replace(CONFIG, mpp=1.0, output_stride=16)
+    with pytest.raises(UserError, match=r"run16 has cells of 16 px, and its later .*: leave --output-stride out"):
+        features(early, [], tmp_path / "out", finer)
+    features(last, [], tmp_path / "out", finer)
+
+
 def test_a_resolution_far_from_the_backbones_own_is_noted(
     run: Candidate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

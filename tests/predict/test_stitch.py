@@ -12,6 +12,7 @@ from skimage.measure import label
 
 from colocate.evaluation.metrics.objects import Found
 from colocate.prediction.outputs import Outlined
+from colocate.prediction.settings import PredictConfig
 from colocate.prediction.stitch import Piece, Window, Windows, merge, pieces
 from tests.predict.windowed import as_sets, assert_apart, drawn, perfect, pictures, rasters, stitched
 from tests.reference import stitch as reference
@@ -45,6 +46,12 @@ def test_a_perfect_detector_finds_each_object_once_and_whole(ids: np.ndarray, ra
     facts = [sorted((one.shape.area, one.class_, round(one.score, 6)) for one in some) for some in (merged, one_window)]
     assert facts[0] == facts[1]
     assert_apart(merged, ids)
+
+
+def test_windows_of_any_size_overlap_unless_told_not_to() -> None:
+    sizes = [PredictConfig(side).windows("instances") for side in (64, 96, 128, 160, None)]
+    assert sizes == [(64, 32), (96, 32), (128, 32), (160, 32), (1024, 256)]
+    assert PredictConfig(64, 0).windows("instances") == (64, 0)
 
 
 def test_objects_come_in_the_order_in_which_they_were_first_seen() -> None:

@@ -19,6 +19,7 @@ from colocate.datasets import qupath
 from colocate.datasets.geojson import STARRED
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import write
+from colocate.slides.listing import find_slides
 from colocate.slides.slide import Slide
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.prepare.releases import save
@@ -217,6 +218,13 @@ def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path) -> None:
     (src / "items.csv").unlink()
     with pytest.raises(UserError, match=r"slides\.csv has two slides called s1, and s1\.geojson is of one of them"):
         qupath.drafts(src, images="../slides.csv", mpp=1.0)
+
+
+def test_a_slide_that_a_table_names_is_the_case_that_its_tiles_say(src: Path) -> None:
+    """Else the leakage check would not find it among them."""
+    (src / "slides.csv").write_text("path,slide\ns0.tif,case1-a\ns1.tif,case2-a\ns2.tif,\n")
+    data = write(src.parent / "named", *qupath.drafts(src, images="slides.csv"))
+    assert {item.source for item in data.items} == {one.source for one in find_slides([src / "slides.csv"])}
 
 
 def test_slides_may_lie_in_folders_of_their_own(src: Path) -> None:

@@ -176,10 +176,20 @@ def test_scores_at_pixels_are_interpolated_between_centres() -> None:
 
 def test_settling_takes_the_images_statistics(data: Labelled) -> None:
     network = nn.BatchNorm2d(3)
-    moved = settled(network, data, data.train("patients"), *PLAIN)
+    moved = settled(network, data.image, data.train("patients"), *PLAIN)
     pixels = torch.cat([data.image(n)[:, 14:46, 10:74].flatten(1) for n in data.train("patients")], 1) / 255
     assert torch.allclose(moved.running_mean, pixels.mean(1), atol=1e-3)  # pyright: ignore[reportArgumentType]
     assert (network.running_mean == 0).all()
+
+
+def test_statistics_are_of_images_as_they_are_looked_at(data: Labelled) -> None:
+    """60 x 84 px at half of their resolution are 30 x 42: statistics are of 32 x 32, cells of 32 x 64."""
+    sizes: set[tuple[int, ...]] = set()
+    network = nn.Sequential(nn.BatchNorm2d(3), Patches())
+    network.register_forward_pre_hook(lambda _, images: sizes.add(tuple(images[0].shape[2:])))
+    config = ProbeConfig(stride=8, mpp=2 * data.items[0].mpp, statistics="images")
+    frozen_cells(network, data, data.train("patients"), config, *PLAIN)
+    assert sizes == {(32, 32)}
 
 
 def test_logistic_regression_is_at_its_minimum() -> None:

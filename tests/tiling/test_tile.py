@@ -130,6 +130,19 @@ def test_what_is_done_is_not_done_again(
     assert sorted(asked) == ["s0", "s1", "s1", "s2"]  # the worker's own question is asked in another process
 
 
+def test_a_resolution_for_slides_that_say_none_changes_no_other(tmp_path: Path) -> None:
+    """It is what failed.csv asks for: what is done is neither cut again nor refused as of other settings."""
+    folder = write_slides(tmp_path / "slides", 1, 640)
+    write_pyramid(folder / "silent.tif", tissue_slide(640, 1.0, 1)[0], 0)
+    assert tile(find_slides([folder]), tmp_path / "out", CONFIG, workers=1).failed == 1
+    before = (tmp_path / "out" / "shards" / "s0-0000.tar").stat().st_mtime_ns
+    assert tile(find_slides([folder]), tmp_path / "out", CONFIG, workers=1).failed == 1
+    assert tile(find_slides([folder], 1.0), tmp_path / "out", CONFIG, workers=1).failed == 0
+    assert (tmp_path / "out" / "shards" / "s0-0000.tar").stat().st_mtime_ns == before
+    said, silent = ([one.identity() for one in find_slides([folder], mpp)] for mpp in (None, 1.0))
+    assert [one == other for one, other in zip(said, silent, strict=True)] == [True, False]
+
+
 def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
     with pytest.raises(UserError, match=r"other settings \(size 64, not 32\): choose another OUT"):
         tile(find_slides([slides]), whole, replace(CONFIG, size=32))

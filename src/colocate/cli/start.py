@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import tyro
 
 from colocate import api
 from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
 from colocate.base.tables import TABLES
 from colocate.base.text import composed, counted, say
 from colocate.slides.listing import MANIFEST, Listed, find_slides
@@ -60,6 +62,10 @@ def start(
         raise UserError(f"--hours {hours:g} leaves no time to pretrain: give more than 0")
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
+    made_of, note = "" if labels is None else _made_of(labels, listed, mpp), out / "labels" / "made-of.txt"
+    if labels is not None and note.is_file() and note.read_text() != made_of:
+        told = f"{labels}, its slides or --mpp are not what {note.parent} was made of"
+        raise UserError(f"{told}: choose another --out, or undo the change")
     place = slides if slides.is_dir() or slides.suffix.lower() in TABLES else slides.parent
     from_slides = {"images": str(place.absolute()), "mpp": mpp, "slide_mpp": slide_mpp}
     if dry_run:
@@ -73,22 +79,31 @@ def start(
     from colocate.data.rows import quoted
     from colocate.datasets.labelled import Labelled
     from colocate.datasets.prepare import prepare
+    from colocate.evaluation.candidates import find_candidate
+    from colocate.evaluation.settings import ContoursConfig, ProbeConfig
+    from colocate.evaluation.tasks import check_stages
     from colocate.training.loop import build_backbone
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
+    for task in (ProbeConfig(), ContoursConfig()) if labels is not None else ():  # and networks that cannot be judged
+        check_stages(task, find_candidate("random", asked.encoder.backbone))
     if labels is not None and not (out / "labels" / "dataset.json").exists():
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
+        write_atomically(note, made_of)
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
-    tested = [] if labels is None else tested_slides(Labelled.open(data), listed)
-    held_out = (f"slide={quoted(tested)}",) if tested else ()
+    labelled = None if labels is None else Labelled.open(data)
+    cut = pq.read_table(out / "tiles" / MANIFEST, columns=["slide"])["slide"].unique().to_pylist()
+    tested = [] if labelled is None else [name for name in tested_slides(labelled, listed) if name in cut]
+    held_out = (*asked.hold_out, *((f"slide={quoted(tested)}",) if tested else ()))
     fitting = fit_into(hours, replace(asked, data=str(out / "tiles"), hold_out=held_out), out / "run", tested)
     run = api.pretrain(fitting, data=out / "tiles", out=out / "run", resume=True)
     page = run.report()
-    if labels is None:
+    if labelled is None:
         say(f"done: look at {page}")
         return
-    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": not tested}
+    shared = bool(labelled.shared_sources(labelled.schemes[0]))  # of cases on both sides pretraining sees tissue too
+    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared}
     how |= {"backbones": [f"pretrained={run.path}", "random"], "architecture": asked.encoder.backbone}
     api.evaluate("probe", **how)
     if torch.cuda.is_available():
@@ -121,13 +136,22 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
         yield f"objects: what the model finds on {number}"
 
 
+def _made_of(labels: Path, slides: Sequence[Listed], mpp: float) -> str:
+    """A hash of all that the labels are made of."""
+    from colocate.datasets.qupath import annotation_files
+
+    files = annotation_files(labels, {composed(slide.path.stem) for slide in slides})
+    texts = [path.read_bytes() for path in (*files.values(), labels / "items.csv") if path.is_file()]
+    its = [(slide.source, slide.identity()) for slide in slides if composed(slide.path.stem) in files]
+    return blake2b(repr((mpp, sorted(files), texts, its)).encode(), digest_size=16).hexdigest()
+
+
 def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
-    """The slides that labels test on and all others of their cases, which pretraining must not see; none where labels
-    are of one slide alone."""
+    """The slides that labels test on and all others of their cases, which pretraining must not see; but for cases that
+    are trained on too, as where labels are of one slide alone."""
     scheme = next(iter(data.schemes))
-    if data.shared_sources(scheme):
-        return []
-    names = {data.items[number].name.rsplit("_", 2)[0] for number in data.test(scheme)}
+    shared = data.shared_sources(scheme)
+    names = {data.slide(number) for number in data.test(scheme) if data.items[number].source not in shared}
     cases = {slide.source for slide in slides if composed(slide.path.stem) in names}
     return [slide.name for slide in slides if slide.source in cases]
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from colocate.base.errors import UserError
 from colocate.base.files import files_below
-from colocate.base.tables import TABLES, column, pc, read_table
+from colocate.base.tables import TABLES, as_text, column, pc, read_table
 from colocate.data.rows import (
     SCHEMA,
     SLIDES,
@@ -28,6 +28,8 @@ from colocate.data.rows import (
     texts,
 )
 from colocate.slides.listing import MANIFEST, NEEDED, SETTINGS
+from colocate.slides.manifest import SLIDES as LISTED
+from colocate.slides.readers import ENDINGS
 from colocate.slides.settings import check_mpp
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -98,7 +100,7 @@ def _manifest_in(folder: Path) -> Path:
 
 
 def _folder(data: Path) -> Rows:
-    files = sorted(files_below(data, (*IMAGES, SHARD, *WRITTEN)))
+    files = sorted(files_below(data, (*IMAGES, SHARD, *WRITTEN, *ENDINGS)))
     for folder in sorted({(data / file).parent for file in files if file.endswith(WRITTEN)}):
         if (manifest := _manifest_in(folder)) != folder:  # whose overlays are no tiles
             raise UserError(f"{data} holds {manifest}: give that")
@@ -107,6 +109,10 @@ def _folder(data: Path) -> Rows:
     if tiles and shards:
         message = f"both {len(tiles)} image files and {len(shards)} tar shards: point --data at a folder with one kind"
         raise UserError(f"{data} holds {message}")
+    slides = [file for file in files if not file.lower().endswith((*IMAGES, SHARD, *WRITTEN))]
+    if slides and (tiles or shards):
+        remedy = "give the folder of the tiles alone, or slides alone to `colocate tile`"
+        raise UserError(f"{data} holds slides among its pictures ({slides[0]}), which would be left out: {remedy}")
     if shards:
         return shard_rows(data, shards, data)
     if tiles:
@@ -300,6 +306,8 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
         }
         _check_shards(root or data.parent, columns["shard"].dictionary.to_pylist(), table, data)
         return Rows("tar", root or data.parent, pa.table(columns, schema=SCHEMA))
+    if root is None:
+        _check_slides(data)
     # Paths start from the folder above all slides, held out or not.
     above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     columns = {
@@ -334,6 +342,15 @@ def _check_shards(root: Path, shards: Sequence[str], table: pa.Table, data: Path
             raise UserError(f"{path} cannot be opened ({error.strerror}), and {data} names it: {again}") from None
         if length != lengths.get(shard, length):
             raise UserError(f"{path} has {length:,} bytes, not {lengths[shard]:,} as when it was written: {again}")
+
+
+def _check_slides(data: Path) -> None:
+    """See that slides are as long as when their tiles were placed, which slides.csv beside the manifest says."""
+    listed = data.with_name(LISTED)
+    for row in as_text(read_table(listed)) if listed.is_file() else ():
+        path = Path(row.get("path", ""))
+        if path.is_file() and row.get("bytes") not in (None, str(path.stat().st_size)):
+            raise UserError(f"{path} has changed since {data} was made of it: give the command `colocate tile` again")
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

@@ -32,6 +32,7 @@ from colocate.datasets.files import opened
 
 VERSION = 1
 OBJECTS = "objects.csv"
+REGIONS = "Images are regions of slides"  # how a note of sets begins whose images are called SLIDE_LEFT_TOP
 COLUMNS = ("path", "mask", "source", "mpp", "height", "width", "path_sha256", "mask_sha256")
 Kind = Literal["instances", "semantics"]
 
@@ -177,6 +178,11 @@ class Labelled:
         """The cases that a split has on both sides."""
         train, test = ({self.items[n].source for n in numbers} for numbers in (self.train(scheme), self.test(scheme)))
         return (train & test) - {""}
+
+    def slide(self, number: int) -> str:
+        """The name of the slide that an image is a region of; empty where it is not known to be one."""
+        cut = any(note.startswith(REGIONS) for note in self.notes)
+        return self.items[number].name.rsplit("_", 2)[0] if cut else ""
 
     def image(self, number: int) -> UInt8[Tensor, "3 h w"]:
         """Read an image's RGB pixels. Raises UserError if the file is missing or damaged."""

@@ -25,6 +25,7 @@ from colocate.base.tables import TABLES
 from colocate.base.text import composed
 from colocate.datasets.files import boxes, entries
 from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
+from colocate.datasets.labelled import REGIONS
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
 from colocate.datasets.own import Known, caution, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
@@ -44,6 +45,7 @@ class _Piece(NamedTuple):
 
     name: str
     slide: Slide
+    listed: Listed
     known: Known
     file: Path
     """Of the outlines."""
@@ -100,7 +102,7 @@ def drafts(
         _objects(one, mpp, remarks, skip_broken)
     name = src.absolute().name
     said = said or caution(name, known.values(), "slides")
-    notes = (*said, f"Images are regions of slides, read at {mpp:g} micrometres per pixel.", *remarks.notes())
+    notes = (*said, f"{REGIONS}, read at {mpp:g} micrometres per pixel.", *remarks.notes())
     facts = Facts(name, "instances", tuple(classes), "Not stated.", notes=notes)
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     split = zip(pieces, parts, strict=True)
@@ -165,7 +167,7 @@ def _pieces(
             own = sorted(tree.query(shapely.box(*box), predicate="intersects").tolist())
             inside.update(own)
             place = f"{name}_{round(box[0])}_{round(box[1])}"
-            yield _Piece(place, slide, known, file, box, [objects[number] for number in own])
+            yield _Piece(place, slide, listed, known, file, box, [objects[number] for number in own])
     for number, (feature, _) in enumerate(objects):
         if number not in inside:
             remarks.add(OUTSIDE, f"{file.name}, {feature.name}")
@@ -224,5 +226,6 @@ def _draft(one: _Piece, mpp: float, numbers: dict[str, int], parts: dict[str, st
     ids, names = _objects(one, mpp, Remarks(), skip)
     height, width = ids.shape
     image = torch.tensor(one.slide.read(*one.box[:2], width, height, mpp)).permute(2, 0, 1).contiguous()
-    source = one.known.source or one.slide.path.stem
+    name, stem = one.listed.name, one.slide.path.stem
+    source = one.known.source or (stem if Path(name).name == stem else name)  # as of tiles, where a table names slides
     return Draft(one.name, image, ids, source, mpp, parts, {id: numbers[name] for id, name in names.items()})

@@ -41,7 +41,7 @@ from colocate.evaluation.settings import (
     Task,
     name_of,
 )
-from colocate.evaluation.tasks import Outcome, Overlays, Trial, run
+from colocate.evaluation.tasks import Outcome, Overlays, Trial, check_stages, run
 
 
 def instances_for(data: Labelled) -> InstancesConfig:
@@ -106,6 +106,7 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
     data.verify()  # results and hashes are known by what the data set was
     findings = {}
     for candidate in candidates:
+        check_stages(task, candidate)
         index = None if candidate.path is None else tiles_of(candidate.path)
         findings[candidate.label] = check(data, scheme, index, candidate.origin)
         refuse(findings[candidate.label], protocol.allow_leakage)

@@ -22,7 +22,7 @@ from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
 from colocate.evaluation.contours import ContourSegmenter, contour_target, on_glass
-from colocate.evaluation.decoders import Detector, Segmenter, class_target, cropped, instance_target
+from colocate.evaluation.decoders import Detector, Pyramid, Segmenter, class_target, cropped, instance_target
 from colocate.evaluation.fit import Examples, fit, flipped
 from colocate.evaluation.metrics import FAMILIES, coco
 from colocate.evaluation.metrics.objects import Objects, label_map, shared_pixels
@@ -139,6 +139,17 @@ class Trial:
     engine: Engine
 
 
+def check_stages(task: Task, candidate: Candidate) -> None:
+    """Raise UserError where a backbone has not the stages that a task takes: before hours of other work, not after."""
+    if isinstance(task, ProbeConfig):
+        candidate.build(0, cell_stride=task.stride)
+        if candidate.cell_stride and candidate.cell_stride < task.stride:
+            told = f"{candidate.label} has cells of {candidate.cell_stride} px, and its later stages were not trained"
+            raise UserError(f"{told}: give --stride {candidate.cell_stride}")
+    else:
+        Pyramid(candidate.build(0))
+
+
 def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:
     """Learn from the training images, and judge by the test images."""
     data, seed = trial.data, trial.seed
@@ -199,7 +210,7 @@ def _backbone(trial: Trial, frozen: bool) -> Backbone:
     backbone = candidate.build(trial.seed)
     if not frozen or candidate.origin != "random":
         return backbone
-    return settled(backbone, trial.data, trial.train, candidate.mean, candidate.std)
+    return settled(backbone, trial.data.image, trial.train, candidate.mean, candidate.std)
 
 
 def _objects(

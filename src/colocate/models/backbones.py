@@ -18,6 +18,7 @@ from huggingface_hub import get_session
 from jaxtyping import Float, Shaped
 from pydantic import Field, FiniteFloat, PositiveInt
 from safetensors.torch import load, load_file
+from timm.layers import DropPath
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -364,6 +365,8 @@ def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, 
             raise UserError(f"timm cannot build {name} ({type(error).__name__}: {error})") from error
     if net is None:
         raise UserError(f"{name} cannot be built with drop_path={drop_path}")
+    if not drop_path:  # some networks have a rate of their own (Swin's is 0.1)
+        keep_paths(net)
     if not hasattr(net, "prune_intermediate_layers"):
         raise UserError(f"{name} gives no feature grid that cells could be taken from")
     whole = set(net.state_dict())
@@ -373,6 +376,13 @@ def _build(name: str, output_stride: int, drop_path: float) -> tuple[nn.Module, 
         net.head = nn.Identity()
     kept = {name: value for name, value in options.items() if name != "zero_init_last"}
     return net, kept, whole - set(net.state_dict())
+
+
+def keep_paths(network: nn.Module) -> None:
+    """Leave out no residual branch, also in training."""
+    for part in network.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
 
 
 def _some(names: list[str]) -> str:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.layers import BatchNormAct2d, DropPath
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from colocate.base.distributed import Shuffle, gather, summed, world
 from colocate.base.errors import UserError
 from colocate.core.geometry import coarser, exact
+from colocate.models.backbones import keep_paths
 
 
 def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
@@ -216,9 +217,7 @@ class Momentum(nn.Module):
     def __init__(self, encoder: Encoder, momentum: float) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
-        for part in self.encoder.modules():
-            if isinstance(part, DropPath):
-                part.drop_prob = 0.0  # keys are whole
+        keep_paths(self.encoder)  # keys are whole
         self.momentum = momentum
 
     @property

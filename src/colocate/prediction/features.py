@@ -59,6 +59,10 @@ def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: 
         told = f"{candidate.label} was pretrained at {candidate.mpp:g} micrometres per pixel, not at {mpp:g}"
         Terminal().say(f"note: {told}")
     asked = config.output_stride
+    early = candidate.cell_stride
+    if asked and early and early < candidate.build(0, candidate.output_stride).strides[-1]:
+        told = f"{candidate.label} has cells of {early} px, and its later stages were not trained"
+        raise UserError(f"{told}: leave --output-stride out")
     backbone = candidate.build(0, asked or candidate.output_stride, None if asked else candidate.cell_stride)
     backbone.check(config.size, "--size")
     network = config.device.launch().setup_module(backbone)

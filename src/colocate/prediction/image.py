@@ -106,7 +106,7 @@ class Model:
             image: Red, green and blue of each pixel, uint8 (h, w, 3).
             mpp: Its micrometres per pixel; it is resized to what the model sees. None: it has the model's resolution.
             window: Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes.
-            overlap: How much neighbouring windows share, in px; None: a quarter of the window.
+            overlap: How much neighbouring windows share, in px; None: a quarter of the window, at least 32.
             score: Least score of an object.
             batch: Windows a forward pass.
 

@@ -89,7 +89,7 @@ class PredictConfig:
     """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes. A
     smaller picture is one window of its own size."""
     overlap: int | None = None
-    """How much neighbouring windows share, in px; None: a quarter of the window."""
+    """How much neighbouring windows share, in px; None: a quarter of the window, at least 32."""
     score: float = 0.5
     """Least score of an object."""
     min_area: float = 100.0
@@ -106,7 +106,8 @@ class PredictConfig:
     def windows(self, task: str) -> tuple[int, int]:
         """Side and overlap of the windows of a task. Raises UserError if they do not fit each other."""
         side = self.window or WINDOW_PX[task]
-        overlap = side // 4 // STRIDE_PX * STRIDE_PX if self.overlap is None else self.overlap
+        quarter = max(STRIDE_PX, side // 4 // STRIDE_PX * STRIDE_PX)
+        overlap = quarter if self.overlap is None else self.overlap
         if 2 * overlap > side:
             raise UserError(f"windows of {side} px cannot overlap by {overlap} px: at most by half")
         return side, overlap

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
@@ -68,7 +69,9 @@ class Listed:
 
     def identity(self) -> dict[str, Any]:
         """Everything that results depend on; of the file its name, size and time."""
-        status, mask = None, b""
+        status, mask, unsaid = None, b"", self.unsaid_mpp
+        if unsaid is not None and (self.mpp is not None or self._says_mpp):  # then it decides nothing
+            unsaid = None
         with suppress(OSError):  # who opens it says what is wrong
             status = self.path.stat()
         with suppress(OSError):
@@ -77,9 +80,16 @@ class Listed:
             "file": self.path.name,
             "bytes": status.st_size if status else 0,
             "time_ns": status.st_mtime_ns if status else 0,
-            "slide_mpp": [self.mpp, self.unsaid_mpp],
+            "slide_mpp": [self.mpp, unsaid],
             "mask": blake2b(mask, digest_size=8).hexdigest() if mask else None,
         }
+
+    @cached_property
+    def _says_mpp(self) -> bool:
+        with suppress(TileError):  # who opens it says what is wrong
+            Slide.open(self.path)
+            return True
+        return False
 
     def lock(self, folder: Path) -> Path:
         """Return the lock file of whoever works on the slide's files in a folder of results."""

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
@@ -62,7 +63,8 @@ def notes_of(out: Path, slide: Listed) -> dict[str, Any] | None:
 
 
 def _identity(slide: Listed) -> str:
-    return blake2b(repr((slide, slide.identity())).encode(), digest_size=16).hexdigest()
+    listed = replace(slide, unsaid_mpp=None)  # which the identity has, if it decides anything
+    return blake2b(repr((listed, slide.identity())).encode(), digest_size=16).hexdigest()
 
 
 def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

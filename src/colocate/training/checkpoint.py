@@ -29,6 +29,7 @@ from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
 from colocate.training.recipe import Library, Recipe, to_json
 
+ALIKE = 1.05  # tiles of resolutions that differ by less have one: a level within 1 % is cut as it is
 SUM, SUM_BYTES = b"sha256:", 64  # after the archive, which its readers do not mind
 
 
@@ -105,8 +106,10 @@ def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:
 
 
 def _common_mpp(index: Index) -> float | None:
-    known = np.unique(index.mpp)
-    return float(known[0]) if len(known) == 1 and not np.isnan(known[0]) else None
+    """The tiles' median resolution; None where one does not say its own, or they have not all the same."""
+    known = index.mpp
+    alike = known.max() <= ALIKE * known.min()  # of nan nothing is
+    return float(np.median(known)) if alike else None
 
 
 def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +25,7 @@ from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
 from colocate.data.loader import Tiles, batch_indices, tile_loader, tile_order
 from colocate.methods.method import Losses, Method
-from colocate.models.backbones import Backbone
+from colocate.models.backbones import Backbone, load_backbone
 from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.training import checkpoint, diagnostics
 from colocate.training.checkpoint import backbone_facts, write_backbone
@@ -255,11 +255,16 @@ def build_backbone(recipe: Recipe) -> Backbone:
     if recipe.views.local_views:
         backbone.check(recipe.views.local_size, "views.local_size")
     backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
-    for name, theirs in backbone.published_look.items() if config.init == "published" else ():
-        ours = getattr(recipe.views, name)
+    look: Mapping[str, Any] = {}
+    whose = config.init
+    if config.init == "published":
+        look, whose = backbone.published_look, f"the published weights of {backbone.name}"
+    elif config.init != "random" and Path(config.init).with_suffix(".json").is_file():  # a run's
+        look = load_backbone(config.init).facts
+    for name in ("mean", "std") if look else ():
+        ours, theirs = getattr(recipe.views, name), look[name]
         if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
-            words = " ".join(map(str, theirs))
-            raise UserError(f"the published weights of {backbone.name} want --views.{name} {words}, not {ours}")
+            raise UserError(f"{whose} want --views.{name} {' '.join(map(str, theirs))}, not {ours}")
     backbone.load(config.init)
     backbone.freeze(config.freeze_stride, config.freeze_norm)
     return backbone

@@ -329,13 +329,16 @@ def at_pixels(scores: Float[Tensor, "k g f"], side_px: float, height: int, width
 
 @torch.no_grad()
 def settled(
-    backbone: Network, data: Labelled, train: Sequence[int], mean: Sequence[float], std: Sequence[float]
+    backbone: Network,
+    image: Callable[[int], UInt8[Tensor, "3 _ _"]],
+    train: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Network:
     """A copy whose batch norms hold the statistics of training images (of the middle of each, all of one size)."""
-    some = train[:: -(-len(train) // SETTLE)]
-    height, width = (min(getattr(data.items[n], side) for n in some) for side in ("height", "width"))
-    height, width = (max(32, side // 32 * 32) for side in (height, width))
-    images = torch.stack([_middle(data.image(number), height, width) for number in some])
+    some = [image(number) for number in train[:: -(-len(train) // SETTLE)]]
+    height, width = (max(32, min(one.shape[side] for one in some) // 32 * 32) for side in (1, 2))
+    images = torch.stack([_middle(one, height, width) for one in some])
     return settle_batch_norm(backbone, images, mean, std, batch=8)
 
 
@@ -358,26 +361,33 @@ def frozen_cells(
     White is added at the right and bottom up to whole cells (to 32 px, of which those of most are parts).
 
     Raises:
-        UserError: when it looks, `config.mpp` and an image that does not say its own; and as `taking` does.
+        UserError: `config.mpp`, and an image that does not say its own; and as `taking` does.
     """
+
+    def scale(number: int) -> float:
+        own = data.items[number].mpp
+        if config.mpp is not None and math.isnan(own):
+            raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
+        return 1.0 if config.mpp is None else own / config.mpp
+
+    def seen(number: int) -> UInt8[Tensor, "3 h w"]:
+        image = data.image(number)
+        if config.mpp is None:
+            return image
+        size = [max(1, round(side * scale(number))) for side in image.shape[1:]]
+        return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+
     if config.statistics == "images":
-        backbone = settled(backbone, data, train, mean, std)
+        backbone = settled(backbone, seen, train, mean, std)
     stride = config.stride
     whole = stride if 32 % stride else 32
 
     def look(number: int) -> Cells:
-        image, scale = data.image(number), 1.0
-        if config.mpp is not None:
-            own = data.items[number].mpp
-            if math.isnan(own):
-                raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
-            scale = own / config.mpp
-            size = [max(1, round(side * scale)) for side in image.shape[1:]]
-            image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        image = seen(number)
         height, width = image.shape[1:]
         padded = F.pad(image, (0, -width % whole, 0, -height % whole), value=255)
         grid = cell_features(backbone, padded[None], mean, std)[0]
-        return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale)
+        return Cells(grid[: -(-height // stride), : -(-width // stride)], stride / scale(number))
 
     return look
 

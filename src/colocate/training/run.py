@@ -182,6 +182,10 @@ def _index(path: Path, recipe: Recipe) -> Index:
         raise UserError(
             f"{recipe.data} holds {counted(len(index), 'tile')}, fewer than a batch: give --batch {len(index)} or less"
         )
+    if recipe.views.mpp is not None and (unsaid := int(np.isnan(index.mpp).sum())):  # a late batch may have the first
+        path.unlink()
+        told = f"{counted(unsaid, 'tile')} of {recipe.data} say no mpp, which --views.mpp {recipe.views.mpp:g} needs"
+        raise UserError(f"{told}: give --tile-mpp, or a table with mpp")
     note_labels(index)
     planned = planned_steps(recipe, len(index))
     if recipe.steps is None and planned < ENOUGH:
