@@ -224,7 +224,7 @@ def beside(place: Path, ending: str) -> Path:
 def check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UserError if a file is of other settings than are wanted."""
     if changed := changes(stored, json.loads(json.dumps(wanted))):
-        raise UserError(f"{path} is of other settings ({changed}): choose another --out")
+        raise UserError(f"{path} is of other settings ({changed}): choose another --out, or remove this slide's files")
 
 
 @final
