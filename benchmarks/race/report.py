@@ -45,8 +45,9 @@ def report(
     asked = {"judged": judged, "init": init, "network": network, "budget": budget}
     wanted = [row for row in map(json.loads, rows.read_text().splitlines()) if asked.items() <= row.items()]
     arms: dict[str, dict[int, Row]] = defaultdict(dict)
-    for row in wanted:
-        arms[row["arm"]][row["seed"]] = row  # a later row of the same arm and seed counts
+    for row in wanted:  # a later row of the same arm and seed counts, and of a --quick one the scores that it has
+        before = arms[row["arm"]].get(row["seed"], {"scores": {}})
+        arms[row["arm"]][row["seed"]] = row | {"scores": before["scores"] | row["scores"]}
     if against not in arms:
         raise UserError(f"{rows} has no row of {against} among those: {', '.join(arms) or 'there are none'}")
     scores = list(dict.fromkeys(name for row in wanted for name in row["scores"]))

@@ -158,13 +158,9 @@ def _compare_cases(
         findings.found.append(f"{counted(len(named), 'test case')} among the tiles' cases: {_examples(named)}")
     stated = [case for case in known if case in shared]
     aside = f"; {', '.join(stated)} are among them, but the split itself has them on both sides" if stated else ""
-    # Of labels and tiles one alone may say whose a slide is.
-    files = index.table["path" if index.kind == "slides" else "shard"].combine_chunks()
-    places = [(Path(one).name, one) for one in (index.sources[source] for source in sources.tolist())]
-    places += [(re.sub(r"(-\d{4}\.tar|\.\w+)$", "", Path(file).name), file) for file in files.dictionary.to_pylist()]
-    names = {composed(name): place for name, place in places}
-    slides = {data.slide(number) for number in test if data.items[number].source not in {*shared, *known}}
-    if other := [f"{slide} ({names[slide]})" for slide in sorted(slides - {""}) if slide in names]:
+    slides = {data.slide(number) for number in test if data.items[number].source not in {*shared, *known}} - {""}
+    places = _slides(index) if slides else {}
+    if other := [f"{slide} ({places[slide]})" for slide in sorted(slides) if slide in places]:
         findings.found.append(f"{counted(len(other), 'test slide')} among the tiles' slides: {_examples(other)}")
     count = counted(len(index.sources), "source")
     findings.checked.append(f"{counted(len(cases), 'test case')} against the {count} of the tiles{aside}")
@@ -173,6 +169,14 @@ def _compare_cases(
             f"no tile's source ({_examples(index.sources)}) is written as a case of {data.name} "
             f"(such as {min(cases)}): if tiles are of its cases, nothing tells"
         )
+
+
+def _slides(index: Index) -> dict[str, str]:
+    """Sources and files of the tiles by the name of the slide that each may be of; not all say whose a slide is."""
+    files = index.table["path" if index.kind == "slides" else "shard"].unique().to_pylist()
+    sources = (index.sources[source] for source in np.unique(index.source_numbers))
+    places = {composed(Path(source).name): source for source in sources}
+    return places | {composed(re.sub(r"(-\d{4}\.tar|\.\w+)$", "", Path(file).name)): file for file in files if file}
 
 
 WORDS, RUNS = r"[^\W_]+", r"[^\W\d_]+|\d+"  # a run is of letters or of digits alone
