@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -122,7 +123,7 @@ def draw(compared: dict[str, dict[str, Difference]], against: str, out: Path) ->
         shift = 0.5 * ((turn + 0.5) / len(compared) - 0.5)
         places = [scores.index(name) + shift for name in found]
         means, lows, highs = (np.array(part) for part in zip(*found.values(), strict=True))
-        axes.errorbar(means, places, xerr=[means - lows, highs - means], fmt="o", capsize=3, label=arm)
+        axes.errorbar(means, places, xerr=[means - lows, highs - means], fmt="o", capsize=3, label=fill(arm, 40))
     axes.set_yticks(range(len(scores)), scores)
     axes.invert_yaxis()
     axes.set_xlabel(f"image Dice less {against} (points; 95 %: seeds and patients drawn)")
