@@ -256,7 +256,7 @@ def build_backbone(recipe: Recipe) -> Backbone:
         backbone.check(recipe.views.local_size, "views.local_size")
     backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
     look: Mapping[str, Any] = {}
-    whose = config.init
+    whose = f"the weights {config.init}"
     if config.init == "published":
         look, whose = backbone.published_look, f"the published weights of {backbone.name}"
     elif config.init != "random" and Path(config.init).with_suffix(".json").is_file():  # a run's
