@@ -62,7 +62,8 @@ def start(
         raise UserError(f"--hours {hours:g} leaves no time to pretrain: give more than 0")
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
-    made_of, note = "" if labels is None else _made_of(labels, listed, mpp), out / "labels" / "made-of.txt"
+    note = out / "labels" / "made-of.txt"
+    made_of = "" if labels is None else _made_of(labels, listed, mpp)
     if labels is not None and note.is_file() and note.read_text() != made_of:
         told = f"{labels}, its slides or --mpp are not what {note.parent} was made of"
         raise UserError(f"{told}: choose another --out, or undo the change")
@@ -85,8 +86,10 @@ def start(
     from colocate.training.loop import build_backbone
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
-    for task in (ProbeConfig(), ContoursConfig()) if labels is not None else ():  # and networks that cannot be judged
-        check_stages(task, find_candidate("random", asked.encoder.backbone))
+    if labels is not None:  # and networks that cannot be judged
+        network = find_candidate("random", asked.encoder.backbone)
+        for task in (ProbeConfig(), ContoursConfig()):
+            check_stages(task, network)
     if labels is not None and not (out / "labels" / "dataset.json").exists():
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
         write_atomically(note, made_of)
@@ -149,7 +152,7 @@ def _made_of(labels: Path, slides: Sequence[Listed], mpp: float) -> str:
 def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
     """The slides that labels test on and all others of their cases, which pretraining must not see; but for cases that
     are trained on too, as where labels are of one slide alone."""
-    scheme = next(iter(data.schemes))
+    scheme = data.schemes[0]
     shared = data.shared_sources(scheme)
     names = {data.slide(number) for number in data.test(scheme) if data.items[number].source not in shared}
     cases = {slide.source for slide in slides if composed(slide.path.stem) in names}

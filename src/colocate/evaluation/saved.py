@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -24,13 +23,13 @@ from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Detector, Segmenter
 from colocate.evaluation.settings import ContoursConfig, InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone, read_tensors
+from colocate.slides.settings import same_mpp
 from colocate.training.checkpoint import packed
 from colocate.training.run import first_defaults
 
 VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
 AGAIN = "evaluate again with --keep-models"
-ALIKE = 1.05  # images of resolutions that differ by less have one
 
 
 @final
@@ -139,7 +138,7 @@ def seen_mpp(config: InstancesConfig | SemanticsConfig, data: Labelled, numbers:
     """
     items = [data.items[number] for number in numbers]
     own = [item.mpp for item in items]
-    if any(math.isnan(mpp) for mpp in own) or max(own) > ALIKE * min(own):
+    if not same_mpp(own):
         return None
     if isinstance(config, InstancesConfig):
         short, long = config.test_short_side, config.long_side

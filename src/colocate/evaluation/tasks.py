@@ -210,7 +210,8 @@ def _backbone(trial: Trial, frozen: bool) -> Backbone:
     backbone = candidate.build(trial.seed)
     if not frozen or candidate.origin != "random":
         return backbone
-    return settled(backbone, trial.data.image, trial.train, candidate.mean, candidate.std)
+    sizes = {number: (item.height, item.width) for number in trial.train for item in [trial.data.items[number]]}
+    return settled(backbone, trial.data.image, sizes, candidate.mean, candidate.std)
 
 
 def _objects(

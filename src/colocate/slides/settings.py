@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from colocate.base.errors import UserError
@@ -17,6 +19,15 @@ def check_mpp(mpp: float, where: str) -> None:
     if not 0 < mpp < 100:
         message = f"{mpp:g} micrometres per pixel is no resolution: give a number above 0 and below 100"
         raise UserError(f"{where}: {message}")
+
+
+def same_mpp(mpps: Sequence[float]) -> bool:
+    """Whether resolutions are all known and count as one: they differ by 5 % at most.
+
+    >>> same_mpp([0.5, 0.503]), same_mpp([0.5, 1.0]), same_mpp([0.5, math.nan])
+    (True, False, False)
+    """
+    return not any(map(math.isnan, mpps)) and max(mpps) <= 1.05 * min(mpps)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from colocate.base.files import write_atomically
 from colocate.base.text import grid, say
 from colocate.data.index import Index
 from colocate.models.backbones import Backbone, load_backbone
+from colocate.slides.settings import same_mpp
 from colocate.training.recipe import Library, Recipe, to_json
 
-ALIKE = 1.05  # tiles of resolutions that differ by less have one: a level within 1 % is cut as it is
 SUM, SUM_BYTES = b"sha256:", 64  # after the archive, which its readers do not mind
 
 
@@ -107,9 +107,8 @@ def backbone_facts(recipe: Recipe, step: int, index: Index) -> dict[str, Any]:
 
 def _common_mpp(index: Index) -> float | None:
     """The tiles' median resolution; None where one does not say its own, or they have not all the same."""
-    known = index.mpp
-    alike = known.max() <= ALIKE * known.min()  # of nan nothing is
-    return float(np.median(known)) if alike else None
+    known = index.mpp  # not quite one of slides of several scanners: a level within 1 % is cut as it is
+    return float(np.median(known)) if same_mpp((float(known.min()), float(known.max()))) else None
 
 
 def write_backbone(run: Path, backbone: Backbone, facts: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, final
 
@@ -331,14 +331,17 @@ def at_pixels(scores: Float[Tensor, "k g f"], side_px: float, height: int, width
 def settled(
     backbone: Network,
     image: Callable[[int], UInt8[Tensor, "3 _ _"]],
-    train: Sequence[int],
+    sizes: Mapping[int, tuple[int, int]],
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Network:
-    """A copy whose batch norms hold the statistics of training images (of the middle of each, all of one size)."""
-    some = [image(number) for number in train[:: -(-len(train) // SETTLE)]]
-    height, width = (max(32, min(one.shape[side] for one in some) // 32 * 32) for side in (1, 2))
-    images = torch.stack([_middle(one, height, width) for one in some])
+    """A copy whose batch norms hold the statistics of training images (of the middle of each, all of one size).
+
+    sizes: height and width of these, by their numbers.
+    """
+    some = list(sizes)[:: -(-len(sizes) // SETTLE)]
+    height, width = (max(32, min(sizes[number][side] for number in some) // 32 * 32) for side in (0, 1))
+    images = torch.stack([_middle(image(number), height, width) for number in some])
     return settle_batch_norm(backbone, images, mean, std, batch=8)
 
 
@@ -370,15 +373,19 @@ def frozen_cells(
             raise UserError(f"{data.name}: {data.items[number].name} does not say its mpp: leave mpp out")
         return 1.0 if config.mpp is None else own / config.mpp
 
+    def size(number: int) -> tuple[int, int]:
+        item, times = data.items[number], scale(number)
+        return max(1, round(item.height * times)), max(1, round(item.width * times))
+
     def seen(number: int) -> UInt8[Tensor, "3 h w"]:
         image = data.image(number)
         if config.mpp is None:
             return image
-        size = [max(1, round(side * scale(number))) for side in image.shape[1:]]
-        return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        resized = F.interpolate(image[None].float(), size(number), mode="bilinear", antialias=True)[0]
+        return resized.round().to(torch.uint8)
 
     if config.statistics == "images":
-        backbone = settled(backbone, seen, train, mean, std)
+        backbone = settled(backbone, seen, {number: size(number) for number in train}, mean, std)
     stride = config.stride
     whole = stride if 32 % stride else 32
 
