@@ -58,7 +58,7 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
-HELPED = ("pretrain", "start", "evaluate", "features", "predict", "export", "report", "table", "demo")
+HELPED = ("pretrain", "start", "prepare", "evaluate", "features", "predict", "export", "report", "table", "demo")
 
 
 @pytest.mark.parametrize("words", ["pretrain concl --help-all", "recipes", *(f"{name} --help" for name in HELPED)])

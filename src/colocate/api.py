@@ -175,18 +175,25 @@ def tile(
 def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Path:
     """Bring a labelled data set into the one form that `evaluate` reads; see `colocate.datasets.prepare.prepare`.
 
+    Returns the data set, of nct-crc-he the table of its tiles.
+
     Raises:
         UserError: no such data set or option, an option of the wrong kind, or files that are not as they should be.
     """
-    from colocate.datasets.prepare import Kind
+    from colocate.datasets.prepare import CONVERTERS, Kind
     from colocate.datasets.prepare import prepare as work
 
     if kind not in get_args(Kind):
         raise UserError(f"no data set {kind!r}: there are {', '.join(get_args(Kind))}")
     try:  # which refuses, among others, one word where there should be several: its letters would be taken for them
-        return pydantic.validate_call(work)(kind, Path(src), Path(out), **options)  # pyright: ignore[reportArgumentType]
+        pydantic.validate_call(work)(kind, Path(src), Path(out), **options)  # pyright: ignore[reportArgumentType]
     except pydantic.ValidationError as error:
         raise UserError(f"prepare: {reason(error)}") from error
+    if kind not in CONVERTERS:
+        return Path(out)
+    from colocate.datasets.labelled import Labelled
+
+    return Labelled.open(out)
 
 
 @by_itself

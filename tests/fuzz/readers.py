@@ -21,7 +21,7 @@ from colocate.data.decode import decode
 from colocate.data.index import Index
 from colocate.datasets.files import read_mask
 from colocate.datasets.labelled import Labelled
-from colocate.datasets.prepare import CONVERTERS
+from colocate.datasets.prepare import converter
 from colocate.datasets.writer import write
 from colocate.evaluation.results import read_result
 from colocate.evaluation.saved import load_model
@@ -169,7 +169,7 @@ def _prepare(kind: str, src: str = ".", **options: object) -> Callable[[Path], N
     def read(folder: Path) -> None:
         out = folder / ".out"
         shutil.rmtree(out, ignore_errors=True)
-        write(out, *CONVERTERS[kind](folder / src, **options), partial=True)
+        write(out, *converter(kind)(folder / src, **options), partial=True)
 
     return read
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int32
@@ -30,9 +30,9 @@ from colocate.datasets.files import (
     read_objects,
 )
 from colocate.datasets.own import Own, own_drafts, read_items
+from colocate.datasets.prepare import Parts
 from colocate.datasets.writer import Converted, Facts
 
-Parts = Literal["objects", "together"]
 PARTS = "The connected parts of the masks count as objects: those that touch are one."
 
 

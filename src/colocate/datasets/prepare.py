@@ -7,6 +7,7 @@ A converter is a module with one function
 that finds the files (naming what is missing or misplaced), and yields a `Draft` for each image, read only when its turn
 comes. `writer.write` does the rest. Of the options of `prepare` a converter takes those it has a use for, as keywords
 of the same names; any other that the user gave is refused for that kind. It is entered in `CONVERTERS` and `Kind`.
+A converter is loaded when it is asked for, and with it torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
-from colocate.datasets import bcss, coco, crag, ebhi, folder, geojson, glas, monuseg, nct, qupath
-from colocate.datasets.labelled import Labelled
-from colocate.datasets.writer import SHEET, Converted, check_free, write
+
+if TYPE_CHECKING:
+    from colocate.datasets.labelled import Labelled
+    from colocate.datasets.writer import Converted
 
 Kind = Literal["glas", "crag", "ebhi-seg", "nct-crc-he", "monuseg", "bcss", "folder", "coco", "geojson", "qupath"]
-CONVERTERS: dict[str, Callable[..., Converted]] = {
-    "glas": glas.drafts,
-    "crag": crag.drafts,
-    "ebhi-seg": ebhi.drafts,
-    "monuseg": monuseg.drafts,
-    "bcss": bcss.drafts,
-    "folder": folder.drafts,
-    "coco": coco.drafts,
-    "geojson": geojson.drafts,
-    "qupath": qupath.drafts,
+CONVERTERS = {"ebhi-seg": "ebhi"} | {
+    kind: kind for kind in ("glas", "crag", "monuseg", "bcss", "folder", "coco", "geojson", "qupath")
 }
+"""The module of each."""
+Parts = Literal["objects", "together"]
+
+
+def converter(kind: str) -> Callable[..., Converted]:
+    """What reads a data set of this kind."""
+    return import_module(f"colocate.datasets.{CONVERTERS[kind]}").drafts
 
 
 def prepare(
@@ -52,14 +54,12 @@ def prepare(
     test_share: float | None = None,
     images: str | None = None,
     masks: str | None = None,
-    parts: folder.Parts | None = None,
+    parts: Parts | None = None,
     piece: int | None = None,
     skip_broken: bool = False,
     slide_mpp: float | None = None,
-) -> Labelled | Path:
+) -> None:
     """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
-
-    Returns the data set, of nct-crc-he the table of its tiles; and prints what was understood.
 
     Args:
         kind: Which data set it is, or in what shape.
@@ -83,12 +83,15 @@ def prepare(
             qupath).
         slide_mpp: Micrometres per pixel of slides that do not say (qupath).
     """
+    from colocate.datasets import nct
+    from colocate.datasets.writer import check_free, write
+
     given = {"partial": partial, "semantics": semantics, "classes": classes, "ignored": ignored, "mpp": mpp}
     given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
     given |= {"skip_broken": skip_broken, "slide_mpp": slide_mpp}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     check_free(out)
-    convert = CONVERTERS.get(kind)
+    convert = converter(kind) if kind in CONVERTERS else None
     taken = inspect.signature(convert).parameters if convert else {}
     useful = (*taken, "partial") if convert else ()
     if useless := [f"--{name.replace('_', '-')}" for name in options if name not in useful]:
@@ -97,15 +100,15 @@ def prepare(
         for note in nct.list_tiles(src, out):
             say(note)
         say(f"done: pretrain with --data {out}")
-        return out
+        return
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
-    data = write(out, facts, drafts, partial=partial)
-    _say(data)
-    return data
+    _say(write(out, facts, drafts, partial=partial))
 
 
 def _say(data: Labelled) -> None:
     """Print what was written."""
+    from colocate.datasets.writer import SHEET
+
     counts = json.loads((data.folder / "dataset.json").read_text())["counts"]
     cases = f", {counts['sources']:,} cases" if counts["sources"] else ", cases unknown"
     objects = f", {counts['objects']:,} objects" if data.kind == "instances" else ""
