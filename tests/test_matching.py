@@ -26,7 +26,7 @@ def _check(own: Crop, other: Crop, cells: tuple[int, int], other_cells: tuple[in
     match = overlap(own, other, cells, other_cells)
     weight = shares.sum(2)
     torch.testing.assert_close(match.weight, weight, atol=1e-9, rtol=0)
-    # A share of a hair, made of rounding, is normalised to something; its weight says that it counts for nothing.
+    # A share of a hair counts for nothing.
     seen = weight > 1e-9
     fractions = shares / weight.clamp_min(1e-300)[:, :, None]
     torch.testing.assert_close(match.fractions()[seen], fractions[seen], atol=1e-6, rtol=0)
@@ -109,6 +109,17 @@ def test_nothing_is_pooled_where_nothing_is_shared(pair: tuple[Crop, Crop]) -> N
     # Elsewhere it is an average: of ones, one.
     ones = match.pool(torch.ones(len(match.swap), 16, 1, dtype=torch.float64))
     torch.testing.assert_close(ones[~unseen], torch.ones_like(ones[~unseen]))
+
+
+@pytest.mark.parametrize("cells", [3, 7, 14])
+def test_cells_whose_edges_meet_share_nothing(cells: int) -> None:
+    """Rounding would leave them a crumb, which an unweighted match takes for a cell that was seen."""
+    for top in range(60, 100):
+        own = Crop.of([[top, top, top + 160, top + 160]])
+        mirrored = Crop.of([[top, top + 160, top + 160, top]])
+        beside = Crop.of([[top, top + 160 / cells, top + 160, top + 160 + 160 / cells]])
+        assert (overlap(own, mirrored, cells).fractions() > 0).sum() == cells**2
+        assert (overlap(own, beside, cells).weight > 0).sum() == cells * (cells - 1)
 
 
 def test_disjoint_and_touching_crops_share_nothing() -> None:

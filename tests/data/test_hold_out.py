@@ -69,7 +69,7 @@ def test_accents_are_the_same_letters_however_a_computer_writes_them(build: Buil
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_tile_that_is_held_out_and_is_not_is_refused(kind: str, build: Build, tmp_path: Path) -> None:
     """It was trained on."""
-    rows: dict[str, list[object]] = {"path": ["0.png", "1.png", "0.png"], "split": ["train", "train", "test"]}
+    rows: dict[str, list[object]] = {"path": ["./0.png", "1.png", "0.png"], "split": ["train", "train", "test"]}
     with pytest.raises(UserError, match=r"has 0\.png in a row that is held out and in one that is not"):
         build(table_file(tmp_path, kind, rows), hold_out=("split=test",))
     assert len(build(table_file(tmp_path, kind, rows))) == 3

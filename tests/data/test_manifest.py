@@ -231,6 +231,17 @@ def test_what_is_held_out_is_never_seen(
     assert {*index.sources} == {*left["source"].to_pylist()} and index.fingerprint == rest.fingerprint
 
 
+@pytest.mark.parametrize("which", ["packed", "bare"])
+def test_a_tile_that_is_held_out_and_is_not_is_refused(which: str, cut: Path, build: Build, tmp_path: Path) -> None:
+    """As it may be where a table of splits that names a slide twice was joined on."""
+    table = parquet.read_table(cut / which / "manifest.parquet")
+    split = table.column_names.index("split")
+    again = table.slice(0, 1).set_column(split, "split", pa.array(["test"]).cast(table.schema.field("split").type))
+    parquet.write_table(pa.concat_tables([table, again]), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet has .*s0.* in a row that is held out and in one that is not"):
+        build(tmp_path / "t.parquet", root=cut / {"packed": "packed", "bare": "in"}[which], hold_out=("split=test",))
+
+
 def test_what_cannot_be_held_out(cut: Path, build: Build) -> None:
     with pytest.raises(
         UserError, match=r"--hold-out slide=s9: no tile of .*manifest\.parquet has this slide: there ar"

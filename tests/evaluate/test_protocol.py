@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +24,10 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation import protocol as its
 from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.evaluation.protocol import evaluate, some_of
-from colocate.evaluation.settings import ProbeConfig
-from colocate.evaluation.tasks import Overlays
+from colocate.evaluation.settings import METRICS, ProbeConfig, SemanticsConfig, Task, name_of
+from colocate.evaluation.tasks import Outcome, Overlays, Trial, check_stages
 from tests.evaluate.conftest import ENGINE, SLOW, TASKS, protocol
+from tests.evaluate.made import records
 from tests.evaluate.tissue import write_partly, write_tissue
 
 
@@ -113,8 +116,12 @@ def test_a_network_that_cannot_be_judged_is_refused_before_others_are(
     with pytest.raises(UserError, match="test_vit has stages of strides 16, none of 8"):
         evaluate(TASKS["nearest"], protocol(data, tmp_path), [random, find_candidate("vit=random", "test_vit")])
     early = replace(random, label="early", cell_stride=4)
-    with pytest.raises(UserError, match=r"early has cells of 4 px, and its later stages were not trained: give --str"):
-        evaluate(TASKS["nearest"], protocol(data, tmp_path), [random, early])
+    frozen = (replace(TASKS[name], encoder="frozen") for name in ("semantics", "contours"))
+    for task, remedy in (TASKS["nearest"], "--stride 4"), *((task, "--encoder tuned") for task in frozen):
+        with pytest.raises(UserError, match=f"early has cells of 4 px, and its later stages were not .*give {remedy}"):
+            evaluate(task, protocol(data, tmp_path), [random, early])
+    check_stages(TASKS["semantics"], early)  # where they learn
+    check_stages(SemanticsConfig(encoder="frozen"), replace(find_candidate("random", "test_vit"), cell_stride=16))
 
 
 def test_a_second_call_computes_nothing(
@@ -138,9 +145,6 @@ def test_a_second_call_computes_nothing(
     first[0].write_bytes(whole[:-20])
     with pytest.raises(UserError, match=r"result\.json is no result of `colocate evaluate`, or is cut short"):
         evaluate(task, protocol(data, tmp_path), [random])
-    first[0].unlink()
-    with claimed(first[0].with_name(".lock"), wait=False), pytest.raises(UserError, match="by another process: let it"):
-        evaluate(task, protocol(data, tmp_path), [random])
     first[0].write_bytes(whole)
     changed = (
         (ProbeConfig("nearest", stride=8, neighbours=6), protocol(data, tmp_path)),
@@ -151,6 +155,46 @@ def test_a_second_call_computes_nothing(
     for other, its_protocol in changed:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             evaluate(other, its_protocol, [random])
+
+
+def test_what_another_process_is_at_work_on_is_waited_for(
+    data: Labelled,
+    random: Candidate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (file,) = evaluate(TASKS["nearest"], protocol(data, tmp_path), [random])
+    monkeypatch.setattr("colocate.evaluation.protocol.run", lambda *_: pytest.fail("computed again"))
+    whole, said = file.read_bytes(), ""
+    file.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with claimed(file.with_name(".lock"), wait=False):
+            second = pool.submit(evaluate, TASKS["nearest"], protocol(data, tmp_path), [random])
+            while "is being written by another process: waiting for it" not in said and not second.done():
+                time.sleep(0.01)
+                said += capsys.readouterr().err
+            file.write_bytes(whole)
+        assert second.result() == [file] and file.read_bytes() == whole
+
+
+def test_objects_that_were_deleted_are_found_again(
+    data: Labelled, random: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where there would be any."""
+
+    def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:
+        overlays.wanted = []
+        made = records(name_of(task), 0, 0.5, len(trial.test))
+        return Outcome([{family: record[family] for family in METRICS[name_of(task)]} for record in made])
+
+    monkeypatch.setattr("colocate.evaluation.protocol.run", run)
+    for name, kept in (("contours", True), ("semantics", False)):
+        for _ in range(2):
+            (file,) = evaluate(TASKS[name], protocol(data, tmp_path), [random])
+            objects = file.with_name("predictions.json")
+            assert objects.exists() == kept
+            objects.unlink(missing_ok=True)
 
 
 def test_it_says_how_far_it_is(

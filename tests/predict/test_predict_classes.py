@@ -81,7 +81,7 @@ def test_the_map_reads_back_and_its_regions_are_the_known_ones(
         assert abs(shape.area - mask.sum()) <= 0.51 * rings
     marker = json.loads((out / "slide.json").read_text())
     areas = {name: (truth == class_).sum() / 1e6 for class_, name in enumerate(("background", "even", "odd"))}
-    assert marker["area_mm2"] == pytest.approx(areas, abs=1e-4)
+    assert marker["area_mm2"] == pytest.approx(areas, abs=1e-9)
     assert sorted(path.name for path in out.iterdir()) == [
         f"slide{e}" for e in (".csv", ".geojson", ".json", ".png", ".tif")
     ]

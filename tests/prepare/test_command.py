@@ -12,6 +12,8 @@ from colocate.cli.main import main
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.nct import TISSUES
 from colocate.datasets.prepare import CONVERTERS, Kind
+from colocate.evaluation.protocol import instances_for
+from colocate.evaluation.settings import InstancesConfig
 from tests.prepare.releases import write_folder, write_glas, write_nct
 from tests.test_cli import sentence
 
@@ -28,8 +30,10 @@ def test_glas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"done: look at {out}/contact-sheet.png\n",
     ):
         assert words in said
-    assert len(Labelled.open(out)) == 165
+    assert len(Labelled.open(out)) == 165 and instances_for(Labelled.open(out)) == InstancesConfig()
     assert "exists and is not an empty folder" in sentence(capsys, "prepare", "glas", src, out)
+    swapped = sentence(capsys, "prepare", "glas", tmp_path / "new", src)
+    assert swapped.endswith("new does not exist: give SRC, the files as released, then OUT")
 
 
 def test_a_folder_with_options(tmp_path: Path) -> None:
@@ -38,6 +42,15 @@ def test_a_folder_with_options(tmp_path: Path) -> None:
     main(["prepare", "folder", str(src), str(out), *words])
     data = Labelled.open(out)
     assert (data.classes, data.ignored, len(data.test("images"))) == (("a", "b", "c", "d"), 0, 2)
+
+
+@pytest.mark.parametrize("name", ["glas", "crag"])
+def test_a_folder_that_is_called_as_a_release_is_none(name: str, tmp_path: Path) -> None:
+    src = write_folder(tmp_path / name)
+    main(["prepare", "folder", str(src), str(tmp_path / "own")])
+    main(["prepare", "folder", str(src.rename(tmp_path / "mine")), str(tmp_path / "other")])
+    own, other = (Labelled.open(tmp_path / out) for out in ("own", "other"))
+    assert (own.name, other.name) == (name, "mine") and instances_for(own) == instances_for(other)
 
 
 def test_nct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,20 @@ def test_ome_names_its_units_in_several_ways(tmp_path: Path, unit: str, factor: 
     assert Slide.open(tmp_path / "a.ome.tif").mpp == pytest.approx(0.5)
 
 
+def test_a_file_of_several_knows_which_image_is_its_own(tmp_path: Path) -> None:
+    """As bfconvert writes the images of a file to one each: every OME-XML tells of all, each at the start of a file."""
+    files = {"whole": (MAIN, 0.5), "overview": (THUMB, 2.0)}
+    images = "".join(
+        f'<Image ID="Image:{name}"><Pixels ID="Pixels:{name}" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}">'
+        f'<TiffData IFD="0"><UUID FileName="{name}.tif">urn:uuid:{name}</UUID></TiffData></Pixels></Image>'
+        for name, (_, mpp) in files.items()
+    )
+    for name, (pixels, mpp) in files.items():
+        said = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{name}">{images}</OME>'
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb", description=said, metadata=None)
+        assert Slide.open(tmp_path / f"{name}.tif").mpp == mpp
+
+
 @pytest.mark.parametrize("nonsense", ["0", "0.0", "-1", "nan", "inf", "none"])
 @pytest.mark.parametrize("says", ["ome", "aperio"])
 def test_a_resolution_of_nothing_is_unknown_and_the_next_tag_counts(tmp_path: Path, says: str, nonsense: str) -> None:

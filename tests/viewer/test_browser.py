@@ -130,6 +130,15 @@ def test_a_cell_of_features_lights_those_like_it(page: Page) -> None:
     page.get_by_label("Similarity, features").uncheck()
 
 
+def test_what_is_below_1_is_not_told_as_1(page: Page) -> None:
+    """Features of an untrained network are all alike: "1.00 or less" would say that there is nothing to see."""
+    asked = [[0.9961, 2], [0.99996, 3], [0.5, 2], [-0.25, 2], [1, 2], [12.5, 2]]
+    told = page.evaluate(
+        "some => import('/static/page.js').then(({ share }) => some.map((one) => share(...one)))", asked
+    )
+    assert told == ["0.996", "0.99996", "0.50", "-0.25", "1.00", "12.50"]
+
+
 def test_the_shares_of_a_clicked_cell_are_the_exact_ones(page: Page, world: World) -> None:
     run(page)
     high, wide = read_run(world.run).grid

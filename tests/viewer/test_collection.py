@@ -80,6 +80,16 @@ def test_what_was_made_of_a_file_that_has_changed_is_left_out(world: World, tmp_
     assert all("gone/phantom.tif has changed since" in note for note in found.notes) and len(found.notes) == 3
 
 
+def test_results_at_two_resolutions_of_a_slide_are_told(world: World, tmp_path: Path) -> None:
+    """As of a slide that says none, after another --slide-mpp: only one of both can be the scale that is shown."""
+    shutil.copytree(world.predictions, tmp_path / "p")
+    marker = tmp_path / "p" / "phantom.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"level0_mpp": 0.5}))
+    found = collect([world.tiles, tmp_path / "p"])
+    assert found.slides[0].listed.mpp == 1.0 and counts(found) == [[1, 1, 0]]
+    assert "takes its slide for 0.5 micrometres per pixel, but is shown with a scale of 1" in found.notes[0]
+
+
 def test_a_tiling_of_an_older_version_says_what_to_do(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.tiles, tmp_path / "tiles")
     table = tmp_path / "tiles" / "slides.csv"

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout, lock_descriptor
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.base.text import Terminal
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # which nobody else has
 
@@ -210,18 +211,24 @@ def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder, which is made; what a killed one left unfinished is removed.
 
+    wait: until another process that is at work in it ends, which is said.
+
     Raises:
-        UserError: another process is at work in it, or the folder cannot be written.
+        UserError: another process is at work in it (unless told to wait), or the folder cannot be written.
     """
     there = folder.exists()
     check_writable(folder)
     try:
-        with claimed(folder / ".lock", wait=False) as mine:
-            if not mine:
-                raise UserError(f"{folder} is being written by another process: let it end, or choose another folder")
+        with ExitStack() as held:
+            if not held.enter_context(claimed(folder / ".lock", wait=False)):
+                said = f"{folder} is being written by another process"
+                if not wait:
+                    raise UserError(f"{said}: let it end, or choose another folder")
+                Terminal().say(f"{said}: waiting for it")
+                held.enter_context(claimed(folder / ".lock", wait=True))
             remove_unfinished(folder)
             yield
     finally:

@@ -96,6 +96,9 @@ def cell_centres(crop: Crop, cells: int | tuple[int, int]) -> Float[Tensor, "b n
     return torch.stack([torch.where(turned, down, across), torch.where(turned, across, down)], 2)
 
 
+CRUMB = 1e-9  # of a cell: where edges meet, rounding leaves as little, and cells would share what they only touch
+
+
 def shared_fraction(
     ends: Float[Tensor, "b 2"], cells: int, other_ends: Float[Tensor, "b 2"], other_cells: int
 ) -> Float[Tensor, "b cells other_cells"]:
@@ -109,7 +112,8 @@ def shared_fraction(
     other_low, other_high = _intervals(other_ends, other_cells)
     start = torch.maximum(low[:, :, None], other_low[:, None, :])
     stop = torch.minimum(high[:, :, None], other_high[:, None, :])
-    return (stop - start).clamp_min(0) / (high - low)[:, :, None]
+    shares = (stop - start).clamp_min(0) / (high - low)[:, :, None]
+    return torch.where(shares > CRUMB, shares, 0)
 
 
 def _intervals(ends: Float[Tensor, "b 2"], cells: int) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:

@@ -207,10 +207,9 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     if not len(table):
         raise UserError(f"{data} lists no tiles: write one path on each line")
     kept = left_in(table, held_out, data)
-    numbers, named = numbered(column(table, "path", TYPES["path"], data))
-    if len(both := np.intersect1d(numbers[kept], numbers[~kept])):
-        said = f"{named[both[0]]} in a row that is held out and in one that is not"
-        raise UserError(f"--hold-out: {data} has {said}, so it would be trained on: hold out both, or remove one")
+    if not kept.all():
+        named = column(table, "path", TYPES["path"], data).to_pylist()
+        check_parted(pa.table({"path": texts([os.path.normpath(path or "") for path in named])}), kept, data)
     table = table.filter(pa.array(kept))
     columns = {name: column(table, name, kind, data) for name, kind in TYPES.items() if name in table.column_names}
     paths = columns["path"].to_pylist()
@@ -220,6 +219,15 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     note_repeats(paths, data)
     sources = columns["source"].to_pylist() if "source" in columns else None
     return file_rows(paths, sources, _mpp(columns["mpp"], data) if "mpp" in columns else None)
+
+
+def check_parted(tiles: pa.Table, kept: Bool[np.ndarray, " n"], data: Path) -> None:
+    """Raises UserError for a tile in a row that is kept and in one that is not; `tiles`: columns that tell which."""
+    tiles = tiles.unify_dictionaries()
+    out, left = (tiles.filter(pa.array(some)) for some in (~kept, kept))
+    if both := left.join(out, tiles.column_names, join_type="left semi")[:1].to_pylist():
+        said = f"{', '.join(map(str, both[0].values()))} in a row that is held out and in one that is not"
+        raise UserError(f"--hold-out: {data} has {said}, so it would be trained on: hold out both, or remove one")
 
 
 def note_repeats(paths: Sequence[str], data: Path) -> None:

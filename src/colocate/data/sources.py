@@ -19,6 +19,7 @@ from colocate.data.rows import (
     SLIDES,
     HeldOut,
     Rows,
+    check_parted,
     file_rows,
     held_out,
     left_in,
@@ -278,7 +279,9 @@ def manifest_rows(data: Path, root: Path | None, held_out: HeldOut) -> Rows:
         raise UserError(f"{data} has tiles without `{empty[0]}`: give it as `colocate tile` wrote it")
     paths = [] if in_shards else numbered(table["path"])[1]
     if held_out:
-        table = table.filter(pa.array(left_in(table, held_out, data)))
+        kept = left_in(table, held_out, data)
+        check_parted(table.select(["shard", "offset"] if in_shards else ["path", "x", "y"]), kept, data)
+        table = table.filter(pa.array(kept))
 
     def values(name: str, kind: pa.DataType) -> pa.ChunkedArray:
         return column(table, name, kind, data)

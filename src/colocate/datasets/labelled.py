@@ -1,6 +1,6 @@
 """Read a labelled data set in colocate's own form: images, masks, cases and splits.
 
-    FOLDER/dataset.json   name, kind, classes, ignored class, licence, notes
+    FOLDER/dataset.json   name, kind, classes, ignored class, licence, notes, what it was prepared as
     FOLDER/items.csv      one line an image (its columns are `COLUMNS`, then one `split:SCHEME` for each way to split)
     FOLDER/images/, FOLDER/masks/
 
@@ -91,6 +91,8 @@ class Labelled:
     items: tuple[Item, ...]
     objects_sha256: str | None = None
     """Of objects.csv; None where there is none, or where it was prepared before this was written down."""
+    prepared_as: str = ""
+    """The kind that `colocate prepare` was told, such as glas or folder; of older sets their name."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Labelled:
@@ -123,6 +125,7 @@ class Labelled:
                 tuple(facts["notes"]),
                 tuple(_item(row) for row in rows),
                 facts.get("objects_sha256"),
+                str(facts.get("prepared_as") or facts["name"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is no prepared data set, or was changed ({error!r}): {remedy}") from error

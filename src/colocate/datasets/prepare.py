@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -90,6 +91,8 @@ def prepare(
     given |= {"test_share": test_share, "images": images, "masks": masks, "parts": parts, "piece": piece}
     given |= {"skip_broken": skip_broken, "slide_mpp": slide_mpp}
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+    if not src.exists():
+        raise UserError(f"{src} does not exist: give SRC, the files as released, then OUT")
     check_free(out)
     convert = converter(kind) if kind in CONVERTERS else None
     taken = inspect.signature(convert).parameters if convert else {}
@@ -102,7 +105,7 @@ def prepare(
         say(f"done: pretrain with --data {out}")
         return
     facts, drafts = convert(src, **{name: value for name, value in options.items() if name in taken})
-    _say(write(out, facts, drafts, partial=partial))
+    _say(write(out, replace(facts, prepared_as=kind), drafts, partial=partial))
 
 
 def _say(data: Labelled) -> None:

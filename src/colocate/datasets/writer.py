@@ -79,6 +79,7 @@ class Facts:
     """Instances: objects were told apart by the numbers in masks, which those who save such files may forget."""
     expected: dict[str, int] = field(default_factory=dict)
     """Counts to check: "images", "objects", "sources", or a part of the first split, such as {"train": 85}."""
+    prepared_as: str = ""
 
 
 Converted: TypeAlias = tuple[Facts, Iterator[Draft]]
@@ -244,6 +245,7 @@ class _Written:
         described: dict[str, Any] = {
             "version": VERSION,
             "name": facts.name,
+            "prepared_as": facts.prepared_as,
             "kind": facts.kind,
             "classes": facts.classes,
             "ignored": facts.ignored,

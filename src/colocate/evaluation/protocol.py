@@ -31,6 +31,7 @@ from colocate.evaluation.saved import is_kept, keep_model
 from colocate.evaluation.settings import (
     METRICS,
     MOST,
+    OBJECTS,
     VERSION,
     ContoursConfig,
     FitConfig,
@@ -43,6 +44,8 @@ from colocate.evaluation.settings import (
 )
 from colocate.evaluation.tasks import Outcome, Overlays, Trial, check_stages, run
 
+RESULT, PREDICTIONS = "result.json", "predictions.json"
+
 
 def instances_for(data: Labelled) -> InstancesConfig:
     """Default settings of instance segmentation on a data set.
@@ -50,10 +53,10 @@ def instances_for(data: Labelled) -> InstancesConfig:
     GlaS: 5,000 steps at a short side of 400 to 522 px. CRAG: 15,000 steps at 768 to 1,024 px, tested at 768.
     Others: GlaS's, at the images' own median short side (training images down to 0.77 of it, as on GlaS).
     """
-    if data.name == "crag":
+    if data.prepared_as == "crag":
         fit = FitConfig(steps=15_000, warmup=1000 / 15_000, drops=(10_000 / 15_000, 13_000 / 15_000))
         return InstancesConfig(fit, short_side=(768, 1024), test_short_side=768)
-    if data.name == "glas":
+    if data.prepared_as == "glas":
         return InstancesConfig()
     side = int(median(min(item.height, item.width) for item in data.items))
     low = round(side * 400 / 522)
@@ -66,7 +69,7 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
     20 epochs, AdamW 0.0005, weight decay 0.02, batch 32, crops of 256 px (or what the images have), as for BCSS.
     On BCSS itself the encoder stays frozen, as in the published code; elsewhere it is tuned.
     """
-    return SemanticsConfig(crop=_crop(data), encoder="frozen" if data.name == "bcss" else "tuned")
+    return SemanticsConfig(crop=_crop(data), encoder="frozen" if data.prepared_as == "bcss" else "tuned")
 
 
 def contours_for(data: Labelled) -> ContoursConfig:
@@ -92,11 +95,11 @@ def _crop(data: Labelled) -> int:
 
 
 def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) -> list[Path]:
-    """Judge backbones, seed by seed; returns the results' files. What is there already is not computed again.
+    """Judge backbones, seed by seed; returns the results' files. What is there already is not computed again, and what
+    another process is at work on is waited for.
 
     Raises:
-        UserError: data that do not serve, test images that a backbone or decoder would have learned from, or a result
-            that another process is at work on.
+        UserError: data that do not serve, or test images that a backbone or decoder would have learned from.
         Interrupted: stopped; the same call goes on.
     """
     data = Labelled.open(protocol.data)
@@ -116,21 +119,29 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
         for candidate in candidates:
             train = some_of(data, data.train(scheme), protocol.fraction, seed)
             trial = _trial(task, protocol, candidate, data, scheme, train, seed)
-            file = trial.folder / "result.json"
-            known = read_json(file, "result of `colocate evaluate`") if file.exists() else {}
-            there = isinstance(known, dict) and known.get("identity") == trial.identity
-            wanting = protocol.keep_models and not isinstance(task, ProbeConfig) and not is_kept(trial.folder)
-            if there and not wanting:
-                terminal.say(f"{candidate.label}, seed {seed}: {file} is there")
-                _tidy(trial.folder)
+            who = f"{candidate.label}, seed {seed}"
+            if not _is_done(task, protocol, trial):
+                with alone(trial.folder, wait=True):
+                    if not _is_done(task, protocol, trial):  # by whom was waited for
+                        terminal.say(f"{name_of(task)}: {who}: {counted(len(train), 'training image')}")
+                        _compute(task, protocol, trial, findings[candidate.label])
             else:
-                terminal.say(
-                    f"{name_of(task)}: {candidate.label}, seed {seed}: {counted(len(train), 'training image')}"
-                )
-                with alone(trial.folder):
-                    _compute(task, protocol, trial, findings[candidate.label])
-            files.append(file)
+                terminal.say(f"{who}: {trial.folder / RESULT} is there")
+                _tidy(trial.folder)
+            files.append(trial.folder / RESULT)
     return files
+
+
+def _is_done(task: Task, protocol: Protocol, trial: Trial) -> bool:
+    """True if all that is read again is there: the result, objects that were found, and the model if it is kept."""
+    file = trial.folder / RESULT
+    known = read_json(file, "result of `colocate evaluate`") if file.exists() else {}
+    return (
+        isinstance(known, dict)
+        and known.get("identity") == trial.identity
+        and (METRICS[name_of(task)] != OBJECTS or (trial.folder / PREDICTIONS).exists())
+        and (not protocol.keep_models or isinstance(task, ProbeConfig) or is_kept(trial.folder))
+    )
 
 
 def some_of(data: Labelled, train: Sequence[int], fraction: float, seed: int) -> list[int]:
@@ -183,13 +194,13 @@ def _compute(task: Task, protocol: Protocol, trial: Trial, findings: Findings) -
     overlays = Overlays(trial.data, trial.test)
     outcome = run(task, trial, overlays)
     overlays.write(trial.folder)
-    if outcome.predictions:
+    if METRICS[name_of(task)] == OBJECTS:
         text = json.dumps(outcome.predictions)
-        write_atomically(trial.folder / "predictions.json", text)
+        write_atomically(trial.folder / PREDICTIONS, text)
     if protocol.keep_models and not isinstance(task, ProbeConfig) and outcome.model is not None:
         keep_model(trial.folder, task, trial.candidate, trial.data, trial.train, outcome.model)
     text = json.dumps(_result(task, protocol, trial, findings, outcome), indent=1)
-    write_atomically(trial.folder / "result.json", text)
+    write_atomically(trial.folder / RESULT, text)
     shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)  # of use only while it was not done
 
 

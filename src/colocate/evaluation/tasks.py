@@ -141,13 +141,18 @@ class Trial:
 
 def check_stages(task: Task, candidate: Candidate) -> None:
     """Raise UserError where a backbone has not the stages that a task takes: before hours of other work, not after."""
+    early = candidate.cell_stride
     if isinstance(task, ProbeConfig):
         candidate.build(0, cell_stride=task.stride)
-        if candidate.cell_stride and candidate.cell_stride < task.stride:
-            told = f"{candidate.label} has cells of {candidate.cell_stride} px, and its later stages were not trained"
-            raise UserError(f"{told}: give --stride {candidate.cell_stride}")
+        last, remedy = task.stride, f"give --stride {early}"
     else:
-        Pyramid(candidate.build(0))
+        backbone = candidate.build(0)
+        Pyramid(backbone)
+        frozen = getattr(task, "encoder", "tuned") == "frozen"
+        last, remedy = backbone.strides[-1] if frozen else 0, "give --encoder tuned"
+    if early and early < last:
+        told = f"{candidate.label} has cells of {early} px, and its later stages were not trained"
+        raise UserError(f"{told}: {remedy}")
 
 
 def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:

@@ -136,7 +136,7 @@ class _Runner:
         number = write_outlines(place, slide, found, shown, "annotation")
         counts: Any = sum(np.bincount(row, minlength=256) for row in classes)
         areas = {
-            name: round(int(counts[class_]) * mpp**2 / 1e6, 4)
+            name: round(int(counts[class_]) * mpp**2 / 1e6, 6)
             for class_, name in enumerate(self.predictor.classes)
             if class_ != self.predictor.ignored
         }

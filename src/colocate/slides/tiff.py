@@ -265,10 +265,13 @@ def _ome_mpp(file: tifffile.TiffFile, number: int) -> tuple[float, float] | None
     if not file.ome_metadata:
         return None
     before, sides = [], []
-    for image in ElementTree.fromstring(file.ome_metadata).iterfind("{*}Image/{*}Pixels"):
-        first = min((int(part.get("IFD", 0)) for part in image.iterfind("{*}TiffData")), default=0)
-        if first <= number:
-            before.append((first, image.attrib))
+    root = ElementTree.fromstring(file.ome_metadata)
+    own = root.get("UUID")  # of several files that belong together each may tell of the images in all
+    for image in root.iterfind("{*}Image/{*}Pixels"):
+        for part in image.findall("{*}TiffData") or [image]:
+            here, first = part.findtext("{*}UUID", own) == own, int(part.get("IFD", 0))
+            if first <= number:
+                before.append(((here, first), image.attrib))
     if not before:
         return None
     pixels = max(before, key=lambda image: image[0])[1]  # of equals the first

@@ -19,6 +19,7 @@ from colocate.slides.manifest import SLIDES, part_path
 from colocate.slides.readers import open_reader
 
 Kind = Literal["tiles", "predictions", "features"]
+UNLIKE = 0.001  # by how much resolutions of a slide differ that are not just rounded
 
 
 class Made(NamedTuple):
@@ -101,6 +102,9 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
             continue
         if found.listed.mpp is None:
             found.listed = replace(found.listed, mpp=made.mpp)
+        elif abs(made.mpp / found.listed.mpp - 1) > UNLIKE:
+            taken = f"for {made.mpp:g} micrometres per pixel, but is shown with a scale of {found.listed.mpp:g}"
+            notes.append(f"{made.place} takes its slide {taken}: make both with the same --slide-mpp")
         found.made[made.kind].append(made)
     if not slides and not runs:
         raise UserError(notes[0] if notes else "nothing to show: give slides, what colocate made of them, or runs")

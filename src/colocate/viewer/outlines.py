@@ -175,7 +175,7 @@ def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
     path = beside(place, ".geojson")
     table = read_table(beside(place, ".csv"))
     try:
-        lines = [line.rstrip(",") for line in path.read_text().rstrip("\n").split("\n")[1:-1]]  # a feature each
+        lines = [line.rstrip(",") for line in path.read_text("utf-8").rstrip("\n").split("\n")[1:-1]]  # a feature each
         # of whole features shapely reads half as fast
         drawn = [line[line.index(GEOMETRY) + len(GEOMETRY) : line.index(PROPERTIES)] for line in lines]
         shapes = np.asarray(shapely.from_geojson(drawn), dtype=object).reshape(-1)

@@ -1,6 +1,6 @@
 // How similar the features of the place that one clicks are to those of the whole slide, as a heat map.
 
-import { ask, drawing, element, number, say } from "./page.js";
+import { ask, drawing, element, number, say, share } from "./page.js";
 import { layerSection, slider } from "./section.js";
 
 export function featuresLayer(zoom, base, title, details, rank) {
@@ -32,10 +32,10 @@ export function featuresLayer(zoom, base, title, details, rank) {
     zoom.mark([ring(found.square)]);
     for (const { square } of found.best) zoom.mark([ring(square)], "near");
     const links = found.best.map(({ square, cosine }) =>
-      element("button", { type: "button", title: "Go there", onclick: () => zoom.go(square, 4) }, number(cosine, 3)));
+      element("button", { type: "button", title: "Go there", onclick: () => zoom.go(square, 4) }, share(cosine, 3)));
     details.append(
       element("div", { class: "layer" }, element("h3", {}, "Cosine similarity"), ramp(facts.colours),
-        element("div", { class: "ends" }, element("span", {}, `${number(found.low, 2)} or less`), element("span", {}, "1")),
+        element("div", { class: "ends" }, element("span", {}, `${share(found.low, 2)} or less`), element("span", {}, "1")),
         element("p", { class: "soft" }, "Most similar elsewhere (dashed):"), element("div", { class: "links" }, ...links)),
     );
     say(`similarity to ${facts.of.slice(0, -1)} ${found.cell}`);

@@ -1,6 +1,6 @@
 // Outlines on a slide, of predictions or of the tiles that were cut: by class and score, and one by one.
 
-import { ask, element, later, number, say } from "./page.js";
+import { ask, element, later, number, say, share } from "./page.js";
 import { layerSection, slider, swatch } from "./section.js";
 
 export function outlinesLayer(zoom, base, title, details, rank, opacity) {
@@ -63,7 +63,7 @@ export function outlinesLayer(zoom, base, title, details, rank, opacity) {
     zoom.mark(found.rings);
     const scored = facts.least < 1 ? { Score: found.score } : {};
     const rows = Object.entries({ ...scored, ...found.values }).map(([name, value]) =>
-      element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value == null ? "–" : number(value, 2))));
+      element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value == null ? "–" : share(value, 2))));
     details.append(element("div", { class: "layer" }, element("h3", {}, swatch(found.colour), ` ${found.class}`), element("table", {}, element("tbody", {}, ...rows))));
     say(`${found.class} chosen`);
   }

@@ -46,7 +46,11 @@ export function problem(error) {
 export const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
-export const percent = (share) => `${number(100 * share, 1)} %`;
+// A share or a similarity with digits enough that what is below 1 is not rounded to 1.
+export const share = (value, digits) =>
+  number(value, value < 1 ? Math.min(Math.max(digits, Math.ceil(-Math.log10(1 - value))), 6) : digits);
+
+export const percent = (part) => `${number(100 * part, 1)} %`;
 
 export function later(wait, act) {
   let timer;
