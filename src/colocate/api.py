@@ -73,7 +73,10 @@ class Run:
 
     @property
     def journal(self) -> list[dict[str, float]]:
-        """The rows of the journal so far, as `pandas.DataFrame` takes them; what a row lacks is nan."""
+        """The rows of the journal so far, as `pandas.DataFrame` takes them; what a row lacks is nan.
+
+        Raises UserError if there is no journal yet.
+        """
         from colocate.training.journal import read_journal
 
         return read_journal(self.path)
@@ -278,6 +281,8 @@ def evaluate(
     backbones: Place | Run | Sequence[Place | Run],
     out: Place = "results",
     architecture: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     smoke: bool = False,
     **settings: Any,
 ) -> Results:
@@ -290,6 +295,8 @@ def evaluate(
         backbones: Runs, weights files, `imagenet` or `random`; LABEL=... sets what tables call one.
         out: The folder of the results.
         architecture: That of plain weights files, of `imagenet` and of `random`.
+        mean: Of the images that plain weights files were trained on.
+        std: Their standard deviation.
         smoke: Take tiny settings, to see that all is in place.
         settings: Fields of `Protocol` (`seeds`, `fraction`, `keep_models`, `accelerator`, ...) and of the task.
 
@@ -305,7 +312,8 @@ def evaluate(
     of_protocol = {name: value for name, value in settings.items() if name in _names(protocol)}
     rest = {name: value for name, value in settings.items() if name not in of_protocol}
     asked, protocol = configured(asked, rest, _names(protocol)), configured(protocol, of_protocol)
-    return Results(tuple(work(asked, protocol, find_candidates([os.fspath(one) for one in several], architecture))))
+    candidates = find_candidates([os.fspath(one) for one in several], architecture, mean, std)
+    return Results(tuple(work(asked, protocol, candidates)))
 
 
 def load_model(place: Place, accelerator: str = "auto") -> Model:
@@ -331,7 +339,7 @@ def predict(
     Args:
         model: A result of `evaluate` with `keep_models`, a folder that holds just one, or a loaded model.
         slides: As for `tile`.
-        out: The folder for SLIDE.geojson, .csv, .png; slides that are done are not done again.
+        out: The folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are not done again.
         slide_mpp: Micrometres per pixel of slides that do not say.
         model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
         config: Settings of the prediction; `settings` are changes of it.

@@ -193,7 +193,7 @@ def test_a_damaged_part_or_file_of_settings_is_named_or_made_again(slides: Path,
     ):
         tile(find_slides([slides]), out, CONFIG, workers=1)
     (out / "tiling.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"holds tiles of other settings \(no settings at all\)"):
+    with pytest.raises(UserError, match=r"tiling\.json is there and not by `colocate tile`"):
         tile(find_slides([slides]), out, CONFIG, workers=1)
     (out / "tiling.json").write_text('{"version": ')
     with pytest.raises(UserError, match=r"tiling\.json is no JSON, or is cut short"):

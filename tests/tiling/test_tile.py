@@ -28,7 +28,7 @@ from colocate.slides.listing import Listed, find_slides
 from colocate.slides.manifest import notes_of
 from colocate.slides.settings import TilingConfig
 from colocate.slides.slide import Slide
-from colocate.slides.tile import Tiled, read_part, tile
+from colocate.slides.tile import MADE, Tiled, read_part, tile
 from colocate.slides.tissue import Tissue, find_tissue
 from tests.phantom_slide import tissue_slide, write_pyramid, write_slides
 from tests.tiling.test_tissue import share
@@ -156,12 +156,15 @@ def test_a_folder_where_nothing_was_cut_takes_other_settings(slides: Path, tmp_p
     assert done.tiles and not done.failed and not (tmp_path / "out" / "failed.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["slides.csv", "manifest.parquet", "failed.csv", "index.html"])
+@pytest.mark.parametrize("name", [*MADE, "index-2.html", "shards/s0-0000.tar", "overlays/s0.png"])
 def test_files_of_others_are_not_written_over(slides: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("years of work")
-    with pytest.raises(UserError, match=rf"{name} is there and not by `colocate tile`: choose another OUT"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"years of": "work"}')
+    first = name.partition("/")[0]
+    with pytest.raises(UserError, match=rf"{first} is there and not by `colocate tile`: choose another OUT"):
         tile(find_slides([slides]), tmp_path, CONFIG)
-    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == [first]
+    assert (tmp_path / name).read_text() == '{"years of": "work"}'
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def prepare(
         kind: Which data set it is, or in what shape.
         src: The folder of the files as released (coco: the JSON file).
         out: The new folder of the data set (nct-crc-he: a table .csv of its tiles, for pretraining).
-        partial: Take the files that are there although some of the release are missing.
+        partial: Take another number of images than the release has.
         semantics: Masks hold the class of each pixel, not the number of its object (folder).
         classes: Names of the classes; with --semantics those of 0, 1, ... (folder).
         ignored: With --semantics, the class of pixels that do not count (folder).

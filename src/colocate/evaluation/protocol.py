@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
 import torch
 
 from colocate.base.errors import UserError
@@ -24,6 +25,7 @@ from colocate.base.text import Terminal, counted
 from colocate.data.loader import spaced
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
+from colocate.evaluation.contours import borders
 from colocate.evaluation.leakage import check, refuse, tiles_of
 from colocate.evaluation.metrics import FAMILIES
 from colocate.evaluation.results import BackboneFacts, Findings
@@ -75,12 +77,13 @@ def semantics_for(data: Labelled) -> SemanticsConfig:
 def contours_for(data: Labelled) -> ContoursConfig:
     """Default settings of contours on a data set.
 
-    What has not half the area that all but a twentieth of its objects have is no object: pieces of the background are
-    often called one. Only images that every split trains on are asked.
+    What has not half the area inside of its border that all but a twentieth of its objects have is no object: pieces
+    of the background are often called one. Only images that every split trains on are asked.
     """
-    masks = (data.mask(number) for number in spaced(data.always_train, 200))
-    areas = [area for mask in masks for area in mask.flatten().bincount()[1:].tolist() if area]
     usual = ContoursConfig(crop=_crop(data))
+    masks = (data.mask(number).numpy() for number in spaced(data.always_train, 200))
+    inside = (np.where(borders(mask, usual.border), 0, mask) for mask in masks)
+    areas = [area for ids in inside for area in np.bincount(ids.ravel())[1:].tolist() if area]
     return replace(usual, smallest=max(1, round(quantiles(areas, n=20)[0] / 2))) if len(areas) > 1 else usual
 
 

@@ -97,7 +97,7 @@ def warnings(shown: Shown) -> list[str]:
         step < planned and f"it is not done: step {step:,} of {planned:,}{pictured}",
         late_mean(rows, "displaced") < late_mean(rows, "displaced_chance") / 2
         and "cells whose tissue lies elsewhere in the other view are found less than half as often as by chance: the "
-        "network may know places rather than tissue (docs/reference/run.md)",
+        "network may know places rather than tissue (docs/explanation/health.md)",
         waiting > MOST_WAITING
         and f"{waiting:.0%} of the time went into waiting for tiles: give more --workers, or cut the tiles into shards",
         crowded > CROWDED and f"other processes had the cores in {crowded:.0%} of the time: speeds are too low",

@@ -37,9 +37,7 @@ class DeviceConfig:
         if self.batch < 1:
             raise UserError(f"batch must be 1 or more, not {self.batch}")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "slides are looked at on one device: instead of torchrun give each its own slides and --out"
-            )
+            raise UserError("slides are looked at on one device: instead of torchrun start the same command on each")
         self._machine()  # checks the rest
 
     def launch(self) -> Fabric:

@@ -27,6 +27,7 @@ from colocate.slides.one_slide import cut
 from colocate.slides.runner import FAILED, Meter, Quarantine
 from colocate.slides.settings import TilingConfig
 
+MADE = (SETTINGS, MANIFEST, SLIDES, FAILED, "index.html", "parts", "shards", "overlays")
 RETRIES = 3  # of a slide whose worker was lost
 WAIT_S = 20  # for the scheduler to answer
 
@@ -208,14 +209,14 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / SETTINGS
     settings = {"version": 4} | settings
-    if path.is_file():
-        stored = read_json(path)
-        changed = changes(stored, settings) if isinstance(stored, dict) else "no settings at all"
+    stored = read_json(path) if path.is_file() else None
+    if isinstance(stored, dict) and "version" in stored:
+        changed = changes(stored, settings)
         if not changed:
             return
         if any(part.is_file() for part in (out / "parts").rglob("*")):  # a slide is cut, or being cut
             raise UserError(f"{out} holds tiles of other settings ({changed}): choose another OUT")
-    elif there := [name for name in (MANIFEST, SLIDES, FAILED, "index.html") if (out / name).exists()]:
+    elif there := [name for name in MADE if (out / name).exists()] + [page.name for page in out.glob("index-*.html")]:
         raise UserError(f"{out / there[0]} is there and not by `colocate tile`: choose another OUT")
     write_atomically(path, json.dumps(settings, indent=2) + "\n")
 

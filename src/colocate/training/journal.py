@@ -204,7 +204,8 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tr
         else:
             import mlflow  # pyright: ignore[reportMissingImports]
 
-            mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
+            if "MLFLOW_TRACKING_URI" not in os.environ:
+                mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
             mlflow.set_experiment("colocate")
             mlflow.start_run(run_name=run.name)
             made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))

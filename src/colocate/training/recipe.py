@@ -67,7 +67,8 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where a run happens. Nothing here changes what is computed, so a resumed run may change it."""
+    """Where a run happens. A resumed run may change it: of all of this, only how many devices share a batch can change
+    what is computed (batch norm takes each device's own statistics)."""
 
     accelerator: str = "auto"
     """auto, cpu, gpu."""
@@ -124,7 +125,7 @@ class Recipe:
     out: str = ""
     """The run folder."""
     epochs: int = 200
-    """Times every tile is seen."""
+    """Times every tile is seen; of each epoch what does not fill a batch is dropped."""
     steps: int | None = None
     """Optimiser steps, in place of `epochs`."""
     batch: int = 256
