@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.base.files import write_atomically
 from colocate.cli import start as journey
 from colocate.cli.main import main
 from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.slides.listing import find_slides
+from colocate.training.recipe import to_json
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.prepare.test_qupath import annotate, box
 from tests.tiny import tiny_recipe
@@ -155,6 +157,11 @@ def test_steps_fit_into_the_time_and_are_enough_where_tiles_are_few(
     fitted = journey.fit_into(hours, recipe, tmp_path / "run", ["b"])
     assert (fitted.steps, fitted.batch) == (steps, 8)
     assert fitted.optim.warmup_epochs == pytest.approx(min(10, 0.1 * steps / 2))  # an epoch is two batches
+    write_atomically(tmp_path / "run" / "recipe.json", to_json(fitted))
+    other = replace(recipe, batch=4, optim=replace(recipe.optim, lr=0.5))  # which a run that has begun refuses
+    assert journey.fit_into(hours + 1, other, tmp_path / "run", []) == replace(
+        other, steps=steps, batch=8, optim=replace(fitted.optim, lr=0.5)
+    )
 
 
 def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:

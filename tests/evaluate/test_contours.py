@@ -185,3 +185,17 @@ def test_what_is_far_smaller_than_training_objects_is_no_object(tmp_path: Path) 
         assert len(parted(inside[None], border, config.smallest, 0.0).classes) == (0 if number > 9 else 2)
     specks = write(tmp_path / "specks", facts, islice(drafts(), 10, 12), partial=True)
     assert contours_for(specks).smallest == ContoursConfig().smallest  # nothing to learn it from
+
+
+@pytest.mark.parametrize("sides", [(12, 60), (12, 20, 40, 60)])
+def test_a_few_objects_say_what_is_too_small(sides: tuple[int, ...], tmp_path: Path) -> None:
+    """At least half of the smallest of them: nothing is known of smaller ones."""
+    ids = torch.zeros(64, 64 * len(sides), dtype=torch.int32)
+    for place, side in enumerate(sides):
+        ids[2 : 2 + side, 64 * place + 2 : 64 * place + 2 + side] = place + 1
+    image = torch.full((3, *ids.shape), 200, dtype=torch.uint8)
+    drafts = [Draft(part, image, ids, part, 0.5, {"one": part}) for part in ("train", "test")]
+    config = contours_for(write(tmp_path / "few", Facts("squares", "instances", ("gland",), ""), drafts))
+    inside = np.where(borders(ids.numpy(), config.border), 0, ids)
+    areas = np.bincount(inside.ravel())[1:]
+    assert areas.min() // 2 <= config.smallest <= areas.max()

@@ -301,6 +301,7 @@ def test_the_command_line(data: Labelled, tmp_path: Path, capsys: pytest.Capture
         (["probe", "--data", "DATA", "--backbone", "random", "--split", "moon"], "no split 'moon'"),
         (["probe", "--data", "nowhere", "--backbone", "random"], "nowhere"),
         (["semantics", "--data", "DATA", "--backbone", "random", "--fraction", "2"], "fraction"),
+        (["probe", "--data", "DATA", "--backbone", "random", "--precision", "bf16-mixed"], "float32: leave --prec"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -19,13 +19,16 @@ from PIL import Image
 from colocate.base.errors import UserError
 from colocate.evaluation.metrics.objects import Found
 from colocate.prediction import outputs as outline_files
-from colocate.prediction.outputs import class_colour
+from colocate.prediction.outputs import Outlined, class_colour
 from colocate.prediction.predict import predict
 from colocate.prediction.predictor import Predictor
 from colocate.prediction.settings import PredictConfig
 from colocate.slides.listing import Listed
+from colocate.slides.one_slide import write_overlay
 from colocate.slides.runner import Tally
 from colocate.slides.slide import Slide
+from colocate.slides.tissue import Tissue
+from tests.phantom_slide import write_pyramid
 from tests.predict.seen import CONFIG, CPU, FINDER, MAPPER, discs, drawn_in, masked, objects, slide_of, torn
 
 
@@ -233,3 +236,15 @@ def test_objects_on_glass_are_left_out(ids: np.ndarray, tmp_path: Path) -> None:
     above = [number for number in np.unique(ids[:130]) if number and mask[ids == number].mean() >= 0.5]
     assert len(shapes) == len(above) > 10
     assert all(shape.centroid.y < 130 for shape in shapes)
+
+
+def test_pictures_of_a_strip_show_places_where_they_are(tmp_path: Path) -> None:
+    """Its shorter side is rounded to a pixel, which must not stretch the longer one."""
+    slide = Slide.open(write_pyramid(tmp_path / "strip.tif", np.full((9000, 94, 3), 255, np.uint8), 1.0, levels=1))
+    square = Outlined(shapely.box(20, 8700, 60, 8800), 1, 1.0)
+    outline_files.write_outlines(tmp_path / "drawn", slide, [square], {1: "square"}, "detection")
+    write_overlay(tmp_path / "tiles.png", slide, Tissue(np.zeros((900, 9), bool), 94, 9000), [(0, 8700)], 100)
+    for name in ("drawn.png", "tiles.png"):
+        with Image.open(tmp_path / name) as picture:
+            rows = np.flatnonzero((np.asarray(picture.convert("RGB")) < 200).any((1, 2)))
+        assert np.abs((rows + 0.5) * 9000 / picture.height - 8750).max() == pytest.approx(50, abs=10)

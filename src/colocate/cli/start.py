@@ -51,7 +51,7 @@ def start(
         slide_mpp: Micrometres per pixel of slides that do not say.
         recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
         init: Weights to start from in place of the recipe's: a file for its backbone, published (downloaded) or random.
-        hours: Longest time of pretraining.
+        hours: Hours that pretraining may take, by the speed of a few trial steps.
         dry_run: Only say what would be done, and what is wrong with the annotations.
     """
     listed = find_slides([slides], slide_mpp)
@@ -131,7 +131,7 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     rest = ", without the cases that are tested on" if labels else ""
     better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
     begun = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
-    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most{begun}"
+    yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most, by the speed of a few steps{begun}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
         kind = "Mask R-CNN" if torch.cuda.is_available() else slow
@@ -171,7 +171,8 @@ def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -
     stored = run / "recipe.json"
     if stored.is_file():
         before = read_recipe(stored)
-        return replace(recipe, steps=before.steps, batch=before.batch, optim=before.optim)
+        optim = replace(recipe.optim, warmup_epochs=before.optim.warmup_epochs)
+        return replace(recipe, steps=before.steps, batch=before.batch, optim=optim)
     column = pq.read_table(Path(recipe.data) / MANIFEST, columns=["slide"])["slide"]
     tiles = sum(name not in left_out for name in column.to_pylist())
     recipe = replace(recipe, batch=min(recipe.batch, max(2, tiles)))

@@ -84,7 +84,10 @@ def contours_for(data: Labelled) -> ContoursConfig:
     masks = (data.mask(number).numpy() for number in spaced(data.always_train, 200))
     inside = (np.where(borders(mask, usual.border), 0, mask) for mask in masks)
     areas = [area for ids in inside for area in np.bincount(ids.ravel())[1:].tolist() if area]
-    return replace(usual, smallest=max(1, round(quantiles(areas, n=20)[0] / 2))) if len(areas) > 1 else usual
+    if len(areas) < 2:
+        return usual
+    # Inclusive: of few objects the other kind would go on below the smallest, and below 0.
+    return replace(usual, smallest=max(1, round(quantiles(areas, n=20, method="inclusive")[0] / 2)))
 
 
 USUAL = {"instances": instances_for, "contours": contours_for, "semantics": semantics_for}
@@ -105,6 +108,8 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
         UserError: data that do not serve, or test images that a backbone or decoder would have learned from.
         Interrupted: stopped; the same call goes on.
     """
+    if isinstance(task, ProbeConfig) and protocol.engine.precision != "32":
+        raise UserError(f"a probe computes in float32: leave --precision {protocol.engine.precision} out")
     data = Labelled.open(protocol.data)
     scheme = protocol.split or next(iter(data.schemes), "")
     if not data.train(scheme) or not data.test(scheme):
@@ -148,7 +153,7 @@ def _is_done(task: Task, protocol: Protocol, trial: Trial) -> bool:
 
 
 def some_of(data: Labelled, train: Sequence[int], fraction: float, seed: int) -> list[int]:
-    """Choose a share of the training images, of as few cases as possible; larger shares contain smaller ones.
+    """Choose a share of the training images, case after case; larger shares contain smaller ones.
 
     Cases come in an order drawn by the seed, and each one's images too; images without a case are cases of their own.
     """

@@ -243,7 +243,7 @@ class Protocol:
     split: str | None = None
     """The way of splitting; None: the data set's first."""
     fraction: float = 1.0
-    """Share of the training images to learn from, of as few cases as they come from; another choice for each seed."""
+    """Share of the training images to learn from, case after case in an order drawn for each seed."""
     seeds: int = 3
     """Repetitions: initial weights, order, alterations and choice of images differ."""
     first_seed: int = 0

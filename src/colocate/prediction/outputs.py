@@ -182,7 +182,7 @@ def write_outlines(
         rest = iter(outlines)
         while some := list(islice(rest, AT_ONCE)):
             for shape, class_, _ in some:
-                _draw(picture, shape, class_colour(class_), picture.width / slide.width)
+                _draw(picture, shape, class_colour(class_), max(picture.size) / max(slide.width, slide.height))
                 counts[class_] += 1
             shapes = shapely.transform([one.shape for one in some], lambda points: points - slide.origin)
             moved = [one._replace(shape=shape) for one, shape in zip(some, shapes, strict=True)]
@@ -276,15 +276,18 @@ def regions(
     step = 1
     while max(seen.shape) / step > LONGEST_PX:
         step *= 2
-    # Of each block the pixel in its middle, or outlines would lie to the right and below.
-    rows, columns = (slice(min(step // 2, side - 1), None, step) for side in seen.shape)
-    seen, confidence = np.ascontiguousarray(seen[rows, columns]), np.ascontiguousarray(confidence[rows, columns])
+    seen, confidence = (np.ascontiguousarray(_coarser(one, step)) for one in (seen, confidence))
     for class_ in classes:
         for region in regionprops(label(seen == class_, connectivity=1), confidence):
             if region.area * step**2 >= least:
                 shape = bevelled(outline(region.image, *region.bbox[:2]))
                 shape = shapely.transform(shape, lambda points: points * (step * scale))
                 yield Outlined(shape, class_, float(region.intensity_mean) / 255)
+
+
+def _coarser(pixels: UInt8[np.ndarray, "h w"], step: int) -> UInt8[np.ndarray, "_ _"]:
+    """Of each block of `step` x `step` pixels the middle one: by the first all would lie to the right and below."""
+    return pixels[tuple(slice(min(step // 2, side - 1), None, step) for side in pixels.shape)]
 
 
 def class_map(folder: Path, height: int, width: int) -> UInt8[np.ndarray, "2 height width"]:
@@ -322,7 +325,7 @@ def write_class_map(path: Path, classes: UInt8[np.ndarray, "h w"], mpp: float) -
     def content(file: Any) -> None:
         with tifffile.TiffWriter(file, bigtiff=classes.size > LARGE_BYTES) as tiff:
             for step in steps:
-                level = classes[::step, ::step]
+                level = _coarser(classes, step)
                 tiff.write(
                     _tiles(level),
                     shape=level.shape,

@@ -30,7 +30,7 @@ def write_overlay(path: Path, slide: Slide, tissue: Tissue, corners: Sequence[tu
     """Write a small PNG of a slide with its tissue outlined and its tiles (of `side` level0 pixels) drawn."""
     pixels = slide.thumbnail(LONGEST_PX)
     high, wide = pixels.shape[:2]
-    scale = wide / slide.width
+    scale = max(high, wide) / max(slide.height, slide.width)  # the shorter side of a strip is rounded
     reach = max(side * scale - 1, 0)  # small tiles of a large slide are less than a pixel
     tiles = Image.new("L", (wide, high))
     draw = ImageDraw.Draw(tiles)
