@@ -128,15 +128,15 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
             train = some_of(data, data.train(scheme), protocol.fraction, seed)
             trial = _trial(task, protocol, candidate, data, scheme, train, seed)
             who = f"{candidate.label}, seed {seed}"
-            if not _is_done(task, protocol, trial):
-                with alone(trial.folder, wait=True):
-                    if not _is_done(task, protocol, trial):  # by whom was waited for
-                        terminal.say(f"{name_of(task)}: {who}: {counted(len(train), 'training image')}")
-                        _compute(task, protocol, trial, findings[candidate.label])
-            else:
-                terminal.say(f"{who}: {trial.folder / RESULT} is there")
-                _tidy(trial.folder)
             files.append(trial.folder / RESULT)
+            if _is_done(task, protocol, trial):
+                terminal.say(f"{who}: {files[-1]} is there")
+                _tidy(trial.folder)
+                continue
+            with alone(trial.folder, wait=True):
+                if not _is_done(task, protocol, trial):  # by whom was waited for
+                    terminal.say(f"{name_of(task)}: {who}: {counted(len(train), 'training image')}")
+                    _compute(task, protocol, trial, findings[candidate.label])
     return files
 
 
