@@ -118,6 +118,7 @@ def borders(ids: Int32[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"
     if not edges.any():
         return edges
     distance = cast(Any, ndimage.distance_transform_edt(~edges))
-    present, places = np.unique(ids, return_inverse=True)
-    deepest = ndimage.maximum(distance, ids, present)[places.reshape(ids.shape)]
-    return (ids > 0) & (distance < np.minimum(width, deepest / 2))
+    places = ids - ids.min()  # what was added around an image is -1
+    deepest = np.zeros(places.max() + 1)
+    np.maximum.at(deepest, places, distance)
+    return (ids > 0) & (distance < np.minimum(width, deepest[places] / 2))
