@@ -206,7 +206,9 @@ class _Levels(nn.Module):
 
 def _pasted(found: dict[str, Tensor], i: int, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
     """The mask of one found object in an image: a hundred at once would be half a gigabyte at 1,024 px."""
-    return paste_masks_in_image(found["masks"][i : i + 1].float(), found["boxes"][i : i + 1].float(), size)[0, 0] > 0.5
+    one = slice(i, i + 1)
+    box = found["boxes"][one].float().cpu()  # whose sides are read one after the other, each a wait for the GPU
+    return paste_masks_in_image(found["masks"][one].float(), box, size)[0, 0] > 0.5
 
 
 def _to_own_pixels(found: list[dict[str, Tensor]], sizes: Sequence[Any], own: Sequence[Any]) -> list[dict[str, Tensor]]:

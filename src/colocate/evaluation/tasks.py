@@ -36,7 +36,8 @@ from colocate.evaluation.settings import (
     Task,
 )
 from colocate.models.backbones import Backbone
-from colocate.training.probes import Cells, check_counted, frozen_cells, probe, settled
+from colocate.training.probes import Cells, batch_norms, check_counted, frozen_cells, probe, settled
+from colocate.training.run import launch
 
 SIDE_PX = 192
 TRUE, FOUND, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # Okabe and Ito: green, vermilion, yellow
@@ -143,7 +144,7 @@ def check_stages(task: Task, candidate: Candidate) -> None:
     """Raise UserError where a backbone has not the stages that a task takes: before hours of other work, not after."""
     early = candidate.cell_stride
     if isinstance(task, ProbeConfig):
-        candidate.build(0, cell_stride=task.stride)
+        backbone = candidate.build(0, cell_stride=task.stride)
         last, remedy = task.stride, f"give --stride {early}"
     else:
         backbone = candidate.build(0)
@@ -153,6 +154,11 @@ def check_stages(task: Task, candidate: Candidate) -> None:
     if early and early < last:
         told = f"{candidate.label} has cells of {early} px, and its later stages were not trained"
         raise UserError(f"{told}: {remedy}")
+    kept = next((word for word in ("encoder", "norm") if getattr(task, word, "") == "frozen"), None)
+    for norm in batch_norms(backbone) if kept and candidate.weights else ():  # random ones take the images' statistics
+        if not norm.running_mean.any() and (norm.running_var == 1).all():
+            told = f"{candidate.label} has batch norms that never saw an image, as stages have that were not trained"
+            raise UserError(f"{told}: give --{kept} tuned")
 
 
 def run(task: Task, trial: Trial, overlays: Overlays) -> Outcome:
@@ -190,7 +196,8 @@ def _semantics(config: SemanticsConfig, trial: Trial, overlays: Overlays) -> Out
 
 def _probe(config: ProbeConfig, trial: Trial, overlays: Overlays) -> Outcome:
     data, candidate, outcome = trial.data, trial.candidate, Outcome()
-    backbone = candidate.build(trial.seed, cell_stride=config.stride)
+    device = launch(trial.engine.machine(), "32", batch=1).device
+    backbone = candidate.build(trial.seed, cell_stride=config.stride).to(device)
     # Random weights come with no statistics at all.
     if candidate.origin == "random":
         config = replace(config, statistics="images")

@@ -46,9 +46,10 @@ class Teacher(nn.Module):
             size = -(-images.shape[2] // stride) * stride
             images = F.interpolate(images, (size, size), mode="bilinear")
         own, given, own_mean, given_mean = (
-            images.new_tensor(three).view(3, 1, 1) for three in (self.std, std, self.mean, mean)
+            torch.tensor(three).view(3, 1, 1) for three in (self.std, std, self.mean, mean)
         )
-        return self.backbone(images * (given / own) + (given_mean - own_mean) / own)
+        scale, shift = (to_device(three, images) for three in (given / own, (given_mean - own_mean) / own))
+        return self.backbone(images * scale + shift)
 
 
 @final
