@@ -1,7 +1,7 @@
 """A GPU that is not there: tensors that say they lie on one, while the CPU computes their numbers.
 
-What a real one refuses is refused: operands on two devices, numpy of what lies there. Where the host would wait for it
-is written down.
+What a real one refuses is refused: operands on two devices, numpy of what lies there, float64 on Apple's. Where the
+host would wait for it is written down.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-GPU, HOST = torch.device("cuda", 0), torch.device("cpu")
+HOST = torch.device("cpu")
 MAY_MIX = ("copy_", "index.Tensor", "index_put", "_index_put_impl_", "set_")  # with operands on the host
 WAITS = ("_local_scalar_dense", "nonzero", "unique", "_unique", "masked_select", "equal")
 
@@ -32,8 +32,9 @@ WAITS = ("_local_scalar_dense", "nonzero", "unique", "_unique", "masked_select",
 class OnGPU(Tensor):
     """A tensor in the host's memory that says it lies on the GPU."""
 
-    device = property(lambda self: GPU)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    kind = "cuda"
+    device = property(lambda self: torch.device(OnGPU.kind, 0))  # type: ignore[assignment]
+    is_cuda = property(lambda self: OnGPU.kind == "cuda")  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -65,6 +66,8 @@ class OnGPU(Tensor):
 
 
 def there(x: Tensor) -> Tensor:
+    if OnGPU.kind == "mps" and x.dtype == torch.float64:
+        raise TypeError("an MPS tensor has no float64")
     return x if isinstance(x, OnGPU) else Tensor._make_subclass(OnGPU, x)
 
 
@@ -109,7 +112,7 @@ class _Moves(TorchFunctionMode):
         if func in (Tensor.to, Tensor.cuda, Tensor.cpu):
             return _moved(func, *args, **kwargs)
         if func in (Tensor.numpy, Tensor.__array__) and isinstance(args[0], OnGPU):
-            raise TypeError("can't convert a tensor on cuda:0 to numpy")
+            raise TypeError("can't convert a tensor on a GPU to numpy")
         if func is Tensor.tolist and isinstance(args[0], OnGPU):
             _waits("tolist")
             return here(args[0]).tolist()
@@ -125,17 +128,17 @@ class _Moves(TorchFunctionMode):
         if kwargs.get("device") is None:
             return func(*args, **kwargs)
         device = torch.device(kwargs["device"])
-        if device.type == "cuda" and func in (torch.tensor, torch.as_tensor):
+        if device.type == OnGPU.kind and func in (torch.tensor, torch.as_tensor):
             _waits("made from numbers")
         learns = kwargs.pop("requires_grad", False)
         made = func(*args, **kwargs | {"device": HOST})
-        made = there(made) if device.type == "cuda" else here(made) if isinstance(made, OnGPU) else made
+        made = there(made) if device.type == OnGPU.kind else here(made) if isinstance(made, OnGPU) else made
         return made.requires_grad_(learns) if learns else made
 
 
 def _moved(func: Any, x: Tensor, *args: Any, non_blocking: bool = False, **kwargs: Any) -> Tensor:
     """As `Tensor.to`, `cuda` and `cpu`."""
-    device = {Tensor.cuda: GPU, Tensor.cpu: HOST}.get(func, kwargs.pop("device", None))
+    device = {Tensor.cuda: "cuda", Tensor.cpu: "cpu"}.get(func, kwargs.pop("device", None))
     rest: list[Any] = []
     for given in args:
         if isinstance(given, Tensor):
@@ -147,7 +150,7 @@ def _moved(func: Any, x: Tensor, *args: Any, non_blocking: bool = False, **kwarg
     if (is_pinned := getattr(x, "pinned", False)) or rest or kwargs:
         x = Tensor.to(x, *rest, **kwargs)
     learns = x.requires_grad and torch.is_grad_enabled()
-    if device is None or (torch.device(device).type == "cuda") == isinstance(x, OnGPU):
+    if device is None or (torch.device(device).type != "cpu") == isinstance(x, OnGPU):
         return x
     if isinstance(x, OnGPU):
         _waits("to the host")
@@ -160,7 +163,7 @@ def _moved(func: Any, x: Tensor, *args: Any, non_blocking: bool = False, **kwarg
 def _move_model(self: Fabric, model: Any, optimizers: list[Any]) -> Any:
     """Parameters that move become other objects here; on a real GPU they stay the same."""
     before = list(model.parameters())
-    new = dict(zip(before, model.to(GPU).parameters(), strict=True))
+    new = dict(zip(before, model.to(OnGPU.kind).parameters(), strict=True))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["params"] = [new[old] for old in group["params"]]
     return model
@@ -186,12 +189,13 @@ class _Stream:
 
 
 @contextmanager
-def simulated_gpu() -> Iterator[list[str]]:
-    """Have torch know a GPU, and Fabric take it; gives the places where the host waits for it."""
+def simulated_gpu(kind: str = "cuda") -> Iterator[list[str]]:
+    """Have torch know a GPU (of Apple's: mps), and Fabric take it; gives the places where the host waits for it."""
     WAITED.clear()
+    OnGPU.kind = kind
     with ExitStack() as changed:
         for owner, name, value in (
-            (SingleDeviceStrategy, "root_device", property(lambda self: GPU)),
+            (SingleDeviceStrategy, "root_device", property(lambda self: torch.device(kind, 0))),
             (CPUAccelerator, "setup_device", lambda self, device: None),
             (Fabric, "_move_model_to_device", _move_model),
             (clip_grad, "_group_tensors_by_device_and_dtype", _grouped),

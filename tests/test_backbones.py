@@ -242,12 +242,14 @@ def test_published_weights_want_their_own_normalisation() -> None:
         build_method(tiny_recipe(Path(), Path(), encoder=config))
 
 
-def test_weights_of_a_run_want_its_normalisation(tmp_path: Path) -> None:
-    weights, half = tmp_path / "backbone.safetensors", (0.5, 0.5, 0.5)
-    save_file(Backbone("test_resnet").net.state_dict(), weights)
+def test_weights_of_a_run_want_its_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, half, before = tmp_path / "backbone.safetensors", (0.5, 0.5, 0.5), Backbone("test_resnet").net.state_dict()
+    save_file(before, weights)
     facts = {"architecture": "test_resnet", "output_stride": 32, "mean": half, "std": half}
     (tmp_path / "backbone.json").write_text(json.dumps(facts))
     recipe = tiny_recipe(Path(), Path(), encoder=EncoderConfig("test_resnet", init=str(weights)))
     with pytest.raises(UserError, match=r"backbone\.safetensors want --views\.mean 0\.5 0\.5 0\.5, not"):
         build_method(recipe)
-    build_method(replace(recipe, views=replace(recipe.views, mean=half, std=half)))
+    monkeypatch.setattr(Backbone, "load_file", lambda *_: pytest.fail("read them a second time"))
+    after = build_method(replace(recipe, views=replace(recipe.views, mean=half, std=half))).backbone.net.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

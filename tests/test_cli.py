@@ -226,25 +226,24 @@ def test_help_names_what_stands_without_an_option(command: str, words: str, caps
     assert words in capsys.readouterr().out.splitlines()[0]
 
 
-def test_a_warm_up_of_the_whole_run_is_told_with_one_that_is_not(
-    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = ["pretrain", "plm", "--data", str(tiles), *TINY, "--optim.warmup-epochs"]
-    main([*run, "2", "--out", str(tmp_path / "run")])
-    assert (
-        "the warm-up takes the whole run: give a shorter one, such as --optim.warmup-epochs 0.1"
-        in capsys.readouterr().out
-    )
-    main([*run, "0.1", "--out", str(tmp_path / "again")])
-    assert "warm-up" not in capsys.readouterr().out
-
-
 def test_a_stored_recipe_with_an_unknown_field(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(to_json(tiny_recipe(tiles, tmp_path / "run")))
     content["optim"]["learning_rate"] = 1
     (tmp_path / "old.json").write_text(json.dumps(content))
     said = sentence(capsys, "pretrain", "--from", tmp_path / "old.json")
     assert "old.json: optim.learning_rate" in said
+
+
+def test_data_that_a_recipe_names_from_another_folder(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "recipe.json").write_text(to_json(tiny_recipe(Path("tiles"), tmp_path / "run")))
+    said = sentence(capsys, "pretrain", "--from", tmp_path / "recipe.json")
+    assert f"tiles cannot be opened (No such file or directory): {tmp_path}/recipe.json names it from" in said
+    assert f"another than {tmp_path}/elsewhere: go there, or give --data" in said
+    assert "go there" not in sentence(capsys, "pretrain", "--from", tmp_path / "recipe.json", "--data", "none")
 
 
 def test_masks_given_as_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,14 +257,6 @@ def test_masks_given_as_tiles_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert "note: 8 of 16 tiles hold 32 values or fewer, as masks of labels do" in capsys.readouterr().out
     main(["pretrain", "plm", "--data", str(tmp_path / "set" / "images"), *run[:1], str(tmp_path / "again"), *TINY])
     assert "labels" not in capsys.readouterr().out
-
-
-def test_all_tiles_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "tiles"
-    folder.mkdir()
-    for number in range(20):
-        (folder / f"{number}.jpg").write_text("not a picture")
-    assert ".jpg" in sentence(capsys, "pretrain", "plm", "--data", folder, "--out", tmp_path / "run", *TINY)
 
 
 def test_pictures_of_every_kind_train_together(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +19,8 @@ from colocate.cli import start as journey
 from colocate.cli.main import main
 from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
+from colocate.datasets.own import read_items
+from colocate.datasets.prepare import prepare
 from colocate.slides.listing import find_slides
 from colocate.training.recipe import to_json
 from tests.phantom_slide import tissue_slide, write_pyramid
@@ -35,16 +40,25 @@ def stop(*_: object, **__: object) -> None:
     raise UserError("far enough")
 
 
-@pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two annotated slides and one that is not, of four tiles each; a tiny recipe."""
-    slides, labels = tmp_path / "slides", tmp_path / "labels"
+    home = tmp_path_factory.mktemp("made")
+    slides, labels = home / "slides", home / "labels"
     for seed in range(2):
         annotate(labels, seed, box(270, 270, 370, 370), box(400, 300, 500, 400), mpp=1.0, side=1024)
         slides.mkdir(exist_ok=True)
         (labels / f"s{seed}.tif").rename(slides / f"s{seed}.tif")
     write_pyramid(slides / "s2.tif", tissue_slide(1024, 1.0, 2)[0], 1.0)
-    (tmp_path / "mine.py").write_text(RECIPE)
+    (home / "mine.py").write_text(RECIPE)
+    return home
+
+
+@pytest.fixture
+def words(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command on slides and labels that a test may change."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    slides, labels = tmp_path / "slides", tmp_path / "labels"
     monkeypatch.setattr(journey, "U_NET", {"crop": 64, "fit": {"steps": 2, "batch": 2}, "workers": 0})
     asked = ["--labels", str(labels), "--out", str(tmp_path / "out"), "--recipe", f"{tmp_path}/mine.py:recipe"]
     return ["start", str(slides), *asked]
@@ -129,7 +143,7 @@ def test_from_slides_to_objects_and_nothing_twice(
     main(words)
     out = tmp_path / "out"
     data = Labelled.open(out / "labels")
-    tested = journey.tested_slides(data, find_slides([tmp_path / "slides"]))
+    tested = journey.tested_slides(data, find_slides([tmp_path / "slides"]), {})
     assert len(tested) == 1
     trained = set(Index.open(out / "run" / "tiles.arrow").sources)
     assert len(trained) == 2 and not trained & set(tested)
@@ -167,7 +181,7 @@ def test_steps_fit_into_the_time_and_are_enough_where_tiles_are_few(
 def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:
     annotate(tmp_path / "labels", 0, box(130, 140, 230, 240), box(240, 140, 340, 240))
     main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data")])
-    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([tmp_path / "labels"])) == []
+    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([tmp_path / "labels"]), {}) == []
 
 
 def test_other_slides_of_a_case_that_is_tested_on_are_held_out(words: list[str], tmp_path: Path) -> None:
@@ -176,8 +190,46 @@ def test_other_slides_of_a_case_that_is_tested_on_are_held_out(words: list[str],
     main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
     data = Labelled.open(tmp_path / "data")
     (case,) = {data.items[number].source for number in data.test("slides")}
-    assert journey.tested_slides(data, find_slides([table])) == {"p": ["s0", "s2"], "q": ["s1"]}[case]
+    assert journey.tested_slides(data, find_slides([table]), {}) == {"p": ["s0", "s2"], "q": ["s1"]}[case]
     assert case == "p"
+
+
+def test_patients_that_items_csv_alone_names_are_held_out(words: list[str], tmp_path: Path) -> None:
+    """Be it of a slide without annotations, or of the annotated one of a patient whom a table of slides names too."""
+    (tmp_path / "labels" / "items.csv").write_text("path,source\ns2.tif,p\ns0,p\ns1,q\n")
+    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", "../slides", "--mpp", "1"])
+    data = Labelled.open(tmp_path / "data")
+    assert {data.items[number].source for number in data.test("slides")} == {"p"} and len(data) == 4
+    said = read_items(tmp_path / "labels" / "items.csv", (), None, ("s0", "s1", "s2"))
+    assert journey.tested_slides(data, find_slides([tmp_path / "slides"]), said) == ["s0", "s2"]
+    table = tmp_path / "slides" / "slides.csv"
+    table.write_text("path,source\ns0.tif,\ns1.tif,q\ns2.tif,p\n")
+    assert journey.tested_slides(data, find_slides([table]), {}) == ["s0", "s2"]
+
+
+def test_what_items_csv_says_of_a_slide_without_annotations_is_held_out_of_a_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels" / "items.csv").write_text("path,source\ns2.tif,p\ns0,p\ns1,q\n")
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(journey.api, "tile", lambda *_, **__: None)
+    monkeypatch.setattr(journey, "fit_into", lambda hours, recipe, *_: asked.append(recipe.hold_out) or stop())
+    (tmp_path / "out" / "tiles").mkdir(parents=True)
+    pq.write_table(pa.table({"slide": ["s0", "s1", "s2"]}), tmp_path / "out" / "tiles" / "manifest.parquet")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert asked == [("slide=s0,s2",)]
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_to_a_slide_that_is_tested_on_is_held_out(
+    link: Callable[[Path, Path], None], words: list[str], tmp_path: Path
+) -> None:
+    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", "../slides", "--mpp", "1"])
+    data = Labelled.open(tmp_path / "data")
+    (tested,) = {data.slide(number) for number in data.test("slides")}
+    link(tmp_path / "slides" / "x.tif", tmp_path / "slides" / f"{tested}.tif")
+    assert journey.tested_slides(data, find_slides([tmp_path / "slides"]), {}) == [tested, "x"]
 
 
 def test_cases_on_both_sides_let_no_other_be_seen(words: list[str], tmp_path: Path) -> None:
@@ -186,7 +238,7 @@ def test_cases_on_both_sides_let_no_other_be_seen(words: list[str], tmp_path: Pa
     annotate(tmp_path / "labels", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
     (tmp_path / "labels" / "items.csv").write_text("path,split\ns0,train\ns1,test\ns2,test\n")
     main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
-    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([table])) == ["s2"]
+    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([table]), {}) == ["s2"]
 
 
 def test_labels_that_have_changed_are_not_left_out(
@@ -204,6 +256,30 @@ def test_labels_that_have_changed_are_not_left_out(
         said.append(capsys.readouterr().err)
     assert ["far enough" in one for one in said] == [True, True, False]
     assert "are not what" in said[-1] and "choose another --out" in said[-1]
+
+
+def test_labels_whose_making_was_killed_at_its_end_are_guarded_too(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After they have their name, and before all that belongs to them is written."""
+
+    def killed(*asked: Any, **settings: Any) -> None:
+        made(*asked, **settings)
+        raise UserError("killed")
+
+    made = prepare
+    monkeypatch.setattr(journey.api, "tile", stop)
+    monkeypatch.setattr("colocate.datasets.prepare.prepare", killed)
+    said = []
+    for change in ("", "", "more"):
+        if change:
+            annotate(tmp_path / "labels", 1, box(270, 270, 370, 370), mpp=1.0, side=1024)
+            (tmp_path / "labels" / "s1.tif").unlink()
+        with pytest.raises(SystemExit):
+            main(words)
+        said.append(capsys.readouterr().err)
+    assert "killed" in said[0] and "far enough" in said[1] and "are not what" in said[2]
+    assert (tmp_path / "out" / "labels" / "made-of.txt").is_file()
 
 
 def test_a_tested_slide_without_tiles_does_not_end_the_journey(

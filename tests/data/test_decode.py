@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -56,6 +57,25 @@ def test_16_bit_grey_is_scaled(mode: str, ending: str) -> None:
     tile = decode(packed(image, ending), "tile")
     assert tile[0].tolist() == [[0, 0, 1, 1], [128, 254, 255, 255]]
     assert torch.equal(tile, tile[:1].expand(3, -1, -1))
+
+
+@pytest.mark.parametrize(("kind", "count"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_of_a_png_are_rounded_and_not_cut(kind: int, count: int) -> None:
+    """By numpy's rounding, and as a TIFF of the same samples."""
+    samples = np.random.default_rng(0).integers(0, 2**16, (9, 7, count)).astype(np.uint16)
+    samples[0, 0] = 65535
+    data = png([row.astype(">u2").tobytes() for row in samples], (7, 9), 16, kind)
+    eight = np.round(samples / 257)
+    alpha = eight[:, :, -1:] / 255 if count % 2 == 0 else 1
+    colours = np.round(eight[:, :, : (count - 1) // 2 * 2 + 1] * alpha + 255 * (1 - alpha))
+    tile = decode(data, "tile")
+    assert np.array_equal(tile.permute(1, 2, 0), np.broadcast_to(colours, (9, 7, 3)))
+    file, extra = io.BytesIO(), None if count % 2 else ["unassalpha"]
+    tifffile.imwrite(file, samples.squeeze(), photometric="rgb" if count > 2 else "minisblack", extrasamples=extra)
+    assert torch.equal(decode(file.getvalue(), "tile"), tile)
+    for end in (60, len(data) - 40):
+        with pytest.raises(TileError, match="cut short or damaged"):
+            decode(data[:end], "tile")
 
 
 def test_transparency_lies_on_white() -> None:

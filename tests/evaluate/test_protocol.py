@@ -24,8 +24,17 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation import protocol as its
 from colocate.evaluation.candidates import Candidate, find_candidate
 from colocate.evaluation.protocol import evaluate, some_of
-from colocate.evaluation.settings import METRICS, ProbeConfig, SemanticsConfig, Task, name_of
+from colocate.evaluation.settings import (
+    METRICS,
+    ContoursConfig,
+    InstancesConfig,
+    ProbeConfig,
+    SemanticsConfig,
+    Task,
+    name_of,
+)
 from colocate.evaluation.tasks import Outcome, Overlays, Trial, check_stages
+from colocate.models.backbones import Backbone
 from tests.evaluate.conftest import ENGINE, SLOW, TASKS, protocol
 from tests.evaluate.made import records
 from tests.evaluate.tissue import write_partly, write_tissue
@@ -122,6 +131,26 @@ def test_a_network_that_cannot_be_judged_is_refused_before_others_are(
             evaluate(task, protocol(data, tmp_path), [random, early])
     check_stages(TASKS["semantics"], early)  # where they learn
     check_stages(SemanticsConfig(encoder="frozen"), replace(find_candidate("random", "test_vit"), cell_stride=16))
+
+
+def test_statistics_that_were_never_counted_are_not_frozen() -> None:
+    """As of a run from random weights whose later stages did not run."""
+    net = Backbone("resnet18", cell_stride=16)
+    net.train()(torch.randn(4, 3, 64, 64))
+    weights = {name: tensor.clone() for name, tensor in net.net.state_dict().items()}
+    early = replace(find_candidate("random"), label="early", weights=weights)
+    for task, remedy in (
+        (InstancesConfig(norm="frozen"), "norm"),
+        (ContoursConfig(encoder="frozen"), "encoder"),
+        (SemanticsConfig(encoder="frozen"), "encoder"),
+    ):
+        with pytest.raises(UserError, match=f"early has batch norms that never saw .* give --{remedy} tuned"):
+            check_stages(task, early)
+    whole = Backbone("resnet18")
+    whole.train()(torch.randn(4, 3, 64, 64))
+    check_stages(InstancesConfig(norm="frozen"), replace(early, weights=whole.net.state_dict()))
+    check_stages(InstancesConfig(norm="frozen"), replace(early, weights={}))  # which take the training images'
+    check_stages(InstancesConfig(), early)
 
 
 def test_a_second_call_computes_nothing(
@@ -239,7 +268,7 @@ def test_a_stopped_evaluation_goes_on(
     def dies(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        if calls == 15:
+        if calls == 12:
             raise RuntimeError("the machine is gone")
         return forward(*args, **kwargs)
 
@@ -247,7 +276,7 @@ def test_a_stopped_evaluation_goes_on(
     with pytest.raises(RuntimeError, match="gone"):
         evaluate(task, protocol(data, tmp_path / "parts"), [random])
     (parts,) = evaluate(task, protocol(data, tmp_path / "parts"), [random])
-    assert calls == 15 + 10  # from the checkpoint of step 10
+    assert calls == 12 + 10  # from the checkpoint of step 10
     assert read(parts)["records"] == read(whole / "result.json")["records"]
 
 

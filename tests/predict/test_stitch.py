@@ -93,6 +93,21 @@ def test_objects_are_the_same_if_more_than_half_of_what_both_saw_is(rows: int, o
     assert len(scene({1: bands[0]}, {1: bands[1]})) == objects
 
 
+def test_arms_that_meet_beyond_a_window_are_one_object() -> None:
+    """A U whose arms the left window saw as two objects; and two objects that both windows saw apart stay two."""
+    arms = [np.zeros((64, 112), bool) for _ in range(2)]
+    arms[0][10:20, 30:100] = arms[1][40:50, 30:100] = True
+    bend = np.zeros((64, 112), bool)
+    bend[10:50, 90:100] = True
+    whole = arms[0] | arms[1] | bend
+    for flip in (np.s_[:, :], np.s_[:, ::-1]):
+        views = [{1: arms[0][flip], 2: arms[1][flip]}, {1: whole[flip]}][:: 1 if flip == np.s_[:, :] else -1]
+        assert as_sets(drawn(one, whole) for one in scene(*views)) == as_sets([whole[flip]])
+    assert len(scene({1: arms[0], 2: arms[1]}, {1: arms[0], 2: arms[1]})) == 2
+    apart = {1: arms[0] | arms[1]}  # in two parts wherever it was seen: no arms, but one object in parts
+    assert len(scene({1: arms[0], 2: arms[1]}, apart)) == 3
+
+
 def test_an_object_that_one_window_missed_is_whole_if_the_other_sees_it_well() -> None:
     mask = square(20, 46, 18)  # columns 46 to 63: ten of them before the seam
     assert as_sets(drawn(one, mask) for one in scene({1: mask}, {})) == as_sets([mask])

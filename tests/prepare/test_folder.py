@@ -83,6 +83,8 @@ def test_black_and_white_masks_have_two_classes_but_no_objects(bits: int, tmp_pa
         UserError, match=r"masks/t0.png is black and white, .*: number the objects from 1, or .*--seman"
     ):
         prepared(src, tmp_path / "objects")
+    with pytest.raises(UserError, match=r"class 255, but .* 0 to 2: save white as .* such as 1, or name two"):
+        prepared(src, tmp_path / "three", semantics=True, classes=("other", "gland", "lumen"))
 
 
 def test_what_a_table_says(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from skimage.measure import label
 
 Mask = np.ndarray
 
@@ -47,4 +48,16 @@ def stitched(pieces: list[Piece], views: dict[int, Mask], cores: dict[int, Mask]
 
 def _same(one: Piece, other: Piece, views: dict[int, Mask]) -> bool:
     both = views[one.window] & views[other.window]
-    return bool((one.mask & other.mask).sum() > 0.5 * ((one.mask | other.mask) & both).sum())
+    whole = [(one.mask & both, other.mask & both)]
+    arms = [(one.mask & both, arm) for arm in _arms(other.mask, both)]
+    arms += [(arm, other.mask & both) for arm in _arms(one.mask, both)]
+    return any((mine & its).sum() > 0.5 * (mine | its).sum() for mine, its in whole + arms)
+
+
+def _arms(mask: Mask, both: Mask) -> list[Mask]:
+    """What is apart where both windows saw, but joined by pixels that one of them saw."""
+    arms: Any
+    joined: Any
+    arms, joined = label(mask & both, connectivity=1), label(mask, connectivity=1)
+    each = [(arms == number, joined[arms == number][0]) for number in range(1, arms.max() + 1)]
+    return [arm for arm, part in each if sum(part == other for _, other in each) > 1]

@@ -37,6 +37,20 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert named(tmp_path / "slides") == ["a", "other/c", "sub/b"]
 
 
+def test_links_to_one_file_are_told_unless_they_are_of_one_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "a.svs", "b.svs")
+    (tmp_path / "c.svs").symlink_to("a.svs")
+    (tmp_path / "d.svs").hardlink_to(tmp_path / "b.svs")
+    for _ in range(2):
+        assert named(tmp_path) == [*"abcd"]
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("note: c and a (and 1 more) are links to one file")
+    (tmp_path / "slides.csv").write_text("path,source\na.svs,p\nb.svs,q\nc.svs,p\nd.svs,q\ngone.svs,r\nlost.svs,r\n")
+    assert len(named(tmp_path / "slides.csv")) == 6 and not capsys.readouterr().out
+
+
 def test_paths_do_not_lead_through_folders_that_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored of ../slides is right when the folder where it was typed has another name."""
     touch(tmp_path, "slides/a.svs", "work/b.svs")

@@ -143,6 +143,19 @@ def test_a_resolution_for_slides_that_say_none_changes_no_other(tmp_path: Path) 
     assert [one == other for one, other in zip(said, silent, strict=True)] == [True, False]
 
 
+def test_slides_that_were_moved_are_not_cut_again(tmp_path: Path) -> None:
+    """The manifest names their new place."""
+    folder, before = write_slides(tmp_path / "slides", 1, 640), list[int]()
+    for place in ("slides", "moved"):
+        folder = folder.rename(tmp_path / place)
+        tile(find_slides([folder]), tmp_path / "out", CONFIG, workers=1)
+        times = [path.stat().st_mtime_ns for path in (tmp_path / "out" / "shards").iterdir()]
+        rows = parquet.read_table(tmp_path / "out" / "manifest.parquet")
+        assert set(rows["path"].to_pylist()) == {str(folder / "s0.tif")}
+        before = before or times
+        assert times == before
+
+
 def test_other_settings_are_refused(slides: Path, whole: Path) -> None:
     with pytest.raises(UserError, match=r"other settings \(size 64, not 32\): choose another OUT"):
         tile(find_slides([slides]), whole, replace(CONFIG, size=32))

@@ -19,10 +19,14 @@ from colocate.base.errors import UserError
 def to_device(small: Tensor, to: Tensor | torch.device) -> Tensor:
     """`small` on the device `to`; given a tensor, on its device and of its dtype.
 
+    Apple's GPUs (mps) have no float64: there it becomes float32.
+
     A copy from ordinary memory waits until the GPU has done all that it was asked before; from pinned memory, which
     torch keeps and uses again, it does not.
     """
     device = to.device if isinstance(to, Tensor) else to
+    if device.type == "mps" and small.dtype == torch.float64:
+        small = small.float()
     if device.type == "cuda" and small.device.type == "cpu":
         small = small.pin_memory()
     return small.to(to, non_blocking=True)

@@ -122,7 +122,11 @@ def pretrain(arguments: list[str]) -> None:
     for option, example in (("data", "TILES"), ("out", "RUN")):
         if not getattr(asked.recipe, option):
             raise UserError(f"give --{option} {example}")
-    check_is_there(Path(asked.recipe.data).expanduser())  # now, before what takes seconds to load
+    data = Path(asked.recipe.data).expanduser()
+    told = f"{origin} names it from the folder where it ran, which may be another than {Path.cwd()}"
+    stored = origin and asked.recipe.data == recipe.data and not data.is_absolute()
+    remedy = [f"{told}: go there, or give --data"] if stored else []
+    check_is_there(data, *remedy)  # now, before what takes seconds to load
     begun(Path(asked.recipe.out), asked.resume)
 
     from colocate.base import distributed

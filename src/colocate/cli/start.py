@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,7 @@ from colocate.training.recipes import find_recipe
 
 if TYPE_CHECKING:
     from colocate.datasets.labelled import Labelled
+    from colocate.datasets.own import Known
 
 U_NET = {"crop": 128, "fit": {"steps": 600, "batch": 8, "warmup": 0.1}}
 """With which a U-Net learns glands on a CPU in a quarter of an hour (docs/LOG.md)."""
@@ -62,9 +63,11 @@ def start(
         raise UserError(f"--hours {hours:g} leaves no time to pretrain: give more than 0")
     for number, line in enumerate(_plan(listed, labels, mpp, asked, hours), start=1):
         say(f"{number}. {line}")
-    note = out / "labels" / "made-of.txt"
+    made, note = out / "labels" / "dataset.json", out / "labels" / "made-of.txt"
+    early = out / ".made-of.txt"  # written before the labels, so that they are never without it
     made_of = "" if labels is None else _made_of(labels, listed, mpp)
-    if labels is not None and note.is_file() and note.read_text() != made_of:
+    stated = next((path.read_text() for path in (note, early) if path.is_file()), made_of)
+    if labels is not None and made.exists() and stated != made_of:
         told = f"{labels}, its slides or --mpp are not what {note.parent} was made of"
         raise UserError(f"{told}: choose another --out, or undo the change")
     place = slides if slides.is_dir() or slides.suffix.lower() in TABLES else slides.parent
@@ -79,6 +82,7 @@ def start(
 
     from colocate.data.rows import quoted
     from colocate.datasets.labelled import Labelled
+    from colocate.datasets.own import read_items
     from colocate.datasets.prepare import prepare
     from colocate.evaluation.candidates import find_candidate
     from colocate.evaluation.settings import ContoursConfig, ProbeConfig
@@ -90,14 +94,19 @@ def start(
         network = find_candidate("random", asked.encoder.backbone)
         for task in (ProbeConfig(), ContoursConfig()):
             check_stages(task, network)
-    if labels is not None and not (out / "labels" / "dataset.json").exists():
+    if labels is not None and not made.exists():
+        write_atomically(early, made_of)
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
-        write_atomically(note, made_of)
+    if early.is_file() and made.exists():
+        early.replace(note)
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
     labelled = None if labels is None else Labelled.open(data)
     cut = pq.read_table(out / "tiles" / MANIFEST, columns=["slide"])["slide"].unique().to_pylist()
-    tested = [] if labelled is None else [name for name in tested_slides(labelled, listed) if name in cut]
+    tested: list[str] = []
+    if labels is not None and labelled is not None:
+        items = read_items(labels / "items.csv", (), None, others={composed(slide.path.stem) for slide in listed})
+        tested = [name for name in tested_slides(labelled, listed, items) if name in cut]
     held_out = (*asked.hold_out, *((f"slide={quoted(tested)}",) if tested else ()))
     fitting = fit_into(hours, replace(asked, data=str(out / "tiles"), hold_out=held_out), out / "run", tested)
     run = api.pretrain(fitting, data=out / "tiles", out=out / "run", resume=True)
@@ -149,14 +158,23 @@ def _made_of(labels: Path, slides: Sequence[Listed], mpp: float) -> str:
     return blake2b(repr((mpp, sorted(files), texts, its)).encode(), digest_size=16).hexdigest()
 
 
-def tested_slides(data: Labelled, slides: Sequence[Listed]) -> list[str]:
+def tested_slides(data: Labelled, slides: Sequence[Listed], items: Mapping[str, Known]) -> list[str]:
     """The slides that labels test on and all others of their cases, which pretraining must not see; but for cases that
-    are trained on too, as where labels are of one slide alone."""
+    are trained on too, as where labels are of one slide alone. items: what items.csv says, by the names of files."""
+
+    def cases(slide: Listed) -> set[str]:
+        stem = composed(slide.path.stem)
+        return {composed(slide.source), items[stem].source if stem in items else ""} - {""}
+
     scheme = data.schemes[0]
     shared = data.shared_sources(scheme)
-    names = {data.slide(number) for number in data.test(scheme) if data.items[number].source not in shared}
-    cases = {slide.source for slide in slides if composed(slide.path.stem) in names}
-    return [slide.name for slide in slides if slide.source in cases]
+    tested = [number for number in data.test(scheme) if data.items[number].source not in shared]
+    names = {data.slide(number) for number in tested}
+    held = {data.items[number].source for number in tested}.union(
+        *(cases(slide) for slide in slides if composed(slide.path.stem) in names)
+    )
+    files = {slide.file for slide in slides if cases(slide) & held} - {None}  # and links to them
+    return [slide.name for slide in slides if cases(slide) & held or slide.file in files]
 
 
 def fit_into(hours: float, recipe: Recipe, run: Path, left_out: Sequence[str]) -> Recipe:

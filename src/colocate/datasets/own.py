@@ -41,10 +41,13 @@ class Own(NamedTuple):
     known: Known
 
 
-def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[str, Known]:
+def read_items(
+    table: Path, names: Collection[str], mpp: float | None, others: Collection[str] = ()
+) -> dict[str, Known]:
     """What a table items.csv, if there is one, says of images, by their names (of files, without ending).
 
-    Its columns: path (with or without ending), source, mpp, split. mpp: of images of which it says none.
+    Its columns: path (with or without ending), source, mpp, split. mpp: of images of which it says none. others: what
+    may have a line, and need not.
     Raises UserError if it has other columns, does not fit the images, or holds what is no mpp or no split.
     """
     unsaid = math.nan if mpp is None else mpp
@@ -56,7 +59,7 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
         columns = ", ".join(read.column_names)
         raise UserError(f"{table} has the columns {columns}: it may have {', '.join(COLUMNS)}, path always")
     mpps = column(read, "mpp", pa.float64(), table).to_pylist() if "mpp" in read.column_names else [None] * len(read)
-    plain = {name.strip(): name for name in names}  # blanks around a value get lost in tables
+    plain = {name.strip(): name for name in (*others, *names)}  # blanks around a value get lost in tables
     known: dict[str, Known] = {}
     for line, (row, said) in enumerate(zip(as_text(read), mpps, strict=True), start=2):
         word = composed(Path(row["path"]).name)
@@ -68,7 +71,7 @@ def read_items(table: Path, names: Collection[str], mpp: float | None) -> dict[s
         known[name] = Known(composed(row.get("source", "")), unsaid if said is None else said, part)
     if missing := [name for name in names if name not in known]:
         raise UserError(f"{table} has no line for {missing[0]}: add it, or remove the table")
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in (*names, *others) if name in known}
 
 
 def part_named(word: str, where: str) -> str:

@@ -2,7 +2,8 @@
 
 Nobody outlines every gland of a slide. So regions say where all of them are: rectangles of QuPath's class `Region*`,
 in which every object is outlined. They become the images; what lies outside of them is left out.
-SRC/items.csv may say more of the slides: columns path (its name, with or without ending), source (case), mpp, split.
+SRC/items.csv may say more of the slides: columns path (its name, with or without ending), source (case), mpp, split;
+also of those without outlines, whose cases `colocate start` must know.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def drafts(
     files = annotation_files(src, slides)
     if lonely := [file for name, file in files.items() if name not in slides]:
         raise UserError(f"{lonely[0]} has no slide of its name in {src / images}: put it there, or give --images")
-    known = read_items(src / "items.csv", list(files), None)
+    items = read_items(src / "items.csv", list(files), None, others=slides)
+    known = {name: items[name] for name in files}
     remarks, pieces = Remarks(), list[_Piece]()
     for name, file in files.items():
         if len(slides[name]) > 1:

@@ -33,7 +33,7 @@ from colocate.base.files import absolute, claimed
 from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
-from colocate.datasets.files import check_upright
+from colocate.datasets.files import check_upright, is_white
 from colocate.datasets.labelled import COLUMNS, OBJECTS, VERSION, Item, Kind, Labelled, pixel_names
 from colocate.slides.settings import check_mpp
 
@@ -208,6 +208,8 @@ class _Written:
         for class_ in np.unique(mask).tolist():
             if not 0 <= class_ <= min(last, 255) and class_ != self.facts.ignored:
                 remedy = "name them all (--classes), or the one that does not count (--ignored)"
+                if is_white(torch.from_numpy(mask)):
+                    remedy = "save white as the number of its class, such as 1, or name two classes, white the second"
                 raise UserError(f"{where}: its mask holds class {class_}, but classes are 0 to {last}: {remedy}")
 
     def conclude(self, partial: bool) -> None:

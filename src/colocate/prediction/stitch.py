@@ -130,10 +130,11 @@ def merge(pieces: Sequence[Piece]) -> list[Outlined]:
     Shapes are in the picture's pixels, with their corners cut (see `shapes.bevelled`).
 
     Pieces of two windows are the same object if they share more than half of those of their pixels that both windows
-    saw; and so on from window to window. In the core of a window that saw the object, its piece alone counts. An object
-    is dropped if less than half of it lies in the cores of the windows that saw it: other windows see better there.
-    Pixels that two objects claim go to the one of which more lies in such cores. An object's class is that of most of
-    its area (of equals the smaller), its score the mean weighted by area.
+    saw; or if one shares so much with an arm of the other: a part of what both windows saw, which only what lies beyond
+    joins to the rest. And so on from window to window. In the core of a window that saw the object, its piece alone
+    counts. An object is dropped if less than half of it lies in the cores of the windows that saw it: other windows see
+    better there. Pixels that two objects claim go to the one of which more lies in such cores. An object's class is
+    that of most of its area (of equals the smaller), its score the mean weighted by area.
     """
     if not pieces:
         return []
@@ -167,13 +168,27 @@ def _groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
     views = np.array([piece.window.view.polygon for piece in pieces])
     both = shapely.area(shapely.intersection(shapes[one], shapes[other]))
     seen_twice = shapely.intersection(views[one], views[other])
-    areas = [shapely.area(shapely.intersection(shapes[some], seen_twice)) for some in (one, other)]
-    same = both > SAME * (sum(areas) - both)  # never of two pieces of one window, which share nothing
+    seen = [shapely.intersection(shapes[some], seen_twice) for some in (one, other)]
+    same = both > SAME * (sum(map(shapely.area, seen)) - both)  # never of two pieces of one window, which share nothing
+    for pair in np.flatnonzero(~same & (both > 0)):
+        mine, theirs = seen[0][pair], seen[1][pair]
+        same[pair] = _is_arm(mine, pieces[other[pair]].shape, theirs) or _is_arm(theirs, pieces[one[pair]].shape, mine)
     pairs = coo_array((same[same], (one[same], other[same])), shape=(len(pieces), len(pieces)))
     groups: dict[int, list[Piece]] = {}
     for piece, number in zip(pieces, connected_components(pairs, directed=False)[1].tolist(), strict=True):
         groups.setdefault(number, []).append(piece)
     return list(groups.values())
+
+
+def _is_arm(piece: BaseGeometry, other: BaseGeometry, seen: BaseGeometry) -> bool:
+    """Whether a piece agrees with an arm of another, `seen` of which is what both windows saw."""
+    for whole in shapely.get_parts(other):
+        arms = shapely.get_parts(shapely.intersection(whole, seen))
+        arms = arms[shapely.area(arms) > 0]
+        both = shapely.area(shapely.intersection(arms, piece))
+        if len(arms) > 1 and (both > SAME * (shapely.area(arms) + piece.area - both)).any():
+            return True
+    return False
 
 
 def _meeting(shapes: Sequence[BaseGeometry]) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:

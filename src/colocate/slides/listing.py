@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
@@ -18,6 +18,7 @@ from pyarrow import parquet
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import absolute, check_utf8, files_below, read_json
 from colocate.base.tables import TABLES, as_text, check_columns, column, read_table
+from colocate.base.text import say
 from colocate.slides.readers import AMBIGUOUS, ENDINGS, PLAIN_ENDINGS, one_a_series, open_reader
 from colocate.slides.settings import check_mpp
 from colocate.slides.slide import Slide
@@ -91,6 +92,14 @@ class Listed:
             return True
         return False
 
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """What is the same of all links to a file; None where there is none."""
+        with suppress(OSError):
+            status = self.path.stat()
+            return status.st_dev, status.st_ino
+        return None
+
     def lock(self, folder: Path) -> Path:
         """Return the lock file of whoever works on the slide's files in a folder of results."""
         place = folder / self.name
@@ -146,7 +155,24 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     name, count = Counter(slide.name for slide in slides).most_common(1)[0]
     if count > 1:
         raise UserError(f"two slides are called {name}: give each its own name in a table with a column `slide`")
-    return sorted(slides, key=lambda slide: slide.name)
+    slides = sorted(slides, key=lambda slide: slide.name)
+    _say_of_links(slides)
+    return slides
+
+
+@cache  # says it once
+def _say(sentence: str) -> None:
+    say(sentence)
+
+
+def _say_of_links(slides: Sequence[Listed]) -> None:
+    """Say where links make one file two slides of different cases: one may be held out, the other trained on."""
+    firsts: dict[tuple[int, int], Listed] = {}
+    pairs = [(firsts.setdefault(slide.file, slide), slide) for slide in slides if slide.file]
+    if twice := [f"{other.name} and {first.name}" for first, other in pairs if first.source != other.source]:
+        more = f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
+        remedy = "leave one out, or give both the same source in a table of slides"
+        _say(f"note: {twice[0]}{more} are links to one file, and count as two cases: {remedy}")
 
 
 def slides_below(folder: Path) -> list[Path]:

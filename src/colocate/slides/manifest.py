@@ -35,7 +35,7 @@ def write_part(
 ) -> None:
     """Write a slide's rows (columns of SCHEMA; null where missing), its row of slides.csv and its shards' bytes."""
     same = {"slide": slide.name, "source": slide.source, "path": str(slide.path)} | slide.columns
-    notes = {"identity": _identity(slide), "facts": facts, "shards": shards}
+    notes = {"identity": _identities(slide)[0], "facts": facts, "shards": shards}
     table = pa.Table.from_pylist([same | row for row in rows], _schema(slide, notes))
     write_atomically(
         part_path(out, slide.name), lambda file: parquet.write_table(table, file, write_page_checksum=True)
@@ -57,14 +57,16 @@ def notes_of(out: Path, slide: Listed) -> dict[str, Any] | None:
     try:
         notes = json.loads((parquet.read_schema(part_path(out, slide.name)).metadata or {})[b"colocate"])
         whole = all((out / shard).stat().st_size == size for shard, size in notes["shards"].items())
-        return notes if whole and notes["identity"] == _identity(slide) else None
+        return notes if whole and notes["identity"] in _identities(slide) else None
     except (pa.ArrowException, OSError, KeyError, ValueError):  # not there, or damaged
         return None
 
 
-def _identity(slide: Listed) -> str:
-    listed = replace(slide, unsaid_mpp=None)  # which the identity has, if it decides anything
-    return blake2b(repr((listed, slide.identity())).encode(), digest_size=16).hexdigest()
+def _identities(slide: Listed) -> list[str]:
+    """Of a slide wherever its folder lies now; and of its place too, as 0.2 wrote it."""
+    there = replace(slide, unsaid_mpp=None)  # which the identity has, if it decides anything, as it has the mask
+    listed, status = (replace(there, path=Path(slide.path.name), mask=None), there), slide.identity()
+    return [blake2b(repr((one, status)).encode(), digest_size=16).hexdigest() for one in listed]
 
 
 def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,9 +100,11 @@ def write_manifest(out: Path, slides: Sequence[Listed], notes: Mapping[str, dict
 def _part(out: Path, slide: Listed) -> pa.Table:
     path = part_path(out, slide.name)
     try:
-        return read_table(path)
+        table = read_table(path)
     except UserError as error:
         raise UserError(f"{path} is damaged: delete it, and the same command cuts its slide again") from error
+    now = pa.array([str(slide.path)] * len(table), pa.string()).dictionary_encode()  # it may have moved since
+    return table.set_column(table.column_names.index("path"), SCHEMA.field("path"), now)
 
 
 TILES = 10_000  # in a shard

@@ -256,16 +256,21 @@ def build_backbone(recipe: Recipe) -> Backbone:
         backbone.check(recipe.views.local_size, "views.local_size")
     backbone.facts = {"mean": recipe.views.mean, "std": recipe.views.std}
     look: Mapping[str, Any] = {}
+    begun = None
     whose = f"the weights {config.init}"
     if config.init == "published":
         look, whose = backbone.published_look, f"the published weights of {backbone.name}"
     elif config.init != "random" and Path(config.init).with_suffix(".json").is_file():  # a run's
-        look = load_backbone(config.init).facts
+        begun = load_backbone(config.init)
+        look = begun.facts
     for name in ("mean", "std") if look else ():
         ours, theirs = getattr(recipe.views, name), look[name]
         if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.005:
             raise UserError(f"{whose} want --views.{name} {' '.join(map(str, theirs))}, not {ours}")
-    backbone.load(config.init)
+    if begun is None:
+        backbone.load(config.init)
+    else:
+        backbone.fill(begun.net.state_dict(), config.init)
     backbone.freeze(config.freeze_stride, config.freeze_norm)
     return backbone
 
