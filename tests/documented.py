@@ -113,7 +113,7 @@ def make_world(folder: Path) -> Path:
 LOOKING = "--accelerator cpu --workers 0 --mpp 0.5 --size 128"
 JUDGED = "--accelerator cpu --workers 0 --seeds 1 --architecture test_resnet"
 TUNED = f"{JUDGED} --smoke --fit.steps 1 --fit.batch 2"
-FOUND = f"{TUNED} --short-side 48 64 --test-short-side 64 --detections 5 --proposals 16"
+FOUND = f"{TUNED} --short-side 48 64 --test-short-side 64 --detections 5 --proposals 16 --anchors 64 64 128 256 512"
 
 
 def save(pixels: np.ndarray, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,17 @@ def painted(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
     return np.stack([red, green, 128 + 0 * red], -1).round().astype(np.uint8)
 
 
+@cache
 def tissue_slide(
     side: int = 1024, mpp: float = 1.0, seed: int = 0
 ) -> tuple[UInt8[np.ndarray, "n n 3"], Int32[np.ndarray, "n n"]]:
-    """A white square with tissue in its middle half, and the ids of the glands in it."""
+    """A white square with tissue in its middle half, and the ids of the glands in it; each is painted once."""
     tile = phantom_tile(seed, 0, side // 2, mpp)
     pixels = np.full((side, side, 3), 244, np.uint8)
     glands = np.zeros((side, side), np.int32)
     middle = np.s_[side // 4 : side // 4 + side // 2, side // 4 : side // 4 + side // 2]
     pixels[middle], glands[middle] = tile.image, tile.glands
+    pixels.flags.writeable = glands.flags.writeable = False
     return pixels, glands
 
 

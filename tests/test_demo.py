@@ -27,7 +27,6 @@ def tiny_recipe() -> Recipe:
     recipe = colocate_demo()
     return replace(
         recipe,
-        steps=3,
         batch=8,
         encoder=EncoderConfig("test_resnet"),
         views=replace(recipe.views, size=64, area=(0.25, 1.0)),
@@ -38,9 +37,12 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def tiny_demo(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a demo of 24 tiles of three slides, one of them held out."""
+    """The folder of a demo of 24 tiles of three slides, one of them held out, and of the fewest steps."""
     out = tmp_path_factory.mktemp("tiny") / "demo"
-    assert make_demo(out, tiny_recipe, **SMALL) == out / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colocate.cli.demo.LEAST", 3)
+        patch.setattr("colocate.cli.demo.pairs_per_s", lambda _: 100.0)
+        assert make_demo(out, tiny_recipe, seconds=0, **SMALL) == out / "report.html"
     return out
 
 
@@ -60,28 +62,18 @@ def test_whole_slides_are_held_out(tiny_demo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_demo_is_only_drawn_again(tiny_demo: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_finished_demo_is_only_drawn_again(
+    tiny_demo: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the steps that it took: how many fit is not asked again."""
     again = tmp_path / "again"
     shutil.copytree(tiny_demo, again, copy_function=shutil.copy2)
     (again / "report.html").unlink()
     weights = (again / "run" / "backbone.safetensors").stat().st_mtime_ns
-    assert make_demo(again, tiny_recipe, **SMALL) == again / "report.html"
+    monkeypatch.setattr("colocate.cli.demo.pairs_per_s", lambda _: pytest.fail("measured again"))
+    assert make_demo(again, tiny_recipe, seconds=1000, **SMALL) == again / "report.html"
     assert (again / "run" / "backbone.safetensors").stat().st_mtime_ns == weights
-    assert (again / "report.html").is_file()
-
-
-@pytest.mark.slow
-def test_a_demo_takes_the_steps_that_fit_and_goes_on_with_them(
-    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("colocate.cli.demo.LEAST", 4)
-    measured: list[float] = []
-    monkeypatch.setattr("colocate.cli.demo.pairs_per_s", lambda _: measured.append(100.0) or 100.0)
-    unsaid = replace(tiny_recipe, steps=None)
-    make_demo(tmp_path / "slow", unsaid, seconds=0, **SMALL)
-    assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4
-    make_demo(tmp_path / "slow", unsaid, seconds=1000, **SMALL)
-    assert read_recipe(tmp_path / "slow" / "run" / "recipe.json").steps == 4 and len(measured) == 1
+    assert (again / "report.html").is_file() and read_recipe(again / "run" / "recipe.json").steps == 3
 
 
 def test_the_speed_is_that_of_the_recipe_here(
@@ -105,7 +97,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Rec
 @pytest.mark.slow
 def test_the_full_demo_ends_healthy(tmp_path: Path) -> None:
     """A page, features that did not collapse, cells matched above chance, glands found better than before."""
-    page = make_demo(tmp_path / "demo", replace(colocate_demo(), steps=60), tiles=160)
+    page = make_demo(tmp_path / "demo", replace(colocate_demo(), steps=40), tiles=160)
     assert 100_000 < page.stat().st_size < 5_000_000
     last = read_journal(tmp_path / "demo" / "run")[-5:]
     for row in last:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import scaling
 from colocate.base.distributed import Shuffle, as_in_first, first_of_all, from_all
 from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.core.settings import ViewConfig
 from colocate.core.views import Batch, View, sample_views
 from colocate.methods.method import Method
@@ -33,8 +35,10 @@ from colocate.training.probes import settle_batch_norm
 from colocate.training.recipe import EncoderConfig
 from tests.tiny import METHODS, double, each_view, tiny_recipe, write_tiles
 
-FEW = ("plm", "plm-vicregl", "plm-concl", "prototypes")  # one of each kind, for four processes
-NORMS = ("frozen", "synchronised")  # else batch norm takes each process's own statistics, which differ
+FEW = ("plm", "plm-vicregl", "plm-concl", "prototypes", "distil")  # one of each kind
+# Batch norm takes each process's own statistics otherwise, which differ.
+SYNCHRONISED = [(name, "synchronised") for name in FEW]
+CASES = {2: [(name, "frozen") for name in METHODS] + SYNCHRONISED, 4: SYNCHRONISED}  # by the number of processes
 VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
 
 
@@ -72,25 +76,24 @@ def fresh(name: str, norm: str) -> Method:
     return method.train(norm == "synchronised")
 
 
-def methods_of(world: int) -> Iterable[str]:
-    return METHODS if world == 2 else FEW
-
-
 def one_of_several(rank: int, world: int, folder: str) -> None:
-    for name, norm in product(methods_of(world), NORMS):
+    for name, norm in CASES[world]:
         method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
         after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
         torch.save(after, f"{folder}/{name}-{norm}-{rank}.pt")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def together(work: Callable[..., None], world: int, *arguments: object) -> None:
     """Do work in a group of several processes: its rank and the arguments are given to each."""
     mp.set_forkserver_preload([__name__])  # torch is imported once, not by each process
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(in_group, (world, port, work, arguments), nprocs=world, start_method="forkserver")
+    mp.start_processes(in_group, (world, free_port(), work, arguments), nprocs=world, start_method="forkserver")
 
 
 def in_group(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
@@ -100,20 +103,12 @@ def in_group(rank: int, world: int, port: int, work: Callable[..., None], argume
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
-    """What each of several processes computed, for every method, with both kinds of batch norm."""
-    folder, world = tmp_path_factory.mktemp("several"), request.param
-    together(one_of_several, world, world, str(folder))
-    return folder, world
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-def test_several_processes_compute_what_one_does(processes: tuple[Path, int], norm: str) -> None:
-    folder, world = processes
-    for name in methods_of(world):
-        results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
+@pytest.mark.parametrize("world", CASES)
+def test_several_processes_compute_what_one_does(world: int, tmp_path: Path) -> None:
+    together(one_of_several, world, world, str(tmp_path))
+    for name, norm in CASES[world]:
+        results = [torch.load(tmp_path / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
         method = fresh(name, norm)
         before = copy.deepcopy(method.state_dict())
         alone = state_after(method, method, batches())
@@ -247,38 +242,72 @@ def test_a_step_sends_what_the_estimate_for_many_devices_says(tmp_path: Path) ->
         assert found["gathered"] == said["queues"]
 
 
-def command_of_two(folder: Path, most: str, launcher: list[str]) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Pretrain on two processes, a quarter of the tiles no pictures; what was said, and which tiles were skipped."""
+TINY = "--views.size 64 --batch 8 --steps 8 --workers 0 --accelerator cpu --devices 2 --journals --log-every 4"
+TINY += " --method.norm-group 4"
+
+
+def words_for_two(folder: Path, most: str) -> list[str]:
+    """To pretrain on two processes, a quarter of the tiles no pictures."""
     tiles = write_tiles(folder / "tiles")
     for number in range(0, 20, 4):
         (tiles / f"{number:02}.png").write_bytes(b"no picture")
-    command = [*launcher, "-m", "colocate", "pretrain", "plm-small", "--data", str(tiles), "--out", str(folder / "run")]
-    command += ["--backbone", "test_resnet", "--views.size", "64", "--batch", "8", "--steps", "8", "--log-every", "4"]
-    command += ["--accelerator", "cpu", "--devices", "2", "--workers", "0", "--journals", "--method.norm-group", "4"]
-    command = [sys.executable, *command, "--max-skipped", most]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    words = f"pretrain plm-small --data {tiles} --out {folder}/run --max-skipped {most} --backbone test_resnet"
+    return f"{words} {TINY}".split()
+
+
+def as_of_torchrun(rank: int, port: int, folder: str, words: list[str]) -> None:
+    """The command in the surroundings that torchrun gives it; what it says on stderr is in a file."""
+    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {name: str(number) for name, number in found.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
+    torch.set_num_threads(1)
+    with Path(folder, f"said-{rank}").open("w") as said, redirect_stderr(said):
+        main(words)
+
+
+def exit_codes(folder: Path, words: list[str]) -> list[int | None]:
+    mp.set_forkserver_preload([__name__])
+    given = (free_port(), str(folder), words)
+    running = mp.start_processes(as_of_torchrun, given, 2, join=False, daemon=True, start_method="forkserver")
+    assert running is not None
+    for process in running.processes:
+        process.join(300)
+    return [process.exitcode for process in running.processes]
+
+
+def skipped_tiles(folder: Path) -> list[str]:
     with (folder / "run" / "skipped.csv").open(newline="") as file:
-        return done, [row["tile"] for row in csv.DictReader(file)]
+        return [row["tile"] for row in csv.DictReader(file)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node=2"]], ids=str)
-def test_the_command_runs_on_two_processes(tmp_path: Path, launcher: list[str]) -> None:
-    done, skipped = command_of_two(tmp_path, "0.5", launcher)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "deprecated" not in done.stderr
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_the_command_runs_on_two_processes(tmp_path: Path, torchrun: bool) -> None:
+    words = words_for_two(tmp_path, "0.5")
+    if torchrun:
+        assert exit_codes(tmp_path, words) == [0, 0]
+        said = (tmp_path / "said-0").read_text()
+    else:
+        command = [sys.executable, "-m", "colocate", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        said = done.stderr
+        assert done.returncode == 0, said[-2000:]
+    assert "deprecated" not in said
     run = tmp_path / "run"
     assert [row["step"] for row in read_journal(run)] == [4, 8]
     state = checkpoint.load_checkpoint(checkpoint.checkpoints(run / "checkpoints")[-1])
     assert int(state["method"]["past_wholes.position"]) == 64  # both processes' keys, eight times
     assert (run / "backbone.safetensors").exists()
+    skipped = skipped_tiles(tmp_path)
     assert len(skipped) == len({*skipped}) == 5
 
 
 @pytest.mark.slow
 def test_unreadable_tiles_of_all_processes_count_together(tmp_path: Path) -> None:
     """Each process counted its own ones, and the others ended with a traceback or waited for it."""
-    done, skipped = command_of_two(tmp_path, "0.1", [])
-    assert done.returncode and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert exit_codes(tmp_path, words_for_two(tmp_path, "0.1")) == [2, 2]
+    skipped = skipped_tiles(tmp_path)
     assert 2 < len(skipped) == len({*skipped})
-    assert f"{len(skipped)} of 20 tiles cannot be read, more than 10.00%" in done.stderr
+    for rank in range(2):
+        said = (tmp_path / f"said-{rank}").read_text()
+        assert f"{len(skipped)} of 20 tiles cannot be read, more than 10.00%" in said and "Traceback" not in said

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,21 +22,27 @@ from tests.tiny import write_tiles
 
 HEAVY = {"torch", "torchvision", "timm", "lightning_fabric", "matplotlib"}
 LIGHT_TOO = HEAVY | {"numpy", "PIL", "skimage", "scipy", "pyarrow"}
-TYPED = "from colocate.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print('loaded:', *sys.modules)"
+TYPED = """
+import contextlib, json
+from colocate.cli.main import main
+for words in json.loads(sys.argv[1]):
+    with contextlib.suppress(SystemExit):
+        main(words)
+"""
 
 
-def loaded(code: str, *words: object) -> set[str]:
-    """Names of the modules that a fresh Python has loaded after some code."""
-    command = [sys.executable, "-c", f"import sys\n{code}", *map(str, words)]
+def loaded(code: str, *commands: Iterable[object]) -> set[str]:
+    """Names of the modules that a fresh Python has loaded after some code, which may be given commands."""
+    given = json.dumps([[str(word) for word in words] for words in commands])
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint('loaded:', *sys.modules)", given]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     names = set(said.stdout.rpartition("loaded:")[2].split())
     assert "colocate" in names, said.stderr
     return names
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["pretrian", "plm"], []], ids=" ".join)
-def test_what_needs_no_command_loads_none(words: list[str]) -> None:
-    assert not loaded(TYPED, *words) & LIGHT_TOO
+def test_what_needs_no_command_loads_none() -> None:
+    assert not loaded(TYPED, ["--help"], ["--version"], ["pretrian", "plm"], []) & LIGHT_TOO
 
 
 @pytest.mark.parametrize("own", [None, "ACTIVE"])
@@ -51,19 +59,18 @@ def test_tiles_are_cut_without_what_trains(tmp_path: Path) -> None:
     pixels, _ = tissue_slide(640, mpp=1.0)
     slide = write_pyramid(tmp_path / "slide.tif", pixels, mpp=1.0)
     out = tmp_path / "out"
-    names = loaded(TYPED, "tile", slide, out, "--mpp", 2, "--size", 64, "--min-sharpness", 0.5, "--workers", 1)
+    cut = ["tile", slide, out, "--mpp", 2, "--size", 64, "--min-sharpness", 0.5, "--workers", 1]
+    names = loaded(TYPED, ["tile", "--help"], ["tile", tmp_path / "nowhere", out], cut)
     assert "colocate.slides.one_slide" in names and (out / "manifest.parquet").is_file()
     assert not names & HEAVY
-    assert not loaded(TYPED, "tile", "--help") & HEAVY
-    assert not loaded(TYPED, "tile", tmp_path / "nowhere", out) & HEAVY
 
 
 HELPED = ("pretrain", "start", "prepare", "evaluate", "features", "predict", "export", "report", "table", "demo")
 
 
-@pytest.mark.parametrize("words", ["pretrain concl --help-all", "recipes", *(f"{name} --help" for name in HELPED)])
-def test_help_is_there_without_torch(words: str) -> None:
-    assert not loaded(TYPED, *words.split()) & HEAVY
+def test_help_is_there_without_torch() -> None:
+    helps = ([name, "--help"] for name in HELPED)
+    assert not loaded(TYPED, ["pretrain", "concl", "--help-all"], ["recipes"], *helps) & HEAVY
 
 
 @pytest.mark.slow
@@ -73,7 +80,7 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
     (used / "checkpoints" / "step000000001.pt").touch()
     (used / "recipe.json").touch()
     run = ["--data", tiles, "--out", tmp_path / "run"]
-    for words, says in (
+    mistyped: list[tuple[list[object], str]] = [
         (["pretrain", "mistyped"], "no recipe 'mistyped'"),
         (["pretrain", "plm", *run, "--optim.lr", "fast"], "--optim.lr"),
         (["pretrain", "plm", *run, "--epoch", "3"], "--epoch"),
@@ -86,8 +93,9 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
         (["evaluate", "probe", "--backbone", "random"], "give --data DATA"),
         (["evaluate", "contours", "--backbone", "random", "--fraction", "2"], "fraction is a share"),
         (["features", "run", tmp_path, "--out", tmp_path / "out", "--of", "rows"], "--of"),
-    ):
-        assert not loaded(TYPED, *words) & HEAVY, words
+    ]
+    assert not loaded(TYPED, *(words for words, _ in mistyped)) & HEAVY
+    for words, says in mistyped:
         with pytest.raises(SystemExit, match="2"):
             main([str(word) for word in words])
         assert says in capsys.readouterr().err
@@ -97,7 +105,7 @@ def test_what_is_mistyped_is_refused_without_torch(tmp_path: Path, capsys: pytes
 def test_results_are_tabulated_without_torch(tmp_path: Path) -> None:
     for task in TASKS:
         write_result(tmp_path, task)
-    names = loaded(TYPED, "table", tmp_path)
+    names = loaded(TYPED, ["table", tmp_path])
     assert "colocate.evaluation.table" in names and not names & HEAVY
 
 
@@ -110,13 +118,12 @@ def test_every_recipe_builds_what_its_settings_name() -> None:
         assert type(method.build(Backbone("test_resnet"))).__name__ + "Config" == type(method).__name__
 
 
-@pytest.mark.parametrize("module", ["colocate", "colocate.slides.slide", "colocate.slides.tile"])
-def test_what_a_module_brings_along(module: str) -> None:
-    assert not loaded(f"import {module}\nprint('loaded:', *sys.modules)") & HEAVY
+def test_what_modules_bring_along() -> None:
+    assert not loaded("import colocate, colocate.slides.slide, colocate.slides.tile") & HEAVY
 
 
 def test_slides_are_looked_at_without_torch() -> None:
-    names = loaded("import colocate.viewer.server\nprint('loaded:', *sys.modules)")
+    names = loaded("import colocate.viewer.server")
     assert names & HEAVY == {"matplotlib"}  # whose colours show what is similar
 
 

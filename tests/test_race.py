@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from benchmarks.race import judge
 from benchmarks.race.__main__ import main
+from benchmarks.race.arms import NETWORKS
 from benchmarks.race.pack import FOLDS, pack, starts
 from benchmarks.race.report import difference
 from colocate.base.errors import UserError
@@ -150,6 +151,7 @@ def test_an_arm_goes_from_tiles_to_a_row(
 ) -> None:
     monkeypatch.setattr(judge, "FIT", replace(judge.FIT, steps=1, batch=2))
     monkeypatch.setattr(judge, "BOUND", judge.FIT)
+    monkeypatch.setitem(NETWORKS, "random", "test_resnet")
     rows = tmp_path / "rows.jsonl"
     places = ["--race", str(race), "--work", str(tmp_path), "--rows", str(rows), "--budget", "smoke"]
     for seed, quick in (("0", []), ("1", ["--quick"])):
@@ -169,7 +171,7 @@ def test_an_arm_goes_from_tiles_to_a_row(
     assert (tmp_path / "race.png").stat().st_size > 5000
     assert "| colocate steps=2 | 2 | 16 |" in capsys.readouterr().out
     assert main([*told, "plm"]) == 2
-    other = ["--network", "test_resnet"]
+    other = ["--network", "test_efficientnet"]
     for arm in ("random", "colocate"):
         assert main(["run", arm, *places, *other, "--quick"]) == 0
     assert main([*told, "random", *other]) == 0

@@ -28,7 +28,7 @@ def shortened(recipe: Recipe) -> Recipe:
     elif isinstance(method, DistilConfig):
         method = replace(method, teacher="test_vit", weights="random")
     encoder = replace(recipe.encoder, init="random")
-    return replace(recipe, method=method, encoder=encoder, views=replace(recipe.views, size=96, local_size=64))
+    return replace(recipe, method=method, encoder=encoder, views=replace(recipe.views, size=64, local_size=32))
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_every_recipe_takes_steps(name: str) -> None:
     recipe = shortened(find_recipe(name))
     method = build_method(recipe)
     optimizer = build_optimizer(replace(recipe.optim, lr=recipe.optim.lr / 10), method)
-    batch = sample_views(torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8), recipe.views, epoch=20)
+    batch = sample_views(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), recipe.views, epoch=20)
     before = {name: p.clone() for name, p in method.named_parameters() if p.requires_grad}
     for _ in range(2):
         loss = method(batch).total()

@@ -37,12 +37,14 @@ def launched() -> Iterator[Browser]:
         browser.close()
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe-core finds serious or critical, a line each; skips the test where axe-core is not installed."""
+def barriers(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds serious or critical, by these rules or all, a line each; skips the test where it is not
+    installed."""
     if not AXE.is_file():
         wanting("axe-core (make browser)")
     page.evaluate(AXE.read_text())
-    found: Any = page.evaluate("axe.run()")
+    only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
+    found: Any = page.evaluate("options => axe.run(options)", only)
     return [
         f"{rule['impact']}: {rule['help']}: {node['html'][:200]}"
         for rule in found["violations"]

@@ -17,9 +17,10 @@ from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import Detector, Pyramid, Segmenter, instance_target
 from colocate.evaluation.settings import InstancesConfig, SemanticsConfig
 from colocate.models.backbones import Backbone
+from tests.evaluate.conftest import LARGE
 
 NORMAL = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-SMALL = InstancesConfig(short_side=(48, 64), test_short_side=64, proposals=8, anchors=(8, 16, 32, 64, 128))
+SMALL = InstancesConfig(short_side=(48, 64), test_short_side=64, proposals=8, anchors=LARGE)
 NETWORKS = ("test_resnet", "test_convnext", "test_vit")
 
 

@@ -20,7 +20,8 @@ from colocate.cli.main import COMMANDS, main
 
 KILLS = int(os.environ.get("COLOCATE_KILLS", "1"))  # of each command: `make faults` asks for 100
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([command.place.partition(":")[0] for command in COMMANDS.values()])
+LOADED = [__name__, "colocate.training.loop"]  # torch and its like, which commands load when they need them
+SERVER.set_forkserver_preload(LOADED + [command.place.partition(":")[0] for command in COMMANDS.values()])
 PATIENCE_S = 300
 
 

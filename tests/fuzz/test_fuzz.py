@@ -1,4 +1,4 @@
-"""Whatever stands in a file, the answer is a result or one sentence: a hundred mutations of each kind of file."""
+"""Whatever stands in a file, the answer is a result or one sentence: forty mutations of each kind of file."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from tests.fuzz.readers import READERS
 
 @pytest.mark.slow
 def test_mutated_files_give_a_result_or_a_sentence() -> None:
-    assert watch(list(READERS), 100) == []
+    assert watch(list(READERS), 40) == []
