@@ -54,7 +54,7 @@ class OnGPU(Tensor):
         with torch._C._DisableTorchDispatch():
             made = func(*args, **kwargs)
         own = {id(x): x for x in operands}  # of what works in place
-        return tree_map_only(Tensor, lambda x: own.get(id(x)) if id(x) in own else there(x), made)
+        return tree_map_only(Tensor, lambda x: own[id(x)] if id(x) in own else there(x), made)
 
     def record_stream(self, s: Any) -> None: ...
 
