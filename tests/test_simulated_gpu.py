@@ -21,6 +21,7 @@ from colocate.training.optim import OptimConfig, build_optimizer
 from tests.evaluate.conftest import TASKS, protocol
 from tests.evaluate.tissue import write_tissue
 from tests.simulated_gpu import simulated_gpu
+from tests.test_train import same_run
 from tests.tiny import METHODS, tiny_recipe, write_tiles
 
 
@@ -68,13 +69,6 @@ def test_a_step_waits_for_nothing_and_computes_what_a_cpu_does(name: str, gpu: s
         assert losses(gpu) == pytest.approx(wanted, rel=0 if gpu == "cuda" else 1e-5)
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    weights = [
-        torch.load(run / "checkpoints" / "step000000004.pt", weights_only=True)["method"] for run in (one, other)
-    ]
-    return all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
 @pytest.mark.slow
 def test_a_run_is_the_same(tmp_path: Path) -> None:
     """With a probe; stopped and gone on with."""
@@ -88,7 +82,7 @@ def test_a_run_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "gpu" / "checkpoints" / "step000000004.pt").unlink()
     with simulated_gpu():
         pretrain(replace(plain, out=str(tmp_path / "gpu")), resume=True)
-    assert same_weights(tmp_path / "cpu", tmp_path / "gpu")
+    same_run(tmp_path / "cpu", tmp_path / "gpu")
 
 
 @pytest.mark.slow

@@ -167,8 +167,8 @@ def _say(sentence: str) -> None:
 
 def _say_of_links(slides: Sequence[Listed]) -> None:
     """Say where links make one file two slides of different cases: one may be held out, the other trained on."""
-    firsts: dict[tuple[int, int], Listed] = {}
-    pairs = [(firsts.setdefault(slide.file, slide), slide) for slide in slides if slide.file]
+    firsts: dict[object, Listed] = {}
+    pairs = [(firsts.setdefault(slide.file or slide.name, slide), slide) for slide in slides]
     if twice := [f"{other.name} and {first.name}" for first, other in pairs if first.source != other.source]:
         more = f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
         remedy = "leave one out, or give both the same source in a table of slides"
