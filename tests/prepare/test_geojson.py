@@ -78,6 +78,43 @@ def test_what_qupath_marks_is_no_object(src: Path, made: Callable[..., Labelled]
     assert f"{geojson.STARRED}: 2 (a0.geojson, feature 2; a0.geojson, feature 3)." in data.notes
 
 
+DETECTIONS = [
+    {"objectType": "detection"},
+    {"objectType": "", "object_type": "cell"},
+    {"objectType": "", "id": "PathDetectionObject"},
+]
+
+
+@pytest.mark.parametrize("made_of", DETECTIONS)
+def test_where_qupath_looked_for_objects_is_none(src: Path, made: Callable[..., Labelled], made_of: Any) -> None:
+    """All objects exported: the annotation in which nuclei were looked for, the core it lies in, and the nuclei.
+
+    Another annotation without a class, in which nothing was found, is an object.
+    """
+    nuclei = [feature(square(x, 10, 6), **made_of) for x in (4, 14)]
+    for nucleus in nuclei:
+        nucleus["id"] = made_of.get("id", "8a-5e")
+    core, looked = feature(square(0, 0, 38), objectType="tma_core"), feature(square(0, 0, 25))
+    put(src / "a0.geojson", core, looked, *nuclei, feature(square(30, 30, 8)))
+    data = made()
+    assert data.mask(0).unique(return_counts=True)[1].tolist() == [WIDE * HIGH - 136, 36, 36, 64]
+    assert f"{geojson.CORES}: 1 (a0.geojson, feature 1)." in data.notes
+    assert f"{geojson.AROUND}: 1 (a0.geojson, feature 2)." in data.notes
+
+
+def test_an_annotation_with_a_class_stays_though_detections_lie_in_it(src: Path, made: Callable[..., Labelled]) -> None:
+    put(src / "a0.geojson", feature(square(0, 0, 25), **classed("gland")), feature(square(4, 10), objectType="cell"))
+    assert made().mask(0).unique(return_counts=True)[1].tolist() == [WIDE * HIGH - 625, 525, 100]
+
+
+def test_cells_are_taken_by_their_outline_which_is_said(src: Path, made: Callable[..., Labelled]) -> None:
+    cell = feature(square(4, 10), objectType="cell") | {"nucleusGeometry": feature(square(6, 12, 4))["geometry"]}
+    put(src / "a0.geojson", cell)
+    data = made()
+    assert (data.mask(0) > 0).sum() == 100
+    assert f"{geojson.NUCLEI}: 1 (a0.geojson, feature 1)." in data.notes
+
+
 def test_one_class(made: Callable[..., Labelled]) -> None:
     data = made(mpp=0.5)
     assert (data.name, data.kind, data.classes) == ("glands", "instances", ("gland",))

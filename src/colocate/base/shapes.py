@@ -21,6 +21,14 @@ FEW_POINTS = 300  # which cannot cross more often
 FARTHEST = 1e12  # of a coordinate: far beyond any image, and far below what overflows when it is multiplied
 SAMPLE = 256  # edges from which crossings are estimated
 
+OLD_TYPES = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "TMACoreObject": "tma_core",
+}
+"""What QuPath before 0.3 gave as an object's id."""
+
 
 class Feature(NamedTuple):
     """A feature of a GeoJSON file."""
@@ -34,6 +42,10 @@ class Feature(NamedTuple):
     mended: bool
     """Whether an outline crossed or touched itself."""
     properties: dict[str, Any]
+    object_type: str
+    """QuPath's type of object (annotation, detection, cell, tma_core, ...); empty if it is not said."""
+    nucleus: bool
+    """Whether it is a cell whose nucleus is outlined besides."""
 
 
 def read_geojson(path: Path) -> list[Feature]:
@@ -58,11 +70,14 @@ def read_geojson(path: Path) -> list[Feature]:
             kind = "feature without geometry" if geometry is None else str(geometry["type"])
             polygons = [] if geometry is None else _polygons(geometry)
             properties = dict(entry.get("properties") or {})
+            old = OLD_TYPES.get(str(entry.get("id")), "")
+            object_type = str(properties.get("objectType") or properties.get("object_type") or old)
+            nucleus = bool(entry.get("nucleusGeometry"))
         except (TypeError, LookupError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             remedy = "export it again, or remove it"
             raise UserError(f"{path}, {name} is no GeoJSON feature with a geometry: {remedy}") from error
         shape, mended = region(polygons, f"{path}, {name}")
-        features.append(Feature(name, kind, shape, mended, properties))
+        features.append(Feature(name, kind, shape, mended, properties, object_type, nucleus))
     return features
 
 

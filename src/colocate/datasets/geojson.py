@@ -5,8 +5,10 @@ SRC/items.csv may say more of the images: columns path (its name, with or withou
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+
+import shapely
 
 from colocate.base.errors import UserError
 from colocate.base.shapes import Feature, class_name, read_geojson
@@ -17,9 +19,13 @@ from colocate.datasets.writer import Converted, Facts
 from colocate.slides.readers import ENDINGS
 
 NAMELESS = "object"
+DETECTED = ("detection", "cell")
 POLYGONS = ("Polygon", "MultiPolygon", "GeometryCollection")
 NO_POLYGON = "Features that are no polygons, left out"
 STARRED = "Features whose class ends with *, as QuPath marks what is no object, left out"
+CORES = "Cores of a tissue microarray, left out"
+AROUND = "Annotations without a class around detections, which QuPath found in them, left out"
+NUCLEI = "Cells of QuPath with a nucleus, taken by the cell's outline"
 
 
 def drafts(
@@ -33,8 +39,8 @@ def drafts(
     """Read the images in `images` (a folder, seen from `src`), each with NAME.geojson or NAME.json in `src`.
 
     A feature's class is its classification's name, "object" if it has none; classes are numbered by name. With
-    `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said; so
-    are always features of Region*, Ignore* and other classes whose names end with *.
+    `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said; what
+    `objects_in` leaves out always is.
 
     Raises:
         UserError: an image or its outlines are missing, a file is no GeoJSON, a feature is broken, or items.csv does
@@ -66,14 +72,39 @@ def outline_files(src: Path, images: Collection[str] = ()) -> dict[str, Path]:
 
 
 def _draw(own: Own, canvas: Canvas) -> None:
-    for feature in read_geojson(own.labels):
-        class_ = class_of(feature, own.labels)
-        if class_.endswith("*"):
-            canvas.remark(STARRED, feature.name)
-        elif feature.kind in POLYGONS:
+    for feature, class_ in objects_in(read_geojson(own.labels), own.labels, canvas.remark):
+        if feature.kind in POLYGONS:
             canvas.shape(feature.name, feature.shape, feature.mended, class_)
         else:
             canvas.leave_out(NO_POLYGON, feature.name, f"is a {feature.kind}, not a polygon")
+
+
+def objects_in(
+    features: Sequence[Feature], path: Path, remark: Callable[[str, str], None]
+) -> Iterator[tuple[Feature, str]]:
+    """The objects among features, with their classes; `remark` is told what QuPath means as none.
+
+    That are classes whose names end with * (Region*, Ignore*), cores of a tissue microarray, and annotations without a
+    class in which detections lie: QuPath was asked to look for them there.
+    """
+    found = [one.shape.representative_point() for one in features if one.object_type in DETECTED and one.shape.area]
+    tree = shapely.STRtree(found)
+    for feature in features:
+        class_ = class_of(feature, path)
+        if class_.endswith("*"):
+            remark(STARRED, feature.name)
+        elif feature.object_type == "tma_core":
+            remark(CORES, feature.name)
+        elif (
+            feature.object_type == "annotation"
+            and not class_name(feature)
+            and tree.query(feature.shape, "contains").size
+        ):
+            remark(AROUND, feature.name)
+        else:
+            if feature.nucleus:
+                remark(NUCLEI, feature.name)
+            yield feature, class_
 
 
 def class_of(feature: Feature, path: Path) -> str:

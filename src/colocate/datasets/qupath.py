@@ -25,7 +25,7 @@ from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.base.tables import TABLES
 from colocate.base.text import composed
 from colocate.datasets.files import boxes, entries
-from colocate.datasets.geojson import NO_POLYGON, POLYGONS, STARRED, class_of, outline_files
+from colocate.datasets.geojson import NO_POLYGON, POLYGONS, class_of, objects_in, outline_files
 from colocate.datasets.labelled import REGIONS
 from colocate.datasets.outlines import MENDED, Canvas, Remarks
 from colocate.datasets.own import Known, caution, read_items, split_by_case
@@ -144,18 +144,19 @@ def _pieces(
     features = []
     for feature in read_geojson(file):  # QuPath counts from the scanned part's corner
         moved = shapely.transform(feature.shape, lambda points: points + slide.origin)
-        features.append((feature._replace(shape=moved), class_of(feature, file)))
-    regions = [feature for feature, class_ in features if class_ == REGION]
+        features.append(feature._replace(shape=moved))
+    regions = [feature for feature in features if class_of(feature, file) == REGION]
+    others = [feature for feature in features if class_of(feature, file) != REGION]
+
+    def remark(what: str, name: str) -> None:
+        remarks.add(what, f"{file.name}, {name}")
+
     objects = []
-    for feature, class_ in features:
-        if class_ == REGION:
-            continue
-        if class_.endswith("*"):
-            remarks.add(STARRED, f"{file.name}, {feature.name}")
-        elif feature.kind in POLYGONS:
+    for feature, class_ in objects_in(others, file, remark):
+        if feature.kind in POLYGONS:
             objects.append((feature, class_))
         else:
-            remarks.add(NO_POLYGON, f"{file.name}, {feature.name}")
+            remark(NO_POLYGON, feature.name)
     if not regions:
         raise UserError(f"{file} has no annotation of class {REGION}: {HOW}")
     inside: set[int] = set()
@@ -172,9 +173,9 @@ def _pieces(
             yield _Piece(place, slide, listed, known, file, box, [objects[number] for number in own])
     for number, (feature, _) in enumerate(objects):
         if number not in inside:
-            remarks.add(OUTSIDE, f"{file.name}, {feature.name}")
+            remark(OUTSIDE, feature.name)
         elif feature.mended:
-            remarks.add(MENDED, f"{file.name}, {feature.name}")
+            remark(MENDED, feature.name)
 
 
 def _rectangle(region: Feature, slide: Slide, file: Path) -> tuple[float, float, float, float]:
