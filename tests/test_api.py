@@ -177,7 +177,9 @@ def test_scores_do_not_depend_on_torchs_defaults(task: Any, tmp_path: Path) -> N
     image = discs(0, 64, 80)[0].permute(1, 2, 0).numpy()
 
     def scored(out: str) -> tuple[Any, str]:
-        few = {} if task == "probe" else {"fit": {"steps": 2, "batch": 2}, "keep_models": True}
+        few: dict[str, Any] = {} if task == "probe" else {"fit": {"steps": 2, "batch": 2}, "keep_models": True}
+        if task == "instances":
+            few |= {"short_side": (64, 64), "test_short_side": 64, "proposals": 9, "detections": 6}
         given: dict[str, Any] = {"data": tmp_path / "discs", "backbones": "random", "architecture": "test_resnet"}
         results = colocate.evaluate(task, **given, out=tmp_path / out, seeds=1, smoke=True, **few, **TINY)
         found = [colocate.load_model(model, "cpu").predict(image) for model in results.models]

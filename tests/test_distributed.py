@@ -156,6 +156,7 @@ def shuffled_halves(rank: int, folder: str) -> None:
     torch.save({"seen": seen[0].mean((1, 2, 3)).floor(), "field": features.field}, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -> None:
     together(shuffled_halves, 2, str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

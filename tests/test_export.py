@@ -145,6 +145,7 @@ def test_timm_takes_it_as_a_checkpoint(tmp_path: Path, ending: str) -> None:
     torch.testing.assert_close(theirs.forward_features(images), backbone(images))
 
 
+@pytest.mark.slow
 def test_detectron2_names(tmp_path: Path) -> None:
     written(tmp_path, "resnet50")
     with export(tmp_path, "detectron2", tmp_path / "out.pkl").open("rb") as file:
@@ -193,6 +194,7 @@ def test_a_tag_or_groups_are_no_reason_to_refuse(tmp_path: Path, name: str) -> N
     assert export(tmp_path, "detectron2", tmp_path / "out.pkl").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride", "more"),
     [
@@ -297,6 +299,7 @@ def test_hugging_face_gets_a_folder(tmp_path: Path) -> None:
         export(tmp_path, "huggingface", tmp_path / "backbone.pth")
 
 
+@pytest.mark.slow
 def test_a_dilated_network_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path, "resnet50", 16)
     export(tmp_path, "torchvision", tmp_path / "weights.pth")

@@ -276,6 +276,7 @@ def one_of_two(rank: int, folder: str, out: str) -> None:
     torch.save(state_after(parallel, method, batches), f"{out}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(
     folder: Path, my_simclr: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_few_steps_of_few_tiles_are_said(
     assert ("3 epochs of 8 tiles are 3 steps;" in capsys.readouterr().out) == noted
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_list_of_skipped_tiles_that_was_cut_off_goes_on(torn: str | bytes, kno
         assert [row["tile"] for row in rows[:-2]] == known and rows[-2:] == new
 
 
+@pytest.mark.slow
 def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> None:
     tiles = write_tiles(tmp_path / "tiles")
     tables = {}

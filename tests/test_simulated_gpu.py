@@ -40,9 +40,10 @@ def test_it_refuses_what_a_gpu_refuses_and_tells_where_the_host_waits() -> None:
         assert len(waited) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "gpu"), [*((name, "cuda") for name in METHODS), ("plm", "mps"), ("plm-vicregl", "mps")]
-)
+STEPS = [("plm", "cuda"), *(pytest.param(name, "cuda", marks=pytest.mark.slow) for name in METHODS if name != "plm")]
+
+
+@pytest.mark.parametrize(("name", "gpu"), [*STEPS, pytest.param("plm", "mps", marks=pytest.mark.slow)])
 def test_a_step_waits_for_nothing_and_computes_what_a_cpu_does(name: str, gpu: str) -> None:
     def losses(device: str) -> list[float]:
         recipe = tiny_recipe(Path(), Path(), method=METHODS[name])
@@ -50,7 +51,7 @@ def test_a_step_waits_for_nothing_and_computes_what_a_cpu_does(name: str, gpu: s
         method = build_method(recipe).to(device)
         optimizer = build_optimizer(OptimConfig(), method)
         found = []
-        for epoch in range(3):
+        for epoch in range(2):
             torch.manual_seed(epoch)
             tiles = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
             batch = sample_views(tiles.to(device), views, epoch=epoch)

@@ -258,6 +258,7 @@ def test_labels_that_have_changed_are_not_left_out(
     assert "are not what" in said[-1] and "choose another --out" in said[-1]
 
 
+@pytest.mark.slow
 def test_labels_whose_making_was_killed_at_its_end_are_guarded_too(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +283,7 @@ def test_labels_whose_making_was_killed_at_its_end_are_guarded_too(
     assert (tmp_path / "out" / "labels" / "made-of.txt").is_file()
 
 
+@pytest.mark.slow
 def test_a_tested_slide_without_tiles_does_not_end_the_journey(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

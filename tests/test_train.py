@@ -247,6 +247,7 @@ def test_tiles_that_come_again_in_an_epoch_come_with_other_views(
     assert len(set(seen)) == len(seen) == 16
 
 
+@pytest.mark.slow
 def test_weights_that_a_run_began_with_are_not_needed_to_go_on(tiles: Path, tmp_path: Path) -> None:
     first = pretrain(tiny_recipe(tiles, tmp_path / "first", steps=1)) / "backbone.safetensors"
     recipe = tiny_recipe(tiles, tmp_path / "whole", encoder=EncoderConfig("test_resnet", init=str(first)), steps=2)
@@ -311,6 +312,7 @@ def test_unreadable_tiles_are_listed_once(tmp_path: Path) -> None:
         pretrain(replace(recipe, out=str(tmp_path / "strict"), max_skipped=0.01))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
     tiles: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,7 @@ def test_what_cannot_be_resumed_is_said(tiles: Path, tmp_path: Path) -> None:
     pretrain(recipe, resume=True)  # from the one before
 
 
+@pytest.mark.slow
 def test_moved_tiles_may_be_resumed(tmp_path: Path) -> None:
     recipe = stopped(tiny_recipe(write_tiles(tmp_path / "here"), tmp_path / "run"), 1)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -428,6 +431,7 @@ def test_a_flipped_bit_is_noticed(tiles: Path, whole: Path, tmp_path: Path) -> N
         pretrain(tiny_recipe(tiles, run), resume=True)
 
 
+@pytest.mark.slow
 def test_a_torn_row_of_the_journal_is_left_out(tiles: Path, whole: Path, tmp_path: Path) -> None:
     """Of a run that was stopped as it had just saved."""
     run = tmp_path / "run"

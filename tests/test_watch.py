@@ -111,6 +111,7 @@ def test_a_resumed_run_has_the_same_probes(
     assert rows(pretrain(parts, resume=True)) == rows(whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_asked_about_the_same(data: Labelled, tmp_path: Path) -> None:
     started = recipe(data, tmp_path, "run", steps=2)
     pretrain(started)
@@ -160,6 +161,7 @@ def test_weights_that_are_not_finite_are_never_the_best(
     assert not (tmp_path / "run" / "best").exists() and not (tmp_path / "run" / "probes.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_score_that_comes_again_is_no_better_after_a_stop(
     data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +185,7 @@ def best_of(run: Path) -> tuple[int, int, float]:
     return told["recipe"]["seed"], told["steps"], told["probe"]["dice"]
 
 
+@pytest.mark.slow
 def test_the_best_stays_where_a_run_goes_back_to_a_checkpoint_before_it(
     data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +203,7 @@ def test_the_best_stays_where_a_run_goes_back_to_a_checkpoint_before_it(
     assert [dice for _, dice in rows(run)] == [0.3, 0.7, 0.6] and best_of(run) == (plain.seed, 4, 0.8)
 
 
+@pytest.mark.slow
 def test_the_best_of_a_start_that_saved_nothing_is_not_another_runs(
     data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

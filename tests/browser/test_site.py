@@ -16,7 +16,7 @@ from tests.browser.browser import ROOT, Tabs, barriers
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("index", "tutorials/pretrain_and_look", "reference/commands", "reference/python", "results/journey")
+KINDS = ("index", "tutorials/pretrain_and_look", "reference/commands", "reference/methods", "results/journey")
 
 
 @pytest.fixture(scope="module")

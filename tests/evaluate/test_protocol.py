@@ -133,6 +133,7 @@ def test_a_network_that_cannot_be_judged_is_refused_before_others_are(
     check_stages(SemanticsConfig(encoder="frozen"), replace(find_candidate("random", "test_vit"), cell_stride=16))
 
 
+@pytest.mark.slow
 def test_statistics_that_were_never_counted_are_not_frozen() -> None:
     """As of a run from random weights whose later stages did not run."""
     net = Backbone("resnet18", cell_stride=16)

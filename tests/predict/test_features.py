@@ -170,6 +170,7 @@ def test_the_file_says_what_it_holds(folder: Path, slide: Listed, run: Candidate
         assert picture.size == (2 * SIDE + 10, SIDE)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_done_again_and_other_settings_are_refused(
     folder: Path, slide: Listed, run: Candidate, tmp_path: Path
 ) -> None:

@@ -67,9 +67,11 @@ def test_a_kept_model_maps_a_slide(results: Path, capsys: pytest.CaptureFixture[
         assert reason in capsys.readouterr().err
 
 
-def test_a_folder_without_a_model_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slide = tmp_path / "slide.png"
+    Image.new("RGB", (64, 64)).save(slide)
     with pytest.raises(SystemExit):
-        main(["predict", str(results / "discs"), str(results / "slide.tif"), "--out", str(results / "none")])
+        main(["predict", str(write_tissue(tmp_path / "discs").folder), str(slide), "--out", str(tmp_path / "none")])
     assert "--keep-models" in capsys.readouterr().err
 
 

@@ -167,6 +167,7 @@ def test_what_others_wrote_stays(ids: np.ndarray, tmp_path: Path) -> None:
     assert (out / "slide.geojson").read_text() == "drawn by hand"
 
 
+@pytest.mark.slow
 def test_a_bad_slide_is_set_aside_and_leaves_nothing(ids: np.ndarray, tmp_path: Path) -> None:
     coarse = slide_of(tmp_path, ids, mpp=1.2, name="coarse")
     good, broken, empty = (slide_of(tmp_path, ids, name=name) for name in ("good", "torn", "void"))
