@@ -21,7 +21,10 @@ from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.own import read_items
 from colocate.datasets.prepare import prepare
+from colocate.evaluation.candidates import find_candidates
 from colocate.slides.listing import find_slides
+from colocate.training.checkpoint import packed, write_backbone
+from colocate.training.loop import build_backbone
 from colocate.training.recipe import to_json
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.prepare.test_qupath import annotate, box
@@ -155,6 +158,26 @@ def test_from_slides_to_objects_and_nothing_twice(
     assert len(before) > 10
     main(words)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_run_is_compared_with_the_weights_that_it_began_with(tmp_path: Path) -> None:
+    """In the run's own normalisation, which a plain file does not say."""
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    recipe = replace(recipe, views=replace(recipe.views, mean=(0.5, 0.5, 0.5), std=(0.4, 0.4, 0.4)))
+    backbone, run, file = build_backbone(recipe), tmp_path / "run", tmp_path / "a=b.safetensors"
+    write_backbone(run, backbone, {"mean": recipe.views.mean, "std": recipe.views.std, "steps": 3})
+    write_atomically(file, packed(backbone.net.state_dict()))
+    found = {}
+    for init in ("random", str(file), "published"):
+        asked = journey.compared(replace(recipe, encoder=replace(recipe.encoder, init=init)), run)
+        found[init] = asked.pop("backbones")
+        if init != "published":
+            pretrained, before = find_candidates(found[init], **asked)
+            assert (pretrained.label, pretrained.steps, before.architecture) == ("pretrained", 3, "test_resnet")
+            if init != "random":
+                assert before.fingerprint == pretrained.fingerprint and before.label == "before"
+                assert (before.mean, before.std) == (pretrained.mean, pretrained.std) == ((0.5,) * 3, (0.4,) * 3)
+    assert (found["random"][1], found["published"][1]) == ("random", "imagenet")
 
 
 @pytest.mark.parametrize(

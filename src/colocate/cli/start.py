@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow.parquet as pq
 import tyro
@@ -115,8 +115,7 @@ def start(
         say(f"done: look at {page}")
         return
     shared = bool(labelled.shared_sources(labelled.schemes[0]))  # of cases on both sides pretraining sees tissue too
-    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared}
-    how |= {"backbones": [f"pretrained={run.path}", "random"], "architecture": asked.encoder.backbone}
+    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared, **compared(asked, run.path)}
     api.evaluate("probe", **how)
     if torch.cuda.is_available():
         judged = api.evaluate("instances", keep_models=True, **how)
@@ -126,6 +125,14 @@ def start(
     api.predict(model, slides, out / "objects", slide_mpp=slide_mpp)
     say(f"{api.Results(tuple(results.rglob('result.json')))}")
     say(f"done: drag a slide's .geojson of {out / 'objects'} onto it in QuPath; the pretraining: {page}")
+
+
+def compared(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """What `api.evaluate` is to compare: a run, and the weights that it began with."""
+    begun = recipe.encoder.init
+    before = {"random": "random", "published": "imagenet"}.get(begun, f"before={begun}")
+    look = {"mean": recipe.views.mean, "std": recipe.views.std}  # which a plain file does not say
+    return {"backbones": [f"pretrained={run}", before], "architecture": recipe.encoder.backbone, **look}
 
 
 def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:
@@ -139,12 +146,14 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the cases that are tested on" if labels else ""
     better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
-    begun = better if recipe.encoder.init == "random" else f", from {recipe.encoder.init} weights"
+    init = recipe.encoder.init
+    weights = f"{init} weights" if init in ("random", "published") else f"the weights {init}"
+    begun = better if init == "random" else f", from {weights}"
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most, by the speed of a few steps{begun}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"
         kind = "Mask R-CNN" if torch.cuda.is_available() else slow
-        yield f"results: {kind}, fine-tuned from the run and from random weights, and a linear probe of both"
+        yield f"results: {kind}, fine-tuned from the run and from {weights}, and a linear probe of both"
         yield f"objects: what the model finds on {number}"
 
 
