@@ -24,7 +24,7 @@ POLYGONS = ("Polygon", "MultiPolygon", "GeometryCollection")
 NO_POLYGON = "Features that are no polygons, left out"
 STARRED = "Features whose class ends with *, as QuPath marks what is no object, left out"
 CORES = "Cores of a tissue microarray, left out"
-AROUND = "Annotations without a class around detections, which QuPath found in them, left out"
+AROUND = "Annotations without a class around detections, left out (give those that are objects a class)"
 NUCLEI = "Cells of QuPath with a nucleus, taken by the cell's outline"
 
 
