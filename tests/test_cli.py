@@ -294,8 +294,8 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(word: str) -> None:
         (["--optim.lr", "1,234.5"], "--optim.lr: 1,234.5 is not a number"),
         (["--views.mpp", "0,5"], "--views.mpp: 0,5 is not a number: write 0.5"),
         (["--batch", "1,000"], "--batch: 1,000 is not a whole number"),
-        (["--optim.lr", "nan"], "--optim.lr: nan is no setting: give a finite number"),
-        (["--method.temperature", "inf"], "--method.temperature: inf is no setting: give a finite number"),
+        (["--optim.lr", "nan"], "--optim.lr: nan is not valid: give a finite number"),
+        (["--method.temperature", "inf"], "--method.temperature: inf is not valid: give a finite number"),
     ],
 )
 def test_what_is_no_number_is_said(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def test_the_key_batch_is_shuffled_over_processes_and_put_back(tmp_path: Path) -
 
 def mix_four(rank: int, folder: str) -> None:
     torch.manual_seed(rank)
-    with pytest.raises(UserError, match="3 views a device cannot be mixed evenly among 4 devices"):
+    with pytest.raises(UserError, match="3 views per device cannot be mixed evenly among 4 devices"):
         Shuffle(3, torch.device("cpu"))
     for count in (2, 8, 12):
         own = torch.arange(count) + 100 * rank

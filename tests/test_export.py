@@ -169,7 +169,7 @@ def test_what_a_library_does_not_have_is_said(tmp_path: Path) -> None:
     written(tmp_path, "test_vit")
     with pytest.raises(UserError, match="torchvision has no test_vit"):
         export(tmp_path, "torchvision", tmp_path / "out.pth")
-    with pytest.raises(UserError, match="detectron2's backbones are ResNets"):
+    with pytest.raises(UserError, match="detectron2's backbones are plain ResNets"):
         export(tmp_path, "detectron2", tmp_path / "out.pkl")
     with pytest.raises(UserError, match=r"must end in \.safetensors or \.pth"):
         export(tmp_path, "timm", tmp_path / "out.pkl")
@@ -181,7 +181,7 @@ def test_a_variant_that_a_library_does_not_have_is_refused(tmp_path: Path, name:
     written(tmp_path, name)
     with pytest.raises(UserError, match=f"torchvision has no {re.escape(name)} with these weights"):
         export(tmp_path, "torchvision", tmp_path / "out.pth")
-    with pytest.raises(UserError, match=f"detectron2's backbones are .*: no {re.escape(name)}: export it for timm$"):
+    with pytest.raises(UserError, match=f"detectron2's backbones are .*, not {re.escape(name)}: export it for timm$"):
         export(tmp_path, "detectron2", tmp_path / "out.pkl")
     assert not list(tmp_path.glob("out.*"))
 

@@ -69,7 +69,7 @@ def test_predictions_refuse_it_before_any_window_is_seen(out: Path, tmp_path: Pa
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_remedy(out: Path) -> None:
-    with pytest.raises(UserError, match=f"{out}/a.csv was not written: .*; mend this, the same command goes on"):
+    with pytest.raises(UserError, match=f"{out}/a.csv was not written: .*; mend this, and the same command continues"):
         write_atomically(out / "a.csv", lambda file: file.write(b"x"))
 
 
@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_is_named_whatever_library_writes(kind: str, room: i
             os.write(tell, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
     os.waitpid(process, 0)
-    remedy = "mend this, the same command goes on (pretrain: with --resume)"
+    remedy = "mend this, and the same command continues (pretrain: with --resume)"
     assert os.read(said, 10_000).decode() == f"UserError: {tmp_path}/out was not written: File too large; {remedy}"
     assert list(tmp_path.iterdir()) == []
 

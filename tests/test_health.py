@@ -123,7 +123,7 @@ def test_a_loss_term_may_not_be_called_as_a_column_of_the_journal(
         return losses._replace(terms={called.get(name, name): term for name, term in losses.terms.items()})
 
     for name in ("loss", "grad_norm", "step", "epoch", "a,b", 'a"', "", "a\nb"):
-        with pytest.raises(UserError, match=r"the method calls a term of its loss .*: call it otherwise"):
+        with pytest.raises(UserError, match=r"the method calls a term of its loss .*: give it another name"):
             check_terms([name])
     monkeypatch.setattr(MoCo, "forward", renamed)
     called["whole"] = "overlap"

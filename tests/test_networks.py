@@ -89,7 +89,7 @@ def test_grouped_batch_norm_gives_the_groups_gradients() -> None:
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_named() -> None:
-    with pytest.raises(UserError, match=r"10 views a device do not divide into groups of 3"):
+    with pytest.raises(UserError, match=r"10 views per device do not divide into groups of 3"):
         grouped(Backbone("test_resnet"), 3)(torch.zeros(10, 3, 64, 64))
 
 

@@ -217,7 +217,7 @@ def test_tiles_without_a_resolution_are_refused_before_the_first_step(tmp_path: 
     rows = [f"{path},{'' if number == late else 0.5}" for number, path in enumerate(paths)]
     (tmp_path / "tiles.csv").write_text("\n".join(["path,mpp", *rows]))
     recipe = tiny_recipe(tmp_path / "tiles.csv", tmp_path / "run", steps=1)
-    with pytest.raises(UserError, match=r"1 tile of .*tiles\.csv say no mpp, which --views\.mpp 0\.5 needs"):
+    with pytest.raises(UserError, match=r"1 tile of .*tiles\.csv have no mpp, which --views\.mpp 0\.5 needs"):
         pretrain(replace(recipe, views=replace(recipe.views, mpp=0.5)))
     pretrain(recipe)
 

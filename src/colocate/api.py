@@ -108,7 +108,7 @@ def pretrain(
         recipe: A name that `colocate recipes` lists, `my_module.py:my_recipe`, or a `Recipe`.
         data: Tiles or slides, as for `colocate pretrain --data`.
         out: The run folder.
-        resume: Go on with the run in `out`, or start it if it has not begun.
+        resume: Continue the run in `out`, or start it if it has not begun.
         settings: Other fields of `Recipe`, such as `epochs`, `batch`, `backbone`, `optim={"lr": 0.1}`.
 
     Raises:
@@ -142,11 +142,11 @@ def tile(
     Args:
         slides: A slide, a folder of slides or a table, or several slides and folders.
         out: The folder of the tiles; the same call goes on in it.
-        slide_mpp: Micrometres per pixel of slides that do not say.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
         config: Settings of the tiles; `settings` are changes of it.
         manifest_only: No shards: training reads tiles from the slides.
         part: The k-th of n shares of the slides, for job arrays; the last to end writes the manifest.
-        workers: Processes (None: one a core).
+        workers: Processes (None: one per core).
         scheduler: Address of a Dask scheduler, whose workers take the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function.
         settings: `mpp`, `size` and other fields of `TilingConfig`.
@@ -212,13 +212,13 @@ def features(
     std: tuple[float, ...] | None = None,
     **settings: Any,
 ) -> Tally:
-    """Write what a backbone sees in slides as HDF5, a vector a tile or a cell; returns numbers of slides.
+    """Write what a backbone sees in slides as HDF5, a vector per tile or cell; returns numbers of slides.
 
     Args:
         backbone: A run, a weights file, `imagenet` or `random`.
         slides: As for `tile`.
-        out: The folder for SLIDE.h5; slides that are there are not done again.
-        slide_mpp: Micrometres per pixel of slides that do not say.
+        out: The folder for SLIDE.h5; slides that are done are skipped.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
         config: Settings of the features; `settings` are changes of it.
         architecture: That of a plain weights file, of `imagenet` and of `random`.
         mean: Of the images that a plain weights file was trained on.
@@ -339,9 +339,9 @@ def predict(
     Args:
         model: A result of `evaluate` with `keep_models`, a folder that holds just one, or a loaded model.
         slides: As for `tile`.
-        out: The folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are not done again.
-        slide_mpp: Micrometres per pixel of slides that do not say.
-        model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
+        out: The folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are skipped.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
+        model_mpp: Micrometres per pixel at which the model sees tissue, if its images do not state it.
         config: Settings of the prediction; `settings` are changes of it.
         settings: Fields of `PredictConfig`: `score`, `window`, `batch`, ...
 

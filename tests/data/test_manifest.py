@@ -109,7 +109,7 @@ def test_a_slide_that_was_replaced_is_not_read_at_the_places_of_the_old(
     tile(slides, tmp_path / "out", CONFIG, workers=1, manifest_only=True)
     with slides[0].path.open("ab") as file:
         file.write(b"more")
-    with pytest.raises(UserError, match=r"has changed since .*manifest\.parquet was made of it: give the command"):
+    with pytest.raises(UserError, match=r"has changed since .*manifest\.parquet was made of it: run `colocate tile`"):
         build(tmp_path / "out")
     tile(slides, tmp_path / "out", CONFIG, workers=1, manifest_only=True)
     assert build(tmp_path / "out").kind == "slides"

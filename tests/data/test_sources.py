@@ -195,7 +195,7 @@ def test_bad_text(build: Build, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_bad_tables(kind: str, build: Build, tmp_path: Path) -> None:
     file = tmp_path / f"t.{kind}"
-    with pytest.raises(UserError, match=rf"t\.{kind} has no column `path` \(found: file, mpp\): name"):
+    with pytest.raises(UserError, match=rf"t\.{kind} has no column `path` \(found: file, mpp\): give"):
         build(write_table(file, file=["a.png"], mpp=[1.0]))
     with pytest.raises(UserError, match=rf"t\.{kind}, column `mpp`: -2 micrometres per pixel is no resolution"):
         build(write_table(file, path=["a.png", "b.png"], mpp=[1.0, -2.0]))

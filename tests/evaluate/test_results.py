@@ -101,7 +101,7 @@ def test_results_that_do_not_fit_together_and_places_without_any(tmp_path: Path)
     (tmp_path / "empty").mkdir()
     for places, says in (
         ([tmp_path / "nowhere"], "nowhere cannot be read"),
-        ([], "nothing holds no result"),
+        ([], "no results were given"),
         ([tmp_path / "random-0", tmp_path / "empty"], "empty holds no result"),
     ):
         with pytest.raises(UserError, match=says):

@@ -87,7 +87,7 @@ def test_a_slide_whose_shards_are_not_its_own_is_cut_again(
         lambda: Index.build(out, tmp_path / "x.arrow"),
         lambda: inspect(out, out=tmp_path / "sheet.png"),
     ):
-        with pytest.raises(UserError, match=rf"{shards[0]} .*delete it and give the command `colocate tile` again"):
+        with pytest.raises(UserError, match=rf"{shards[0]} .*delete it and run `colocate tile` again"):
             look()
     assert not (tmp_path / "x.arrow").exists()
     tile(find_slides([slides]), out, CONFIG, workers=1)

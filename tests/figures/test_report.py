@@ -69,7 +69,7 @@ def test_the_page_is_one_file_with_all_in_it(phantom_run: Path, drawn: tuple[Pat
     page = path.read_text()
     assert page.count("<img ") == page.count('alt="') == page.count('src="data:image/webp') == 2 * 3 + 6 * 3 + 6 * 2
     assert "://" not in page and "<script" not in page  # nothing from elsewhere
-    for title in ("same tissue", "tells apart", "How training went", "know glands", "What was trained", "How to go on"):
+    for title in ("same tissue", "tells apart", "How training went", "know glands", "What was trained", "Next steps"):
         assert f"{title}" in page
     assert "was given" not in page  # views are not said to be those of training, which may balance its sources
     assert 20_000 < picture.stat().st_size < 300_000
@@ -203,9 +203,9 @@ def test_warnings_say_what_is_wrong_and_since_when(shown: Shown, tmp_path: Path)
 
 def test_the_page_of_a_run_at_work_says_of_which_step_its_backbone_is(shown: Shown) -> None:
     """The journal goes on until the next checkpoint, the backbone does not."""
-    for step, more in ((3.0, ""), (4.0, "; its backbone, and so what it tells apart, is of step 3")):
+    for step, more in ((3.0, ""), (4.0, "; its backbone, and so the pictures of its features, are from step 3")):
         its = replace(shown, recipe=replace(shown.recipe, steps=5), rows=[dict(shown.rows[-1]) | {"step": step}])
-        assert f"It is not done: step {step:.0f} of 5{more}." in warnings(its)
+        assert f"It is not finished: step {step:.0f} of 5{more}." in warnings(its)
         assert facts(its)["Network"].endswith("from random weights, after step 3")
 
 

@@ -72,7 +72,7 @@ def test_float16_on_a_cpu_is_refused(tiles: Path, tmp_path: Path) -> None:
 def test_one_tile_a_device(tiles: Path, tmp_path: Path, name: str) -> None:
     recipe = recipe_of(name, tiles, tmp_path / "run", batch=1, steps=2, views=replace(VIEWS, local_views=0))
     if "vicregl" in name:
-        with pytest.raises(UserError, match="2 or more tiles a device"):
+        with pytest.raises(UserError, match="2 or more tiles per device"):
             pretrain(recipe)
         return
     pretrain(recipe)

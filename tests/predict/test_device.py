@@ -25,7 +25,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for config in (FeatureConfig, PredictConfig):
-        with pytest.raises(UserError, match="instead of torchrun start the same command on each"):
+        with pytest.raises(UserError, match="instead of torchrun, start the same command on each"):
             config()
 
 

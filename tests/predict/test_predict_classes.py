@@ -192,7 +192,7 @@ def test_no_room_for_the_map_ends_the_run(ids: np.ndarray, tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"no room for a map of .* GiB; make room, the same command goes on"):
+    with pytest.raises(UserError, match=r"no room for a map of .* GiB; make room, and the same command continues"):
         predict(MAPPER, [slide_of(tmp_path, ids)], tmp_path / "out", CONFIG)
     assert list((tmp_path / "out").iterdir()) == []
 

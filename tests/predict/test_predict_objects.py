@@ -224,7 +224,7 @@ def test_settings_that_make_no_sense() -> None:
     for settings in wrong:
         with pytest.raises(UserError):
             PredictConfig(**settings)
-    with pytest.raises(UserError, match="call the slide `failed` otherwise"):
+    with pytest.raises(UserError, match="give the slide `failed` another name"):
         predict(FINDER, [Listed("failed", Path("failed.svs"))], Path("out"), CONFIG)
 
 

@@ -354,5 +354,5 @@ def test_what_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     src = folder_of(tmp_path / "mine", many, many, many, np.ones_like(many), np.zeros_like(many))
     prepare("folder", src, tmp_path / "out")
     said = capsys.readouterr().out
-    assert "objects an image: median 64 (0 to 64, 1 without any)" in said
+    assert "objects per image: median 64 (0 to 64, 1 without any)" in said
     assert "look at i3 (1 in all): one object covers most of the image, others have dozens" in said

@@ -129,7 +129,7 @@ def test_cells_that_are_mostly_ignored_teach_nothing(tmp_path: Path) -> None:
     data = write_partly(tmp_path / "partly", 255, blank=(0, 1))
     for classifier in ("linear", "nearest"):
         config = ProbeConfig(classifier, stride=8)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(UserError, match="discs: in no cell of its 2 training images half of the pixels count"):
+        with pytest.raises(UserError, match="discs: in no cell of its 2 training images do half of the pixels count"):
             asked(data, [0, 1], [2], config)
 
 

@@ -37,7 +37,7 @@ def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(are_slides(tmp_path / name) for name in ("svs", "svs/sub/a.svs", "slides.csv"))
     monkeypatch.setattr(on_the_fly, "LONGEST_TILE_PX", 200)
     assert are_slides(large) and are_slides(large.parent)
-    with pytest.raises(UserError, match="holds slides, not tiles: look at them by colocate view"):
+    with pytest.raises(UserError, match="holds slides, not tiles: look at them with colocate view"):
         inspect(large.parent)
     tile(find_slides([large]), tmp_path / "cut", TilingConfig(mpp=1.0, size=64, min_sharpness=0), manifest_only=True)
     assert not are_slides(tmp_path / "cut" / "manifest.parquet")

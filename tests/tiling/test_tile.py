@@ -267,7 +267,7 @@ def test_a_slide_that_ends_the_process_is_named(
 
     with monkeypatch.context() as patch:
         patch.setattr(work, "cut", deadly)
-        with pytest.raises(UserError, match=r"a process ended while it cut s1: .*; the same command goes on"):
+        with pytest.raises(UserError, match=r"a process ended while it cut s1: .*; the same command continues"):
             tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     tile(find_slides([slides]), tmp_path, CONFIG, workers=1)
     assert files(tmp_path) == files(whole)
@@ -330,7 +330,7 @@ def test_the_command_line(slides: Path, tmp_path: Path, capsys: pytest.CaptureFi
     words = ["tile", str(slides / "s0.tif"), str(tmp_path), "--mpp", "0.9", "--size", "64", "--workers", "1"]
     main([*words, "--min-sharpness", "0"])
     said = capsys.readouterr().out
-    assert said.startswith("done: ") and "1 slide enlarged, being coarser" in said
+    assert said.startswith("done: ") and "1 slide enlarged from a coarser resolution" in said
     with pytest.raises(SystemExit):
         main([*words, "--part", "4/3"])
     assert "the K-th of N shares" in capsys.readouterr().err

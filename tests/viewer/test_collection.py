@@ -94,7 +94,7 @@ def test_a_tiling_of_an_older_version_says_what_to_do(world: World, tmp_path: Pa
     shutil.copytree(world.tiles, tmp_path / "tiles")
     table = tmp_path / "tiles" / "slides.csv"
     table.write_text(table.read_text().replace(",bytes,", ",size_before,"))
-    with pytest.raises(UserError, match=r"slides\.csv is of an older version: give the same `colocate tile` again"):
+    with pytest.raises(UserError, match=r"slides\.csv is of an older version: run the same `colocate tile` again"):
         collect([tmp_path / "tiles"])
 
 
@@ -108,7 +108,7 @@ def test_what_is_damaged_is_left_out_with_a_sentence(world: World, tmp_path: Pat
     found = collect([tmp_path / "predictions", tmp_path / "features"])
     assert counts(found) == [[0, 1, 1]]
     assert ["begun" in note or "cut" in note for note in found.notes] == [True] * 3
-    assert all("give that command again" in note for note in found.notes)
+    assert all("run that command again" in note for note in found.notes)
 
 
 def test_places_without_anything_are_one_sentence(world: World, tmp_path: Path) -> None:

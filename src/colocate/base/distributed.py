@@ -159,7 +159,7 @@ class Shuffle:
         self.size = math.gcd(count, world()[1])
         if self.size == 1 < world()[1]:
             raise UserError(
-                f"{count} views a device cannot be mixed evenly among {world()[1]} devices, as batch norm of keys "
+                f"{count} views per device cannot be mixed evenly among {world()[1]} devices, as batch norm of keys "
                 "needs: give a --batch that is a multiple of the number of devices squared"
             )
         turns = 1 if self.size == 1 else 2  # before they are exchanged, and after

@@ -67,7 +67,7 @@ def whole(path: Path) -> Iterator[io.BufferedWriter]:
             raise
         full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full; make room" if full else f"{failure.strerror or failure}; mend this"
-        again = "the same command goes on (pretrain: with --resume)"
+        again = "and the same command continues (pretrain: with --resume)"
         raise UserError(f"{path} was not written: {reason}, {again}") from error
     finally:
         if raw:

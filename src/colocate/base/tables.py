@@ -109,7 +109,7 @@ def check_columns(table: pa.Table, known: Collection[str], file: Path) -> None:
     """Raises UserError for a column that is one of the known but for its capitals: it would be taken for another."""
     for name in table.column_names:
         if (meant := name.lower()) in known and meant not in table.column_names:
-            raise UserError(f"{file} has a column `{name}`: write it `{meant}`, or call it otherwise if it is another")
+            raise UserError(f"{file} has a column `{name}`: write it `{meant}`, or rename it if it is another")
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.ChunkedArray:

@@ -65,7 +65,7 @@ def pairs_per_s(recipe: Recipe) -> float:
     """How fast a recipe trains here, by a few steps of it."""
     from colocate.training.loop import pretrain
 
-    say(f"first {TRIAL} steps for the speed of this machine:")
+    say(f"first {TRIAL} steps, to measure the speed of this machine:")
     machine = replace(recipe.machine, log_every=TRIAL // 2, journals=())
     recipe = replace(recipe, steps=TRIAL, machine=machine, optim=replace(recipe.optim, warmup_epochs=0))
     with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +91,11 @@ def _leave_out(phantom: Path, every: int) -> None:
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Pretrain on made-up tissue and write a page of it: three minutes on two cores.
+    """Pretrain on made-up tissue and write a page about it: three minutes on two cores.
 
-    It measures how fast it is here, and takes as many steps as fit.
+    It measures the speed of this machine, and takes as many steps as fit.
 
     Args:
-        out: Folder for the tiles, the run and the page; a demo that was stopped goes on in it.
+        out: Folder for the tiles, the run and the page; a demo that was stopped continues in it.
     """
     say(f"done: look at {make_demo(out)}")

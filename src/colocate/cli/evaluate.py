@@ -23,7 +23,7 @@ class Asked(Generic[AnyTask]):
     """Judge backbones by segmentation."""
 
     backbone: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BACKBONE ...", help_behavior_hint="(required)")]
-    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets what tables call it."""
+    """One or more: a run's folder, a weights file, imagenet or random; LABEL=... sets its name in tables."""
     protocol: Annotated[Protocol, Flat]
     weights: Annotated[PlainWeights, Flat]
     task: Annotated[AnyTask, Flat]
@@ -49,7 +49,7 @@ def evaluate(arguments: list[str]) -> None:
         Asked[type(task)],  # pyright: ignore[reportInvalidTypeArguments]
         prog=f"colocate evaluate {name or 'TASK'}",
         description=f"TASK is one of {', '.join(TASKS)}. --data DATA sets the defaults shown here; --smoke takes tiny "
-        "ones, to see that all is in place.",
+        "ones, to check that everything is in place.",
         default=Asked((), Protocol(), PlainWeights(), task),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
@@ -63,4 +63,4 @@ def evaluate(arguments: list[str]) -> None:
     candidates = find_candidates(asked.backbone, plain.architecture, plain.mean, plain.std)
     files = judge(asked.task, asked.protocol, candidates)
     done, place = counted(len(files), "result"), shlex.quote(str(files[0].parent.parent))
-    say(f"done: {done}; see them by: colocate table {place}")
+    say(f"done: {done}; see them with: colocate table {place}")

@@ -65,7 +65,7 @@ def _value(kind: type[Any], optional: bool, words: list[str]) -> Any:
         remedy = f": write {word.replace(',', '.')}" if comma else ""
         raise ValueError(f"{word} is not a {'whole ' * (kind is int)}number{remedy}") from None
     if not math.isfinite(number):
-        raise ValueError(f"{word} is no setting: give a finite number")
+        raise ValueError(f"{word} is not valid: give a finite number")
     return number
 
 
@@ -92,7 +92,7 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "colocate.cli.pretrain:pretrain",
-        "Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.",
+        "Pretrain a backbone on tiles: colocate pretrain RECIPE --data TILES --out RUN.",
     ),
     "evaluate": Command(
         "colocate.cli.evaluate:evaluate",
@@ -101,22 +101,22 @@ COMMANDS = {
     ),
     "table": Command(
         "colocate.cli.runs:table",
-        "Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.",
+        "Tabulate results of `colocate evaluate` in Markdown: means, intervals, differences from a reference.",
         ("evaluation",),
     ),
     "tile": Command(
         "colocate.cli.tile:tile",
-        "Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.",
+        "Cut the tissue of slides into tiles: shards and a manifest to pretrain on, and a page of pictures.",
         ("slides",),
     ),
     "features": Command(
         "colocate.cli.predict:features",
-        "What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.",
+        "Extract a backbone's features of slides, as HDF5 for multiple-instance tools: a vector per tile or per cell.",
         ("features",),
     ),
     "predict": Command(
         "colocate.cli.predict:predict",
-        "What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.",
+        "Apply a fine-tuned model to slides: objects, or a map of classes, as GeoJSON for QuPath.",
         ("slides", "evaluation"),
     ),
     "recipes": Command(
@@ -129,7 +129,7 @@ COMMANDS = {
     ),
     "prepare": Command(
         "colocate.datasets.prepare:prepare",
-        "Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.",
+        "Convert a labelled data set, as released, to the one form that `colocate evaluate` reads.",
         ("evaluation",),
     ),
     "export": Command(
@@ -137,21 +137,21 @@ COMMANDS = {
     ),
     "report": Command(
         "colocate.cli.runs:report",
-        "Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.",
+        "Write a page about a run: pictures, curves, warnings, next steps; for several runs, a table and their curves.",
     ),
     "view": Command(
         "colocate.cli.view:view",
-        "Look at slides, at what was made of them and at a run's views, in the browser of this machine.",
+        "View slides, what was made from them, and a run's views, in the browser of this machine.",
         ("viewer", "features"),
     ),
     "demo": Command(
         "colocate.cli.demo:demo",
-        "Pretrain on made-up tissue and write a page of it: three minutes on two cores.",
+        "Pretrain on made-up tissue and write a page about it: three minutes on two cores.",
     ),
 }
 
 RETIRED = {
-    "bench": "is gone: the progress line and the journal of a run say pairs per second and the share of waiting",
+    "bench": "is gone: a run's progress line and journal show pairs per second and the share of time spent waiting",
     "compare": "is now colocate report RUN RUN ...",
 }
 
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(printable(f"colocate: {stop}"), file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
-        print("colocate: left at once; what was written before is as it was", file=sys.stderr)
+        print("colocate: stopped at once; what was written before is unchanged", file=sys.stderr)
         os._exit(130)
     except (MemoryError, RuntimeError) as error:  # torch's are of the second kind
         full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))

@@ -23,13 +23,13 @@ def features(
     weights: Annotated[PlainWeights, Flat],
     slide_mpp: float | None = None,
 ) -> None:
-    """What a backbone sees in slides, as HDF5 for multiple-instance tools: a vector a tile, or a vector a cell.
+    """Extract a backbone's features of slides, as HDF5 for multiple-instance tools: a vector per tile or per cell.
 
     Args:
         run: A pretraining run's folder, a weights file, imagenet or random.
         slides: Slides, folders of slides, or a table (.csv, .parquet) with a column `path`.
-        out: Folder for SLIDE.h5 and the picture SLIDE.png; slides that are there are not done again.
-        slide_mpp: Micrometres per pixel of slides that do not say.
+        out: Folder for SLIDE.h5 and the picture SLIDE.png; slides that are done are skipped.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
     """
     done = api.features(run, slides, out, slide_mpp=slide_mpp, config=config, **vars(weights))
     say(done.sentence(out))
@@ -43,14 +43,14 @@ def predict(
     slide_mpp: float | None = None,
     model_mpp: float | None = None,
 ) -> None:
-    """What a fine-tuned model finds in slides, as GeoJSON for QuPath: objects, or a map of classes.
+    """Apply a fine-tuned model to slides: objects, or a map of classes, as GeoJSON for QuPath.
 
     Args:
         run: A result of `colocate evaluate --keep-models`, or a folder that holds just one.
         slides: Slides, folders of slides, or a table (.csv, .parquet) with a column `path`.
-        out: Folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are not done again.
-        slide_mpp: Micrometres per pixel of slides that do not say.
-        model_mpp: Micrometres per pixel at which the model sees tissue, where its images do not say.
+        out: Folder for SLIDE.geojson, .csv, .png, .tif and .json; slides that are done are skipped.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
+        model_mpp: Micrometres per pixel at which the model sees tissue, if its images do not state it.
     """
     done = api.predict(run, slides, out, slide_mpp=slide_mpp, model_mpp=model_mpp, config=config)
     say(done.sentence(out))

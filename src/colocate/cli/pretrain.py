@@ -59,23 +59,23 @@ ABOUT = (
     "--from RUN [--trust]."
 )
 COMMON = {
-    "data": "tiles: a folder, list or table of them, tar shards, what `colocate tile` wrote; or slides",
+    "data": "tiles: a folder, list or table of them, tar shards, or what `colocate tile` wrote; or slides",
     "out": "the run folder",
-    "resume": "go on with the run in --out where it stopped",
+    "resume": "continue the run in --out where it stopped",
     "backbone": "any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224",
-    "init": "its first weights: random, published, or a file",
-    "epochs": "times every tile is seen",
+    "init": "its initial weights: random, published, or a file",
+    "epochs": "how many times each tile is seen",
     "steps": "optimiser steps, in place of --epochs",
-    "batch": "tiles a forward pass, over all devices",
-    "optim.lr": "learning rate at its peak",
+    "batch": "tiles per forward pass, over all devices",
+    "optim.lr": "peak learning rate",
     "views.size": "height and width of a view, in pixels",
     "views.mpp": "draw views at one physical scale, in micrometres per pixel",
-    "tile-mpp": "micrometres per pixel of tiles or slides that do not say",
+    "tile-mpp": "micrometres per pixel of tiles or slides that do not state it",
     "precision": "32, bf16-mixed or 16-mixed",
-    "devices": "GPUs (on a CPU: processes) per machine; all GPUs where not given",
+    "devices": "GPUs (on a CPU: processes) per machine; all GPUs by default",
     "workers": "processes per device that read tiles",
-    "probe": "a labelled data set to ask the backbone about now and then",
-    "seed": "everything random follows from this",
+    "probe": "a labelled data set on which the backbone is probed at intervals",
+    "seed": "seed of all random choices",
 }
 """The options that most runs are started with; all others are under --help-all."""
 
@@ -86,11 +86,11 @@ class Pretrain:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=RECIPES["plm"])
     resume: bool = False
-    """Go on with the run in --out where it stopped (or start it, if it has not begun)."""
+    """Continue the run in --out where it stopped (or start it, if it has not begun)."""
 
 
 def pretrain(arguments: list[str]) -> None:
-    """Tiles in, a backbone out: colocate pretrain RECIPE --data TILES --out RUN.
+    """Pretrain a backbone on tiles: colocate pretrain RECIPE --data TILES --out RUN.
 
     The recipe, named or stored, gives the options and their defaults; without one --help shows those of plm. What can
     be refused without torch is refused before it is loaded.

@@ -22,7 +22,7 @@ def export(
     Args:
         run: The run folder.
         out: The file: .safetensors or .pth (timm, torchvision), .pkl (detectron2); a folder (huggingface).
-        to: The library.
+        to: The library to export for.
     """
     from colocate.training.checkpoint import export as write_for
 
@@ -34,12 +34,12 @@ def report(
     out: Path | None = None,
     png: Path | None = None,
 ) -> None:
-    """Write a page of a run: pictures, curves, warnings, how to go on; of several runs a table and their curves.
+    """Write a page about a run: pictures, curves, warnings, next steps; for several runs, a table and their curves.
 
     Args:
-        runs: The run folder, or several of any methods.
-        out: The page, one HTML file; None: RUN/report.html, of several compare.html.
-        png: The same as a picture, too.
+        runs: A run folder, or several, of any methods.
+        out: The page, one HTML file; None: RUN/report.html, or compare.html for several runs.
+        png: Also write the page as a picture, to this file.
     """
     if not runs:
         raise UserError("give the folder of a run, or several to compare: colocate report RUN [RUN ...]")
@@ -61,12 +61,12 @@ def table(
     by: Literal["cases", "images"] = "cases",
     out: Path | None = None,
 ) -> None:
-    """Results of `colocate evaluate` as tables in Markdown: means, intervals, differences from a reference.
+    """Tabulate results of `colocate evaluate` in Markdown: means, intervals, differences from a reference.
 
     Args:
         results: Folders of results, or result.json files.
-        against: The backbone that others are compared with; None: random, else the first.
-        by: What intervals draw anew: whole cases, where five or more are known, or images one by one.
+        against: The backbone that the others are compared with; None: random, or else the first.
+        by: What is resampled for intervals: whole cases, if five or more are known, or single images.
         out: Folder for index.html, table.md, table.csv and table.png.
     """
     if not results:

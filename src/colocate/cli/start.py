@@ -41,18 +41,18 @@ def start(
 ) -> None:
     """From slides and a few annotated regions to objects on all slides: tile, pretrain, fine-tune, predict.
 
-    It says first what it will do. Stopped, it goes on with the same command; what is done is not done again.
+    It first says what it will do. If it is stopped, the same command continues; what is done is not done again.
 
     Args:
-        slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
+        slides: A slide, a folder of slides, or a table (.csv, .parquet) of path, and slide, source, mpp, mask if known.
         out: The folder for everything: labels, tiles, run, results, objects.
-        labels: Folder of SLIDE.geojson, annotations of some of the slides (`colocate prepare qupath`); without it the
-            journey ends with the pretraining.
-        mpp: Micrometres per pixel of everything: 1 for glands, 0.5 or 0.25 for nuclei.
-        slide_mpp: Micrometres per pixel of slides that do not say.
+        labels: Folder of SLIDE.geojson, annotations of some of the slides (as for `colocate prepare qupath`); without
+            it, the work ends after pretraining.
+        mpp: Micrometres per pixel of all steps: 1 for glands, 0.5 or 0.25 for nuclei.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
         recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
         init: Weights to start from in place of the recipe's: a file for its backbone, published (downloaded) or random.
-        hours: Hours that pretraining may take, by the speed of a few trial steps.
+        hours: Hours that pretraining may take, estimated from a few trial steps.
         dry_run: Only say what would be done, and what is wrong with the annotations.
     """
     listed = find_slides([slides], slide_mpp)
@@ -124,7 +124,7 @@ def start(
     model = judged.models[0]  # the pretrained one's
     api.predict(model, slides, out / "objects", slide_mpp=slide_mpp)
     say(f"{api.Results(tuple(results.rglob('result.json')))}")
-    say(f"done: drag a slide's .geojson of {out / 'objects'} onto it in QuPath; the pretraining: {page}")
+    say(f"done: drag a slide's .geojson from {out / 'objects'} onto it in QuPath; the pretraining: {page}")
 
 
 def compared(recipe: Recipe, run: Path) -> dict[str, Any]:

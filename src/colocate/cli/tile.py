@@ -23,16 +23,16 @@ def tile(
     scheduler: str | None = None,
     tissue: str | None = None,
 ) -> None:
-    """Cut slides into tiles where tissue is: shards and a manifest to pretrain on, a page of pictures.
+    """Cut the tissue of slides into tiles: shards and a manifest to pretrain on, and a page of pictures.
 
     Args:
-        slides: A slide, a folder of slides, or a table (.csv, .parquet): path, and slide, source, mpp, mask if known.
-        out: The folder for all; the same command goes on in it where it stopped.
-        slide_mpp: Micrometres per pixel of slides that do not say.
-        manifest_only: No shards: training reads tiles from the slides.
-        part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to end writes the manifest.
-        workers: Processes; None: one a core.
-        scheduler: Address of a Dask scheduler, whose workers take the slides instead.
+        slides: A slide, a folder of slides, or a table (.csv, .parquet) of path, and slide, source, mpp, mask if known.
+        out: The folder for everything; the same command continues in it where it stopped.
+        slide_mpp: Micrometres per pixel of slides that do not state it.
+        manifest_only: Write no shards: training reads tiles from the slides.
+        part: K/N cuts the K-th of N shares of the slides, for job arrays; the last to finish writes the manifest.
+        workers: Processes; None: one per core.
+        scheduler: Address of a Dask scheduler, whose workers cut the slides instead.
         tissue: A function of your own that finds tissue, as my_module.py:function (docs/how-to/own-tissue.md).
     """
     from colocate.slides.tile import read_part, sentence
@@ -65,9 +65,9 @@ def inspect(
     Args:
         data: A folder, list, table, tar shard, folder of shards, or index of tiles.
         root: Folder that listed paths are relative to.
-        mpp: Micrometres per pixel of tiles that do not say.
-        sample: Open only so many tiles, evenly spaced; None: all.
-        out: Where a contact sheet of 48 tiles is drawn (.png); without it none is.
+        mpp: Micrometres per pixel of tiles that do not state it.
+        sample: Open only this many tiles, evenly spaced; None: all.
+        out: File for a contact sheet of 48 tiles (.png); without it, none is drawn.
     """
     from colocate.data import inspect as tiles
 

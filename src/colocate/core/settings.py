@@ -43,13 +43,13 @@ class ViewConfig:
     """Draw crops at one physical scale: a view of full `area` shows `size` pixels at this many micrometres each,
     whatever the tile's own resolution. None: crops are fractions of the tile."""
     local_views: int = 0
-    """Smaller views of each tile beside the two whole ones (multi-crop)."""
+    """Smaller views of each tile, in addition to the two whole ones (multi-crop)."""
     local_size: int = 96
     """Height and width of local views, in pixels."""
     local_area: tuple[float, float] = (0.05, 0.2)
     """Smallest and largest crop of a local view, as `area`."""
     reference: bool = False
-    """A third view, in the tile's own colours, of all that the two whole ones show (ConCL clusters it)."""
+    """Add a third view, in the tile's own colours, of all that the two whole ones show (ConCL clusters it)."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Channel means subtracted from views (RGB in 0-1)."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -80,7 +80,7 @@ class PlainWeights:
     """Architecture and normalisation of weights that no run of colocate wrote."""
 
     architecture: str | None = None
-    """The architecture of a plain weights file, of imagenet and of random; None: resnet18."""
+    """Architecture for a plain weights file, imagenet and random; None: resnet18."""
     mean: tuple[float, float, float] | None = None
     """Mean of the images that a plain weights file was trained on; None: ImageNet's."""
     std: tuple[float, float, float] | None = None
@@ -94,17 +94,17 @@ class ProbeConfig:
     classifier: Literal["linear", "nearest"] = "linear"
     """linear: logistic regression on cells; nearest: the vote of the most similar training cells (cosine)."""
     stride: int = 16
-    """Pixels a cell: those of the stage of this stride are asked (most networks' last but one)."""
+    """Pixels per cell: the stage of this stride is probed (the last but one of most networks)."""
     mpp: float | None = None
-    """Look at images at so many micrometres per pixel; they are judged at their own. None: as they are."""
+    """Micrometres per pixel at which images are seen; they are scored at their own. None: as they are."""
     memory: int = 20_000
-    """Most training cells to learn from or to search, drawn at random (the same for every backbone)."""
+    """Largest number of training cells to learn from or search, drawn at random (the same for every backbone)."""
     neighbours: int = 20
-    """Cells that vote."""
+    """Number of cells that vote."""
     decay: float = 0.1
     """Weight decay of the logistic regression."""
     statistics: Literal["own", "images"] = "own"
-    """What batch norms normalise by: the statistics that came with the weights, or those of training images."""
+    """Statistics that batch norms use: own (those of the weights) or images (those of training images)."""
 
     def __post_init__(self) -> None:
         if min(self.stride, self.memory, self.neighbours) < 1 or self.decay < 0:

@@ -219,7 +219,7 @@ class Index:
             remedy = "copy it again and build the index again"
             raise TileError(f"{self.name(number)} ends early, the file has shrunk: {remedy}")
         if self._cell("crc32", number) not in (None, zlib.crc32(data)):
-            remedy = f"copy {file} again, or delete it and give the command `colocate tile` again"
+            remedy = f"copy {file} again, or delete it and run `colocate tile` again"
             raise TileError(f"{self.name(number)} is damaged (its checksum is another): {remedy}")
         return data
 

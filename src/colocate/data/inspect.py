@@ -114,7 +114,9 @@ def inspect(
     """
     root, out = (None if path is None else Path(path) for path in (root, out))
     if are_slides(Path(data)):
-        raise UserError(f"{data} holds slides, not tiles: look at them by colocate view, or cut them by colocate tile")
+        raise UserError(
+            f"{data} holds slides, not tiles: look at them with colocate view, or cut them with colocate tile"
+        )
     if sample is not None and sample < 1:
         raise UserError(f"A sample of {sample} tiles shows nothing: give --sample 1 or more")
     formats: Counter[str] = Counter()

@@ -200,7 +200,7 @@ def table_rows(data: Path, held_out: HeldOut) -> pa.Table:
     table = read_table(data)
     if "path" not in table.column_names:
         found = ", ".join(table.column_names) or "none"
-        raise UserError(f"{data} has no column `path` (found: {found}): name the column of the tiles' paths so")
+        raise UserError(f"{data} has no column `path` (found: {found}): give the column of the tiles' paths that name")
     check_columns(table, TYPES, data)
     if told := [name for name in ("slide_mpp", "tile_mpp") if name in table.column_names]:
         raise UserError(f"{data} lists slides, as its column `{told[0]}` tells: give the {MANIFEST} of `colocate tile`")

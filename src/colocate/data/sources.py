@@ -243,7 +243,7 @@ def _tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
     ended = rest.startswith(tarfile.NUL * tarfile.BLOCKSIZE)
     if ended and rest.strip(tarfile.NUL):
         remedy = "give them by themselves, or pack them again"
-        raise UserError(f"{path} goes on after its end mark, as shards do that were joined: {remedy}")
+        raise UserError(f"{path} goes on after its end mark, as joined shards do: {remedy}")
     if not ended and not whole:
         message = "unpack it if it is compressed, else copy it again"
         raise UserError(f"{path} is no plain tar file, or is cut within its first member: {message}")
@@ -336,7 +336,7 @@ def _check_shards(root: Path, shards: Sequence[str], table: pa.Table, data: Path
             raise ValueError
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise UserError(f"{data} is damaged: delete it, and `colocate tile` writes it again") from None
-    again = "copy it again, or delete it and give the command `colocate tile` again, which cuts its slide anew"
+    again = "copy it again, or delete it and run `colocate tile` again, which cuts its slide anew"
     for shard in shards:
         path = root / shard
         try:
@@ -353,7 +353,7 @@ def _check_slides(data: Path) -> None:
     for row in as_text(read_table(listed)) if listed.is_file() else ():
         path = Path(row.get("path", ""))
         if path.is_file() and row.get("bytes") not in (None, str(path.stat().st_size)):
-            raise UserError(f"{path} has changed since {data} was made of it: give the command `colocate tile` again")
+            raise UserError(f"{path} has changed since {data} was made of it: run `colocate tile` again")
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

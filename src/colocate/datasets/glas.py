@@ -48,7 +48,7 @@ def drafts(src: Path) -> Converted:
     images = {name: path for name, path in files.items() if not name.endswith("_anno")}
     found = sorted(pairs(images, masks, grades.parent), key=lambda pair: not pair[0].startswith("train"))
     if unlisted := [name for name in images if name not in patients]:
-        raise UserError(f"{grades} does not list {unlisted[0]}, whose patient is unknown so: get the file as released")
+        raise UserError(f"{grades} does not list {unlisted[0]}, so its patient is unknown: get the file as released")
     return FACTS, (
         Draft(name, image, read_objects(mask), f"glas:{patients[name]}", MPP, _splits(name, patients[name]))
         for name, image, mask in found

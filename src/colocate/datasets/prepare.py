@@ -60,29 +60,29 @@ def prepare(
     skip_broken: bool = False,
     slide_mpp: float | None = None,
 ) -> None:
-    """Bring a labelled data set, as released, into the one form that `colocate evaluate` reads.
+    """Convert a labelled data set, as released, to the one form that `colocate evaluate` reads.
 
     Args:
-        kind: Which data set it is, or in what shape.
+        kind: Which data set it is, or in which format.
         src: The folder of the files as released (coco: the JSON file).
         out: The new folder of the data set (nct-crc-he: a table .csv of its tiles, for pretraining).
-        partial: Take another number of images than the release has.
+        partial: Accept a number of images that differs from the release.
         semantics: Masks hold the class of each pixel, not the number of its object (folder).
-        classes: Names of the classes; with --semantics those of 0, 1, ... (folder).
+        classes: Names of the classes; with --semantics, those of classes 0, 1, ... (folder).
         ignored: With --semantics, the class of pixels that do not count (folder).
-        mpp: Micrometres per pixel, where the files do not say (folder, coco, geojson, bcss); of the images that
-            are cut from slides; None: 0.5 (qupath).
-        test_share: Share of the images to test on, where no split is given; None: 0.2 (folder, coco, geojson,
+        mpp: Micrometres per pixel, if the files do not state it (folder, coco, geojson, bcss), or of the images
+            that are cut from slides; None: 0.5 (qupath).
+        test_share: Share of the images to test on, if no split is given; None: 0.2 (folder, coco, geojson,
             qupath).
-        images: Name of the folder of images; None: images (folder), or where the images lie, seen from the
-            outlines; None: beside them (coco, geojson, qupath, which takes a table of slides too).
+        images: Name of the folder of images; None: images (folder). Or where the images are, relative to the
+            outlines; None: beside them (coco, geojson, qupath, which also takes a table of slides).
         masks: Name of the folder of masks; None: masks (folder).
-        parts: What connected parts of one number in a mask are: each an object, as in black and white masks, or all
-            together one (folder).
+        parts: What the connected parts with one number in a mask are: objects, as in black and white masks, or
+            together one object (folder).
         piece: Largest width and height of the pieces of a region, in pixels; None: 1024 (bcss, qupath).
-        skip_broken: Leave out objects without area or outside of their image, instead of refusing (coco, geojson,
+        skip_broken: Leave out objects without area or outside their image, instead of refusing them (coco, geojson,
             qupath).
-        slide_mpp: Micrometres per pixel of slides that do not say (qupath).
+        slide_mpp: Micrometres per pixel of slides that do not state it (qupath).
     """
     from colocate.datasets import nct
     from colocate.datasets.writer import check_free, write
@@ -118,7 +118,7 @@ def _say(data: Labelled) -> None:
     say(f"{data.name}: {counts['images']:,} images{cases}{objects}")
     if each := counts.get("objects an image"):
         none = f", {each['none']:,} without any" if each["none"] else ""
-        say(f"objects an image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
+        say(f"objects per image: median {each['median']:g} ({each['least']:,} to {each['most']:,}{none})")
     if doubtful := counts.get("doubtful"):
         some = ", ".join(doubtful[:5])
         say(f"look at {some} ({len(doubtful):,} in all): one object covers most of the image, others have dozens")

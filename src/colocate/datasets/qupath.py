@@ -201,7 +201,7 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
     if len(set(cases)) > 1:
         return "slides", split_by_case(cases, share), ()
     if len(pieces) < 2:
-        raise UserError(f"{pieces[0].file} has one {REGION} alone, and one is needed to test on: {HOW}")
+        raise UserError(f"{pieces[0].file} has only one {REGION}, and another is needed to test on: {HOW}")
     parts = split_by_case([one.name for one in pieces], share)
     train, test = ([one for one, part in zip(pieces, parts, strict=True) if part == side] for side in ("train", "test"))
     for one, other in product(train, test):

@@ -146,7 +146,7 @@ def fit(
                     folder / "checkpoints", step, state | {"optimizer": optimizer.state_dict()}, keep=1
                 )
             if asked:
-                raise Interrupted(f"stopped at step {step} of {steps}; the same command goes on")
+                raise Interrupted(f"stopped at step {step} of {steps}; the same command continues")
     return model
 
 

@@ -95,7 +95,7 @@ def refuse(findings: Findings, forced: bool) -> None:
         first, *others = findings.found
         more = f" (and {counted(len(others), 'more finding')})" if others else ""
         raise UserError(
-            f"the test images are no honest test: {first}{more}; "
+            f"the test images are not an honest test: {first}{more}; "
             "leave them out of what is trained on, or go on knowingly with --allow-leakage"
         )
 

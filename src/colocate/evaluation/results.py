@@ -144,7 +144,7 @@ def read_results(places: Sequence[Path]) -> list[Result]:
     """
     remedy = "give folders of results that `colocate evaluate` wrote"
     if not places:
-        raise UserError(f"nothing holds no result.json: {remedy}")
+        raise UserError(f"no results were given: {remedy}")
     found: dict[Path, Path] = {}
     for place in places:
         files = sorted(place.rglob("result.json")) if place.is_dir() else [place]
@@ -182,7 +182,7 @@ def _rows(results: Sequence[Result]) -> list[Row]:
     for result in results:
         if sorted(result.images) != sorted(results[0].images):
             raise UserError(
-                f"{results[0].path} and {result.path} should have the same test images, and have not: remove the one "
+                f"{results[0].path} and {result.path} should have the same test images, but do not: remove the one "
                 "that was changed, and evaluate again"
             )
         if result.images != results[0].images:  # the data set's table was sorted anew
@@ -194,7 +194,7 @@ def _rows(results: Sequence[Result]) -> list[Row]:
         if other.records != result.records:
             raise UserError(
                 f"{other.path} and {result.path} are both {result.backbone.label}, seed {result.seed}, "
-                "with other scores: leave one out"
+                "with different scores: leave one out"
             )
     labels = [label for label, _ in backbones]
     rows = []

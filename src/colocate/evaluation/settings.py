@@ -24,13 +24,13 @@ class FitConfig:
     steps: int | None = None
     """Optimiser steps; None: `epochs`."""
     epochs: int = 20
-    """Times every training image is seen."""
+    """How many times each training image is seen."""
     batch: int = 16
-    """Images a step."""
+    """Images per step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
     lr: float = 0.02
-    """Learning rate at its peak."""
+    """Peak learning rate."""
     weight_decay: float = 1e-4
     """Weight decay."""
     warmup: float = 0.02
@@ -76,7 +76,7 @@ class Engine:
     precision: Precision = "32"
     """Arithmetic of the networks."""
     workers: int | None = None
-    """Processes that read and decode images; None: the cores at hand, at most 8."""
+    """Processes that read and decode images; None: one per available core, at most 8."""
     log_every: int = 10
     """Steps between two rows of the journal."""
     save_every: int = 500
@@ -85,8 +85,8 @@ class Engine:
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
-                "an evaluation takes one device: instead of torchrun start one command a device, each with its own "
-                "--first-seed and --seeds"
+                "an evaluation runs on one device: instead of torchrun, start one command per device, each with its "
+                "own --first-seed and --seeds"
             )
         self.machine()  # checks the rest
 
@@ -103,19 +103,19 @@ class InstancesConfig:
 
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=5000, warmup=1000 / 5000))
     short_side: tuple[int, int] = (400, 522)
-    """Training images are resized so that the short side is some length in this range, in px."""
+    """Training images are resized so that their short side lies in this range, in px."""
     test_short_side: int = 522
     """Short side of test images, in px."""
     long_side: int = 1333
     """Largest long side, in px."""
     symmetries: bool = False
-    """All flips and quarter turns of training images; else sideways flips."""
+    """All flips and quarter turns of training images; otherwise only horizontal flips."""
     norm: Literal["tuned", "frozen"] = "tuned"
     """Batch norm: tuned on whole batches, in the feature pyramid too; or frozen at the weights' own statistics."""
     detections: int = 100
-    """Most objects found in an image."""
+    """Largest number of objects found in an image."""
     proposals: int = 512
-    """Proposals of an image that the heads learn from."""
+    """Proposals per image that the heads learn from."""
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Sides of the anchors at the five levels of the pyramid, in px."""
 
@@ -142,10 +142,10 @@ class SemanticsConfig:
     crop: int = 256
     """Side of the training crops, in px."""
     symmetries: bool = True
-    """All flips and quarter turns of training crops; else sideways flips."""
+    """All flips and quarter turns of training crops; otherwise only horizontal flips."""
     encoder: Literal["tuned", "frozen"] = "tuned"
-    """The backbone learns too, or only the decoder does (batch norm then keeps the statistics that came with the
-    weights; of random ones: the training images')."""
+    """tuned: the backbone learns too; frozen: only the decoder does (batch norm then keeps the statistics that came
+    with the weights, or with random weights those of the training images)."""
 
     def __post_init__(self) -> None:
         if self.crop < 32 or self.crop % 32:
@@ -162,14 +162,14 @@ class ContoursConfig(SemanticsConfig):
         )
     )
     border: int = 6
-    """Width of the border within an object, in px; of a thin object half of it at most."""
+    """Width of the border within an object, in px; at most half of a thin object."""
     counted: ClassVar[int] = MOST
     """Most detections of a class in an image that average precision counts."""
     smallest: int = 30
-    """Least area inside of an object's border, in px: less is no object."""
+    """Least area inside an object's border, in px: anything smaller is not an object."""
     stain: float = 0.4
     """How much stains vary between training crops: haematoxylin, eosin and DAB are scaled by 1 +- this, and shifted by
-    +- an eighth of it in optical density. Few patients do not show how much they vary."""
+    +- an eighth of it in optical density. A few patients do not show how much stains vary."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,13 +239,13 @@ class Protocol:
     data: str = ""
     """A data set that `colocate prepare` wrote."""
     out: str = "results"
-    """Folder of results: each is written once, and a command that was stopped goes on."""
+    """Folder of results: each is written once, and a command that was stopped continues."""
     split: str | None = None
-    """The way of splitting; None: the data set's first."""
+    """The split; None: the first of the data set."""
     fraction: float = 1.0
-    """Share of the training images to learn from, case after case in an order drawn for each seed."""
+    """Share of the training images to learn from, taken case by case in an order drawn for each seed."""
     seeds: int = 3
-    """Repetitions: initial weights, order, alterations and choice of images differ."""
+    """Repetitions: initial weights, order, augmentation and choice of images differ."""
     first_seed: int = 0
     """Number of the first seed."""
     allow_leakage: bool = False

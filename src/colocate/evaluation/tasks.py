@@ -157,7 +157,7 @@ def check_stages(task: Task, candidate: Candidate) -> None:
     kept = next((word for word in ("encoder", "norm") if getattr(task, word, "") == "frozen"), None)
     for norm in batch_norms(backbone) if kept and candidate.weights else ():  # random ones take the images' statistics
         if not norm.running_mean.any() and (norm.running_var == 1).all():
-            told = f"{candidate.label} has batch norms that never saw an image, as stages have that were not trained"
+            told = f"{candidate.label} has batch norms that never saw an image, as in stages that were not trained"
             raise UserError(f"{told}: give --{kept} tuned")
 
 

@@ -35,7 +35,7 @@ class Overlap(Rule):
     weighted: bool = True
     """Weight each cell by how much of it the other view saw; off (an ablation): every cell seen at all counts fully."""
     attention: bool = False
-    """Pool by shared area times similarity (softmax at temperature 0.2), an ablation, in place of shared area alone."""
+    """Pool by shared area times similarity (softmax at temperature 0.2), not by shared area alone (an ablation)."""
 
     def __call__(self, own: View, other: View, mine: Features, theirs: Features) -> Match:
         from colocate.core.matching import attend, overlap

@@ -49,19 +49,19 @@ class MoCoConfig(MethodConfig):
     """MoCo-v2 (match None), or PLM or DenseCL on top of it, by the match."""
 
     match: Annotated[Overlap | MostSimilar | None, tyro.conf.AvoidSubcommands] = None
-    """What pairs the cells of two views; none: whole views are contrasted only."""
+    """What pairs the cells of two views; none: only whole views are contrasted."""
     dense: float = 0.5
-    """Share of the dense term in the loss (lambda in the paper); 0 without a match. At 1 whole views have no part."""
+    """Share of the dense term in the loss (lambda in the paper); 0 without a match. At 1, whole views play no part."""
     both_ways: bool = True
-    """Match the cells of either view (PLM), not the query's alone (DenseCL)."""
+    """Match the cells of both views (PLM), not only the query's (DenseCL)."""
     align: bool = True
     """A linear layer on matched cells after pooling (A in the PLM paper); DenseCL has none."""
     negatives: Literal["tiles", "cells"] = "tiles"
-    """What cells are told from: the mean cells of past tiles (PLM, DenseCL), or the cells of this batch."""
+    """What cells are contrasted with: the mean cells of past tiles (PLM, DenseCL), or the cells of this batch."""
     norm: bool = False
     """Batch norm in the projectors."""
     most_cells: int | None = None
-    """Average finer grids to at most so many cells a side before they are contrasted."""
+    """Average finer grids to at most this many cells per side before they are contrasted."""
     temperature: float = 0.2
     """Temperature of all InfoNCE terms."""
     queue_length: int = 16_384
@@ -73,7 +73,7 @@ class MoCoConfig(MethodConfig):
     width: int = 128
     """Output width of the projectors."""
     norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
+    """Batch norm takes its statistics over groups of this many views on each device."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dense <= 1:
@@ -121,7 +121,7 @@ class VICRegLConfig(MethodConfig):
     location: Annotated[NearestCentre | Overlap, tyro.conf.AvoidSubcommands] = field(default_factory=NearestCentre)
     """What pairs cells by place: the nearest centre (VICRegL) or the tissue they share (PLM)."""
     alpha: float = 0.75
-    """Share of the whole term in the loss."""
+    """Share of the whole-view term in the loss."""
     invariance: float = 25.0
     """Coefficient of the squared differences between partners."""
     variance: float = 25.0
@@ -129,15 +129,15 @@ class VICRegLConfig(MethodConfig):
     covariance: float = 1.0
     """Coefficient of the covariance term."""
     best: int = 20
-    """Cells of a whole view that are compared by place: the best matched."""
+    """How many cells of a whole view, the best matched, are compared by place."""
     best_local: int = 4
-    """The same of a local view."""
+    """The same for a local view."""
     width: int = 2048
     """Width of the expander of whole views (8,192 for a ResNet-50)."""
     cells_width: int = 512
     """Width of the expander of cells."""
     most_cells: int | None = None
-    """Average finer grids to at most so many cells a side before they are compared."""
+    """Average finer grids to at most this many cells per side before they are compared."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -164,14 +164,14 @@ class ConCLConfig(MethodConfig):
     """ConCL on MoCo-v2; needs `views.reference`."""
 
     moco: Annotated[MoCoConfig, tyro.conf.arg(name="")] = field(default_factory=MoCoConfig)
-    """What it stands on. After the warm-up concepts take the place of whole views: `dense` is the share of matched
-    cells, the rest is the concepts'."""
+    """What it builds on. After the warm-up, concepts take the place of whole views: `dense` is the share of matched
+    cells, the rest is that of concepts."""
     concepts: int = 8
-    """Clusters a tile."""
+    """Clusters per tile."""
     iterations: int = 10
     """Rounds of k-means."""
     warmup_epochs: int = 10
-    """Epochs on whole views alone, before clusters mean something."""
+    """Epochs on whole views alone, before clusters are meaningful."""
 
     def __post_init__(self) -> None:
         if min(self.concepts, self.iterations) < 1 or self.warmup_epochs < 0:
@@ -211,7 +211,7 @@ class PrototypesConfig(MethodConfig):
     iterations: int = 3
     """Rounds of Sinkhorn-Knopp that balance the assignment."""
     memory: int = 9216
-    """Past teacher cells among which the assignment is balanced as well; 0: the batch's alone."""
+    """Past teacher cells over which the assignment is balanced as well; 0: only those of the batch."""
     momentum: float = 0.99
     """Momentum of the teacher."""
     hidden: int = 512
@@ -219,7 +219,7 @@ class PrototypesConfig(MethodConfig):
     width: int = 128
     """Width of the space that prototypes lie in."""
     norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
+    """Batch norm takes its statistics over groups of this many views on each device."""
 
     def __post_init__(self) -> None:
         if min(self.prototypes, self.hidden, self.width) < 2 or self.iterations < 1 or self.norm_group < 2:
@@ -239,20 +239,20 @@ class PrototypesConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class DistilConfig(MethodConfig):
-    """Dense distillation along the overlap, from a network that stays as it is."""
+    """Dense distillation along the overlap, from a frozen network."""
 
     teacher: str = "vit_small_patch14_dinov2.lvd142m"
     """Any timm network (also hf-hub:OWNER/NAME and local-dir:FOLDER), or the folder of a colocate run."""
     weights: str = "published"
     """The teacher's weights: published (downloaded by timm), a file in timm's names, or random (a control)."""
     mean: RGB | None = None
-    """Mean of the images that the teacher learned from, where it is not as published."""
+    """Mean of the images that the teacher learned from, if it differs from the published one."""
     std: RGB | None = None
     """Their standard deviation."""
     relations: float = 1.0
-    """Weight of the similarities between a tile's cells, beside the cells themselves."""
+    """Weight of the similarities between a tile's cells, relative to the cells themselves."""
     norm_group: int = 64
-    """Batch norm takes its statistics over groups of so many views on each device."""
+    """Batch norm takes its statistics over groups of this many views on each device."""
 
     def __post_init__(self) -> None:
         if self.relations < 0 or self.norm_group < 2:

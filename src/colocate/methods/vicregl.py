@@ -34,7 +34,7 @@ class VICRegL(Method):
 
     def forward(self, batch: Batch) -> Losses:
         if len(batch.tiles) < 2:
-            raise UserError("vicregl compares the tiles of a batch: give a batch of 2 or more tiles a device")
+            raise UserError("vicregl compares the tiles of a batch: give a batch of 2 or more tiles per device")
         views = (batch.first, batch.second, *batch.locals)
         seen: list[Features] = [self.query(view.images) for view in views]
         pairs = [(i, j) for i in (0, 1) for j in range(i + 1, len(views))]

@@ -88,7 +88,7 @@ def _grouped_norm(norm: _BatchNorm, x: Float[Tensor, "b c h w"], size: int) -> F
     b, c = x.shape[:2]
     groups = b // size
     if b % groups:
-        raise UserError(f"{b} views a device do not divide into groups of {size}: change batch or method.norm-group")
+        raise UserError(f"{b} views per device do not divide into groups of {size}: change batch or method.norm-group")
     folded = x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)  # b/g (g c) h w
     mean, var = _counted(norm)
     means, variances = mean.repeat(groups), var.repeat(groups)

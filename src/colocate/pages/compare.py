@@ -42,12 +42,12 @@ CHARTS = {
 }
 NOTE = (
     "Values are means over the last tenth of each journal's rows. Losses of different methods are on different scales. "
-    "Effective rank cannot exceed the batch: compare that of equal batches only."
+    "Effective rank cannot exceed the batch: compare it between equal batches only."
 )
 WORDS = {
-    "whole": "the part of the loss that whole views add, weighted already",
-    "displaced": "correspondence of cells whose tissue lies elsewhere in the other view; 0: it knows places only",
-    "crowded": "share of the time in which other processes had the cores; above 10 % speeds are too low",
+    "whole": "the part of the loss that comes from whole views, already weighted",
+    "displaced": "correspondence of cells whose tissue lies elsewhere in the other view; 0: it knows only places",
+    "crowded": "share of the time in which other processes used the cores; above 10 %, measured speeds are too low",
 }
 """What the columns measure whose names do not say it."""
 

@@ -53,7 +53,7 @@ def facts(shown: Shown) -> dict[str, str]:
     out = f", held out: {'; '.join(recipe.hold_out)}" if recipe.hold_out else ""
     seen = int(last["step"]) * recipe.batch * recipe.accumulate
     return {
-        "Network": f"{known['architecture']}, {known['channels']} channels, a cell {known['grid_stride']} px; from "
+        "Network": f"{known['architecture']}, {known['channels']} channels, cells of {known['grid_stride']} px; from "
         f"{weights} weights{'' if weights in ('random', 'published') else ' (a file)'}, after step {known['steps']:,}",
         "Method": "; ".join(f"{name}: {word}" for name, word in recipe.method.terms._asdict().items() if word),
         "Data": recipe.data,
@@ -66,7 +66,7 @@ def facts(shown: Shown) -> dict[str, str]:
         f"batch {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else ""),
         "Seed": str(recipe.seed),
         "Machine": f"accelerator {machine.accelerator}{devices}, precision {recipe.precision}",
-        "Speed": f"{late_mean(shown.rows, 'pairs_per_s'):.1f} pairs/s at last, "
+        "Speed": f"{late_mean(shown.rows, 'pairs_per_s'):.1f} pairs/s at the end, "
         f"{late_mean(shown.rows, 'waiting'):.0%} of the time waiting for tiles",
         "Versions": ", ".join(f"{name} {number}" for name, number in known["versions"].items()),
     }
@@ -89,18 +89,18 @@ def warnings(shown: Shown) -> list[str]:
     planned, step = planned_steps(recipe, len(shown.index)), int(rows[-1]["step"])
     waiting, crowded = (late_mean(rows, column) for column in ("waiting", "crowded"))
     saved = read_json(run / "backbone.json", "backbone of a run")["steps"]
-    pictured = "" if saved == step else f"; its backbone, and so what it tells apart, is of step {saved:,}"
+    pictured = "" if saved == step else f"; its backbone, and so the pictures of its features, are from step {saved:,}"
     found = [
         step < FEWEST_STEPS
         and f"after {counted(step, 'step')} it is far too early to judge this run: give it {FEWEST_STEPS} or more",
         first_warning(rows, recipe.batch),
-        step < planned and f"it is not done: step {step:,} of {planned:,}{pictured}",
+        step < planned and f"it is not finished: step {step:,} of {planned:,}{pictured}",
         late_mean(rows, "displaced") < late_mean(rows, "displaced_chance") / 2
         and "cells whose tissue lies elsewhere in the other view are found less than half as often as by chance: the "
         "network may know places rather than tissue (docs/explanation/health.md)",
         waiting > MOST_WAITING
-        and f"{waiting:.0%} of the time went into waiting for tiles: give more --workers, or cut the tiles into shards",
-        crowded > CROWDED and f"other processes had the cores in {crowded:.0%} of the time: speeds are too low",
+        and f"{waiting:.0%} of the time was spent waiting for tiles: give more --workers, or cut the tiles into shards",
+        crowded > CROWDED and f"other processes used the cores {crowded:.0%} of the time: measured speeds are too low",
     ]
     if (skipped := run / "skipped.csv").is_file():
         with skipped.open(newline="") as file:
@@ -114,13 +114,13 @@ def next_commands(shown: Shown) -> list[tuple[str, str]]:
     """What to do with the run, each with the command to type."""
     run, recipe = shown.run, shown.recipe
     done = shown.rows[-1]["step"] >= planned_steps(recipe, len(shown.index))
-    commands = [] if done else [("Go on with it", resume_command(run))]
+    commands = [] if done else [("Continue it", resume_command(run))]
     again = ["--seed", recipe.seed + 1, "--out", "OTHER_RUN"]
     again += ["--trust"] if isinstance(recipe.method, StoredMethod) else []
     words = {
         "See whether it segments better": ["evaluate", "probe", "--data", "DATA", "--backbone", run, "imagenet"],
-        "Take its features of slides": ["features", run, "SLIDES", "--out", "FEATURES"],
-        "Give it to timm, or by --to to torchvision or detectron2": ["export", run, run / "backbone.pth"],
+        "Extract features of slides with it": ["features", run, "SLIDES", "--out", "FEATURES"],
+        "Export it for timm, or with --to for torchvision or detectron2": ["export", run, run / "backbone.pth"],
         "Compare it with another run": ["report", run, "OTHER_RUN"],
         "Repeat it with another seed": ["pretrain", "--from", run / "recipe.json", *again],
     }

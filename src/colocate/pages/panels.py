@@ -176,12 +176,12 @@ def matches(shown: Shown) -> Panel:
         alts = [
             f"Tile {name} with the outlines of crops 1 and 2",
             "View 1 with a few of its cells, numbered",
-            "View 2: outlined where the tissue of those cells lies in it, filled the cells that they are matched with",
+            "View 2: outlines show where the tissue of those cells lies; filled cells are those they match",
         ]
         sets.append(Pictures(name, alts, lambda axes, pair=pair: draw_pair(tuple(axes), pair)))
     return Panel(
         "Which cells show the same tissue",
-        "Two crops of a tile, and views of them as the network is given them. A cell of view 1 is matched with the "
+        "Two crops of a tile, and their views as the network sees them. A cell of view 1 is matched with the "
         "cells of view 2 that share its tissue: the larger the share, the stronger the colour.",
         ["tile with both crops", "view 1", "view 2"],
         sets,
@@ -213,8 +213,8 @@ def features(shown: Shown) -> Panel:
     ]
     return Panel(
         "What the backbone tells apart",
-        "The first three principal components of its cells as red, green and blue: cells of like colour have like "
-        "features. Fitted for each row on its own, so that colours compare along a row, not between rows.",
+        "The first three principal components of its cells as red, green and blue: cells of similar colour have "
+        "similar features. Fitted for each row separately: compare colours along a row, not between rows.",
         labels,
         sets,
     )
@@ -248,8 +248,8 @@ def glands(shown: Shown, split: Split) -> Panel:
     return Panel(
         "Does it know glands?",
         f"Nothing is trained here: each cell of {counted(len(test), 'tile')} of slides that pretraining never saw "
-        f"takes the majority of its 20 nearest among {memory:,} cells whose glands are known. Green: called gland. "
-        "Outlines: the truth. Dice is that of all cells of these tiles.",
+        f"takes the majority label of its 20 nearest among {memory:,} labelled cells. Green: called gland. "
+        "Outlines: the truth. Dice is over all cells of these tiles.",
         [f"{name}: Dice {score.dice:.2f}" for name, score in scores.items()],
         sets,
     )

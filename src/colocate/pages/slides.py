@@ -65,7 +65,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         f"{row['tissue_mm2']} mm² of tissue; {int(row['width']):,} x {int(row['height']):,} px of {row['mpp']} µm",
     ]
     if row["enlarged"] == "True":
-        facts.append(f"enlarged to tiles of {row['tile_mpp']} µm a pixel, being coarser")
+        facts.append(f"enlarged from a coarser resolution to {row['tile_mpp']} µm per pixel")
     return {"name": row["slide"], "picture": f"overlays/{quote(row['slide'])}.png", "facts": facts}
 
 

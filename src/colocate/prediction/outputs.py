@@ -304,7 +304,7 @@ def class_map(folder: Path, height: int, width: int) -> UInt8[np.ndarray, "2 hei
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = f"no room for a map of {size / 2**30:.1f} GiB" if full else error.strerror
-            raise UserError(f"{folder}: {reason}; make room, the same command goes on") from error
+            raise UserError(f"{folder}: {reason}; make room, and the same command continues") from error
         both = np.memmap(file, np.uint8, "r+", shape=(2, height, width))
     both[0] = UNSEEN
     return both

@@ -38,7 +38,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
     """
     side, overlap = config.windows(predictor.task)
     if any(slide.name == "failed" for slide in slides):
-        raise UserError("failed.csv lists slides that fail: call the slide `failed` otherwise, in a table of slides")
+        raise UserError("failed.csv lists slides that fail: give the slide `failed` another name, in a table of slides")
     runner = _Runner(predictor, out, config, side, overlap)
     return for_each_slide(slides, lambda listed: runner.marker(listed).finished(), runner.work, out, "window")
 

@@ -25,19 +25,19 @@ class DeviceConfig:
     """One device; nothing here but `precision` changes results by more than rounding."""
 
     batch: int = 64
-    """Tiles or windows a forward pass."""
+    """Tiles or windows per forward pass."""
     accelerator: str = "auto"
     """auto, cpu, gpu."""
     precision: Precision = "32"
     """Arithmetic of the network."""
     workers: int | None = None
-    """Processes that read slides; None: the cores at hand, at most 8."""
+    """Processes that read slides; None: one per available core, at most 8."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise UserError(f"batch must be 1 or more, not {self.batch}")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("slides are looked at on one device: instead of torchrun start the same command on each")
+            raise UserError("slides are processed on one device: instead of torchrun, start the same command on each")
         self._machine()  # checks the rest
 
     def launch(self) -> Fabric:
@@ -69,9 +69,9 @@ class FeatureConfig:
     size: int = 256
     """Side of a tile in px, a whole number of cells."""
     min_tissue: float = 0.5
-    """Least share of a tile that is tissue."""
+    """Least share of tissue in a tile."""
     output_stride: int | None = None
-    """Pixels a cell; None: as the backbone was pretrained."""
+    """Pixels per cell; None: as the backbone was pretrained."""
     device: Annotated[DeviceConfig, tyro.conf.arg(name="")] = field(default_factory=DeviceConfig)
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class PredictConfig:
     """Settings of prediction."""
 
     window: int | None = None
-    """Side of the windows, in px of the model's resolution; None: 1024 for objects, 512 for classes. A
+    """Side of the windows, in px at the model's resolution; None: 1024 for objects, 512 for classes. A
     smaller picture is one window of its own size."""
     overlap: int | None = None
     """How much neighbouring windows share, in px; None: a quarter of the window, at least 32."""

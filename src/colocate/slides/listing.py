@@ -221,7 +221,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         raise UserError(f"{file} needs a column `path` and a line for each slide (found: {found})")
     check_columns(table, KNOWN, file)
     if taken := [name for name in rows[0] if name in SCHEMA.names and name not in KNOWN]:
-        raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: call it otherwise")
+        raise UserError(f"{file}: column `{taken[0]}` is one of the manifest's own: rename it")
     paths = [absolute(home / row["path"]) for row in rows]
     below = all(home in path.parents for path in paths)
     above = home if below else Path(os.path.commonpath([path.parent for path in paths]))
@@ -235,7 +235,7 @@ def _table(file: Path, mpp: float | None) -> list[Listed]:
         if "\0" in "".join(row.values()):
             raise UserError(f"{file}, line {line} holds a zero byte: whatever wrote it is damaged, make it again")
         if name.startswith("/") or ".." in name.split("/") or name != Path(name).as_posix():
-            raise UserError(f"{file}: {name!r} is no name for a slide, as files are called by it")
+            raise UserError(f"{file}: {name!r} cannot name a slide, as files are named after it")
         if own_mpp is not None:
             check_mpp(own_mpp, f"{file}, {name}")
         mask = home / row["mask"] if row.get("mask") else None

@@ -32,19 +32,19 @@ def same_mpp(mpps: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class TilingConfig:
-    """Tiles on a grid from the slide's top left, where tissue is."""
+    """Tiles on a grid from the slide's top left, where there is tissue."""
 
     mpp: float = 0.5
-    """Micrometres per pixel of the tiles; a level of the slide within 1 % of it is taken as it is."""
+    """Micrometres per pixel of the tiles; a level of the slide within 1 % of it is used as it is."""
     size: int = 256
     """Side of a tile, in px."""
     overlap: int = 0
-    """How much of it neighbouring tiles share, in px."""
+    """Overlap of neighbouring tiles, in px."""
     min_tissue: float = 0.5
-    """Least share of a tile that is tissue."""
+    """Least share of tissue in a tile."""
     min_sharpness: float = 2.0
     """Least sharpness of a tile: the standard deviation of its Laplacian, in grey levels. Most empty
-    glass and strong blur lie below 2; 0 keeps all, unread if there is only a manifest to write."""
+    glass and strong blur lie below 2; 0 keeps all, without reading them if only a manifest is written."""
     quality: int = 90
     """JPEG quality; chroma is kept at full resolution."""
 

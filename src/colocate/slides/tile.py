@@ -116,7 +116,7 @@ def sentence(done: Tiled, out: Path) -> str:
     if done.empty:
         parts.append(f"{counted(done.empty, 'slide')} without a tile (see {out}/overlays)")
     if done.enlarged:
-        parts.append(f"{counted(done.enlarged, 'slide')} enlarged, being coarser (see {out / SLIDES})")
+        parts.append(f"{counted(done.enlarged, 'slide')} enlarged from a coarser resolution (see {out / SLIDES})")
     if done.failed:
         parts.append(f"{counted(done.failed, 'slide')} failed: see {out / FAILED}")
     return "; ".join(parts)
@@ -147,8 +147,8 @@ def _cut_all(executor: Executor, slides: list[Listed], how: tuple[TilingConfig, 
     except BrokenProcessPool as error:
         at_work = [slide.name for slide in slides if slide.lock(how[1] / "parts").exists()]
         raise UserError(
-            f"a process ended while it cut {' or '.join(at_work) or 'slides'}: killed for want of memory (give fewer "
-            "--workers), or by a file that its reader dies on (leave it out); the same command goes on"
+            f"a process ended while it cut {' or '.join(at_work) or 'slides'}: killed for lack of memory (give fewer "
+            "--workers), or by a file that crashes its reader (leave it out); the same command continues"
         ) from error
     finally:
         for future in futures:
@@ -248,7 +248,7 @@ def cut_for_training(data: Path, out: Path, config: TilingConfig, mpp: float | N
     """Write a manifest of slides, without shards, into `out` and return its path. Raises what `tile` raises."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"{data} holds slides: with several devices cut them before (colocate tile), and give the result"
+            f"{data} holds slides: with several devices, cut them first (colocate tile), and give the result"
         )
     done = tile(find_slides([data], mpp), out, config, manifest_only=True)
     Terminal().say(sentence(done, out))

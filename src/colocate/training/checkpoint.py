@@ -198,7 +198,7 @@ def _export_folder(backbone: Backbone, out: Path) -> Path:
     if out.suffix in (".safetensors", ".pth", ".pkl") or out.is_file():
         raise UserError(f"{out}: for huggingface give a folder, not a file")
     if ":" in backbone.name:
-        raise UserError(f"{backbone.name} is no network of timm's own, whose name its hub could build it by")
+        raise UserError(f"{backbone.name} is not one of timm's own networks, which its hub builds by name")
     whole, note = _whole(backbone)
     facts = backbone.facts
     size = facts.get("recipe", {}).get("views", {}).get("size", 224)
@@ -322,7 +322,7 @@ def _detectron2(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tens
     """The tensors in detectron2's names."""
     known = r"resnet(18|34|50|101|152)|resnext(50|101|152)_\d+x\d+d|wide_resnet(50|101)_2"
     if not re.fullmatch(known, architecture.partition(".")[0]):
-        raise UserError(f"detectron2's backbones are ResNets of the plain kind: no {architecture}: export it for timm")
+        raise UserError(f"detectron2's backbones are plain ResNets, not {architecture}: export it for timm")
     return {_resnet(name): tensor for name, tensor in tensors.items()}
 
 

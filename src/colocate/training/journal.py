@@ -112,7 +112,7 @@ def check_terms(names: Iterable[str]) -> None:
     for name in names:
         if name in COLUMNS or not re.fullmatch(r'[^,"\r\n]+', name):
             why = "is a column of the journal already" if name in COLUMNS else "is no name of a column"
-            raise UserError(f"the method calls a term of its loss {name!r}, which {why}: call it otherwise")
+            raise UserError(f"the method calls a term of its loss {name!r}, which {why}: give it another name")
 
 
 def read_journal(run: Path) -> list[dict[str, float]]:

@@ -18,11 +18,11 @@ class OptimConfig:
     """The optimiser and its schedule: linear warm-up, then a cosine to zero."""
 
     name: Literal["sgd", "adamw", "lars"] = "sgd"
-    """SGD decays every weight, as the paper; AdamW and LARS leave biases and norms alone, as theirs do."""
+    """SGD decays every weight, as in the paper; AdamW and LARS do not decay biases and norms, as in theirs."""
     lr: float = 0.03
-    """Learning rate at its peak."""
+    """Peak learning rate."""
     scale_lr: bool = False
-    """Read `lr` as that of a batch of 256 and scale it linearly to the batch of one optimiser step."""
+    """Take `lr` as that for a batch of 256 and scale it linearly to the batch of one optimiser step."""
     momentum: float = 0.9
     """Momentum of SGD and LARS."""
     weight_decay: float = 1e-4

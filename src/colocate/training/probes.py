@@ -296,8 +296,8 @@ def probe(
     features, shares = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     if not len(features):
         raise UserError(
-            f"{data.name}: in no cell of its {counted(len(train), 'training image')} half of the pixels count: nothing "
-            "can be learned from them"
+            f"{data.name}: in no cell of its {counted(len(train), 'training image')} do half of the pixels count: "
+            "nothing can be learned from them"
         )
     call: Callable[[Tensor], Tensor]
     if config.classifier == "linear":

@@ -44,19 +44,19 @@ class EncoderConfig:
     backbone: str = "resnet18"
     """Any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224, ..."""
     output_stride: int = 32
-    """Pixels a cell; 16 makes the last stage of a ResNet or ConvNeXt twice as fine."""
+    """Pixels per cell; 16 makes the last stage of a ResNet or ConvNeXt twice as fine."""
     cell_stride: int | None = None
     """Take cells from the stage of this stride, as the network has it (16: the last but one of most); later stages keep
-    their first weights. None: from the last stage."""
+    their initial weights. None: from the last stage."""
     freeze_stride: int | None = None
-    """Stages up to that of this stride keep their first weights; None: everything learns."""
+    """Stages up to the one of this stride keep their initial weights; None: everything learns."""
     freeze_norm: bool = False
-    """Batch norms normalise by the statistics that came with --init, also while training."""
+    """Batch norms use the statistics that came with --init, also during training."""
     drop_path: float = 0.0
     """Share of residual branches left out at random while training (stochastic depth)."""
     sync_norm: bool = False
-    """Batch norm over the views of all devices; groups (norm_group) and the shuffling of keys fall away. For vicregl:
-    where keys wait in a queue (moco, plm, densecl) a network can tell by it which keys are of its own batch."""
+    """Batch norm over the views of all devices, without groups (norm_group) or shuffling of keys. For vicregl: where
+    keys wait in a queue (moco, plm, densecl), it lets a network tell which keys are from its own batch."""
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
 
@@ -67,7 +67,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where a run happens. A resumed run may change it: of all of this, only how many devices share a batch can change
+    """Where a run happens. A resumed run may change all of it; only the number of devices that share a batch can change
     what is computed (batch norm takes each device's own statistics)."""
 
     accelerator: str = "auto"
@@ -77,15 +77,15 @@ class MachineConfig:
     nodes: int = 1
     """Machines; start the same command on each with torchrun or srun."""
     workers: int | None = None
-    """Processes per device that read and decode tiles; None: the cores at hand, at most 8."""
+    """Processes per device that read and decode tiles; None: one per available core, at most 8."""
     log_every: int = 10
     """Steps between two rows of the journal."""
     save_every: int = 500
     """Steps between two checkpoints."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Number of checkpoints kept."""
     journals: tuple[Journals, ...] = ("tensorboard",)
-    """Journals beside RUN/journal.csv; wandb and mlflow are extras (pip install 'colocate[wandb]')."""
+    """Journals in addition to RUN/journal.csv; wandb and mlflow are extras (pip install 'colocate[wandb]')."""
 
     def __post_init__(self) -> None:
         devices = 1 if self.devices is None else self.devices
@@ -103,7 +103,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     machine: Annotated[MachineConfig, Flat] = field(default_factory=MachineConfig)
     tiling: TilingConfig = field(default_factory=TilingConfig)
-    """How slides are cut, where `data` names slides and not tiles."""
+    """How slides are cut, if `data` names slides, not tiles."""
 
     name: Annotated[str, tyro.conf.Suppress] = ""
     data: str = ""
@@ -116,33 +116,33 @@ class Recipe:
     data_licence: str = "not stated"
     """Licence of the data, written beside the exported backbone."""
     balance: Literal["tiles", "sources"] = "tiles"
-    """Every tile equally often, or every source (slide, or patient where the table says): the tiles of a small one then
-    come more often."""
+    """Draw every tile equally often, or every source (slide, or patient if the table states it): the tiles of a small
+    source then come more often."""
     tile_mpp: float | None = None
-    """Micrometres per pixel of tiles or slides that do not say."""
+    """Micrometres per pixel of tiles or slides that do not state it."""
     max_skipped: float = 0.01
     """Largest share of tiles that may be unreadable before the run stops."""
     out: str = ""
     """The run folder."""
     epochs: int = 200
-    """Times every tile is seen; of each epoch what does not fill a batch is dropped."""
+    """How many times each tile is seen; in each epoch, tiles that do not fill a batch are dropped."""
     steps: int | None = None
     """Optimiser steps, in place of `epochs`."""
     batch: int = 256
-    """Tiles a forward pass, over all devices."""
+    """Tiles per forward pass, over all devices."""
     accumulate: int = 1
-    """Forward passes an optimiser step."""
+    """Forward passes per optimiser step."""
     precision: Precision = "32"
-    """Arithmetic of the networks; losses and weights are float32 always (on a GPU with TF32 products)."""
+    """Arithmetic of the networks; losses and weights are always float32 (on a GPU with TF32 products)."""
     compile: bool = False
-    """Compile the encoders: takes a minute, may gain on a GPU, gains nothing on a CPU. Rounding differs slightly."""
+    """Compile the encoders: takes a minute, may be faster on a GPU, is not on a CPU. Rounding differs slightly."""
     probe: str = ""
-    """A labelled data set (`colocate prepare`) to ask the backbone about now and then; RUN/best keeps the one that
-    knew most of its training images."""
+    """A labelled data set (`colocate prepare`) on which the backbone is probed at intervals; RUN/best keeps the one
+    that scored best on its training images."""
     probe_every: float = 10
-    """Epochs between two such questions."""
+    """Epochs between two probes."""
     seed: int = 0
-    """Everything random follows from this."""
+    """Seed of all random choices."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "steps"):

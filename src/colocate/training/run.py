@@ -184,13 +184,13 @@ def _index(path: Path, recipe: Recipe) -> Index:
         )
     if recipe.views.mpp is not None and (unsaid := int(np.isnan(index.mpp).sum())):  # a late batch may have the first
         path.unlink()
-        told = f"{counted(unsaid, 'tile')} of {recipe.data} say no mpp, which --views.mpp {recipe.views.mpp:g} needs"
+        told = f"{counted(unsaid, 'tile')} of {recipe.data} have no mpp, which --views.mpp {recipe.views.mpp:g} needs"
         raise UserError(f"{told}: give --tile-mpp, or a table with mpp")
     note_labels(index)
     planned = planned_steps(recipe, len(index))
     if recipe.steps is None and planned < ENOUGH:
         asked = f"{counted(recipe.epochs, 'epoch')} of {counted(len(index), 'tile')}"
-        say(f"note: {asked} are {counted(planned, 'step')}; known to help are {ENOUGH:,}: --steps {ENOUGH}")
+        say(f"note: {asked} are {counted(planned, 'step')}; {ENOUGH:,} are known to help: --steps {ENOUGH}")
     for part in ("optim", "method"):
         epochs = getattr(getattr(recipe, part), "warmup_epochs", 0)
         whole = planned * recipe.accumulate / max(1, len(index) // recipe.batch)  # the run, in epochs

@@ -124,7 +124,7 @@ def _made(place: Path, notes: list[str]) -> list[Made]:
             raise UserError(f"{place} has no {MANIFEST} yet: let `colocate tile` cut its slides to the end")
         rows = as_text(read_table(place / SLIDES))
         if any("bytes" not in row for row in rows):
-            raise UserError(f"{place / SLIDES} is of an older version: give the same `colocate tile` again")
+            raise UserError(f"{place / SLIDES} is of an older version: run the same `colocate tile` again")
         return [
             Made(
                 "tiles",
@@ -157,7 +157,7 @@ def _predicted(path: Path, folder: Path) -> Made:
         size = int(said["settings"]["bytes"])
         slide, mpp = Path(said["slide"]), float(said["level0_mpp"])
     except (UserError, KeyError, TypeError, ValueError) as error:
-        message = "is left out: it is not by `colocate predict`, or not whole; give that command again"
+        message = "is left out: it is not by `colocate predict`, or not whole; run that command again"
         raise TileError(f"{path} {message}") from error
     return Made("predictions", place, folder.name, slide, place.relative_to(folder).as_posix(), mpp, size)
 
@@ -171,5 +171,5 @@ def _features(path: Path, folder: Path) -> Made:
         slide = Path(str(of_coords.get("slide", settings["file"])))  # older ones do not say where the slide was
         name, mpp, size = str(of_coords["name"]), float(of_coords["level0_mpp"]), int(settings["bytes"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise TileError(f"{path} is left out: it is no file of `colocate features`; give that command again") from error
+        raise TileError(f"{path} is left out: it is no file of `colocate features`; run that command again") from error
     return Made("features", path, folder.name, slide, name, mpp, size)

@@ -58,7 +58,7 @@ def lattice(path: Path) -> Lattice:
             x, y = np.rint(coords[:] / pitch).astype(int).T
             of, backbone = str(features.attrs["of"]), str(features.attrs["backbone"])
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give `colocate features` again") from error
+        raise UserError(f"{path} cannot be read ({error}): run `colocate features` again") from error
     rows = np.full((int(y.max()) + 1, int(x.max()) + 1), -1, np.int32)
     rows[y, x] = np.arange(len(x))
     return Lattice(rows, pitch, of, backbone)

@@ -28,7 +28,7 @@ export async function ask(url) {
     throw new Error("colocate view does not answer: it may have ended");
   }
   if (answer.status === 403) throw new Error(await answer.text());
-  if (answer.status === 500) throw new Error("colocate view failed at this: its terminal says how");
+  if (answer.status === 500) throw new Error("colocate view failed here: its terminal says how");
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.error);
   return said;

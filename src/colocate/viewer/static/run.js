@@ -77,7 +77,7 @@ export async function showRun(id, stage, panel, current) {
 
   const WORDS = {
     shares: "Yellow frame: the tissue of the chosen cell. Numbers: what share of it each cell of the other view holds, in %. Darkened: cells that the other view did not see.",
-    similar: "Cosine similarity of the chosen cell to every cell of both views, by the run's backbone on the views as drawn: dark is least, yellow most alike.",
+    similar: "Cosine similarity of the chosen cell to every cell of both views, by the run's backbone on the views as drawn: dark is least similar, yellow most.",
   };
   function by(value) {
     state.by = value;
