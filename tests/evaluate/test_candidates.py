@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from colocate.base.errors import UserError
 from colocate.evaluation.candidates import find_candidate
 from colocate.models.backbones import Backbone
 from colocate.training.checkpoint import write_backbone
+from colocate.training.recipe import to_json
+from tests.tiny import tiny_recipe
 
 FACTS = {"mean": [0.7, 0.5, 0.7], "std": [0.2, 0.2, 0.2], "steps": 12, "recipe": {"name": "plm"}}
 
@@ -40,6 +43,15 @@ def test_a_run_comes_with_its_weights_and_normalisation(run: Path) -> None:
     assert find_candidate(f"mine={run}").label == "mine"
     odd = run.rename(run.with_name("lr=0.1"))
     assert (find_candidate(str(odd)).label, find_candidate(f"mine={odd}").label) == ("lr=0.1", "mine")
+
+
+@pytest.mark.parametrize(("init", "continued"), [("random", False), ("published", True), ("weights.pth", True)])
+def test_a_run_says_whether_it_began_with_weights_of_another(tmp_path: Path, init: str, continued: bool) -> None:
+    """As its recipe, in the form that a run writes."""
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    recipe = replace(recipe, encoder=replace(recipe.encoder, init=init))
+    write_backbone(tmp_path / "run", Backbone("test_resnet"), FACTS | {"recipe": json.loads(to_json(recipe))})
+    assert find_candidate(str(tmp_path / "run")).continued == continued
 
 
 def test_random_weights_follow_the_seed() -> None:

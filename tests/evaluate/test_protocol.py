@@ -129,6 +129,9 @@ def test_a_network_that_cannot_be_judged_is_refused_before_others_are(
     for task, remedy in (TASKS["nearest"], "--stride 4"), *((task, "--encoder tuned") for task in frozen):
         with pytest.raises(UserError, match=f"early has cells of 4 px, and its later stages were not .*give {remedy}"):
             evaluate(task, protocol(data, tmp_path), [random, early])
+    with pytest.raises(UserError, match="give --stride 4"):  # its cells were not trained to be seen through them
+        check_stages(TASKS["nearest"], replace(early, continued=True))
+    check_stages(SemanticsConfig(encoder="frozen"), replace(early, continued=True))
     check_stages(TASKS["semantics"], early)  # where they learn
     check_stages(SemanticsConfig(encoder="frozen"), replace(find_candidate("random", "test_vit"), cell_stride=16))
 

@@ -37,6 +37,8 @@ class Candidate:
     """Of pretraining."""
     cell_stride: int | None = None
     """Of pretraining."""
+    continued: bool = False
+    """Pretraining began with weights that were not random: stages that did not run have them still."""
     path: Path | None = None
     """The weights file, or the folder of the run."""
     steps: int | None = None
@@ -113,6 +115,7 @@ def find_candidate(
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
         cell_stride=backbone.cell_stride,
+        continued=facts.get("recipe", {}).get("encoder", {}).get("init", "random") != "random",
         path=path,
         steps=facts.get("steps"),
         recipe=facts.get("recipe", {}).get("name") or None,

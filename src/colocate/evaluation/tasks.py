@@ -150,7 +150,7 @@ def check_stages(task: Task, candidate: Candidate) -> None:
         backbone = candidate.build(0)
         Pyramid(backbone)
         frozen = getattr(task, "encoder", "tuned") == "frozen"
-        last, remedy = backbone.strides[-1] if frozen else 0, "give --encoder tuned"
+        last, remedy = backbone.strides[-1] if frozen and not candidate.continued else 0, "give --encoder tuned"
     if early and early < last:
         told = f"{candidate.label} has cells of {early} px, and its later stages were not trained"
         raise UserError(f"{told}: {remedy}")
