@@ -47,11 +47,13 @@ def test_a_run_comes_with_its_weights_and_normalisation(run: Path) -> None:
 
 @pytest.mark.parametrize(("init", "continued"), [("random", False), ("published", True), ("weights.pth", True)])
 def test_a_run_says_whether_it_began_with_weights_of_another(tmp_path: Path, init: str, continued: bool) -> None:
-    """As its recipe, in the form that a run writes."""
+    """As its recipe, in the form that a run writes. Another run's weights may be random in stages that did not run."""
     recipe = tiny_recipe(tmp_path, tmp_path)
-    recipe = replace(recipe, encoder=replace(recipe.encoder, init=init))
-    write_backbone(tmp_path / "run", Backbone("test_resnet"), FACTS | {"recipe": json.loads(to_json(recipe))})
+    for name, began in (("run", init), ("next", str(tmp_path / "run" / "backbone.safetensors"))):
+        recipe = replace(recipe, encoder=replace(recipe.encoder, init=began))
+        write_backbone(tmp_path / name, Backbone("test_resnet"), FACTS | {"recipe": json.loads(to_json(recipe))})
     assert find_candidate(str(tmp_path / "run")).continued == continued
+    assert not find_candidate(str(tmp_path / "next")).continued
 
 
 def test_random_weights_follow_the_seed() -> None:

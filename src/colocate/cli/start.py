@@ -90,10 +90,11 @@ def start(
     from colocate.training.loop import build_backbone
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
-    if labels is not None:  # and networks that cannot be judged
-        network = find_candidate("random", asked.encoder.backbone)
+    sides = compared(asked, out / "run")
+    if labels is not None:  # and those that cannot be judged
+        before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
         for task in (ProbeConfig(), ContoursConfig()):
-            check_stages(task, network)
+            check_stages(task, before)
     if labels is not None and not made.exists():
         write_atomically(early, made_of)
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
@@ -115,7 +116,7 @@ def start(
         say(f"done: look at {page}")
         return
     shared = bool(labelled.shared_sources(labelled.schemes[0]))  # of cases on both sides pretraining sees tissue too
-    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared, **compared(asked, run.path)}
+    how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared, **sides}
     api.evaluate("probe", **how)
     if torch.cuda.is_available():
         judged = api.evaluate("instances", keep_models=True, **how)

@@ -141,12 +141,10 @@ def _pieces(
     own = listed.mpp if math.isnan(known.mpp) else known.mpp
     slide = Slide.open(listed.path, own, listed.unsaid_mpp)
     slide.check_shows(mpp)
-    features = []
+    regions, others = list[Feature](), list[Feature]()
     for feature in read_geojson(file):  # QuPath counts from the scanned part's corner
         moved = shapely.transform(feature.shape, lambda points: points + slide.origin)
-        features.append(feature._replace(shape=moved))
-    regions = [feature for feature in features if class_of(feature, file) == REGION]
-    others = [feature for feature in features if class_of(feature, file) != REGION]
+        (regions if class_of(feature, file) == REGION else others).append(feature._replace(shape=moved))
 
     def remark(what: str, name: str) -> None:
         remarks.add(what, f"{file.name}, {name}")

@@ -38,7 +38,7 @@ class Candidate:
     cell_stride: int | None = None
     """Of pretraining."""
     continued: bool = False
-    """Pretraining began with weights that were not random: stages that did not run have them still."""
+    """Pretraining began with published weights or a plain file's: stages that did not run have them still."""
     path: Path | None = None
     """The weights file, or the folder of the run."""
     steps: int | None = None
@@ -101,6 +101,7 @@ def find_candidate(
     else:
         backbone = Backbone(architecture or ANY)
         backbone.load_file(path)
+    init = facts.get("recipe", {}).get("encoder", {}).get("init", "random")
     path = path.absolute()
     folder = path if path.is_dir() else path.parent if path.stem == "backbone" else path.with_suffix("")
     weights = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
@@ -115,7 +116,8 @@ def find_candidate(
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
         cell_stride=backbone.cell_stride,
-        continued=facts.get("recipe", {}).get("encoder", {}).get("init", "random") != "random",
+        # Of another run nothing is known here: it may have left those stages at random weights.
+        continued=init != "random" and not Path(init).with_suffix(".json").is_file(),
         path=path,
         steps=facts.get("steps"),
         recipe=facts.get("recipe", {}).get("name") or None,
