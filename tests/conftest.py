@@ -70,6 +70,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 20 tiles, to be read only."""
+    from tests.tiny import write_tiles
+
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless Chromium for the tests of a module: while Playwright is at work, nothing else runs asyncio."""

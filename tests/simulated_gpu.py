@@ -6,9 +6,10 @@ host would wait for it is written down.
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -100,8 +101,10 @@ WAITED: list[str] = []
 
 
 def _waits(why: str) -> None:
-    frames = [frame for frame in traceback.extract_stack() if "/colocate/" in frame.filename]
-    WAITED.append(f"{why}: {frames[-1].filename}:{frames[-1].lineno}" if frames else why)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "/colocate/" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    WAITED.append(f"{why}: {frame.f_code.co_filename}:{frame.f_lineno}" if frame else why)
 
 
 class _Moves(TorchFunctionMode):

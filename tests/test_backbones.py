@@ -206,16 +206,6 @@ def test_what_is_frozen_and_what_lies_beyond_the_cells_keeps_its_weights() -> No
     assert moved <= between and {name for name in between if "conv" in name} <= moved
 
 
-def test_statistics_of_batch_norm_move_unless_frozen() -> None:
-    for frozen in (False, True):
-        method = build_method(tiny_recipe(Path(), Path(), encoder=EncoderConfig("test_resnet", freeze_norm=frozen)))
-        before = {name: buffer.clone() for name, buffer in method.backbone.named_buffers()}
-        method.train()
-        method(sample_views(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8), ViewConfig(size=64)))
-        same = all(torch.equal(buffer, before[name]) for name, buffer in method.backbone.named_buffers())
-        assert same == frozen
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [

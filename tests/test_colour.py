@@ -34,7 +34,7 @@ def test_no_change_changes_nothing() -> None:
     torch.testing.assert_close(_ours(_view(), UNCHANGED), _view(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("factor", [0.6, 0.9, 1.0, 1.2, 1.4])
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
 def test_steps_are_torchvisions(factor: float) -> None:
     view = _view()
     steps = {0: TF.adjust_brightness, 1: TF.adjust_contrast, 2: TF.adjust_saturation}
@@ -108,22 +108,7 @@ def test_a_whole_turn_is_none() -> None:
     torch.testing.assert_close(_ours(_view(), [1, 1, 1, 1]), _ours(_view(), UNCHANGED))
 
 
-def test_every_view_has_its_own_matrix() -> None:
-    factors = torch.rand(5, 4, generator=torch.Generator().manual_seed(0)) + 0.5
-    grey = torch.tensor([False, True, False, False, True])
-    matrix, offset = colour_matrix(factors, grey)
-    for i in range(5):
-        one = colour_matrix(factors[i : i + 1], grey[i : i + 1])
-        torch.testing.assert_close((one[0][0], one[1][0]), (matrix[i], offset[i]))
-
-
 # Stain -----------------------------------------------------------------------------------------------------------
-
-
-def test_stain_left_alone() -> None:
-    view = _view()
-    matrix, offset = stain_matrix(torch.ones(1, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64))
-    torch.testing.assert_close(jitter_stain(view, matrix, offset), view)
 
 
 def test_stain_scales_and_shifts_concentrations() -> None:

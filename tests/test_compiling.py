@@ -15,25 +15,23 @@ from colocate.models.encoder import Encoder
 from colocate.training.journal import read_journal
 from colocate.training.loop import build_method, prefetch_views, pretrain
 from colocate.training.optim import OptimConfig, build_optimizer
-from tests.tiny import METHODS, MOCO, tiny_recipe, write_tiles
+from tests.tiny import METHODS, MOCO, tiny_recipe
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles"))
+def plain(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps that is not compiled."""
+    return pretrain(tiny_recipe(tiles, tmp_path_factory.mktemp("plain") / "run", steps=3))
 
 
 @pytest.mark.slow
-def test_a_compiled_run_has_the_losses_of_a_plain_one(tiles: Path, tmp_path: Path) -> None:
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tiles: Path, plain: Path, tmp_path: Path) -> None:
     """Batch norm in groups, shuffled keys and all; the backbone keeps its names and its count of batches."""
-    pretrain(tiny_recipe(tiles, tmp_path / "plain", steps=3))
-    pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=3, compile=True))
-    plain, compiled = (read_journal(tmp_path / name) for name in ("plain", "compiled"))
-    for one, other in zip(plain, compiled, strict=True):
+    compiled = pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=3, compile=True))
+    for one, other in zip(read_journal(plain), read_journal(compiled), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     states = [
-        torch.load(tmp_path / name / "checkpoints" / "step000000003.pt", weights_only=True)["method"]
-        for name in ("plain", "compiled")
+        torch.load(run / "checkpoints" / "step000000003.pt", weights_only=True)["method"] for run in (plain, compiled)
     ]
     assert states[0].keys() == states[1].keys()
     counts = [{key: int(value) for key, value in state.items() if "num_batches" in key} for state in states]
@@ -41,10 +39,8 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tiles: Path, tmp_path: Pat
 
 
 def test_where_compiling_fails_the_run_is_the_plain_one(
-    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiles: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretrain(tiny_recipe(tiles, tmp_path / "plain", steps=2))
-
     def broken(self: Encoder, **options: Any) -> None:
         def fail(*args: Any) -> None:
             raise RuntimeError("no C++ compiler\nand many more lines")
@@ -52,11 +48,10 @@ def test_where_compiling_fails_the_run_is_the_plain_one(
         self._compiled_call_impl = fail
 
     monkeypatch.setattr(Encoder, "compile", broken)
-    pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=2, compile=True))
+    run = pretrain(tiny_recipe(tiles, tmp_path / "compiled", steps=3, compile=True))
     said = capsys.readouterr().err
     assert said.count("compiling failed, so networks run as they are (RuntimeError: no C++ compiler)") == 1
-    plain, compiled = (read_journal(tmp_path / name) for name in ("plain", "compiled"))
-    assert [row["loss"] for row in plain] == [row["loss"] for row in compiled]
+    assert [row["loss"] for row in read_journal(run)] == [row["loss"] for row in read_journal(plain)]
 
 
 def numbered(count: int) -> list[tuple[int, Tiles]]:

@@ -48,7 +48,7 @@ def test_a_folder_that_takes_files_is_made_and_left_empty(tmp_path: Path) -> Non
 def test_commands_refuse_a_folder_that_cannot_be_written(
     name: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slide = str(write_pyramid(tmp_path / "slide.tif", tissue_slide(256)[0], 1.0))
+    slide = str(write_pyramid(tmp_path / "slide.tif", tissue_slide(256, 1.0, 0)[0], 1.0))
     random = ["random", slide, "--architecture", "test_resnet", "--mpp", "1", "--size", "64", "--accelerator", "cpu"]
     with pytest.raises(SystemExit):
         main(["tile", slide, str(out)] if name == "tile" else ["features", *random, "--out", str(out)])

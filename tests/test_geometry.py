@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as TF
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from colocate.core.geometry import Crop, cell_edges, grid_size, resampling, shared_fraction
+from colocate.core.geometry import Crop, cell_edges, resampling, shared_fraction
 from tests.strategies import crop_pairs
 
 TOLERANCE = 1e-3 * 255
@@ -36,13 +35,6 @@ def test_crop_is_still_a_named_tuple_under_the_import_hook() -> None:
     assert crop._replace(transpose=~transpose).transpose.tolist() == [False, True]
 
 
-def test_select_takes_slices_masks_and_numbers() -> None:
-    crop = Crop.of([[i, 0, i + 1, 9] for i in range(4)], [False, True, False, True])
-    for item in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])):
-        part = crop.select(item)
-        assert part.rows.tolist() == [[1, 2], [2, 3]] and part.transpose.tolist() == [True, False]
-
-
 def test_crops_are_wholly_where_their_corners_are_and_turns_may_be_0_and_1() -> None:
     """Of corners on a GPU `transpose` stayed on the host, where `overlap` could not use it."""
     for there in (Crop.of(torch.zeros(2, 4, device="meta"), turns) for turns in (None, [0, 1])):
@@ -58,17 +50,6 @@ def test_corners_that_are_no_rows_of_four_are_refused(corners: list[object]) -> 
         Crop.of(corners)
     with pytest.raises(ValueError, match="one transpose for each"):
         Crop.of([[0, 0, 8, 8]] * 2, [True])
-
-
-def test_view_axes_swap_where_transposed() -> None:
-    crop = Crop.of([[1, 2, 3, 4], [1, 2, 3, 4]], [False, True])
-    vertical, horizontal = crop.view_axes()
-    assert vertical.tolist() == [[1, 3], [2, 4]]
-    assert horizontal.tolist() == [[2, 4], [1, 3]]
-
-
-def test_grid_size() -> None:
-    assert grid_size(7) == (7, 7) and grid_size((3, 5)) == (3, 5)
 
 
 @given(crop_pairs(), st.integers(1, 9), st.integers(1, 9))
@@ -136,11 +117,6 @@ def test_resampling_of_any_crop(length: int, start: int, size: int, flipped: boo
     assert (ours - (expected.flip(0) if flipped else expected)).abs().max() < TOLERANCE
 
 
-def test_a_view_of_the_same_size_is_the_tile() -> None:
-    image = _noise(64, 64)
-    assert (_apply(image, [0, 0, 64, 64], (64, 64)) - image).abs().max() < TOLERANCE
-
-
 # Blur ------------------------------------------------------------------------------------------------------------
 
 
@@ -172,20 +148,6 @@ def test_blur_is_the_convolution_of_triangle_and_gaussian(length: int, size: int
         assert (ours[i] - row / row.sum()).abs().sum() < 5e-4
 
 
-def test_blur_looks_like_torchvision_gaussian_blur() -> None:
-    image = TF.gaussian_blur(_noise(160, 160), [9, 9], [1.5, 1.5])
-    for sigma in (0.5, 1.0, 2.0):
-        sigmas = torch.tensor([sigma])
-        ends = torch.tensor([[0.0, 160.0]])
-        matrix = resampling(ends, 64, 160, sigmas)[0].double()
-        ours = matrix @ image @ matrix.T
-        resized = F.interpolate(image[None], (64, 64), mode="bilinear", antialias=True, align_corners=False)[0]
-        expected = TF.gaussian_blur(resized, [23, 23], [sigma, sigma])
-        inside = (slice(None), slice(10, -10), slice(10, -10))
-        assert (ours[inside] - expected[inside]).abs().max() < 0.02 * 255
-        assert (resized[inside] - expected[inside]).abs().max() > 3 * (ours[inside] - expected[inside]).abs().max()
-
-
 # Promises --------------------------------------------------------------------------------------------------------
 
 cut = st.tuples(st.integers(0, 60), st.integers(1, 40), st.booleans(), st.sampled_from([0.0, 0.1, 0.7, 2.0]))
@@ -201,14 +163,9 @@ def test_matrices_average_pixels_of_their_own_crop(cuts: list[tuple[int, int, bo
     matrices = _matrices(cuts, size)
     assert bool(matrices.isfinite().all()) and bool((matrices >= 0).all())
     torch.testing.assert_close(matrices.sum(2), torch.ones(len(cuts), size), atol=1e-5, rtol=0)
+    assert not bool(((matrices != 0) & (matrices < 1e-12)).any())  # denormals are slow
     for (start, length, _, _), matrix in zip(cuts, matrices, strict=True):
         assert bool((matrix[:, :start] == 0).all()) and bool((matrix[:, start + length :] == 0).all())
-
-
-@given(st.lists(cut, min_size=1, max_size=4), st.integers(1, 48))
-def test_no_denormals(cuts: list[tuple[int, int, bool, float]], size: int) -> None:
-    matrices = _matrices(cuts, size)
-    assert not bool(((matrices != 0) & (matrices < 1e-12)).any())
 
 
 def test_no_denormals_at_full_size() -> None:
@@ -222,18 +179,14 @@ def test_no_denormals_at_full_size() -> None:
         assert bool((taps <= 2 * (scale.clamp_min(1) + 4 * sigma * scale) + 1).all())
 
 
-@given(st.lists(cut, min_size=2, max_size=4), st.integers(1, 48))
-def test_matrices_do_not_depend_on_their_batch(cuts: list[tuple[int, int, bool, float]], size: int) -> None:
-    together = _matrices(cuts, size)
+@given(st.lists(cut, min_size=2, max_size=4), st.integers(1, 48), st.integers(0, 30))
+def test_a_matrix_is_its_own_crops_whatever_the_batch_and_the_padding(
+    cuts: list[tuple[int, int, bool, float]], size: int, padding: int
+) -> None:
+    together = _matrices(cuts, size, 100 + padding)
+    assert bool((together[:, :, 100:] == 0).all())
     for one, matrix in zip(cuts, together, strict=True):
-        torch.testing.assert_close(_matrices([one], size)[0], matrix, atol=1e-6, rtol=0)
-
-
-@given(cut, st.integers(1, 48), st.integers(0, 30))
-def test_padding_adds_columns_of_zeros(one: tuple[int, int, bool, float], size: int, padding: int) -> None:
-    plain, padded = _matrices([one], size)[0], _matrices([one], size, 100 + padding)[0]
-    torch.testing.assert_close(padded[:, :100], plain, atol=1e-6, rtol=0)
-    assert bool((padded[:, 100:] == 0).all())
+        torch.testing.assert_close(_matrices([one], size)[0], matrix[:, :100], atol=1e-6, rtol=0)
 
 
 @given(cut, st.integers(1, 48))

@@ -15,7 +15,6 @@ import pytest
 import colocate
 from colocate.cli.main import COMMANDS, main
 from colocate.evaluation.settings import TASKS
-from colocate.training.recipes import RECIPES
 from tests.evaluate.made import write_result
 from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.tiny import write_tiles
@@ -107,19 +106,6 @@ def test_results_are_tabulated_without_torch(tmp_path: Path) -> None:
         write_result(tmp_path, task)
     names = loaded(TYPED, ["table", tmp_path])
     assert "colocate.evaluation.table" in names and not names & HEAVY
-
-
-def test_every_recipe_builds_what_its_settings_name() -> None:
-    """Settings name their network in an import of their own, which nothing else looks at."""
-    from colocate.models.backbones import Backbone
-
-    for name in ("plm", "vicregl", "concl", "colocate-continue"):
-        method = RECIPES[name]().method
-        assert type(method.build(Backbone("test_resnet"))).__name__ + "Config" == type(method).__name__
-
-
-def test_what_modules_bring_along() -> None:
-    assert not loaded("import colocate, colocate.slides.slide, colocate.slides.tile") & HEAVY
 
 
 def test_slides_are_looked_at_without_torch() -> None:

@@ -64,28 +64,23 @@ def grouped(network: nn.Module, size: int) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # plain batch norm, and timm's with activation
 def test_grouped_batch_norm_is_batch_norm_of_each_group(name: str) -> None:
+    """Values, gradients and statistics."""
     backbone = Backbone(name).double()
     images = torch.randn(12, 3, 64, 64, dtype=torch.float64)
     together = grouped(backbone, 4)
     apart = [copy.deepcopy(backbone) for _ in range(3)]
+    found = together(images)
     expected = torch.cat([network(part) for network, part in zip(apart, images.split(4), strict=True)])
-    torch.testing.assert_close(together(images), expected)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for weight, *theirs in zip(together.parameters(), *(network.parameters() for network in apart), strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, sum(their.grad for their in theirs))
     for key, tensor in together.state_dict().items():
         if "running" in key:
             torch.testing.assert_close(tensor, torch.stack([network.state_dict()[key] for network in apart]).mean(0))
     assert together.state_dict().keys() == backbone.state_dict().keys()
-
-
-def test_grouped_batch_norm_gives_the_groups_gradients() -> None:
-    backbone = Backbone("test_resnet").double()
-    images = torch.randn(8, 3, 64, 64, dtype=torch.float64)
-    together = grouped(backbone, 4)
-    together(images).square().sum().backward()
-    for part in images.split(4):
-        backbone(part).square().sum().backward()
-    for mine, theirs in zip(together.parameters(), backbone.parameters(), strict=True):
-        assert mine.grad is not None and theirs.grad is not None
-        torch.testing.assert_close(mine.grad, theirs.grad)
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_named() -> None:

@@ -96,21 +96,6 @@ def test_the_value_of_a_case_done_by_hand() -> None:
     assert float(half) == pytest.approx(expected / 8, rel=1e-6)
 
 
-def test_leaving_out_rows_of_weight_zero_changes_nothing() -> None:
-    query, key, negatives = _vectors(30, 17, 6)
-    weight = torch.rand(30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    weight[::3] = 0
-    seen = weight > 0
-    whole = _value_and_gradients(info_nce, query, key, negatives, weight, chunk=8)
-    value, *gradients = _value_and_gradients(
-        info_nce, query[seen], key[seen], negatives, weight[seen], chunk=8, count=30
-    )
-    torch.testing.assert_close(value, whole[0])
-    for part, gradient in zip(gradients, whole[1:], strict=True):
-        torch.testing.assert_close(part, gradient[seen])
-        assert bool((gradient[~seen] == 0).all())
-
-
 def test_a_zero_key_of_weight_zero_stays_finite() -> None:
     """What a pooled cell is where nothing was shared."""
     query, key, negatives = _vectors(4, 9, 5, torch.float32)

@@ -12,7 +12,7 @@ from colocate.core.views import sample_views
 from colocate.methods.settings import ConCLConfig, DistilConfig, MoCoConfig, VICRegLConfig
 from colocate.training.loop import build_method
 from colocate.training.optim import build_optimizer
-from colocate.training.recipe import EncoderConfig, Recipe, differences
+from colocate.training.recipe import Recipe, differences
 from colocate.training.recipes import PAPER, RECIPES, find_recipe, summary
 
 
@@ -76,11 +76,3 @@ def test_what_plm_adds_is_the_match() -> None:
     for plain, matched, field in (("moco-v2", "plm", "match"), ("vicregl", "plm-vicregl", "location")):
         changed = differences(find_recipe(matched), find_recipe(plain))
         assert {name.split(".")[1] for name in changed} <= {field, "dense"}
-
-
-def test_a_vit_has_patch_tokens_as_cells() -> None:
-    recipe = find_recipe("plm-vit")
-    assert recipe.encoder == EncoderConfig("vit_small_patch16_224", drop_path=0.1)
-    assert recipe.optim.name == "adamw" and recipe.optim.clip == 1.0
-    method = build_method(shortened(recipe)).eval()
-    assert method.query(torch.zeros(1, 3, 224, 224)).grid == (14, 14)

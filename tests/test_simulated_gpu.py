@@ -40,10 +40,12 @@ def test_it_refuses_what_a_gpu_refuses_and_tells_where_the_host_waits() -> None:
         assert len(waited) == 4
 
 
-STEPS = [("plm", "cuda"), *(pytest.param(name, "cuda", marks=pytest.mark.slow) for name in METHODS if name != "plm")]
+OTHERS = [name for name in METHODS if name not in ("plm", "moco-v2", "concl")]  # of which plm and plm-concl do all
+SLOW = [pytest.param(name, "cuda", marks=pytest.mark.slow) for name in OTHERS]
+SLOW += [pytest.param("plm", "mps", marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize(("name", "gpu"), [*STEPS, pytest.param("plm", "mps", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "gpu"), [("plm", "cuda"), *SLOW])
 def test_a_step_waits_for_nothing_and_computes_what_a_cpu_does(name: str, gpu: str) -> None:
     def losses(device: str) -> list[float]:
         recipe = tiny_recipe(Path(), Path(), method=METHODS[name])

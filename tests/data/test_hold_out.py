@@ -13,6 +13,7 @@ from pyarrow import csv, parquet
 from colocate.base.errors import UserError
 from colocate.data.index import Index
 from colocate.data.rows import quoted
+from tests.data.pictures import shards, sources
 
 Build = Callable[..., Index]
 ROWS = {
@@ -51,19 +52,22 @@ def test_the_rest_is_all_there_is(
 ) -> None:
     index = build(table_file(tmp_path, kind, ROWS), hold_out=hold_out)
     assert index.table["path"].to_pylist() == [ROWS["path"][number] for number in left]
-    assert [index.sources[number] for number in index.source_numbers] == [ROWS["source"][number] for number in left]
+    assert sources(index) == [ROWS["source"][number] for number in left]
     assert {*index.sources} == {ROWS["source"][number] for number in left}
     rest = {name: [values[number] for number in left] for name, values in ROWS.items()}
     assert index.fingerprint == build(table_file(tmp_path, "parquet", rest)).fingerprint
 
 
-def test_accents_are_the_same_letters_however_a_computer_writes_them(build: Build, tmp_path: Path) -> None:
-    apart, one = (unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC"))
-    rows: dict[str, list[object]] = {"path": ["0.png", "1.png", "2.png"], "patient": [apart, one, "other"]}
-    for word in (apart, one):
-        assert build(table_file(tmp_path, "csv", rows), hold_out=(f"patient={word}",)).table["path"].to_pylist() == [
-            "2.png"
-        ]
+ACCENTS = [unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC")]
+
+
+@pytest.mark.parametrize(("words", "held_out"), [(["test", " test "], "test"), *((ACCENTS, name) for name in ACCENTS)])
+def test_a_word_is_the_same_with_blanks_and_however_accents_are_written(
+    words: list[str], held_out: str, build: Build, tmp_path: Path
+) -> None:
+    """A CSV file's are read without blanks; those of Parquet were left in."""
+    table = table_file(tmp_path, "parquet", {"path": ["0.png", "1.png", "2.png"], "word": [*words, "other"]})
+    assert build(table, hold_out=(f"word={held_out}",)).table["path"].to_pylist() == ["2.png"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -79,10 +83,7 @@ def test_a_tile_that_is_held_out_and_is_not_is_refused(kind: str, build: Build, 
     ("hold_out", "message"),
     [
         ("splt=test", r"--hold-out splt=test: .*t\.csv has no column splt: did you mean split\?"),
-        (
-            "q=9",
-            r"--hold-out q=9: .* has no column q: there are path, patient, split, source, fold, scan",
-        ),
+        ("q=9", r"--hold-out q=9: .* has no column q: there are path, patient, split, source, fold, scan"),
         ("split=tset", r"--hold-out split=tset: no tile of .*t\.csv has this split: did you mean test\?"),
         ("patient=P9x", r"--hold-out patient=P9x: no tile of .*t\.csv has this patient: there are 007, 7, P1"),
         ("patient=", "--hold-out 'patient=': give COLUMN=VALUE"),
@@ -97,18 +98,12 @@ def test_mistakes_are_named(hold_out: str, message: str, build: Build, tmp_path:
         build(table_file(tmp_path, "csv", ROWS), hold_out=(hold_out,))
 
 
-def test_data_without_columns(tiles: Path, build: Build) -> None:
+def test_data_without_columns(tiles: Path, build: Build, tmp_path: Path) -> None:
     (tiles / "t.lst").write_text("a/0.png\n")
     stored = build(tiles).path
-    for data in (tiles, tiles / "t.lst", stored):
+    for data in (tiles, tiles / "t.lst", stored, shards(tiles, tmp_path)):
         with pytest.raises(UserError, match=r"--hold-out split=test goes by a column of .*, but .*: give one"):
             build(data, hold_out=("split=test",))
-
-
-def test_words_with_blanks_are_the_same_words(build: Build, tmp_path: Path) -> None:
-    """A CSV file's are read without; those of Parquet were left in."""
-    rows = {"path": ["0.png", "1.png", "2.png"], "split": ["train", "test", " test "]}
-    assert build(table_file(tmp_path, "parquet", rows), hold_out=("split=test",)).table["path"].to_pylist() == ["0.png"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -156,9 +151,3 @@ def test_tiles_of_which_nothing_is_known_stay_and_are_told(
     whole = table_file(tmp_path, kind, {"path": ["0", "1"], "split": ["test", "a"], "patient": [None, "P1"]})
     build(whole, hold_out=("split=test",))
     assert not capsys.readouterr().out
-
-
-def test_a_path_of_nothing_is_no_path(build: Build, tmp_path: Path) -> None:
-    """In Parquet it was the folder itself."""
-    with pytest.raises(UserError, match="no path in row 2"):
-        build(table_file(tmp_path, "parquet", {"path": ["0.png", ""]}))

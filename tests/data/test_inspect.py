@@ -27,7 +27,7 @@ def look(tmp_path: Path) -> Callable[..., Summary]:
     return look
 
 
-def test_counts(tiles: Path, look: Callable[..., Summary]) -> None:
+def test_counts_and_colours_of_all_pixels(tiles: Path, build: Build, look: Callable[..., Summary]) -> None:
     summary = look(tiles, mpp=0.5)
     assert (summary.tiles, summary.opened) == (7, 7)
     assert summary.sources == {".": 1, "a": 4, "b c": 1, "b c/deep": 1}
@@ -37,12 +37,8 @@ def test_counts(tiles: Path, look: Callable[..., Summary]) -> None:
     assert summary.mpp == {0.5: 7}
     assert summary.duplicates == []
     assert summary.unreadable == {}
-
-
-def test_mean_and_std_are_over_all_pixels(tiles: Path, build: Build, look: Callable[..., Summary]) -> None:
     index = build(tiles)
     pixels = np.concatenate([index.read(i).reshape(3, -1).numpy() for i in range(7)], 1) / 255
-    summary = look(tiles)
     np.testing.assert_allclose(summary.mean, pixels.mean(1), rtol=1e-12)
     np.testing.assert_allclose(summary.std, pixels.std(1), rtol=1e-12)
 

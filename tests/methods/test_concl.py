@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from colocate.base.errors import UserError
-from colocate.core.settings import ViewConfig
-from colocate.core.views import Batch, sample_views
+from colocate.core.views import Batch
 from colocate.methods.concl import LEAST_CELLS, ConCL
 from colocate.methods.rules import Overlap
 from colocate.methods.settings import ConCLConfig, MoCoConfig
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method
+from tests.methods.test_moco import batch_of
 from tests.reference.overlap import overlap_matrix
-from tests.tiny import double, each_view, tiny_recipe
+from tests.tiny import tiny_recipe
 
 MOCO = MoCoConfig(queue_length=20, hidden=16, width=8)
 CONFIG = ConCLConfig(MOCO, concepts=3, warmup_epochs=2)
@@ -32,11 +32,8 @@ def built(config: ConCLConfig = CONFIG) -> ConCL:
     return method
 
 
-def batch_of(count: int = 5, epoch: int = 2, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    tiles = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)
-    config = ViewConfig(size=96, symmetries="all", reference=True)
-    return each_view(sample_views(tiles, config, seed=seed, epoch=epoch), double)
+def batch_at(epoch: int) -> Batch:
+    return batch_of(5, epoch, reference=True)
 
 
 def plain_concepts(method: ConCL, batch: Batch) -> tuple[torch.Tensor, int]:
@@ -64,7 +61,7 @@ def plain_concepts(method: ConCL, batch: Batch) -> tuple[torch.Tensor, int]:
 
 
 def test_concepts_are_contrasted_as_the_paper_says() -> None:
-    method, batch = built(), batch_of()
+    method, batch = built(), batch_at(2)
     method.moco.key.follow(method.query)  # and once more, in forward: they stay equal
     plain = copy.deepcopy(method)
     losses = method(batch)
@@ -85,29 +82,29 @@ def test_concepts_are_contrasted_as_the_paper_says() -> None:
 @pytest.mark.parametrize("config", [CONFIG, PLM])
 def test_only_whole_views_count_before_the_warm_up_ends(config: ConCLConfig) -> None:
     method = built(config)
-    early = method(batch_of(epoch=1))
+    early = method(batch_at(1))
     assert early.terms["concepts"] == 0 and early.total() == early.terms["whole"] > 0
     early.total().backward()
     assert [name for name, p in method.query.named_parameters() if p.grad is None] == []
     assert not method.past_prototypes.used
 
-    late = method(batch_of(epoch=2))
+    late = method(batch_at(2))
     assert late.terms["whole"] == 0 < late.terms["concepts"]
     if config is PLM:
-        late_terms = method.moco.contrast(batch_of(epoch=2))
+        late_terms = method.moco.contrast(batch_at(2))
         assert late_terms.cells is not None and late.terms["cells"] > 0
     torch.testing.assert_close(late.total(), late.terms["concepts"] + late.terms.get("cells", 0))
 
 
 def test_shares_of_the_terms_are_lambdas() -> None:
     alike = {name: built(replace(PLM, moco=replace(PLM.moco, dense=dense))) for name, dense in (("a", 0.0), ("b", 0.4))}
-    a, b = (method(batch_of()) for method in alike.values())
+    a, b = (method(batch_at(2)) for method in alike.values())
     torch.testing.assert_close(b.terms["concepts"], 0.6 * a.terms["concepts"])
     assert a.terms["cells"] == 0 < b.terms["cells"]
 
 
 def test_clustering_leaves_the_key_encoder_as_it_was() -> None:
-    method, batch = built().train(), batch_of()
+    method, batch = built().train(), batch_at(2)
     assert batch.reference is not None
     before = copy.deepcopy(method.state_dict())
     method.cluster(batch.reference)
@@ -117,11 +114,9 @@ def test_clustering_leaves_the_key_encoder_as_it_was() -> None:
 
 def test_what_it_cannot_do_without_is_named() -> None:
     with pytest.raises(UserError, match=r"switch it on with --views\.reference"):
-        built()(batch_of(epoch=0)._replace(reference=None))
+        built()(batch_at(0)._replace(reference=None))
     with pytest.raises(UserError, match=r"cells cannot be 500 concepts"):
-        built(replace(CONFIG, concepts=500))(batch_of())
-    with pytest.raises(UserError, match="method"):
-        replace(CONFIG, concepts=0)
+        built(replace(CONFIG, concepts=500))(batch_at(2))
     with pytest.raises(UserError, match=r"clusters the stage of stride 16, which learns nothing with --cell-stride 8"):
         CONFIG.build(Backbone("resnet18", cell_stride=8))
     with pytest.raises(UserError, match="clusters the stage of stride 16"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from colocate.core.geometry import Crop
 from colocate.core.matching import overlap
 from colocate.core.views import Batch, View
-from colocate.methods.concl import LEAST_CELLS, ConCL, carried, prototypes
+from colocate.methods.concl import LEAST_CELLS, ConCL, prototypes
 from colocate.methods.moco import MoCo
 from colocate.methods.settings import ConCLConfig, MoCoConfig
 from colocate.models.encoder import Encoder, Features
@@ -49,11 +49,6 @@ def reference_of(values: dict[str, Tensor]) -> Crop:
     return Crop.of([[0, 0, 1, 1]] * len(values["assignment"]))
 
 
-def some(values: dict[str, Tensor], tiles: int) -> dict[str, Tensor]:
-    """The first tiles alone, for loops."""
-    return {name: value[:tiles] if value.ndim else value for name, value in values.items()}
-
-
 def one_hot(values: dict[str, Tensor], name: str) -> Tensor:
     return F.one_hot(values[name].long().flatten(1), int(values["concepts"])).double()
 
@@ -76,20 +71,15 @@ def test_the_published_rule_of_carrying_is_a_vote_in_a_cut_of_whole_cells(values
     assert torch.equal(slow.rounded_loop(assignment, place[:, :4], place[:, 4] > 0, 7), expected)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_prototypes(values, side):
-    shares, cells = one_hot(values, f"assignment_{side}"), features(values, side)
-    ours, (loops, covered) = prototypes(cells, shares), slow.prototypes(cells, shares)
-    torch.testing.assert_close(ours.mean.flatten(0, 1), values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(loops.flatten(0, 1), values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
-    assert torch.equal(ours.cells, covered)
-
-
-def test_the_looping_prototypes_of_benchmarks(values):
-    """They are the published ones."""
+def test_prototypes(values):
+    """Ours, the loops, and those loops that benchmarks take."""
     sides = [(features(values, side), values[f"assignment_{side}"]) for side in SIDES]
-    for side, found in zip(SIDES, slow.prototypes_loop(*sides[0], *sides[1]), strict=True):
-        torch.testing.assert_close(found, values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
+    for side, looped in zip(SIDES, slow.prototypes_loop(*sides[0], *sides[1]), strict=True):
+        shares, cells = one_hot(values, f"assignment_{side}"), features(values, side)
+        ours, (loops, covered) = prototypes(cells, shares), slow.prototypes(cells, shares)
+        for mean in (ours.mean.flatten(0, 1), loops.flatten(0, 1), looped):
+            torch.testing.assert_close(mean, values[f"prototypes_{side}"], rtol=1e-10, atol=1e-12)
+        assert torch.equal(ours.cells, covered)
 
 
 # Exact area, where the published rule rounds -------------------------------------------------------------------------
@@ -105,18 +95,6 @@ def test_where_exact_area_and_rounding_differ(values):
     assert bool((other[~cut] == 0).all())
     assert 0.1 < other[cut].mean() < 0.3
     assert got.mean() < largest.mean()  # the best single concept of each cell is better, too
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_the_exact_rule_is_consistent(values, side):
-    values = some(values, 3)
-    view, reference, shares = view_of(values, side), reference_of(values), concepts(values, side).exact
-    loops = slow.carried(values["assignment"].long().flatten(1), 4, GRID, reference, view, CELLS)
-    torch.testing.assert_close(shares, loops, rtol=0, atol=1e-12)
-    torch.testing.assert_close(shares.sum(2), torch.ones(3, 49, dtype=torch.float64))
-    # From the reference view's side: how much of each of its cells the view sees, summed over a concept's cells.
-    seen = overlap(reference, view, GRID, CELLS).weight[:, None] @ one_hot(values, "assignment") / 14**2
-    torch.testing.assert_close(shares.mean(1) * view.area()[:, None], seen.squeeze(1), rtol=0, atol=1e-12)
 
 
 # What counts in the loss ---------------------------------------------------------------------------------------------
@@ -189,11 +167,3 @@ def test_a_batch_whose_views_share_no_concept_gives_no_loss_and_a_finite_gradien
     assert loss == 0 and torch.equal(method.past_prototypes.vectors, before)
     (gradient,) = torch.autograd.grad(loss, q.field)
     assert bool((gradient == 0).all())
-
-
-def test_carried_gives_what_a_view_shows(values):
-    batch, q, _ = batch_of(values)
-    assert batch.reference is not None
-    mine = carried(one_hot(values, "assignment"), GRID, batch.reference, batch.first, q)
-    torch.testing.assert_close(mine.cells, concepts(values, "query").exact.sum(1))
-    torch.testing.assert_close(mine.cells.sum(1), torch.full((8,), 49.0, dtype=torch.float64))

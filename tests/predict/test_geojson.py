@@ -56,12 +56,6 @@ def test_a_feature_keeps_to_the_schema(shape: shapely.Geometry, kind: type) -> N
     assert shapely.get_coordinates(read).round(2).tolist() == shapely.get_coordinates(read).tolist()
 
 
-def test_an_id_is_that_of_the_content() -> None:
-    assert made(TRIANGLE)["id"] == made(TRIANGLE)["id"]
-    others = [made(RING), made(TRIANGLE, name="nucleus"), made(TRIANGLE, score=0.5), made(TRIANGLE, kind="annotation")]
-    assert len({item["id"] for item in [made(TRIANGLE), *others]}) == 5
-
-
 def test_an_id_is_made_of_plain_json() -> None:
     """As it was when features were made one by one: files of earlier runs have the same ids."""
     for shape in (TRIANGLE, RING, TWO, shapely.affinity.translate(RING, 1e6 / 3, -7e5 / 9)):

@@ -54,8 +54,8 @@ def test_the_map_reads_back_and_its_regions_are_the_known_ones(
 ) -> None:
     monkeypatch.setattr(outputs, "SMALLEST_PX", 100)
     monkeypatch.setattr(outputs, "TILE_PX", 128)
-    out = tmp_path / "out"
-    assert predict(MAPPER, [slide_of(tmp_path, ids)], out, CONFIG) == Tally(1, 0, 0)
+    slide, out = slide_of(tmp_path, ids), tmp_path / "out"
+    assert predict(MAPPER, [slide], out, CONFIG) == Tally(1, 0, 0)
     truth = classes_of(ids)
     with tifffile.TiffFile(out / "slide.tif") as file:
         assert len(file.pages) == 4
@@ -82,13 +82,10 @@ def test_the_map_reads_back_and_its_regions_are_the_known_ones(
     marker = json.loads((out / "slide.json").read_text())
     areas = {name: (truth == class_).sum() / 1e6 for class_, name in enumerate(("background", "even", "odd"))}
     assert marker["area_mm2"] == pytest.approx(areas, abs=1e-9)
-    assert sorted(path.name for path in out.iterdir()) == [
-        f"slide{e}" for e in (".csv", ".geojson", ".json", ".png", ".tif")
-    ]
+    endings = (".csv", ".geojson", ".json", ".png", ".tif")
+    assert sorted(path.name for path in out.iterdir()) == [f"slide{ending}" for ending in endings]
     assert [listed.name for listed in find_slides([tmp_path])] == ["slide"]  # the map is none
-    assert predict(MAPPER, [Listed("slide", tmp_path / "slide.tif", mask=tmp_path / "all.png")], out, CONFIG) == Tally(
-        0, 1, 0
-    )
+    assert predict(MAPPER, [slide], out, CONFIG) == Tally(0, 1, 0)
 
 
 def test_small_regions_are_left_out_and_large_maps_outlined_coarsely(

@@ -27,25 +27,18 @@ from tests.predict.seen import kept
 CPU = ["--accelerator", "cpu", "--workers", "0"]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.mark.slow
+def test_a_kept_model_maps_a_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A U-Net that has learned discs at 0.5 um/px, and a slide of them at 0.25."""
-    folder = tmp_path_factory.mktemp("command")
-    data = write_tissue(folder / "discs")
+    data, results, out = write_tissue(tmp_path / "discs"), tmp_path / "results", tmp_path / "out"
     learn = ["--fit.steps", "40", "--fit.batch", "4", "--fit.lr", "0.003", "--crop", "64", "--seeds", "1"]
     words = ["semantics", "--data", str(data.folder), "--backbone", "random", "--architecture", "test_resnet"]
-    main(["evaluate", *words, *learn, *CPU, "--keep-models", "--out", str(folder / "results")])
+    main(["evaluate", *words, *learn, *CPU, "--keep-models", "--out", str(results)])
     image = discs(3, 192, 256)[0].permute(1, 2, 0).numpy()
-    write_pyramid(folder / "slide.tif", image.repeat(2, 0).repeat(2, 1), 0.25)
-    Image.fromarray(np.full((6, 8), 255, np.uint8)).save(folder / "all.png")
-    (folder / "slides.csv").write_text("path,mask\nslide.tif,all.png\n")
-    return folder
-
-
-@pytest.mark.slow
-def test_a_kept_model_maps_a_slide(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = results / "out"
-    words = ["predict", str(results / "results"), str(results / "slides.csv"), "--out", str(out), *CPU]
+    write_pyramid(tmp_path / "slide.tif", image.repeat(2, 0).repeat(2, 1), 0.25)
+    Image.fromarray(np.full((6, 8), 255, np.uint8)).save(tmp_path / "all.png")
+    (tmp_path / "slides.csv").write_text("path,mask\nslide.tif,all.png\n")
+    words = ["predict", str(results), str(tmp_path / "slides.csv"), "--out", str(out), *CPU]
     sizes = ["--window", "128", "--overlap", "32", "--min-area", "10"]
     main([*words, *sizes])
     assert capsys.readouterr().out.splitlines()[-1] == f"done: 1 slide in {out}"
@@ -65,14 +58,6 @@ def test_a_kept_model_maps_a_slide(results: Path, capsys: pytest.CaptureFixture[
         with pytest.raises(SystemExit):
             main([*words, *more])
         assert reason in capsys.readouterr().err
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slide = tmp_path / "slide.png"
-    Image.new("RGB", (64, 64)).save(slide)
-    with pytest.raises(SystemExit):
-        main(["predict", str(write_tissue(tmp_path / "discs").folder), str(slide), "--out", str(tmp_path / "none")])
-    assert "--keep-models" in capsys.readouterr().err
 
 
 def test_a_model_of_contours_is_called_so_and_gives_objects() -> None:

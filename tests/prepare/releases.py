@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from colocate.slides.pictures import ORIENTATION
 from tests.data.pictures import picture
 
 GLAS_PARTS = {"train": 85, "testA": 60, "testB": 20}
@@ -25,6 +26,13 @@ def save(array: np.ndarray | Image.Image, path: Path, **options: object) -> Path
     image = array if isinstance(array, Image.Image) else Image.fromarray(array)
     image.save(path, **options)  # type: ignore[arg-type]
     return path
+
+
+def turned(orientation: int) -> Image.Exif:
+    """What a camera says of a picture that is to be turned."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
 
 
 def write_glas(folder: Path, parts: dict[str, int] | None = None, ending: str = "bmp") -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from colocate.base.errors import UserError
 from colocate.data.decode import decode
@@ -17,9 +16,8 @@ from colocate.datasets.files import boxes
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
-from colocate.slides.pictures import ORIENTATION
 from tests.data.pictures import picture
-from tests.prepare.releases import save
+from tests.prepare.releases import save, turned
 
 TRAIN = "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500"
 TEST = "TCGA-OL-A5D6-DX1_xmin115108_ymin40554_MPP-0.2500"
@@ -43,12 +41,11 @@ def release(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(release: Path, tmp_path: Path) -> Callable[[], Labelled]:
-    return lambda: write(tmp_path / "out", *bcss.drafts(release, piece=32), partial=True)
+def data(release: Path, tmp_path: Path) -> Labelled:
+    return write(tmp_path / "out", *bcss.drafts(release, piece=32), partial=True)
 
 
-def test_release(made: Callable[[], Labelled]) -> None:
-    data = made()
+def test_release(data: Labelled) -> None:
     assert (data.name, data.kind, data.ignored) == ("bcss", "semantics", 0)
     assert (len(data.classes), data.classes[1], data.classes[20]) == (22, "tumor", "dcis")
     assert {item.source for item in data.items} == {"TCGA-A1-A0SK", "TCGA-OL-A5D6"}
@@ -63,8 +60,7 @@ def test_release(made: Callable[[], Labelled]) -> None:
     data.verify()
 
 
-def test_pieces_fit_together_again(made: Callable[[], Labelled], release: Path) -> None:
-    data = made()
+def test_pieces_fit_together_again(data: Labelled, release: Path) -> None:
     for seed, name in enumerate((TRAIN, TEST)):
         image, mask = torch.zeros(3, HIGH, WIDE, dtype=torch.uint8), torch.zeros(HIGH, WIDE, dtype=torch.int32)
         covered = torch.zeros(HIGH, WIDE, dtype=torch.int32)
@@ -111,43 +107,30 @@ def test_colour_normalised_images_and_names_without_resolution(release: Path, tm
     }
 
 
-def test_masks_of_16_bits_and_of_three_channels(release: Path) -> None:
-    for mask in (codes(0).astype(np.uint16), np.dstack([codes(0)] * 3)):
-        save(mask, release / "masks" / f"{TRAIN}.png")
-        assert torch.equal(next(bcss.drafts(release)[1]).mask, torch.from_numpy(codes(0).astype(np.int32)))
+def spoilt(src: Path, mask: np.ndarray, **options: object) -> None:
+    save(mask, src / "masks" / f"{TRAIN}.png", **options)
 
 
-def test_sizes_that_differ_are_named(release: Path) -> None:
-    save(codes(0)[:-1], release / "masks" / f"{TRAIN}.png")
-    with pytest.raises(UserError, match=rf"images/{TRAIN}\.png is 75 x 50 px and its mask .*{TRAIN}\.png 75 x 49: one"):
-        list(bcss.drafts(release)[1])
+NO_CODE = np.where(codes(0) == 0, 200, codes(0)).astype(np.uint8)
+IMAGE, MASK = rf"images/{TRAIN}\.png", rf"masks/{TRAIN}\.png"
 
 
 @pytest.mark.parametrize(
-    ("mask", "found"),
+    ("spoil", "says"),
     [
-        (codes(0) + 1, "the class code 22"),
-        (np.where(codes(0) == 0, 200, codes(0)).astype(np.uint8), "the class code 200"),
+        (lambda src: spoilt(src, codes(0)[:-1]), rf"{IMAGE} is 75 x 50 px and its mask .*{TRAIN}\.png 75 x 49: one"),
+        (lambda src: spoilt(src, codes(0) + 1), f"{MASK} holds the class code 22, but BCSS has class codes 0 to 21"),
+        (lambda src: spoilt(src, NO_CODE), f"{MASK} holds the class code 200, but BCSS has class codes 0 to 21: get"),
+        (lambda src: spoilt(src, codes(0), format="JPEG"), f"{MASK} is packed as JPEG, which may change numbers"),
+        (
+            lambda src: save(picture(0, WIDE, HIGH), src / "images" / f"{TRAIN}.png", exif=turned(6)),
+            rf"{IMAGE} is to be turned by its EXIF entry \(orientation 6\)",
+        ),
     ],
 )
-def test_what_holds_no_codes_is_named(release: Path, mask: np.ndarray, found: str) -> None:
-    save(mask, release / "masks" / f"{TRAIN}.png")
-    with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png holds {found}, but BCSS has class codes 0 to 21: get"):
-        list(bcss.drafts(release)[1])
-
-
-def test_codes_are_read_as_other_masks(release: Path) -> None:
-    save(codes(0), release / "masks" / f"{TRAIN}.png", format="JPEG")
-    with pytest.raises(UserError, match=rf"masks/{TRAIN}\.png is packed as JPEG, which may change numbers"):
-        list(bcss.drafts(release)[1])
-
-
-def test_an_image_to_be_turned_is_refused_as_of_other_data_sets(release: Path) -> None:
-    path = release / "images" / f"{TRAIN}.png"
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    save(picture(0, WIDE, HIGH), path, exif=exif)
-    with pytest.raises(UserError, match=rf"images/{TRAIN}\.png is to be turned by its EXIF entry \(orientation 6\)"):
+def test_what_is_wrong_is_named(release: Path, spoil: Callable[[Path], object], says: str) -> None:
+    spoil(release)
+    with pytest.raises(UserError, match=says):
         list(bcss.drafts(release)[1])
 
 

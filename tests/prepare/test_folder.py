@@ -102,13 +102,11 @@ def test_what_a_table_says(tmp_path: Path) -> None:
     assert data.notes == ()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("words", [("train", "test"), ("Train", "Test"), ("TRAIN ", " TEST")])
-def test_a_table_as_spreadsheets_save_it(tmp_path: Path, words: tuple[str, str], delimiter: str, encoding: str) -> None:
+def test_a_table_as_spreadsheets_save_it(tmp_path: Path, words: tuple[str, str]) -> None:
+    """With any separator and encoding: tests/test_tables.py."""
     rows = [f't{n}.jpg;Müller {n};"0,5";{"train" if n == 1 else words[n > 2]}' for n in range(5)]
-    text = "\r\n".join(["path;source;mpp;split", *rows]).replace(";", delimiter)
-    (tmp_path / "items.csv").write_bytes(text.encode(encoding))
+    (tmp_path / "items.csv").write_bytes("\r\n".join(["path;source;mpp;split", *rows]).encode("utf-16"))
     known = read_items(tmp_path / "items.csv", [f"t{n}" for n in range(5)], None)
     assert known == {f"t{n}": (f"Müller {n}", 0.5, "test" if n > 2 else "train") for n in range(5)}
 
@@ -198,12 +196,9 @@ def test_tables_that_do_not_fit(table: str, says: str, tmp_path: Path) -> None:
         prepared(src, tmp_path / "out")
 
 
-def test_masks_in_colours_or_missing(tmp_path: Path) -> None:
+def test_missing_masks_are_named(tmp_path: Path) -> None:
     src = write_folder(tmp_path / "mine")
-    save(picture(1, 10, 8), src / "masks" / "t3.png")
-    with pytest.raises(UserError, match=r"t3.png is a mask in colours, .*: save a grey image of 8 or 16 bits"):
-        prepared(src, tmp_path / "out")
-    (src / "masks" / "t3.png").unlink()
-    (src / "masks" / "t1.png").unlink()
+    for name in ("t1", "t3"):
+        (src / "masks" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"t1.jpg has no mask in .*masks \(1 more like it\): get it again"):
         prepared(src, tmp_path / "out")

@@ -61,21 +61,27 @@ def made(src: Path, tmp_path: Path) -> Callable[..., Labelled]:
     return lambda **options: write(tmp_path / "out", *geojson.drafts(src, **options))
 
 
-def test_an_ome_tiff_may_be_called_without_ome(src: Path, made: Callable[..., Labelled]) -> None:
-    (src / "a0.png").unlink()
-    save(picture(0, WIDE, HIGH), src / "a0.ome.tif")
-    assert [item.name for item in made().items] == ["a0.ome", "a1", "a2", "a3", "a4"]
+def areas(data: Labelled, number: int) -> list[int]:
+    """Of the objects in a mask, in their order."""
+    return data.mask(number).unique(return_counts=True)[1].tolist()[1:]
 
 
 def test_what_qupath_marks_is_no_object(src: Path, made: Callable[..., Labelled]) -> None:
-    """A rectangle of Region* around the glands, and one to Ignore*; and a blank after a class is none of its name."""
+    """A rectangle of Region* around the glands, and one to Ignore*; and a blank after a class is none of its name.
+
+    Objects are annotations with a class, though detections lie in them, and cells, by their outline.
+    """
     region = feature(square(0, 0, 38), **classed("Region*"))
     ignored = feature(square(20, 20), **classed("Ignore*"))
     put(src / "a0.geojson", feature(square(0, 2), **classed("gland ")), region, ignored)
+    put(src / "a1.geojson", feature(square(0, 0, 25), **classed("gland")), feature(square(4, 10), objectType="cell"))
+    cell = feature(square(4, 10), objectType="cell") | {"nucleusGeometry": feature(square(6, 12, 4))["geometry"]}
+    put(src / "a2.geojson", cell)
     data = made()
-    assert data.classes == ("gland",)
-    assert data.mask(0).unique(return_counts=True)[1].tolist() == [WIDE * HIGH - 100, 100]
+    assert data.classes == ("gland", "object")
+    assert [areas(data, number) for number in range(3)] == [[100], [525, 100], [100]]
     assert f"{geojson.STARRED}: 2 (a0.geojson, feature 2; a0.geojson, feature 3)." in data.notes
+    assert f"{geojson.NUCLEI}: 1 (a2.geojson, feature 1)." in data.notes
 
 
 DETECTIONS = [
@@ -85,34 +91,22 @@ DETECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("made_of", DETECTIONS)
-def test_where_qupath_looked_for_objects_is_none(src: Path, made: Callable[..., Labelled], made_of: Any) -> None:
+def test_where_qupath_looked_for_objects_is_none(src: Path, made: Callable[..., Labelled]) -> None:
     """All objects exported: the annotation in which nuclei were looked for, the core it lies in, and the nuclei.
 
     Another annotation without a class, in which nothing was found, is an object.
     """
-    nuclei = [feature(square(x, 10, 6), **made_of) for x in (4, 14)]
-    for nucleus in nuclei:
-        nucleus["id"] = made_of.get("id", "8a-5e")
     core, looked = feature(square(0, 0, 38), objectType="tma_core"), feature(square(0, 0, 25))
-    put(src / "a0.geojson", core, looked, *nuclei, feature(square(30, 30, 8)))
+    for number, made_of in enumerate(DETECTIONS):
+        nuclei = [feature(square(x, 10, 6), **made_of) for x in (4, 14)]
+        for nucleus in nuclei:
+            nucleus["id"] = made_of.get("id", "8a-5e")
+        put(src / f"a{number}.geojson", core, looked, *nuclei, feature(square(30, 30, 8)))
     data = made()
-    assert data.mask(0).unique(return_counts=True)[1].tolist() == [WIDE * HIGH - 136, 36, 36, 64]
-    assert f"{geojson.CORES}: 1 (a0.geojson, feature 1)." in data.notes
-    assert f"{geojson.AROUND}: 1 (a0.geojson, feature 2)." in data.notes
-
-
-def test_an_annotation_with_a_class_stays_though_detections_lie_in_it(src: Path, made: Callable[..., Labelled]) -> None:
-    put(src / "a0.geojson", feature(square(0, 0, 25), **classed("gland")), feature(square(4, 10), objectType="cell"))
-    assert made().mask(0).unique(return_counts=True)[1].tolist() == [WIDE * HIGH - 625, 525, 100]
-
-
-def test_cells_are_taken_by_their_outline_which_is_said(src: Path, made: Callable[..., Labelled]) -> None:
-    cell = feature(square(4, 10), objectType="cell") | {"nucleusGeometry": feature(square(6, 12, 4))["geometry"]}
-    put(src / "a0.geojson", cell)
-    data = made()
-    assert (data.mask(0) > 0).sum() == 100
-    assert f"{geojson.NUCLEI}: 1 (a0.geojson, feature 1)." in data.notes
+    assert [areas(data, number) for number in range(3)] == [[36, 36, 64]] * 3
+    for number, said in enumerate((geojson.CORES, geojson.AROUND), start=1):
+        places = "; ".join(f"a{image}.geojson, feature {number}" for image in range(3))
+        assert f"{said}: 3 ({places})." in data.notes
 
 
 def test_one_class(made: Callable[..., Labelled]) -> None:
@@ -226,13 +220,15 @@ def test_a_long_outline_is_read(src: Path) -> None:
 
 
 def test_names_and_places(made: Callable[..., Labelled], src: Path) -> None:
-    """QuPath may keep the image's ending; images may lie elsewhere."""
+    """QuPath may keep the image's ending, and leave out .ome; images may lie elsewhere."""
     (src / "a0.geojson").rename(src / "a0.png.geojson")
     (src / "a1.geojson").rename(src / "a1.json")
-    for number in range(5):
-        (src.parent / "images").mkdir(exist_ok=True)
-        (src / f"a{number}.png").rename(src.parent / "images" / f"a{number}.png")
-    assert len(made(images="../images")) == 5
+    (src.parent / "images").mkdir()
+    for path in src.glob("*.png"):
+        path.rename(src.parent / "images" / path.name)
+    (src.parent / "images" / "a2.png").unlink()
+    save(picture(2, WIDE, HIGH), src.parent / "images" / "a2.ome.tif")
+    assert [item.name for item in made(images="../images").items] == ["a0", "a1", "a2.ome", "a3", "a4"]
 
 
 def test_two_files_of_one_image_are_named(made: Callable[..., Labelled], src: Path) -> None:

@@ -15,9 +15,12 @@ import torch
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.datasets import glas
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.writer import write
+from colocate.evaluation.protocol import instances_for
+from colocate.evaluation.settings import InstancesConfig
 from tests.prepare.releases import GLAS_PARTS, write_glas
 
 FEW = {"train": 3, "testA": 2, "testB": 1}
@@ -28,9 +31,20 @@ def prepared(src: Path, out: Path, partial: bool = False) -> Labelled:
     return write(out, facts, drafts, partial=partial)
 
 
-def test_a_release_of_small_files(tmp_path: Path) -> None:
-    src = write_glas(tmp_path / "src")
-    data = prepared(src, tmp_path / "out")
+def test_a_release_of_small_files_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src, out = write_glas(tmp_path / "src"), tmp_path / "out"
+    main(["prepare", "glas", str(src), str(out)])
+    said = capsys.readouterr().out
+    for words in (
+        "glas: 165 images, 16 cases, 1,530 objects\n",
+        "split official: 85 train, 60 testA, 20 testB (16 cases on both sides)\n",
+        "terms: For research only",
+        "note: The official split of GlaS has patients on both sides",
+        f"done: look at {out}/contact-sheet.png\n",
+    ):
+        assert words in said
+    data = Labelled.open(out)
+    assert instances_for(data) == InstancesConfig()
     assert {part: len(numbers) for part, numbers in data.parts("official").items()} == GLAS_PARTS
     assert data.schemes == ("official", "patients") and data.classes == ("gland",)
     names = [item.name for item in data.items]

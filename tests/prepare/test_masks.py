@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 
 from colocate.base.errors import UserError
-from colocate.datasets import coco, crag, folder
+from colocate.datasets import crag, folder
 from colocate.datasets.files import check_drawn, read_mask, read_objects
 from colocate.datasets.labelled import Labelled
 from colocate.datasets.prepare import prepare
 from colocate.datasets.writer import write
 from tests.data.pictures import picture, png
-from tests.prepare.releases import save
+from tests.prepare.releases import save, turned
 
 SIDE = 64
 CORNERS = [(4, 4), (4, 40), (40, 4), (40, 40)]
@@ -43,12 +42,6 @@ def folder_of(src: Path, *masks: np.ndarray) -> Path:
 
 def made(src: Path, **options: object) -> Labelled:
     return write(src.parent / "out", *folder.drafts(src, **options))  # type: ignore[arg-type]
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
 
 
 def tiff(mask: np.ndarray, to: Path, **options: object) -> None:
@@ -300,12 +293,21 @@ def test_the_same_of_crag(tmp_path: Path) -> None:
         write(tmp_path / "out", *crag.drafts(tmp_path), partial=True)
 
 
-@pytest.mark.parametrize("number", [1, 255])
-def test_parts_become_objects_on_request(number: int, tmp_path: Path) -> None:
-    src = folder_of(tmp_path / "mine", *[squares(*[number] * count) for count in (4, 3, 1, 0)])
-    data = made(src, parts="objects")
-    assert [len(data.mask(image).unique()) - 1 for image in range(4)] == [4, 3, 1, 0]
-    assert folder.PARTS in data.notes
+@pytest.mark.parametrize(
+    ("numbers", "parts", "objects"),
+    [
+        *(([[number] * count for count in (4, 3, 1, 0)], "objects", [4, 3, 1, 0]) for number in (1, 255)),
+        ([[1, 1, 1], [1]], "together", [1, 1]),
+        ([[1, 1, 1], [1, 2]], None, [1, 2]),  # they are one where others are numbered
+    ],
+)
+def test_parts_become_objects_on_request_or_stay_together(
+    numbers: list[list[int]], parts: str | None, objects: list[int], tmp_path: Path
+) -> None:
+    data = made(folder_of(tmp_path / "mine", *[squares(*some) for some in numbers]), parts=parts)
+    assert [len(data.mask(image).unique()) - 1 for image in range(len(data))] == objects
+    assert ((data.mask(0).numpy() > 0) == (squares(*numbers[0]) > 0)).all()
+    assert (folder.PARTS in data.notes) == (parts == "objects")
 
 
 def test_parts_with_soft_edges_are_refused(tmp_path: Path) -> None:
@@ -314,16 +316,6 @@ def test_parts_with_soft_edges_are_refused(tmp_path: Path) -> None:
     save(soft.resize((SIDE, SIDE), Image.Resampling.BILINEAR), src / "masks" / "i0.png")
     with pytest.raises(UserError, match=r"i0\.png has soft edges, whose values would count as objects"):
         made(src, parts="objects")
-
-
-def test_or_stay_together(tmp_path: Path) -> None:
-    data = made(folder_of(tmp_path / "mine", squares(1, 1, 1), squares(1)), parts="together")
-    assert (data.mask(0).numpy() == squares(1, 1, 1)).all()
-
-
-def test_numbers_in_several_parts_are_one_where_others_are_numbered(tmp_path: Path) -> None:
-    data = made(folder_of(tmp_path / "mine", squares(1, 1, 1), squares(1, 2)))
-    assert [len(data.mask(image).unique()) - 1 for image in range(2)] == [1, 2]
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
@@ -335,17 +327,6 @@ def test_an_image_to_be_turned_has_no_sure_labels(ending: str, orientation: int,
     save(picture(1, SIDE, SIDE), src / "images" / f"i1.{ending}", exif=turned(orientation))
     with pytest.raises(UserError, match=rf"i1\.{ending} is to be turned by its EXIF .*\(orientation {orientation}\)"):
         made(src)
-    names = ["i0.png", f"i1.{ending}"]
-    document = {
-        "images": [{"id": id, "file_name": name} for id, name in enumerate(names)],
-        "categories": [{"id": 1, "name": "gland"}],
-        "annotations": [
-            {"id": id, "image_id": id, "category_id": 1, "segmentation": [[4, 4, 20, 4, 20, 20]]} for id in (0, 1)
-        ],
-    }
-    (src / "images" / "c.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="is to be turned by its EXIF entry"):
-        write(tmp_path / "out", *coco.drafts(src / "images" / "c.json"))
 
 
 def test_what_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

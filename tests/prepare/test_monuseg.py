@@ -64,7 +64,7 @@ def made(release: Path, tmp_path: Path) -> Callable[[], Labelled]:
     return lambda: write(tmp_path / "out", *monuseg.drafts(release, partial=True), partial=True)
 
 
-def test_release(made: Callable[[], Labelled]) -> None:
+def test_release(made: Callable[[], Labelled], outlines: Path) -> None:
     data = made()
     assert (data.name, data.kind, data.classes) == ("monuseg", "instances", ("nucleus",))
     assert [item.name for item in data.items] == [*TRAIN, *TEST]
@@ -78,13 +78,9 @@ def test_release(made: Callable[[], Labelled]) -> None:
     for number in range(3):
         assert torch.equal(data.mask(number), expected)
         assert data.items[number].path.endswith(".png")  # TIFF, without loss
+    assert torch.equal(data.image(2), decode(outlines.with_suffix(".tif").read_bytes(), "test"))
     assert data.notes == ("Not the complete data set: 2 train instead of 37, 1 test instead of 14.",)
     data.verify()
-
-
-def test_images_are_kept(made: Callable[[], Labelled], release: Path) -> None:
-    file = release / "MoNuSegTestData" / f"{TEST[0]}.tif"
-    assert torch.equal(made().image(2), decode(file.read_bytes(), "test"))
 
 
 def test_other_layouts(release: Path, made: Callable[[], Labelled]) -> None:
@@ -99,16 +95,6 @@ def test_other_layouts(release: Path, made: Callable[[], Labelled]) -> None:
     assert len(made()) == 3
 
 
-def test_a_part_alone(release: Path, tmp_path: Path) -> None:
-    (release / "MoNuSegTestData").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="has no folder MoNuSegTestData"):
-        monuseg.drafts(release)
-    assert len(list(monuseg.drafts(release, partial=True)[1])) == 2
-    (release / "MoNuSeg 2018 Training Data").rename(tmp_path / "there")
-    with pytest.raises(UserError, match="has no folder"):
-        monuseg.drafts(release, partial=True)
-
-
 @pytest.mark.parametrize("part", ["MoNuSeg 2018 Training Data", "MoNuSegTestData"])
 @pytest.mark.parametrize("itself", [False, True])
 def test_a_folder_of_one_part(release: Path, tmp_path: Path, part: str, itself: bool) -> None:
@@ -118,6 +104,8 @@ def test_a_folder_of_one_part(release: Path, tmp_path: Path, part: str, itself: 
     (release / part).rename(src)
     with pytest.raises(UserError, match=r"has no folder MoNuSeg.*: get it, or take what is there with --partial"):
         monuseg.drafts(src if itself else src.parent)
+    with pytest.raises(UserError, match="has no folder MoNuSeg 2018 Training Data or MoNuSegTestData: give the folder"):
+        monuseg.drafts(tmp_path, partial=True)
     data = write(tmp_path / "out", *monuseg.drafts(src if itself else src.parent, partial=True), partial=True)
     name = "test" if "Test" in part else "train"
     assert data.parts("official") == {name: list(range(len(data)))} and len(data) == (1 if name == "test" else 2)

@@ -49,7 +49,7 @@ def annotate(folder: Path, seed: int, *regions: list[list[float]], mpp: float = 
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    src = tmp_path_factory.mktemp("annotations")
+    src = tmp_path_factory.mktemp("annotations") / "labels"
     for seed in range(3):
         annotate(src, seed, box(130, 140, 330, 300), box(300.4, 130, 380.4, 230))
     (src / "other.tif").write_bytes((src / "s0.tif").read_bytes())  # a slide that nobody annotated
@@ -66,6 +66,12 @@ def prepared(src: Path, **options: object) -> Labelled:
     return write(src.parent / "out", facts, drafts)
 
 
+@pytest.fixture(scope="module")
+def plain(annotations: Path) -> Labelled:
+    """What is made of the annotations as they are."""
+    return prepared(annotations)
+
+
 def test_an_ome_tiff_may_be_called_without_ome(src: Path) -> None:
     """QuPath takes .ome.tif for one ending; a.ome.geojson and a.ome.tif.geojson are as good."""
     for seed, ending in enumerate((".geojson", ".ome.geojson", ".ome.tif.geojson")):
@@ -75,23 +81,22 @@ def test_an_ome_tiff_may_be_called_without_ome(src: Path) -> None:
     assert {item.source for item in prepared(src).items} == {"p", "q", "r"}
 
 
-def test_regions_become_images_with_their_objects(src: Path) -> None:
-    data = prepared(src)
-    assert len(data.items) == 6 and data.classes == ("gland",)
-    for number, item in enumerate(data.items):
-        slide = Slide.open(src / f"{item.source}.tif")
+def test_regions_become_images_with_their_objects(annotations: Path, plain: Labelled) -> None:
+    assert len(plain.items) == 6 and plain.classes == ("gland",)
+    for number, item in enumerate(plain.items):
+        slide = Slide.open(annotations / f"{item.source}.tif")
         left, top = (int(place) for place in item.name.split("_")[1:])
-        assert np.array_equal(
-            data.image(number).permute(1, 2, 0).numpy(), slide.read(left, top, item.width, item.height)
-        )
+        shown = plain.image(number).permute(1, 2, 0).numpy()
+        assert np.array_equal(shown, slide.read(left, top, item.width, item.height))
         _, ids = tissue_slide(SIDE, 0.5, int(item.source[1:]))
         truth = ids[top : top + item.height, left : left + item.width]
-        found = data.mask(number).numpy()
+        found = plain.mask(number).numpy()
         assert np.array_equal(found > 0, truth > 0)
         inside = truth > 0
         assert len(np.unique(found[inside & (found > 0)])) == len(np.unique(truth[inside]))
-    assert not data.shared_sources("slides")
-    assert {item.splits["slides"] for item in data.items} == {"train", "test"}
+    assert not plain.shared_sources("slides")
+    assert {item.splits["slides"] for item in plain.items} == {"train", "test"}
+    assert any(note.startswith("Objects outside of every Region*, left out: ") for note in plain.notes)
 
 
 def test_images_have_the_resolution_asked_for_and_objects_stay_on_their_pixels(src: Path) -> None:
@@ -106,13 +111,12 @@ def test_images_have_the_resolution_asked_for_and_objects_stay_on_their_pixels(s
     assert (found[certain] == (halved[certain] == 1)).float().mean() > 0.995
 
 
-def test_large_regions_come_in_pieces_that_join_without_a_seam(src: Path) -> None:
-    whole = prepared(src)
-    _, drafts = qupath.drafts(src, piece=90)
+def test_large_regions_come_in_pieces_that_join_without_a_seam(annotations: Path, plain: Labelled) -> None:
+    _, drafts = qupath.drafts(annotations, piece=90)
     pieces = [draft for draft in drafts if draft.source == "s0"][:6]
     assert [draft.name for draft in pieces] == [f"s0_{left}_{top}" for top in (140, 220) for left in (130, 196, 263)]
     rows = [torch.cat([draft.mask > 0 for draft in pieces[start : start + 3]], 1) for start in (0, 3)]
-    assert ((torch.cat(rows) == (whole.mask(0) > 0)).float().mean() > 0.995).item()
+    assert ((torch.cat(rows) == (plain.mask(0) > 0)).float().mean() > 0.995).item()
 
 
 def test_slides_whose_patient_is_not_known_are_said(src: Path) -> None:
@@ -140,11 +144,6 @@ def test_a_single_slide_is_split_by_region_and_says_so(tmp_path: Path) -> None:
     assert data.shared_sources("regions") == {"s0"}
 
 
-def test_what_lies_in_no_region_is_left_out_and_counted(src: Path) -> None:
-    notes = prepared(src).notes
-    assert any(note.startswith("Objects outside of every Region*, left out: ") for note in notes)
-
-
 def test_what_was_done_to_objects_is_said(tmp_path: Path) -> None:
     src = tmp_path / "labels"
     bow = [[140, 140], [150, 150], [150, 140], [140, 150], [140, 140]]
@@ -160,10 +159,8 @@ def test_what_was_done_to_objects_is_said(tmp_path: Path) -> None:
         assert words in said
 
 
-def test_coordinates_begin_at_the_scanned_part(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coordinates_begin_at_the_scanned_part(src: Path, plain: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of formats with bounds (MRXS, SCN), whose slides QuPath shows from there on."""
-    plain = prepared(src)
-    images = [plain.image(number) for number in range(6)]
     shift = np.array((7, 11))
     for file in src.glob("*.geojson"):
         document = json.loads(file.read_text())
@@ -178,8 +175,7 @@ def test_coordinates_begin_at_the_scanned_part(src: Path, monkeypatch: pytest.Mo
         return Slide(slide.path, slide.mpp, slide.sizes, (7, 11))
 
     monkeypatch.setattr(Slide, "open", bounded)
-    moved = write(src.parent / "moved", *qupath.drafts(src))
-    assert all(torch.equal(moved.image(number), image) for number, image in enumerate(images))
+    assert same(plain, prepared(src))
 
 
 def same(one: Labelled, other: Labelled) -> bool:
@@ -188,27 +184,25 @@ def same(one: Labelled, other: Labelled) -> bool:
     return len(one.items) == len(other.items) and all(alike)
 
 
-def test_slides_that_do_not_say_their_resolution(src: Path) -> None:
-    plain = prepared(src)
+def test_slides_that_do_not_say_their_resolution(src: Path, plain: Labelled) -> None:
     for path in src.glob("s*.tif"):
         slide = Slide.open(path)
         save(slide.read(0, 0, slide.width, slide.height), path.with_suffix(".png"))
         path.unlink()
     with pytest.raises(UserError, match=r"s0\.png does not say its micrometres per pixel: say it with --slide-mpp"):
         qupath.drafts(src)
-    assert same(plain, write(src.parent / "again", *qupath.drafts(src, slide_mpp=0.5)))
+    assert same(plain, prepared(src, slide_mpp=0.5))
 
 
-def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path) -> None:
+def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path, plain: Labelled) -> None:
     """As `colocate tile` reads them: the table's word counts before the file's."""
-    plain = prepared(src)
     for seed in range(3):
         (src.parent / f"p{seed}").mkdir()
         (src / f"s{seed}.tif").rename(src.parent / f"p{seed}" / f"s{seed}.tif")
     table = src.parent / "slides.csv"
     table.write_text("path,mpp,source\np0/s0.tif,1,p\np1/s1.tif,1,q\np2/s2.tif,1,\n")
     (src / "items.csv").write_text("path,source\ns0,\ns1,mine\ns2,\n")
-    again = write(src.parent / "again", *qupath.drafts(src, images="../slides.csv", mpp=1.0))
+    again = prepared(src, images="../slides.csv", mpp=1.0)
     assert same(plain, again) and {item.mpp for item in again.items} == {1.0}
     assert [item.source for item in again.items[::2]] == ["p", "mine", "s2"]
     (src.parent / "p3").mkdir()
@@ -223,17 +217,16 @@ def test_slides_of_a_table_have_its_resolutions_and_patients(src: Path) -> None:
 def test_a_slide_that_a_table_names_is_the_case_that_its_tiles_say(src: Path) -> None:
     """Else the leakage check would not find it among them."""
     (src / "slides.csv").write_text("path,slide\ns0.tif,case1-a\ns1.tif,case2-a\ns2.tif,\n")
-    data = write(src.parent / "named", *qupath.drafts(src, images="slides.csv"))
+    data = prepared(src, images="slides.csv")
     assert {item.source for item in data.items} == {one.source for one in find_slides([src / "slides.csv"])}
 
 
-def test_slides_may_lie_in_folders_of_their_own(src: Path) -> None:
+def test_slides_may_lie_in_folders_of_their_own(src: Path, plain: Labelled) -> None:
     """As archives of slides give them; `colocate tile` looks there too."""
-    plain = prepared(src)
     for seed in range(3):
         (src / "slides" / f"p{seed}").mkdir(parents=True)
         (src / f"s{seed}.tif").rename(src / "slides" / f"p{seed}" / f"s{seed}.tif")
-    assert same(plain, write(src.parent / "again", *qupath.drafts(src, images="slides")))
+    assert same(plain, prepared(src, images="slides"))
     shutil.copy(src / "slides" / "p0" / "s0.tif", src / "slides" / "s0.tif")
     with pytest.raises(UserError, match=r"slides has two slides called s0, and s0\.geojson is of one of them"):
         qupath.drafts(src, images="slides")
@@ -270,9 +263,9 @@ def test_what_is_wrong_is_named(spoil: Callable[[Path], object], says: str, src:
         prepared(src)
 
 
-def test_a_slide_too_coarse_is_refused(src: Path) -> None:
+def test_a_slide_too_coarse_is_refused(annotations: Path) -> None:
     with pytest.raises(UserError, match=r"0\.5 micrometres per pixel, which cannot show 0\.25"):
-        prepared(src, mpp=0.25)
+        qupath.drafts(annotations, mpp=0.25)
 
 
 def test_regions_that_overlap_are_not_on_both_sides(tmp_path: Path) -> None:

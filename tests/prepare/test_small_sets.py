@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from colocate.base.errors import UserError
+from colocate.cli.main import main
 from colocate.data.index import Index
 from colocate.datasets import crag, ebhi, nct
 from colocate.datasets.labelled import Labelled
@@ -128,12 +129,13 @@ def test_the_real_tiles_of_ebhi(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_table_of_nct_lists_every_tile(inside: bool, tmp_path: Path) -> None:
+def test_the_table_of_nct_lists_every_tile(inside: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     src = write_nct(tmp_path / "NCT-CRC-HE-100K", nct.TISSUES)
     out = tmp_path / ("tiles.csv" if inside else "elsewhere/tiles.csv")
-    notes = nct.list_tiles(src, out)
-    assert notes[0] == "18 tiles: ADI 2, BACK 2, DEB 2, LYM 2, MUC 2, MUS 2, NORM 2, STR 2, TUM 2"
-    assert notes[1].startswith("not all of a release?")
+    main(["prepare", "nct-crc-he", str(src), str(out)])
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "18 tiles: ADI 2, BACK 2, DEB 2, LYM 2, MUC 2, MUS 2, NORM 2, STR 2, TUM 2"
+    assert second.startswith("not all of a release?") and last == f"done: pretrain with --data {out}"
     assert out.read_text().splitlines()[1].startswith("/") is not inside
     index = Index.build(out, tmp_path / "index.arrow")
     assert sorted(index.name(n) for n in range(len(index))) == sorted(map(str, src.glob("*/*.tif")))

@@ -172,12 +172,6 @@ def test_a_stack_in_one_page_is_refused(tmp_path: Path) -> None:
     assert Slide.open(tmp_path / "one.tif", 0.5).sizes == ((200, 120),)
 
 
-def test_tags_that_are_not_there_say_nothing(tmp_path: Path) -> None:
-    Image.fromarray(MAIN).save(tmp_path / "plain.tif")
-    with pytest.raises(TileError, match="does not say its micrometres per pixel: say it with"):
-        Slide.open(tmp_path / "plain.tif")
-
-
 Tags = dict[int, tuple[int, list[int]]]  # by code: 3 (16 bits) or 4 (32 bits), and values
 JPEG, JPEG_2000, WEBP, JPEG_XL, DEFLATE = 7, 34712, 50001, 50002, 8
 

@@ -99,10 +99,11 @@ def test_an_ome_tiff_has_its_levels_in_subifds(tmp_path: Path) -> None:
 
 
 def test_a_plain_picture_is_a_slide_once_its_resolution_is_said(tmp_path: Path) -> None:
-    Image.fromarray(painted(80, 60)).save(tmp_path / "photo.png", dpi=(300, 300))
-    with pytest.raises(TileError, match=r"does not say its micrometres per pixel.*--slide-mpp"):
-        Slide.open(tmp_path / "photo.png")
-    assert np.array_equal(Slide.open(tmp_path / "photo.png", 0.5).read(0, 0, 80, 60), painted(80, 60))
+    for name, options in (("photo.png", {"dpi": (300, 300)}), ("without-tags.tif", {})):
+        Image.fromarray(painted(80, 60)).save(tmp_path / name, **options)
+        with pytest.raises(TileError, match=rf"{name} does not say its micrometres per pixel: say it with --slide-mpp"):
+            Slide.open(tmp_path / name)
+        assert np.array_equal(Slide.open(tmp_path / name, 0.5).read(0, 0, 80, 60), painted(80, 60))
 
 
 @pytest.mark.parametrize("mpp", [-0.5, 0.0, 200.0, float("nan")])

@@ -25,8 +25,7 @@ from tests.tiny import tiny_recipe, write_tiles
 def test_slides_are_told_from_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = write_tiles(tmp_path / "tiles", 2)
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "tile.tif")
-    pixels, _ = tissue_slide(256, mpp=1.0)
-    large = write_pyramid(tmp_path / "large" / "slide.tif", pixels, 1.0)
+    large = write_pyramid(tmp_path / "large" / "slide.tif", tissue_slide(256, 1.0, 0)[0], 1.0)
     (tmp_path / "svs" / "sub").mkdir(parents=True)
     (tmp_path / "svs" / "sub" / "a.svs").touch()
     (tmp_path / "tiles.csv").write_text("path\ntiles/00.png\n")
