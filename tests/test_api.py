@@ -38,6 +38,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> colocate.Run:
     return colocate.pretrain(recipe, data=write_tiles(folder / "tiles"), out=folder / "out", steps=4, tile_mpp=0.5)
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tissue(tmp_path_factory.mktemp("tissue") / "discs").folder
+
+
 def test_a_run_is_what_its_folder_holds(run: colocate.Run) -> None:
     assert [row["step"] for row in run.journal] == [1, 2, 3, 4] and run.recipe.steps == 4
     backbone = run.backbone()
@@ -49,17 +54,15 @@ def test_a_run_is_what_its_folder_holds(run: colocate.Run) -> None:
         colocate.Run(run.path / "tiles")
 
 
-def test_a_run_goes_on_and_is_not_begun_twice(run: colocate.Run) -> None:
-    again: dict[str, Any] = {"data": run.recipe.data, "out": run.path, "steps": 4, "tile_mpp": 0.5}
-    with pytest.raises(UserError, match="holds a run already"):
-        colocate.pretrain(tiny_recipe(Path(), Path()), **again)
-    assert colocate.pretrain(tiny_recipe(Path(), Path()), resume=True, **again).journal == run.journal
-
-
-def test_a_run_stands_where_its_folder_may(run: colocate.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_is_not_begun_twice_and_stands_where_its_folder_may(
+    run: colocate.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    again = colocate.pretrain(run.recipe, data=run.recipe.data, out=run, resume=True)
-    assert again.path == run.path and not any(tmp_path.iterdir())
+    again: dict[str, Any] = {"data": run.recipe.data, "out": run, "steps": 4, "tile_mpp": 0.5}
+    with pytest.raises(UserError, match="holds a run already"):
+        colocate.pretrain(run.recipe, **again)
+    resumed = colocate.pretrain(tiny_recipe(Path(), Path()), resume=True, **again)
+    assert resumed.journal == run.journal and resumed.path == run.path and not any(tmp_path.iterdir())
     changed = configured(find_recipe("distil"), {"method": {"teacher": run}, "probe": tmp_path, "init": tmp_path / "w"})
     assert changed.method == DistilConfig(teacher=str(run.path))
     assert (changed.probe, changed.encoder.init) == (str(tmp_path), str(tmp_path / "w"))
@@ -137,12 +140,13 @@ def test_one_name_is_no_sequence_of_letters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_slides_to_objects(
+    run: colocate.Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     slides = write_slides(tmp_path / "slides", 2, 1024, mpp=0.24)
     assert colocate.tile(slides, tmp_path / "tiles", mpp=0.48, size=64, min_sharpness=0, workers=1).tiles > 4
     assert colocate.features(run, slides, tmp_path / "features", mpp=0.48, size=64, **TINY).worked == 2
-    write_tissue(tmp_path / "data")
-    asked: dict[str, Any] = {"data": tmp_path / "data", "out": tmp_path / "results", "seeds": 1, **TINY}
+    asked: dict[str, Any] = {"data": data, "out": tmp_path / "results", "seeds": 1, **TINY}
     results = colocate.evaluate("probe", backbones=[run, "random"], architecture="test_resnet", **asked)
     assert len(results.files) == 2 and "image Dice" in str(results) and results.models == []
     asked |= {"short_side": (96, 128), "test_short_side": 128, "proposals": 9, "detections": 6}
@@ -160,8 +164,7 @@ def test_from_slides_to_objects(run: colocate.Run, tmp_path: Path, capsys: pytes
     assert "0 slides in" in capsys.readouterr().out  # of the same settings
 
 
-def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) -> None:
-    data = write_tissue(tmp_path / "data").folder
+def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, data: Path) -> None:
     with pytest.raises(UserError, match="no task 'instance': there are instances, contours, semantics, probe"):
         task_for("instance", str(data))
     with pytest.raises(UserError, match="no setting 'seed': did you mean seeds"):
@@ -171,16 +174,16 @@ def test_a_wrong_task_or_backbone_is_named(run: colocate.Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("task", ["probe", pytest.param("instances", marks=pytest.mark.slow), "contours", "semantics"])
-def test_scores_do_not_depend_on_torchs_defaults(task: Any, tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_torchs_defaults(task: Any, data: Path, tmp_path: Path) -> None:
     """With torch.set_default_device("cuda") (for which "meta" stands) or another type: tracebacks, or other scores."""
-    write_tissue(tmp_path / "discs")
     image = discs(0, 64, 80)[0].permute(1, 2, 0).numpy()
 
     def scored(out: str) -> tuple[Any, str]:
-        few: dict[str, Any] = {} if task == "probe" else {"fit": {"steps": 2, "batch": 2}, "keep_models": True}
-        if task == "instances":
-            few |= {"short_side": (64, 64), "test_short_side": 64, "proposals": 9, "detections": 6}
-        given: dict[str, Any] = {"data": tmp_path / "discs", "backbones": "random", "architecture": "test_resnet"}
+        small = {"short_side": (64, 64), "test_short_side": 64, "proposals": 9, "detections": 6}
+        few: dict[str, Any] = {"probe": {}, "instances": small}.get(task, {"crop": 64})
+        if task != "probe":
+            few |= {"fit": {"steps": 2, "batch": 2}, "keep_models": True}
+        given: dict[str, Any] = {"data": data, "backbones": "random", "architecture": "test_resnet"}
         results = colocate.evaluate(task, **given, out=tmp_path / out, seeds=1, smoke=True, **few, **TINY)
         found = [colocate.load_model(model, "cpu").predict(image) for model in results.models]
         return json.loads(results.files[0].read_text())["records"], repr(found)

@@ -33,7 +33,7 @@ from colocate.training.journal import (
 )
 from colocate.training.loop import pretrain
 from tests.notebooks import executed
-from tests.tiny import tiny_recipe, write_tiles
+from tests.tiny import tiny_recipe
 
 SAME = Crop.of([[0, 0, 8, 8]] * 4)
 
@@ -111,9 +111,9 @@ def test_two_tiles_a_device_are_too_few_to_look_collapsed() -> None:
 
 
 def test_a_loss_term_may_not_be_called_as_a_column_of_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=1)
+    recipe = tiny_recipe(tiles, tmp_path / "run", steps=1)
     (row,) = read_journal(pretrain(recipe))
     assert {*row} - {"whole", "cells"} == {*COLUMNS} - ({"crowded"} - {*row})
     known, called = MoCo.forward, {"whole": ""}
@@ -166,11 +166,11 @@ def test_tensorboard_has_each_step_once_after_a_crash(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4)), (0, (1, 2))):  # at last without a checkpoint
         journal = Journal(tmp_path / "journal.csv", start)
-        (log,) = trackers(("tensorboard",), tmp_path, {})
-        for step in steps:
-            row = {"loss": 10.0 * start + step}
-            journal.write(step, row)
-            log(row, step)
+        with trackers(("tensorboard",), tmp_path, {}) as (log,):
+            for step in steps:
+                row = {"loss": 10.0 * start + step}
+                journal.write(step, row)
+                log(row, step)
         events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
         events.Reload()
         kept = [(row["step"], row["loss"]) for row in read_rows(journal.path)]

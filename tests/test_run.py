@@ -74,19 +74,26 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch:
 
     said: list[object] = []
     monkeypatch.setattr(threading, "excepthook", said.append)
-    (log,) = trackers(("tensorboard",), tmp_path, {})
-    log({"loss": 1.0}, 1)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
-    monkeypatch.setattr(gfile.LocalFileSystem, "write", full)
-    (other,) = trackers(("tensorboard",), tmp_path / "new", {})
-    for row_to in (log, other):
-        with pytest.raises(UserError, match=r"tensorboard was not written \(No space left on device\): make room, and"):
-            row_to({"loss": 1.0}, 2)
-    assert said == []
+    refused = pytest.raises(UserError, match=r"tensorboard was not written \(No space left on device\): make room, and")
+    for begun in (True, False):
+        with trackers(("tensorboard",), tmp_path / str(begun), {}) as (log,), monkeypatch.context() as patch:
+            if begun:
+                log({"loss": 1.0}, 1)
+            patch.setattr(gfile.LocalFileSystem, "append", full)
+            patch.setattr(gfile.LocalFileSystem, "write", full)
+            with refused:
+                log({"loss": 1.0}, 2)
+            assert said == []
+            other = threading.Thread(target=full)  # another's errors are told, meanwhile and after
+            other.start()
+            other.join()
+            assert len(said) == 1
+            said.clear()
+    assert threading.excepthook == said.append
 
 
 @pytest.mark.parametrize(
@@ -102,10 +109,9 @@ def test_few_steps_of_few_tiles_are_said(
 
 @pytest.mark.slow
 def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also at its last step, after which nothing is written any more."""
-    tiles = write_tiles(tmp_path / "tiles")
     whole, recipe = (tiny_recipe(tiles, tmp_path / name, steps=4) for name in ("whole", "run"))
     pretrain(whole)
     writes = []
@@ -130,9 +136,9 @@ def test_a_run_that_ends_between_two_of_its_files_has_both_when_it_went_on(
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_what_a_run_went_on_with_is_in_its_recipe(tmp_path: Path) -> None:
+def test_what_a_run_went_on_with_is_in_its_recipe(tiles: Path, tmp_path: Path) -> None:
     """Or the command that goes on with it would ask no probe, and say another licence."""
-    recipe = stopped(tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=2), 1)
+    recipe = stopped(tiny_recipe(tiles, tmp_path / "run", steps=2), 1)
     stored = tmp_path / "run" / "recipe.json"
     with pytest.raises(UserError, match="nowhere"):
         pretrain(replace(recipe, probe="nowhere"), resume=True)
@@ -179,11 +185,13 @@ def test_unreadable_tiles_that_were_moved_count_once(tmp_path: Path) -> None:
         ('tile,reason\r\n"00, a.png",damaged\r\n\u00e4'.encode()[:-1], ["00, a.png"]),
     ],
 )
-def test_a_list_of_skipped_tiles_that_was_cut_off_goes_on(torn: str | bytes, known: list[str], tmp_path: Path) -> None:
+def test_a_list_of_skipped_tiles_that_was_cut_off_goes_on(
+    torn: str | bytes, known: list[str], tiles: Path, tmp_path: Path
+) -> None:
     """By a kill or a full disk: what was written after half a line was lost, and half a head ended the run."""
     file = tmp_path / "skipped.csv"
     file.write_bytes(torn.encode() if isinstance(torn, str) else torn)
-    index = Index.build(write_tiles(tmp_path / "tiles"), tmp_path / "tiles.arrow")
+    index = Index.build(tiles, tmp_path / "tiles.arrow")
     for _ in range(2):
         UnreadableTiles(tmp_path, index, 0.5).note([(5, "no picture"), (7, 'a "b", c')])
         with file.open(newline="") as stored:
@@ -193,8 +201,7 @@ def test_a_list_of_skipped_tiles_that_was_cut_off_goes_on(torn: str | bytes, kno
 
 
 @pytest.mark.slow
-def test_tiles_of_another_resolution_are_not_those_of_before(tmp_path: Path) -> None:
-    tiles = write_tiles(tmp_path / "tiles")
+def test_tiles_of_another_resolution_are_not_those_of_before(tiles: Path, tmp_path: Path) -> None:
     tables = {}
     for name, mpp in (("before", 0.5), ("moved", 0.5), ("finer", 0.25)):
         rows = [f"{path},{mpp}" for path in sorted(tiles.iterdir())]
@@ -234,9 +241,9 @@ def test_a_line_of_the_journal_without_its_end_does_not_count(torn: str, tmp_pat
     assert read_rows(path) == [*rows, {"step": 3, "epoch": 1.5, "lr": 0.1, "loss": 1.5}]
 
 
-def test_a_run_does_not_depend_on_torchs_defaults(tmp_path: Path) -> None:
+def test_a_run_does_not_depend_on_torchs_defaults(tiles: Path, tmp_path: Path) -> None:
     """With torch.set_default_device("cuda") (for which "meta" stands) or another type no run began."""
-    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "plain", steps=2)
+    recipe = tiny_recipe(tiles, tmp_path / "plain", steps=2)
     plain = pretrain(recipe)
     torch.set_default_dtype(torch.float64)
     try:
@@ -248,9 +255,9 @@ def test_a_run_does_not_depend_on_torchs_defaults(tmp_path: Path) -> None:
     assert (plain / "backbone.safetensors").read_bytes() == (other / "backbone.safetensors").read_bytes()
 
 
-def test_a_checkpoint_of_another_versions_network_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_versions_network_is_told(tiles: Path, tmp_path: Path) -> None:
     """timm calls layers otherwise now and then: there was a traceback."""
-    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "run", steps=2)
+    recipe = tiny_recipe(tiles, tmp_path / "run", steps=2)
     folder = pretrain(recipe) / "checkpoints"
     stored = checkpoint.load_checkpoint(checkpoint.checkpoints(folder)[-1])
     for part in ("method", "optimizer"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ from colocate.slides.listing import find_slides
 from colocate.training.checkpoint import packed, write_backbone
 from colocate.training.loop import build_backbone
 from colocate.training.recipe import to_json
-from tests.phantom_slide import tissue_slide, write_pyramid
 from tests.prepare.test_qupath import annotate, box
-from tests.tiny import tiny_recipe
+from tests.tiny import tiny_recipe, write_tiles
 
 RECIPE = """
 from pathlib import Path
@@ -38,6 +37,8 @@ def recipe():
     return tiny_recipe(Path(), Path(), steps=2)
 """
 
+ITEMS = "path,source\ns2.tif,p\ns0,p\ns1,q\n"
+
 
 def stop(*_: object, **__: object) -> None:
     raise UserError("far enough")
@@ -45,14 +46,15 @@ def stop(*_: object, **__: object) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two annotated slides and one that is not, of four tiles each; a tiny recipe."""
+    """Two annotated slides and one whose annotation lies aside (`more`), of four tiles each; a tiny recipe."""
     home = tmp_path_factory.mktemp("made")
     slides, labels = home / "slides", home / "labels"
     for seed in range(2):
         annotate(labels, seed, box(270, 270, 370, 370), box(400, 300, 500, 400), mpp=1.0, side=1024)
         slides.mkdir(exist_ok=True)
         (labels / f"s{seed}.tif").rename(slides / f"s{seed}.tif")
-    write_pyramid(slides / "s2.tif", tissue_slide(1024, 1.0, 2)[0], 1.0)
+    annotate(home / "more", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
+    (home / "more" / "s2.tif").rename(slides / "s2.tif")
     (home / "mine.py").write_text(RECIPE)
     return home
 
@@ -75,43 +77,34 @@ def test_a_dry_run_tells_and_does_nothing(words: list[str], tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_without_use_are_named_before_any_work(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_cannot_work_is_refused_before_any_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def said(*options: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, *options])
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(journey.api, "tile", stop)
     for place in ("empty", "bare"):
         (tmp_path / place).mkdir()
     (tmp_path / "bare" / "s0.geojson").write_text("[]")
-    bare = "s0.geojson has no annotation of class Region*"
-    for place, sentence in (("nowhere", "is no folder"), ("empty", "holds no .geojson"), ("bare", bare)):
-        with pytest.raises(SystemExit, match="2"):
-            main([*words, "--labels", str(tmp_path / place), "--dry-run"])
-        assert sentence in capsys.readouterr().err
-
-
-def test_no_time_is_refused_before_any_work(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([*words, "--hours", "0", "--dry-run"])
-    assert "--hours 0 leaves no time to pretrain: give more than 0" in capsys.readouterr().err
-
-
-def test_a_network_that_cannot_be_judged_is_refused_before_any_work(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(journey.api, "tile", stop)
+    assert "is no folder" in said("--labels", f"{tmp_path}/nowhere", "--dry-run")
+    assert "holds no .geojson" in said("--labels", f"{tmp_path}/empty", "--dry-run")
+    assert "s0.geojson has no annotation of class Region*" in said("--labels", f"{tmp_path}/bare", "--dry-run")
+    assert "--hours 0 leaves no time to pretrain: give more than 0" in said("--hours", "0", "--dry-run")
+    assert "nowhere.pth: no such file of weights" in said("--init", "nowhere.pth")
+    assert not (tmp_path / "out").exists()
+    seen = tmp_path / "seen"
+    for name in ("s0", "s1"):
+        write_tiles(seen / "tiles" / name, count=1)
+    Index.build(seen / "tiles", seen / "tiles.arrow")
+    backbone = build_backbone(tiny_recipe(seen, seen))
+    write_backbone(seen, backbone, backbone.facts)
+    assert "1 test case among the tiles' cases: s1" in said("--init", str(seen))
     asked = 'steps=2, encoder=EncoderConfig("pit_ti_224"), views=ViewConfig(size=224))'
     (tmp_path / "mine.py").write_text(f"from colocate.training.recipe import *\n{RECIPE}".replace("steps=2)", asked))
-    with pytest.raises(SystemExit):
-        main(words)
-    assert "pit_ti_224 has stages of strides 8, 16, 32: decoders need" in capsys.readouterr().err
-
-
-def test_weights_that_cannot_be_had_are_refused_before_any_work(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([*words, "--init", "nowhere.pth"])
-    assert "nowhere.pth: no such file of weights" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert "pit_ti_224 has stages of strides 8, 16, 32: decoders need" in said()
 
 
 def test_labels_are_read_as_slides_are(
@@ -207,21 +200,28 @@ def test_of_one_annotated_slide_nothing_is_held_out(tmp_path: Path) -> None:
     assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([tmp_path / "labels"]), {}) == []
 
 
-def test_other_slides_of_a_case_that_is_tested_on_are_held_out(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "slides" / "slides.csv").write_text("path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\n")
-    table = tmp_path / "slides" / "slides.csv"
-    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
-    data = Labelled.open(tmp_path / "data")
-    (case,) = {data.items[number].source for number in data.test("slides")}
-    assert journey.tested_slides(data, find_slides([table]), {}) == {"p": ["s0", "s2"], "q": ["s1"]}[case]
-    assert case == "p"
+def prepared(home: Path, images: Path) -> Labelled:
+    """The labels in colocate's form, read from these slides."""
+    words = ["prepare", "qupath", str(home / "labels"), str(home / "data"), "--images", str(images), "--mpp", "1"]
+    main(words)
+    return Labelled.open(home / "data")
+
+
+def test_other_slides_of_a_case_that_is_tested_on_are_held_out_and_links_too(words: list[str], tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    (slides / "slides.csv").write_text("path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\n")
+    data = prepared(tmp_path, slides / "slides.csv")
+    assert {data.items[number].source for number in data.test("slides")} == {"p"}
+    assert journey.tested_slides(data, find_slides([slides / "slides.csv"]), {}) == ["s0", "s2"]
+    (slides / "x.tif").symlink_to(slides / "s0.tif")
+    (slides / "y.tif").hardlink_to(slides / "s0.tif")
+    assert journey.tested_slides(data, find_slides([slides]), {}) == ["s0", "x", "y"]
 
 
 def test_patients_that_items_csv_alone_names_are_held_out(words: list[str], tmp_path: Path) -> None:
     """Be it of a slide without annotations, or of the annotated one of a patient whom a table of slides names too."""
-    (tmp_path / "labels" / "items.csv").write_text("path,source\ns2.tif,p\ns0,p\ns1,q\n")
-    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", "../slides", "--mpp", "1"])
-    data = Labelled.open(tmp_path / "data")
+    (tmp_path / "labels" / "items.csv").write_text(ITEMS)
+    data = prepared(tmp_path, tmp_path / "slides")
     assert {data.items[number].source for number in data.test("slides")} == {"p"} and len(data) == 4
     said = read_items(tmp_path / "labels" / "items.csv", (), None, ("s0", "s1", "s2"))
     assert journey.tested_slides(data, find_slides([tmp_path / "slides"]), said) == ["s0", "s2"]
@@ -230,105 +230,72 @@ def test_patients_that_items_csv_alone_names_are_held_out(words: list[str], tmp_
     assert journey.tested_slides(data, find_slides([table]), {}) == ["s0", "s2"]
 
 
-def test_what_items_csv_says_of_a_slide_without_annotations_is_held_out_of_a_run(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "labels" / "items.csv").write_text("path,source\ns2.tif,p\ns0,p\ns1,q\n")
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(journey.api, "tile", lambda *_, **__: None)
-    monkeypatch.setattr(journey, "fit_into", lambda hours, recipe, *_: asked.append(recipe.hold_out) or stop())
-    (tmp_path / "out" / "tiles").mkdir(parents=True)
-    pq.write_table(pa.table({"slide": ["s0", "s1", "s2"]}), tmp_path / "out" / "tiles" / "manifest.parquet")
-    with pytest.raises(SystemExit):
-        main(words)
-    assert asked == [("slide=s0,s2",)]
-
-
-@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_a_link_to_a_slide_that_is_tested_on_is_held_out(
-    link: Callable[[Path, Path], None], words: list[str], tmp_path: Path
-) -> None:
-    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", "../slides", "--mpp", "1"])
-    data = Labelled.open(tmp_path / "data")
-    (tested,) = {data.slide(number) for number in data.test("slides")}
-    link(tmp_path / "slides" / "x.tif", tmp_path / "slides" / f"{tested}.tif")
-    assert journey.tested_slides(data, find_slides([tmp_path / "slides"]), {}) == [tested, "x"]
-
-
 def test_cases_on_both_sides_let_no_other_be_seen(words: list[str], tmp_path: Path) -> None:
     table = tmp_path / "slides" / "slides.csv"
     table.write_text("path,source\ns0.tif,p\ns1.tif,p\ns2.tif,q\n")
-    annotate(tmp_path / "labels", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
+    (tmp_path / "more" / "s2.geojson").rename(tmp_path / "labels" / "s2.geojson")
     (tmp_path / "labels" / "items.csv").write_text("path,split\ns0,train\ns1,test\ns2,test\n")
-    main(["prepare", "qupath", str(tmp_path / "labels"), str(tmp_path / "data"), "--images", str(table), "--mpp", "1"])
-    assert journey.tested_slides(Labelled.open(tmp_path / "data"), find_slides([table]), {}) == ["s2"]
+    assert journey.tested_slides(prepared(tmp_path, table), find_slides([table]), {}) == ["s2"]
+
+
+MORE_THAN_TILED = "path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\ngone.tif,p\nlost.tif,q\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "slides", "held_out"),
+    [
+        pytest.param("labels/items.csv", ITEMS, "slides", r"slide=s0,s2", id="items.csv says whose"),
+        # --hold-out refuses a value that no tile has.
+        pytest.param("slides/t.csv", MORE_THAN_TILED, "slides/t.csv", r"slide=s0,s2", id="tested, without tiles"),
+        pytest.param(
+            "mine.py",
+            RECIPE.replace("steps=2", 'steps=2, hold_out=("slide=s2",)'),
+            "slides",
+            r"slide=s2 slide=s[01]",
+            id="the recipe holds out",
+        ),
+    ],
+)
+def test_what_pretraining_holds_out(
+    file: str, text: str, slides: str, held_out: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).write_text(text)
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(journey.api, "tile", lambda *_, **__: None)
+    monkeypatch.setattr("colocate.cli.demo.pairs_per_s", lambda recipe: 8.0)
+    monkeypatch.setattr(journey.api, "pretrain", lambda recipe, **_: asked.append(recipe.hold_out) or stop())
+    (tmp_path / "out" / "tiles").mkdir(parents=True)
+    pq.write_table(pa.table({"slide": ["s0", "s1", "s2"]}), tmp_path / "out" / "tiles" / "manifest.parquet")
+    with pytest.raises(SystemExit):
+        main(["start", str(tmp_path / slides), *words[2:]])
+    (found,) = asked
+    assert re.fullmatch(held_out, " ".join(found))
 
 
 def test_labels_that_have_changed_are_not_left_out(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where a slide more was annotated since: the same command takes what it made of the labels before."""
-    monkeypatch.setattr(journey.api, "tile", stop)
-    annotate(tmp_path / "more", 2, box(270, 270, 370, 370), mpp=1.0, side=1024)
-    said = []
-    for changed in (False, False, True):
-        if changed:
-            (tmp_path / "more" / "s2.geojson").rename(tmp_path / "labels" / "s2.geojson")
-        with pytest.raises(SystemExit):
-            main(words)
-        said.append(capsys.readouterr().err)
-    assert ["far enough" in one for one in said] == [True, True, False]
-    assert "are not what" in said[-1] and "choose another --out" in said[-1]
-
-
-@pytest.mark.slow
-def test_labels_whose_making_was_killed_at_its_end_are_guarded_too(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """After they have their name, and before all that belongs to them is written."""
+    """The same command would take what it made of the labels before, even if it was killed just after they got their
+    name, and before all that belongs to them was written."""
 
     def killed(*asked: Any, **settings: Any) -> None:
-        made(*asked, **settings)
+        prepare(*asked, **settings)
         raise UserError("killed")
 
-    made = prepare
-    monkeypatch.setattr(journey.api, "tile", stop)
-    monkeypatch.setattr("colocate.datasets.prepare.prepare", killed)
-    said = []
-    for change in ("", "", "more"):
-        if change:
-            annotate(tmp_path / "labels", 1, box(270, 270, 370, 370), mpp=1.0, side=1024)
-            (tmp_path / "labels" / "s1.tif").unlink()
+    def said() -> str:
         with pytest.raises(SystemExit):
             main(words)
-        said.append(capsys.readouterr().err)
-    assert "killed" in said[0] and "far enough" in said[1] and "are not what" in said[2]
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(journey.api, "tile", stop)
+    monkeypatch.setattr("colocate.datasets.prepare.prepare", killed)
+    assert "killed" in said() and "far enough" in said()
     assert (tmp_path / "out" / "labels" / "made-of.txt").is_file()
-
-
-@pytest.mark.slow
-def test_a_tested_slide_without_tiles_does_not_end_the_journey(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """--hold-out refuses a value that no tile has."""
-    table = tmp_path / "slides" / "slides.csv"
-    table.write_text("path,source\ns0.tif,p\ns1.tif,q\ns2.tif,p\ngone.tif,p\nlost.tif,q\n")
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(journey.api, "pretrain", lambda recipe, **_: asked.append(recipe.hold_out) or stop())
-    with pytest.raises(SystemExit):
-        main(["start", str(table), *words[2:]])
-    assert "far enough" in capsys.readouterr().err
-    assert asked == [("slide=s0,s2",)]
-
-
-def test_what_a_recipe_holds_out_stays_out(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(journey, "fit_into", lambda hours, recipe, *_: asked.append(recipe.hold_out) or stop())
-    (tmp_path / "mine.py").write_text(RECIPE.replace("steps=2", 'steps=2, hold_out=("slide=s2",)'))
-    with pytest.raises(SystemExit):
-        main(words)
-    assert "far enough" in capsys.readouterr().err
-    ((own, tested),) = asked
-    assert own == "slide=s2" and tested in ("slide=s0", "slide=s1")
+    assert "far enough" in said()
+    edited = tmp_path / "labels" / "s1.geojson"
+    before = edited.read_text()
+    edited.write_text(f"{before}\n")
+    assert "are not what" in (told := said()) and "choose another --out" in told
+    edited.write_text(before)
+    (tmp_path / "more" / "s2.geojson").rename(tmp_path / "labels" / "s2.geojson")
+    assert "are not what" in said()

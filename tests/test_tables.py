@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,7 +58,7 @@ def test_parquet_and_what_was_written(tmp_path: Path) -> None:
     [
         ("path,source\na,Müller\n".encode("latin-1"), "line 2 is not UTF-8 at byte 16 of the file, 0xfc"),
         ("Größe,path\n1,b\n".encode("cp1252"), "line 1 is not UTF-8 at byte 3 of the file, 0xf6"),
-        ("path\na\n".encode("utf-16")[:-1], "line 1 is not UTF-8 at byte 1 of the file, 0xff"),
+        ("path\na\n".encode("utf-16")[:-1], "utf-16-le.* truncated data"),
         (b"path,source\na,b,c\n", "Expected 2 columns, got 3"),
         (b"", "Empty CSV file"),
     ],
@@ -82,11 +83,12 @@ def test_decimal_commas(tmp_path: Path, delimiter: str) -> None:
     assert found == [0.5, 0.25, 0.242, 12.0625, -0.5, 1.5, 1.5, None]
 
 
-@pytest.mark.parametrize("word", ["1,234", "1,234,567", "0,5,5", "1.234,5", "1,2.5"])
-def test_what_may_be_thousands_is_no_number(tmp_path: Path, word: str) -> None:
+@pytest.mark.parametrize("word", ["20x", "1,234", "1,234,567", "0,5,5", "1.234,5", "1,2.5"])
+def test_other_words_and_what_may_be_thousands_are_no_numbers(tmp_path: Path, word: str) -> None:
     (tmp_path / "t.csv").write_text(f"path;mpp\na;{word}\n")
-    with pytest.raises(UserError, match="column `mpp` holds string"):
-        column(read_table(tmp_path / "t.csv"), "mpp", pa.float64(), tmp_path / "t.csv")
+    says = rf"t\.csv: column `mpp` holds string, not float \(.*{re.escape(word)}.*\): convert it"
+    with pytest.raises(UserError, match=says):
+        column(read_table(tmp_path / "t.csv"), "mpp", pa.float32(), tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "'=", "''-"])
@@ -101,15 +103,9 @@ def test_no_text_is_run_by_a_spreadsheet_and_none_is_changed(tmp_path: Path, sta
     assert read_table(tmp_path / "t.csv")["word"].to_pylist() == words
 
 
-def test_other_values_are_named(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("path,mpp\na,20x\n")
-    with pytest.raises(UserError, match=r"t\.csv: column `mpp` holds string, not float .*20x.*: convert it"):
-        column(read_table(tmp_path / "t.csv"), "mpp", pa.float32(), tmp_path / "t.csv")
-
-
 def test_values_of_several_lines_in_a_long_file(tmp_path: Path) -> None:
     """Arrow reads a megabyte at a time."""
-    rows = [(f"{number}.png", "one\ntwo, " * 9) for number in range(20_000)]
+    rows = [(f"{number}.png", "one\ntwo, " * 90) for number in range(2_000)]
     rows += [("return\r.png", "an old Mac's"), ("two\r\n.png", "")]
     write_csv(tmp_path / "t.csv", ("path", "note"), rows)
     assert read_table(tmp_path / "t.csv")["path"].to_pylist() == [path for path, _ in rows]

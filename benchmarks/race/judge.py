@@ -120,7 +120,7 @@ def u_net(candidate: Candidate, data: Labelled, images: list[int], seed: int, le
     examples = Examples(data, alter, class_target, seed)
     engine = Engine(workers=0, log_every=learning.planned(0), save_every=10_000)
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, examples, images, learning, Path(folder), "", engine, ready=lambda _: model.ready())
+        fit(model, examples, images, learning, Path(folder), "", engine)
     return model
 
 

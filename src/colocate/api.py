@@ -7,17 +7,17 @@ dataclass: `--optim.lr 0.1` is `optim={"lr": 0.1}`. Errors are `UserError`, with
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, get_args, get_type_hints
 
 import pydantic
 
 from colocate.base.errors import UserError
+from colocate.base.processes import first_defaults
 from colocate.base.text import reason
 
 if TYPE_CHECKING:
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Config = TypeVar("Config")
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
-
-
-def by_itself(work: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Let a function make its tensors as it does by itself, whatever default a user's program has set in torch."""
-
-    @wraps(work)
-    def working(*args: Given.args, **settings: Given.kwargs) -> Made:
-        if "torch" not in sys.modules:  # nobody has set any
-            return work(*args, **settings)
-        from colocate.training.run import first_defaults
-
-        with first_defaults():
-            return work(*args, **settings)
-
-    return working
 
 
 @final
@@ -123,7 +106,7 @@ def pretrain(
     return Run(loop.pretrain(configured(asked, {"data": data, "out": out} | settings), resume))
 
 
-@by_itself
+@first_defaults()
 def tile(
     slides: Place | Sequence[Place],
     out: Place,
@@ -174,7 +157,7 @@ def tile(
     return done
 
 
-@by_itself
+@first_defaults()
 def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Path:
     """Bring a labelled data set into the one form that `evaluate` reads; see `colocate.datasets.prepare.prepare`.
 
@@ -199,7 +182,7 @@ def prepare(kind: str, src: Place, out: Place, **options: Any) -> Labelled | Pat
     return Labelled.open(out)
 
 
-@by_itself
+@first_defaults()
 def features(
     backbone: Place | Run,
     slides: Place | Sequence[Place],
@@ -273,7 +256,7 @@ class Results:
         return markdown(self.tables())
 
 
-@by_itself
+@first_defaults()
 def evaluate(
     task: Literal["instances", "contours", "semantics", "probe"],
     *,
@@ -323,7 +306,7 @@ def load_model(place: Place, accelerator: str = "auto") -> Model:
     return Model.open(place, accelerator)
 
 
-@by_itself
+@first_defaults()
 def predict(
     model: Place | Model,
     slides: Place | Sequence[Place],
@@ -365,7 +348,7 @@ def predict(
     return work(predictor(saved, asked.device.launch(), asked.score, model_mpp), listed, Path(out), asked)
 
 
-@by_itself
+@first_defaults()
 def report(*runs: Place | Run, out: Place | None = None, png: Place | None = None) -> Path:
     """Write the page of a run, or of several to compare them, and draw it as a PNG where one is named.
 

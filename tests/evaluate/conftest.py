@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,12 @@ def protocol(data: Labelled, out: Path, **changes: Any) -> Protocol:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     return write_tissue(tmp_path_factory.mktemp("tissue") / "discs")
+
+
+@pytest.fixture
+def copied(data: Labelled, tmp_path: Path) -> Labelled:
+    """The data set, for tests that damage it."""
+    return Labelled.open(shutil.copytree(data.folder, tmp_path / "copied"))
 
 
 @pytest.fixture(scope="session")

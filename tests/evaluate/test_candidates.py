@@ -45,9 +45,16 @@ def test_a_run_comes_with_its_weights_and_normalisation(run: Path) -> None:
     assert (find_candidate(str(odd)).label, find_candidate(f"mine={odd}").label) == ("lr=0.1", "mine")
 
 
-@pytest.mark.parametrize(("init", "continued"), [("random", False), ("published", True), ("weights.pth", True)])
-def test_a_run_says_whether_it_began_with_weights_of_another(tmp_path: Path, init: str, continued: bool) -> None:
-    """As its recipe, in the form that a run writes. Another run's weights may be random in stages that did not run."""
+@pytest.mark.parametrize(
+    ("init", "continued"), [("random", False), ("published", True), ("weights.pth", True), ("gone.pth", False)]
+)
+def test_a_run_says_whether_it_began_with_weights_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str, continued: bool
+) -> None:
+    """As its recipe, in the form that a run writes. Another run's weights, and a file that is not there any more, may
+    be random in stages that did not run."""
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").touch()
     recipe = tiny_recipe(tmp_path, tmp_path)
     for name, began in (("run", init), ("next", str(tmp_path / "run" / "backbone.safetensors"))):
         recipe = replace(recipe, encoder=replace(recipe.encoder, init=began))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from colocate.data.loader import read_ahead
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import instance_target as objects_of
 from colocate.evaluation.fit import Examples, flipped, turns
-from tests.evaluate.tissue import write_tissue
 
 
 @pytest.mark.parametrize(("images", "batch"), [(5, 16), (7, 3), (4, 4), (1, 6)])
@@ -44,19 +42,18 @@ def test_the_mask_moves_with_the_image(data: Labelled) -> None:
 def test_the_same_examples_from_any_step_on(data: Labelled, workers: int) -> None:
     examples = Examples(data, partial(flipped, symmetries=True), objects_of, seed=5)
     places = partial(turns, data.train("patients"), 4, 5)
-    all_of_them = list(read_ahead(examples, range(0, 5), places, 0))
-    later = list(read_ahead(examples, range(3, 5), places, workers))
+    all_of_them = list(read_ahead(examples.read, range(0, 5), places, 0))
+    later = list(read_ahead(examples.read, range(3, 5), places, workers))
     for one, other in zip(all_of_them[3:], later, strict=True):
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a.image, b.image) and torch.equal(a.target["masks"], b.target["masks"])
 
 
-def test_a_damaged_image_is_named(data: Labelled, tmp_path: Path) -> None:
-    broken = write_tissue(tmp_path / "discs")
-    (broken.folder / broken.items[2].path).write_bytes(b"nothing")
-    examples = Examples(broken, partial(flipped, symmetries=False), objects_of, seed=0)
+def test_a_damaged_image_is_named(copied: Labelled) -> None:
+    (copied.folder / copied.items[2].path).write_bytes(b"nothing")
+    examples = Examples(copied, partial(flipped, symmetries=False), objects_of, seed=0)
     with pytest.raises(UserError, match="image02"):
-        list(read_ahead(examples, range(1), partial(turns, [2], 1, 0), 1))
+        list(read_ahead(examples.read, range(1), partial(turns, [2], 1, 0), 1))
 
 
 def test_objects_have_tight_boxes(data: Labelled) -> None:

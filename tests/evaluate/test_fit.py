@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,11 +48,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     return write_tissue(tmp_path_factory.mktemp("tissue") / "discs", "semantics")
 
 
-def run(data: Labelled, folder: Path, config: FitConfig = CONFIG, **other: Any) -> nn.Module:
+def run(
+    data: Labelled,
+    folder: Path,
+    config: FitConfig = CONFIG,
+    identity: str = "this",
+    change: Callable[[Pixels], object] = id,
+) -> nn.Module:
     torch.manual_seed(0)
+    model = Pixels()
+    change(model)
     examples = Examples(data, ALTER, classes_of, seed=1)
-    identity = other.pop("identity", "this")
-    return fit(Pixels(), examples, data.train("patients"), config, folder, identity, ENGINE, **other)
+    return fit(model, examples, data.train("patients"), config, folder, identity, ENGINE)
 
 
 def losses(folder: Path) -> list[float]:
@@ -69,18 +77,13 @@ def test_a_stopped_fit_equals_the_uninterrupted_one(data: Labelled, tmp_path: Pa
     whole = run(data, tmp_path / "whole").state_dict()
     calls, stop_at = [0], 5
 
-    def ready(model: nn.Module) -> None:
-        model.train()
-
-        def count(*_: object) -> None:
-            calls[0] += 1
-            if calls[0] == stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        model.register_forward_hook(count)
+    def count(*_: object) -> None:
+        calls[0] += 1
+        if calls[0] == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match=f"step {stop_at} of 8"):
-        run(data, tmp_path / "parts", ready=ready)
+        run(data, tmp_path / "parts", change=lambda model: model.register_forward_hook(count))
     parts = run(data, tmp_path / "parts").state_dict()
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -94,11 +97,8 @@ def test_a_checkpoint_of_something_else_is_refused(data: Labelled, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_stops(data: Labelled, tmp_path: Path) -> None:
-    def ready(model: nn.Module) -> None:
-        model.train().get_submodule("layers.3").bias.data.fill_(torch.nan)  # pyright: ignore
-
     with pytest.raises(UserError, match="not finite"):
-        run(data, tmp_path, ready=ready)
+        run(data, tmp_path, change=lambda model: nn.init.constant_(model.layers[3].bias, math.nan))  # pyright: ignore
 
 
 def test_gradients_are_clipped(data: Labelled, tmp_path: Path) -> None:
@@ -156,5 +156,5 @@ def test_images_and_boxes_are_given_as_they_are(precision: Any, data: Labelled, 
     examples = Examples(data, ALTER, lambda *_: {"boxes": boxes}, seed=1)
     once = FitConfig(steps=1, batch=1)
     fit(Watched(), examples, [0], once, tmp_path, "", replace(ENGINE, precision=precision))
-    (image, given), (example,) = *seen, examples[[(0, 0)]]
+    (image, given), (example,) = *seen, examples.read([(0, 0)])
     assert torch.equal(given, boxes) and torch.equal(image, example.image / 255)

@@ -109,7 +109,7 @@ def test_nothing_is_found_where_there_is_nothing(data: Labelled, tiles: Path, tm
     refuse(findings, forced=False)
 
 
-@pytest.mark.parametrize("case", ["-", "?", "made:-", "_"])
+@pytest.mark.parametrize("case", ["", "-", "?", "made:-", "_"])
 def test_a_case_without_a_word_is_not_known(case: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
     rows = rows_of(data)
     rows[-2:] = [(path, case, part) for path, _, part in rows[-2:]]
@@ -121,22 +121,17 @@ def test_a_case_without_a_word_is_not_known(case: str, data: Labelled, tiles: Pa
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_planted_copies_are_found(how: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
-    COPIES[how](image(data, "testA_2"), tiles / "x")
-    COPIES[how](image(data, "train_1"), tiles / "y")  # which is allowed
-    (line,) = found_with(data, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir()))).found
-    assert line.startswith("1 test image is a pretraining tile")
-    assert "testA_2.png is " in line and str(tiles / "x.") in line and "train_1" not in line
-    assert ("pixel for pixel" in line) == (how == "renamed")
-
-
-@pytest.mark.parametrize("how", COPIES)
-def test_copies_within_the_split_are_found(how: str, data: Labelled, tmp_path: Path) -> None:
+def test_copies_are_found_in_the_split_and_among_tiles(how: str, data: Labelled, tiles: Path, tmp_path: Path) -> None:
     COPIES[how](image(data, "testA_3"), tmp_path / "copy")
     (copy,) = tmp_path.glob("copy.*")
+    COPIES[how](image(data, "testA_2"), tiles / "x")
+    COPIES[how](image(data, "train_1"), tiles / "y")  # which is allowed
     more = labelled(tmp_path / "more", [*rows_of(data), (copy, "made:a", "train")])
-    (line,) = check(more, "official", None, "random").found
-    assert line.startswith("1 test image is a training image") and "testA_3.png" in line and str(copy) in line
+    split, pretraining = found_with(more, tmp_path / "run", *((path, "z") for path in sorted(tiles.iterdir()))).found
+    assert split.startswith("1 test image is a training image") and "testA_3.png" in split and str(copy) in split
+    assert pretraining.startswith("1 test image is a pretraining tile")
+    assert "testA_2.png is " in pretraining and str(tiles / "x.") in pretraining and "train_1" not in pretraining
+    assert ("pixel for pixel" in pretraining) == ("pixel for pixel" in split) == (how == "renamed")
 
 
 def test_blank_images_are_no_copies(data: Labelled, tmp_path: Path) -> None:
@@ -188,13 +183,6 @@ def test_slides_are_found_whose_patient_the_labels_alone_say(data: Labelled, tmp
     assert found == "1 test slide among the tiles' slides: testA (testA-0000.tar)"
 
 
-def test_unknown_cases_cannot_be_checked(tmp_path: Path) -> None:
-    pictures = sorted(write_tiles(tmp_path / "drawn", count=4).iterdir())
-    rows = [(path, "", "test" if number else "train") for number, path in enumerate(pictures)]
-    findings = check(labelled(tmp_path / "data", rows), "official", None, "random")
-    assert any("the cases of some images" in line for line in findings.unchecked)
-
-
 def test_what_was_found_is_refused_in_a_sentence_unless_forced(data: Labelled, tiles: Path, tmp_path: Path) -> None:
     for name in ("testA_1", "testA_2"):
         image(data, name).save(tiles / f"{name}.png")
@@ -220,6 +208,24 @@ def test_backbones_without_tiles(data: Labelled, tmp_path: Path) -> None:
     assert tiles_of(tmp_path) is None and tiles_of(tmp_path / "weights.pth") is None
     (tmp_path / "run" / "recipe.json").write_text('{"encoder": {"init": "published"}}')
     assert any("started from (published)" in line for line in check(data, "official", index, "run").unchecked)
+
+
+def test_the_tiles_of_runs_that_a_run_started_from_are_searched_too(data: Labelled, tmp_path: Path) -> None:
+    others = sorted(write_others(tmp_path / "others", 2).iterdir())
+    runs = {"first": Path(data.items[6].path), "second": others[0], "third": others[1]}
+    starts = {
+        "first": tmp_path / "third",
+        "second": tmp_path / "first" / "backbone.safetensors",
+        "third": tmp_path / "second",
+    }
+    for name, tile in runs.items():
+        index = index_of(tmp_path / name, [(tile, "z")])
+        (tmp_path / name / "recipe.json").write_text(json.dumps({"encoder": {"init": str(starts[name])}}))
+    (found,) = check(data, "official", index, "third").found  # a circle, as of a run made anew, is gone round once
+    assert "1 test image is a pretraining tile pixel for pixel" in found
+    (tmp_path / "second" / "recipe.json").write_text('{"encoder": {"init": "gone.pth"}}')
+    findings = check(data, "official", index, "third")
+    assert findings.found == [] and any("started from (gone.pth)" in line for line in findings.unchecked)
 
 
 @pytest.mark.slow

@@ -60,37 +60,39 @@ def test_a_detector_of_frozen_norms_comes_back(data: Labelled, random: Candidate
     assert isinstance(saved, Detector) and saved.predict(data.image(0)) == detector.predict(data.image(0))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["tuned", "frozen"])
-def test_a_segmenter_comes_back(encoder: str, data: Labelled, kept: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = kept("semantics") if encoder == "tuned" else evaluated(SEGMENTER, data, tmp_path)
-    saved = load_model(folder.parent if encoder == "frozen" else folder)  # which has just the one
-    assert isinstance(saved.network, Segmenter)
-    records = json.loads((folder / "result.json").read_text())["records"]
+def comes_back(folder: Path, data: Labelled) -> None:
+    """The segmenter that was kept in or below a folder finds what its result says."""
+    saved = load_model(folder)
+    assert isinstance(saved.network, Segmenter) and saved.facts.task == "semantics"
+    assert saved.facts.classes == ("background", "gland")
+    (file,) = folder.rglob("result.json")
+    records = json.loads(file.read_text())["records"]
     for number, stored in zip(data.test("patients"), records, strict=True):
         truth = data.pixel_classes(number, data.mask(number))
         found = saved.network.predict(data.image(number))
         assert record(truth, found, data.pixel_names) == stored["semantic"] and len(found.unique()) == 2
-    assert saved.facts.classes == ("background", "gland") and saved.fingerprint == load_model(folder).fingerprint
+    assert load_model(file.parent).fingerprint == saved.fingerprint
 
 
 @pytest.mark.slow
-def test_a_model_that_was_not_kept_is_made_again(data: Labelled, tmp_path: Path) -> None:
-    task = SEGMENTER
-    folder = evaluated(task, data, tmp_path, keep=False)
+def test_a_segmenter_comes_back(data: Labelled, kept: Callable[[str], Path]) -> None:
+    comes_back(kept("semantics"), data)
+
+
+@pytest.mark.slow
+def test_a_model_that_was_not_kept_is_made_again(data: Labelled, kept: Callable[[str], Path], tmp_path: Path) -> None:
+    """And comes back: it is one whose encoder is frozen."""
+    folder = evaluated(SEGMENTER, data, tmp_path, keep=False)
     with pytest.raises(UserError, match="no model that was kept: evaluate again with --keep-models"):
         load_model(tmp_path)
-    assert evaluated(task, data, tmp_path) == folder
-    before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert load_model(folder).facts.task == "semantics"
-    evaluated(task, data, tmp_path)
-    evaluated(task, data, tmp_path, keep=False)
-    assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    probe = TASKS["nearest"]
-    one = evaluated(probe, data, tmp_path / "probe")
-    before = (one / "result.json").stat().st_mtime_ns
-    evaluated(probe, data, tmp_path / "probe")
-    assert (one / "result.json").stat().st_mtime_ns == before
+    assert evaluated(SEGMENTER, data, tmp_path) == folder
+    comes_back(tmp_path, data)
+    probe = kept("nearest")  # which has none to be kept
+    before = [path.stat().st_mtime_ns for path in (folder / "model.safetensors", probe / "result.json")]
+    evaluated(SEGMENTER, data, tmp_path)
+    evaluated(SEGMENTER, data, tmp_path, keep=False)
+    evaluated(TASKS["nearest"], data, probe.parent)
+    assert [path.stat().st_mtime_ns for path in (folder / "model.safetensors", probe / "result.json")] == before
 
 
 @pytest.mark.slow

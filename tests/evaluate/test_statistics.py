@@ -164,9 +164,3 @@ def test_draws_in_which_a_score_is_undefined_are_left_out() -> None:
     never = [[{"image": str(n), "semantic": {"tumour": {}}} for n in range(3)]]
     assert all(math.isnan(value) for value in interval("semantic", never)["Dice tumour"][:4])
     assert math.isnan(paired("semantic", never, never)["Dice tumour"].share)
-
-
-def test_what_cannot_be_compared_is_refused() -> None:
-    one, other = ([{"image": "x", "semantic": {name: {} for name in classes}}] for classes in ("ab", "a"))
-    with pytest.raises(ValueError, match="different classes"):
-        paired("semantic", [one], [other])

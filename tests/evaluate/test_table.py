@@ -175,12 +175,14 @@ def test_the_reference(tmp_path: Path) -> None:
         collect([tmp_path], "plmm")
 
 
-def test_a_table_says_which_cases_the_split_shares(tmp_path: Path) -> None:
-    write_result(tmp_path / "a")
-    text = markdown(collect([tmp_path / "a"]))
-    assert "- Cases with images both in training and in test: glas:1, glas:2." in text and "- Research only." in text
-    write_result(tmp_path / "b", dataset={"shared_sources": []})
-    assert "- Cases with images both in training and in test: none." in markdown(collect([tmp_path / "b"]))
+def test_a_table_says_what_its_scores_are_of(tmp_path: Path) -> None:
+    write_result(tmp_path / "probe")
+    write_result(tmp_path / "semantics", "semantics", dataset={"shared_sources": []})
+    probe, semantics = (markdown(collect([tmp_path / name])) for name in ("probe", "semantics"))
+    cases = "- Cases with images both in training and in test"
+    assert f"{cases}: glas:1, glas:2." in probe and f"{cases}: none." in semantics and "- Research only." in probe
+    left_out = "\n- Dice of a probe is of all classes but the first, 0, which is taken for the background.\n"
+    assert left_out in probe and left_out not in semantics
 
 
 def test_leakage_is_said_once_with_its_backbones(tmp_path: Path) -> None:
@@ -253,14 +255,6 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
     write_scores([made], tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
     assert "nan" not in page and f"plm: {found.mean:.1f}; seeds" in page
-
-
-def test_which_class_a_probe_leaves_out_is_said(tmp_path: Path) -> None:
-    write_result(tmp_path / "probe")
-    write_result(tmp_path / "semantics", "semantics")
-    said = "\n- Dice of a probe is of all classes but the first, 0, which is taken for the background.\n"
-    assert said in markdown(collect([tmp_path / "probe"]))
-    assert said not in markdown(collect([tmp_path / "semantics"]))
 
 
 def test_nothing_else_is_drawn(tmp_path: Path) -> None:

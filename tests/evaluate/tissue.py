@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int32, UInt8
@@ -27,9 +26,7 @@ def discs(number: int, height: int, width: int) -> tuple[UInt8[Tensor, "3 h w"],
     return image.clamp(0, 255).to(torch.uint8), ids
 
 
-def write_tissue(
-    out: Path, kind: Kind = "instances", per_case: int = 2, height: int = 64, width: int = 80, **facts: Any
-) -> Labelled:
+def write_tissue(out: Path, kind: Kind = "instances", per_case: int = 2, height: int = 64, width: int = 80) -> Labelled:
     """16 images, two a patient; ten of patients 0 to 4 to learn from, six of patients 5 to 7 to test on."""
 
     def drafts() -> Iterator[Draft]:
@@ -40,7 +37,7 @@ def write_tissue(
             yield Draft(f"image{number:02}", image, mask, f"discs:{number // per_case}", 0.5, {"patients": part})
 
     classes = ("gland",) if kind == "instances" else ("other", "gland")
-    return write(out, Facts("discs", kind, classes, "none", **facts), drafts())
+    return write(out, Facts("discs", kind, classes, "none"), drafts())
 
 
 def write_partly(out: Path, ignored: int, blank: Collection[int] = ()) -> Labelled:

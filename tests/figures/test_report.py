@@ -171,17 +171,16 @@ def test_a_folder_without_a_run_or_without_a_backbone_says_what_to_do(plain_run:
             report(folder)
 
 
-def test_tiles_that_moved_are_found_again_by_the_command_that_the_error_names(tmp_path: Path) -> None:
-    tiles = write_tiles(tmp_path / "tiles", 10, size=64)
-    run = pretrain(tiny_recipe(tiles, tmp_path / "run", steps=1))
-    tiles.rename(tmp_path / "moved")
+def test_tiles_that_moved_are_found_again_by_the_command_that_the_error_names(plain_run: Path) -> None:
+    """And by the tests that come after it."""
+    moved = (plain_run.parent / "tiles").rename(plain_run.parent / "moved")
     with pytest.raises(UserError, match=r"none of the tiles.*--data PLACE --resume") as caught:
-        report(run)
-    command = str(caught.value).partition("colocate pretrain ")[2].replace("PLACE", str(tmp_path / "moved"))
-    weights = (run / "backbone.safetensors").stat().st_mtime_ns
+        report(plain_run)
+    command = str(caught.value).partition("colocate pretrain ")[2].replace("PLACE", str(moved))
+    weights = (plain_run / "backbone.safetensors").stat().st_mtime_ns
     main(["pretrain", *command.split()])
-    assert (run / "backbone.safetensors").stat().st_mtime_ns == weights  # nothing was trained again
-    assert report(run).is_file()
+    assert (plain_run / "backbone.safetensors").stat().st_mtime_ns == weights  # nothing was trained again
+    assert report(plain_run).is_file()
 
 
 def test_warnings_say_what_is_wrong_and_since_when(shown: Shown, tmp_path: Path) -> None:

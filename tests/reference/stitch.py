@@ -48,6 +48,8 @@ def stitched(pieces: list[Piece], views: dict[int, Mask], cores: dict[int, Mask]
 
 def _same(one: Piece, other: Piece, views: dict[int, Mask]) -> bool:
     both = views[one.window] & views[other.window]
+    if not (one.mask & other.mask).any():  # nor do arms, which take their time to find
+        return False
     whole = [(one.mask & both, other.mask & both)]
     arms = [(one.mask & both, arm) for arm in _arms(other.mask, both)]
     arms += [(arm, other.mask & both) for arm in _arms(one.mask, both)]

@@ -51,7 +51,6 @@ def run(page: Page) -> Page:
     return page
 
 
-@pytest.mark.slow
 def test_the_token_leaves_the_address(page: Page) -> None:
     slide(page)
     assert "token" not in page.url and "token" not in page.evaluate("JSON.stringify(history.state) + document.cookie")

@@ -108,7 +108,7 @@ def test_what_is_damaged_is_left_out_with_a_sentence(world: World, tmp_path: Pat
     found = collect([tmp_path / "predictions", tmp_path / "features"])
     assert counts(found) == [[0, 1, 1]]
     assert ["begun" in note or "cut" in note for note in found.notes] == [True] * 3
-    assert all("run that command again" in note for note in found.notes)
+    assert all("is left out: it is no" in note for note in found.notes)
 
 
 def test_places_without_anything_are_one_sentence(world: World, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,9 +72,8 @@ def test_a_port_that_is_in_use_is_a_sentence(slide: Path, capsys: pytest.Capture
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"port {port} is in use: give another one" in refused(
-            capsys, slide, "--port", port, "--host", "127.0.0.1"
-        )
+        said = refused(capsys, slide, "--port", port, "--host", "127.0.0.1")
+        assert f"port {port} is in use: give another one" in said
 
 
 @pytest.mark.parametrize(
@@ -102,13 +101,9 @@ def test_a_missing_package_is_a_sentence(
     assert refused(capsys, slide) == f"colocate: {package} is not installed: pip install 'colocate[viewer,features]'\n"
 
 
-def test_only_this_machine_can_ask_unless_told_otherwise(slide: Path) -> None:
-    """What listens is bound to the loopback address."""
-    heard = server.listen("localhost", 0)
-    try:
+def test_only_this_machine_can_ask_unless_told_otherwise() -> None:
+    with closing(server.listen("localhost", 0)) as heard:
         assert heard.getsockname()[0] in ("127.0.0.1", "::1")
-    finally:
-        heard.close()
 
 
 def test_the_browser_opens_only_if_asked(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 from typing import Any
+from urllib.parse import unquote
 
+import anyio
 import pytest
 from httpx import Response
 from starlette.testclient import TestClient
@@ -162,10 +164,6 @@ ABSENT = [
 
 def raw(client: TestClient, path: str) -> tuple[int, bytes]:
     """Ask for a path as it is written: clients tidy it up before they send it."""
-    from urllib.parse import unquote
-
-    import anyio
-
     sent: list[dict[str, Any]] = []
     scope = {
         "type": "http",

@@ -18,8 +18,7 @@ from colocate.slides.slide import Slide
 from colocate.viewer.outlines import FILL, SMALL_PX, Outlines, read_predictions
 from colocate.viewer.pyramid import Region, finest, region
 from tests.phantom_slide import painted, write_pyramid
-from tests.viewer.conftest import SIDE, World, client_of, decoded, predict_blobs
-from tests.viewer.shapes import blobs
+from tests.viewer.conftest import SIDE, World, blobs, client_of, decoded, predict_blobs
 
 SIZE = (SIDE, 1101)
 COLOURS = (class_colour(1), class_colour(2))

@@ -38,9 +38,8 @@ def test_every_cosine_is_that_of_a_plain_loop(
         plain = [cosine(features[number], other) for other in features]
         assert found.cosines.tolist() == pytest.approx(plain, abs=1e-5)
         assert number not in found.best
-        assert [plain[one] for one in found.best] == pytest.approx(
-            sorted(plain[:number] + plain[number + 1 :], reverse=True)[: len(found.best)], abs=1e-5
-        )
+        others = sorted(plain[:number] + plain[number + 1 :], reverse=True)
+        assert [plain[one] for one in found.best] == pytest.approx(others[: len(found.best)], abs=1e-5)
     with pytest.raises(LookupError):
         similarity(path, len(features))
 
@@ -58,10 +57,9 @@ def test_a_click_finds_the_cell_that_lies_there(
     assert client.get("/api/slides/0/similar/0/at?x=-5&y=-5").json() is None
 
 
-PLACES = (Region(400, 300, 90, 70, 1), Region(0, 0, 163, 138, 8), Region(390, 390, 60, 60, 0.5))
-
-
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [Region(400, 300, 90, 70, 1), Region(0, 0, 163, 138, 8), Region(390, 390, 60, 60, 0.5)]
+)
 def test_every_pixel_has_the_colour_of_its_cell(
     place: Region, stored: tuple[Path, list[list[float]], list[list[int]]]
 ) -> None:

@@ -14,8 +14,7 @@ import shapely
 from colocate.prediction.outputs import Outlined
 from colocate.viewer import outlines
 from tests.phantom_slide import painted, write_pyramid
-from tests.viewer.conftest import World, client_of, decoded, predict_blobs
-from tests.viewer.shapes import blobs
+from tests.viewer.conftest import World, blobs, client_of, decoded, predict_blobs
 
 
 def test_predictions_are_those_on_the_disk_and_read_once(world: World, tmp_path: Path, monkeypatch: Any) -> None:

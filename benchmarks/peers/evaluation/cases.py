@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from colocate.base.errors import UserError
 from colocate.evaluation.metrics.objects import Objects
@@ -142,11 +143,11 @@ def _write_coco(folder: Path, scenes: list[Scene], crowds: bool) -> None:
         true = Objects.of_ids(torch.from_numpy(scene.truth), scene.true_class)
         found = Objects.of_ids(torch.from_numpy(scene.found), scene.found_class)
         truth["images"].append({"id": image, "height": true.size[0], "width": true.size[1]})
-        for rle, category, box, area in zip(true.rles, true.classes, true.xywh, true.areas, strict=True):
+        for rle, category, box in zip(true.rles, true.classes, true.xywh, strict=True):
             number = len(truth["annotations"]) + 1
             crowd = int(crowds and number % 4 == 0)
             one = {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd}
-            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": area})
+            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": int(coco_mask.area(cast(Any, rle)))})
         results += found._replace(scores=scene.score, boxes=found.xywh).to_coco(image)
     (folder / "coco.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))

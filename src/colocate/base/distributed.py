@@ -41,21 +41,14 @@ def world() -> tuple[int, int]:
 
 def any_process(asked: bool, device: torch.device) -> bool:
     """Whether it is so in any process."""
-    if world()[1] == 1:
+    if world()[1] == 1:  # no device is waited for
         return asked
-    flag = torch.tensor(int(asked), device=device)
-    dist.all_reduce(flag)
-    return bool(flag)
+    return bool(gather(torch.tensor([int(asked)], device=device)).any())
 
 
-def first_of_all(place: Tensor) -> Tensor:
-    """The smallest number of any process, of those that are not below zero; below zero where all are."""
-    if world()[1] == 1:
-        return place
-    none = torch.iinfo(place.dtype).max
-    least = torch.where(place < 0, none, place)
-    dist.all_reduce(least, dist.ReduceOp.MIN)
-    return torch.where(least == none, -1, least)
+def first_of_all(place: Tensor) -> int:
+    """The smallest number of any process, of those that are not below zero; -1 where all are."""
+    return min((found for found in gather(place[None]).tolist() if found >= 0), default=-1)
 
 
 def from_all(items: list[Any]) -> list[Any]:
@@ -120,22 +113,7 @@ class _Gather(Function):
 
 def summed(x: Tensor) -> Tensor:
     """The sum of every process's `x` (equal shapes), and of the gradients that reach it."""
-    return x if world()[1] == 1 else _Sum.apply(x)  # type: ignore[no-any-return]
-
-
-class _Sum(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = grad_outputs[0].clone()
-        dist.all_reduce(total)
-        return total
+    return gather_with_gradient(x[None]).sum(0)
 
 
 def own_part(x: Tensor) -> Tensor:
@@ -151,8 +129,7 @@ class Shuffle:
     Every process of a group sends each of them as many views: what crosses the network does not grow with the number
     of processes, as gathering all views would. Groups are as large as divides a process's views evenly.
 
-    Raises:
-        UserError: `count` views cannot be divided among any of several processes.
+    Raises UserError: `count` views cannot be divided among any of several processes.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:

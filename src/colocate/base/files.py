@@ -43,8 +43,7 @@ def whole(path: Path) -> Iterator[io.BufferedWriter]:
     Readers see all of it or nothing; after an error nothing is left. While it is written it is locked (flock), so that
     `remove_unfinished` can tell it from what a killed process left.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
+    Raises UserError: the disk is full or the folder cannot be written.
     """
     raw: _Raw | None = None
     try:
@@ -89,8 +88,7 @@ def _unfinished(path: Path) -> _Raw:
 def reserve(file: Any, size: int) -> None:
     """Take room on the disk for an open file, which is longer then; where a system cannot (macOS), make it longer only.
 
-    Raises:
-        OSError: there is no room.
+    Raises OSError: there is no room.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
@@ -163,8 +161,7 @@ def files_below(top: Path, endings: tuple[str, ...]) -> Iterator[str]:
     """Iterate over the paths from `top` to all files with these endings, those of a folder by name and before those of
     its subfolders; none that are hidden. Follows links, but reads no folder twice.
 
-    Raises:
-        UserError: a folder cannot be listed.
+    Raises UserError: a folder cannot be listed.
     """
 
     def refuse(error: OSError) -> None:
@@ -199,8 +196,7 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
 def parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
     """What a file holds, by a function.
 
-    Raises:
-        UserError: it cannot be read, is not of its `kind`, or nested so deep that it was made to do harm.
+    Raises UserError: it cannot be read, is not of its `kind`, or nested so deep that it was made to do harm.
     """
     try:
         return parse(path.read_bytes())
@@ -216,8 +212,7 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
 
     wait: until another process that is at work in it ends, which is said.
 
-    Raises:
-        UserError: another process is at work in it (unless told to wait), or the folder cannot be written.
+    Raises UserError: another process is at work in it (unless told to wait), or the folder cannot be written.
     """
     there = folder.exists()
     check_writable(folder)
@@ -240,8 +235,7 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
 def check_writable(folder: Path) -> None:
     """Make a folder for results, unless it is there, and see that it takes files: before hours of work, not after.
 
-    Raises:
-        UserError: it cannot be made or written.
+    Raises UserError: it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -249,6 +243,13 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{folder} cannot be written ({reason}): choose another folder, or mend this one") from error
+
+
+def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
+    """An image as the bytes of a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
 
 
 MOST_BYTES = 300_000
@@ -264,9 +265,7 @@ def light_png(versions: Iterable[Image.Image]) -> bytes:
     """
     packed = b""
     for version in versions:
-        file = io.BytesIO()
-        version.save(file, "PNG", optimize=True)
-        packed = file.getvalue()
+        packed = encoded(version, "PNG", optimize=True)
         if len(packed) < MOST_BYTES:
             break
     return packed

@@ -20,8 +20,7 @@ _PREFIX = "colocate_outside_"
 def load(name: str) -> Any:
     """What a file or an installed module holds under a name.
 
-    Raises:
-        UserError: no such file, module or name, or an error in the file or module itself.
+    Raises UserError: no such file, module or name, or an error in the file or module itself.
     """
     place, _, what = name.rpartition(":")
     module = _from_file(Path(place).resolve()) if place.endswith(".py") else _installed(place, name)
@@ -34,8 +33,7 @@ def load(name: str) -> Any:
 def call(name: str) -> Any:
     """What a function of the user's own returns.
 
-    Raises:
-        UserError: as `load`, or it is no function, or has an error inside.
+    Raises UserError: as `load`, or it is no function, or has an error inside.
     """
     made = load(name)
     if not callable(made):
@@ -51,8 +49,7 @@ def call(name: str) -> Any:
 def name_of(thing: type | FunctionType) -> str:
     """The name that `load` finds a class or function under.
 
-    Raises:
-        UserError: nothing could find it, for it stands in no file (a notebook), or within a function or class.
+    Raises UserError: nothing could find it, for it stands in no file (a notebook), or within a function or class.
     """
     name, place = thing.__qualname__, thing.__module__
     if place.startswith((_PREFIX, "__main__")):

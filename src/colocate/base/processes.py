@@ -1,13 +1,17 @@
-"""Processes: cores and memory, how workers start, and that they end with the process that started them."""
+"""Processes: cores and memory, torch's defaults, how workers start, and that they end with who started them."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing import parent_process
+from typing import Any
 
 EVERY_S = 0.2
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -23,8 +27,9 @@ def start_method() -> str:
     return "fork" if sys.platform.startswith("linux") else "spawn"
 
 
-def end_with_parent() -> None:
-    """Let this worker end when the process that started it does; a killed one cannot end its workers itself."""
+def start_worker() -> None:
+    """Let this worker leave Ctrl-C to the process that started it, and end when that does, be it killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.pid,), daemon=True).start()
@@ -34,6 +39,23 @@ def _watch(parent: int | None) -> None:
     while os.getppid() == parent:
         time.sleep(EVERY_S)
     os._exit(1)
+
+
+@contextmanager
+def first_defaults() -> Iterator[None]:
+    """Have torch make tensors in float32 on the host again, whatever a user's program has set; it is set back after."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:  # nobody has set anything
+        yield
+        return
+    kind, device, products = torch.get_default_dtype(), torch.get_default_device(), torch.get_float32_matmul_precision()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with nullcontext() if device.type == "cpu" else torch.device("cpu"):  # which slows every call of torch
+            yield
+    finally:
+        torch.set_default_dtype(kind)
+        torch.set_float32_matmul_precision(products)
 
 
 def keep_freed_memory() -> None:

@@ -54,8 +54,7 @@ def read_geojson(path: Path) -> list[Feature]:
     Rings may be open and go round either way, points may have more than two coordinates, and a geometry that QuPath
     calls an ellipse (`isEllipse`) is that in the box around its points.
 
-    Raises:
-        UserError: the file cannot be read or is no GeoJSON; of a feature as `region` does.
+    Raises UserError: the file cannot be read or is no GeoJSON; of a feature as `region` does.
     """
     document = read_json(path)
     if isinstance(document, dict):
@@ -113,8 +112,7 @@ def region(polygons: Any, where: str) -> tuple[BaseGeometry, bool]:
     Each is a list of rings (points x, y), the first outside, the others holes. Where an outline crosses itself, all
     that it goes round counts.
 
-    Raises:
-        UserError: a coordinate is no number or beyond any image, or an outline crosses itself too often to be one.
+    Raises UserError: a coordinate is no number or beyond any image, or an outline crosses itself too often to be one.
     """
     parts, mended = [], False
     try:

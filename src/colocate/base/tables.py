@@ -34,9 +34,8 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     tab. All its values are read as text without blanks around them (patient 007 is not patient 7, and NA may be a
     name), those that are empty as null. What `write_csv` put before formulas is taken off.
 
-    Raises:
-        UserError: the file cannot be read as a table, or two columns have one name; where it is not in UTF-8 line and
-            byte are named.
+    Raises UserError: the file cannot be read as a table, or two columns have one name; where it is not in UTF-8 line
+    and byte are named.
     """
     try:
         if file.suffix.lower() != ".csv":
@@ -97,6 +96,8 @@ def _not_utf8(file: Path) -> str:
     if file.suffix.lower() != ".csv" or not file.is_file():
         return ""
     data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -117,8 +118,7 @@ def column(table: pa.Table, name: str, kind: pa.DataType, file: Path) -> pa.Chun
 
     A comma is a decimal one ("0,5"), unless it may as well part thousands ("1,234").
 
-    Raises:
-        UserError: it holds other values.
+    Raises UserError: it holds other values.
     """
     values = table[name]
     if pa.types.is_floating(kind) and pa.types.is_string(values.type):

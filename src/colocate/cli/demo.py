@@ -35,8 +35,7 @@ def make_demo(
     does not say its steps takes as many as fit into `seconds`. A demo that was stopped goes on where it was; a
     finished one writes its page anew.
 
-    Raises:
-        UserError: `out` holds other files, or a demo of another recipe.
+    Raises UserError: `out` holds other files, or a demo of another recipe.
     """
     from colocate.data.phantom import write_phantom
     from colocate.pages.page import report
@@ -48,10 +47,12 @@ def make_demo(
         strange = ", ".join(sorted(found - OURS)[:3]) or "it is a file"
         raise UserError(f"{out} is no folder of a demo ({strange}): choose another --out")
     phantom = out / "phantom"
-    if not (phantom / "pretrain.csv").is_file():
+    if not (phantom / "tiles.csv").is_file():
         write_phantom(phantom, tiles, size=size, mpp=mpp)
-        _leave_out(phantom, held_out)
-    recipe = replace(recipe or colocate_demo(), data=str(phantom / "pretrain.csv"), out=str(out / "run"))
+    slides = sorted(folder.name for folder in (phantom / "images").iterdir())
+    left_out = (f"source={','.join(slides[held_out - 1 :: held_out])}",)
+    data, run = str(phantom / "tiles.csv"), str(out / "run")
+    recipe = replace(recipe or colocate_demo(), data=data, out=run, hold_out=left_out)
     if recipe.steps is None:
         a_step = recipe.batch * recipe.accumulate
         stored = out / "run" / "recipe.json"
@@ -79,15 +80,6 @@ def steps_that_fit(seconds: float, pairs_per_s: float, batch: int) -> int:
     (210, 30, 500)
     """
     return min(MOST, max(LEAST, int(seconds * pairs_per_s / batch) - DRAWING))
-
-
-def _leave_out(phantom: Path, every: int) -> None:
-    """Write pretrain.csv: tiles.csv without each `every`-th slide."""
-    header, *rows = (phantom / "tiles.csv").read_text().splitlines()
-    slides = list(dict.fromkeys(row.split(",")[1] for row in rows))
-    kept = set(slides) - set(slides[every - 1 :: every])
-    lines = [header, *(row for row in rows if row.split(",")[1] in kept)]
-    (phantom / "pretrain.csv").write_text("\n".join(lines) + "\n")
 
 
 def demo(out: Path = Path("demo")) -> None:

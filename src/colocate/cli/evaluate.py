@@ -13,8 +13,8 @@ from colocate.base.text import counted, say
 from colocate.cli.pretrain import check_first, taken
 from colocate.core.settings import PlainWeights
 from colocate.evaluation.settings import TASKS, Protocol, Task, task_for
+from colocate.training.recipe import Flat
 
-Flat = tyro.conf.arg(name="")
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
@@ -34,8 +34,7 @@ def evaluate(arguments: list[str]) -> None:
 
     The data set decides the task's defaults.
 
-    Raises:
-        UserError: words that make no sense, and what the protocol raises.
+    Raises UserError: words that make no sense, and what the protocol raises.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     rest = arguments[1:] if name else arguments

@@ -11,8 +11,7 @@ from colocate import api
 from colocate.base.text import say
 from colocate.core.settings import PlainWeights
 from colocate.prediction.settings import FeatureConfig, PredictConfig
-
-Flat = tyro.conf.arg(name="")
+from colocate.training.recipe import Flat
 
 
 def features(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shlex
 import textwrap
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -19,7 +18,7 @@ from colocate.base.files import absolute
 from colocate.base.text import say
 from colocate.data.sources import check_is_there
 from colocate.training.journal import begun
-from colocate.training.recipe import Recipe, StoredMethod, read_recipe
+from colocate.training.recipe import Recipe, StoredMethod, leaves, read_recipe
 from colocate.training.recipes import RECIPES, find_recipe, summary
 
 
@@ -63,7 +62,7 @@ COMMON = {
     "out": "the run folder",
     "resume": "continue the run in --out where it stopped",
     "backbone": "any timm network with a feature grid: resnet18, resnet50, convnext_tiny, vit_small_patch16_224",
-    "init": "its initial weights: random, published, or a file",
+    "init": "its initial weights: random, published, a file or a run",
     "epochs": "how many times each tile is seen",
     "steps": "optimiser steps, in place of --epochs",
     "batch": "tiles per forward pass, over all devices",
@@ -95,9 +94,8 @@ def pretrain(arguments: list[str]) -> None:
     The recipe, named or stored, gives the options and their defaults; without one --help shows those of plm. What can
     be refused without torch is refused before it is loaded.
 
-    Raises:
-        UserError: no such recipe, one and --from as well, a file that names code without --trust, an option that is
-            gone, or as `loop.pretrain`.
+    Raises UserError: no such recipe, one and --from as well, a file that names code without --trust, an option that is
+    gone, or as `loop.pretrain`.
     """
     name, origin, rest = _split(arguments)
     if any(word.startswith("--cache") for word in rest):
@@ -127,17 +125,17 @@ def pretrain(arguments: list[str]) -> None:
     stored = origin and asked.recipe.data == recipe.data and not data.is_absolute()
     remedy = [f"{told}: go there, or give --data"] if stored else []
     check_is_there(data, *remedy)  # now, before what takes seconds to load
-    begun(Path(asked.recipe.out), asked.resume)
+    begun(Path(asked.recipe.out).expanduser(), asked.resume)
 
     from colocate.base import distributed
     from colocate.training import loop
 
     try:
         folder = loop.pretrain(asked.recipe, asked.resume)
+        if distributed.world()[0] == 0:
+            say(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
     finally:
         distributed.leave()
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        say(f"done: {folder}/backbone.safetensors; look at it with: colocate report {shlex.quote(str(folder))}")
 
 
 def _read(name: str, recipe: Recipe, arguments: list[str]) -> Pretrain:
@@ -162,23 +160,15 @@ def _short_help(name: str, recipe: Recipe) -> str:
         group, dot, rest = word.partition(".")
         groups.setdefault(f"--{group}.NAME" if dot else "--NAME", []).append(rest if dot else word)
     lines = [f"usage: colocate pretrain {name} --data TILES --out RUN [options]", "", ABOUT, ""]
+    defaults = leaves(asdict(recipe) | asdict(recipe.encoder) | asdict(recipe.machine))
     for option, words in COMMON.items():
-        default = _default(option, recipe)
+        default = defaults.get(option.replace("-", "_"))
         words = words if default in (None, "", False) else f"{words} ({default})"
         lines += _paragraph(f"--{option}", words)
     lines += ["", "more, explained by --help-all:", ""]
     for group, words in groups.items():
         lines += _paragraph(group, ", ".join(words))
     return "\n".join(lines)
-
-
-def _default(option: str, recipe: Recipe) -> Any:
-    place: Any = next(
-        (part for part in (recipe, recipe.encoder, recipe.machine) if hasattr(part, option.replace("-", "_"))), recipe
-    )
-    for name in option.replace("-", "_").split("."):
-        place = getattr(place, name, None)
-    return place
 
 
 def _paragraph(head: str, words: str) -> list[str]:

@@ -17,6 +17,7 @@ from colocate.base.files import write_atomically
 from colocate.base.tables import TABLES
 from colocate.base.text import composed, counted, say
 from colocate.slides.listing import MANIFEST, Listed, find_slides
+from colocate.slides.settings import check_mpp
 from colocate.training.recipe import Recipe, read_recipe
 from colocate.training.recipes import find_recipe
 
@@ -51,10 +52,12 @@ def start(
         mpp: Micrometres per pixel of all steps: 1 for glands, 0.5 or 0.25 for nuclei.
         slide_mpp: Micrometres per pixel of slides that do not state it.
         recipe: How to pretrain: a name that `colocate recipes` lists, or my_module.py:my_recipe.
-        init: Weights to start from in place of the recipe's: a file for its backbone, published (downloaded) or random.
+        init: Weights to start from in place of the recipe's: a file for its backbone, a run, published
+            (downloaded) or random.
         hours: Hours that pretraining may take, estimated from a few trial steps.
         dry_run: Only say what would be done, and what is wrong with the annotations.
     """
+    check_mpp(mpp, "--mpp")
     listed = find_slides([slides], slide_mpp)
     asked = find_recipe(recipe)
     if init is not None:
@@ -85,24 +88,27 @@ def start(
     from colocate.datasets.own import read_items
     from colocate.datasets.prepare import prepare
     from colocate.evaluation.candidates import find_candidate
+    from colocate.evaluation.leakage import check, refuse, tiles_of
     from colocate.evaluation.settings import ContoursConfig, ProbeConfig
     from colocate.evaluation.tasks import check_stages
     from colocate.training.loop import build_backbone
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
     sides = compared(asked, out / "run")
-    if labels is not None:  # and those that cannot be judged
-        before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
-        for task in (ProbeConfig(), ContoursConfig()):
-            check_stages(task, before)
+    before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
+    for task in (ProbeConfig(), ContoursConfig()) if labels is not None else ():  # and those that cannot be judged
+        check_stages(task, before)
     if labels is not None and not made.exists():
         write_atomically(early, made_of)
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
     if early.is_file() and made.exists():
         early.replace(note)
-    api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     data, results = out / "labels", out / "results"
     labelled = None if labels is None else Labelled.open(data)
+    shared = labelled is not None and bool(labelled.shared_sources(labelled.schemes[0]))
+    if labelled is not None and before.path is not None:  # or have seen what is tested on
+        refuse(check(labelled, labelled.schemes[0], tiles_of(before.path), before.origin), shared)
+    api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     cut = pq.read_table(out / "tiles" / MANIFEST, columns=["slide"])["slide"].unique().to_pylist()
     tested: list[str] = []
     if labels is not None and labelled is not None:
@@ -115,7 +121,7 @@ def start(
     if labelled is None:
         say(f"done: look at {page}")
         return
-    shared = bool(labelled.shared_sources(labelled.schemes[0]))  # of cases on both sides pretraining sees tissue too
+    # Of cases on both sides of the split pretraining sees tissue too.
     how = {"data": data, "out": results, "seeds": 1, "allow_leakage": shared, **sides}
     api.evaluate("probe", **how)
     if torch.cuda.is_available():

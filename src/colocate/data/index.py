@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -94,11 +93,12 @@ class Index:
         cls(out, table)._check_first_tiles()
 
         def write(file: Any) -> None:
-            summed = _Summed(file)
-            with pa.ipc.new_file(pa.PythonFile(summed, "w"), table.schema) as writer:
+            with pa.ipc.new_file(file, table.schema) as writer:
                 for start in range(0, len(table), ROWS_AT_ONCE):
                     writer.write_table(table.slice(start, ROWS_AT_ONCE).combine_chunks())
-            file.write(TRAILER.pack(WORDS, summed.crc32))
+            file.flush()
+            with pa.memory_map(file.name) as written:
+                file.write(TRAILER.pack(WORDS, zlib.crc32(written.read_buffer())))
 
         write_atomically(out, write)
         return cls.open(out)
@@ -245,22 +245,6 @@ class Index:
 def _at_once(path: str, flags: int) -> int:
     """Open without waiting for one who writes into a pipe, which is then as empty as it looks."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-@final
-class _Summed(io.RawIOBase):
-    """Writes to a file and counts the CRC-32 of all."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.crc32 = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.crc32 = zlib.crc32(data, self.crc32)
-        return self.file.write(data)
 
 
 def _fingerprint(table: pa.Table) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -24,6 +23,7 @@ from rich.text import Text
 
 from colocate.base.errors import TileError, UserError, printable
 from colocate.base.files import light_png
+from colocate.base.processes import cores
 from colocate.data.decode import header, pixels
 from colocate.data.index import Index
 from colocate.data.loader import spaced
@@ -128,10 +128,10 @@ def inspect(
     thumbs: list[tuple[Image.Image, str, str]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
-        if out is not None and index.kind == "folder" and out.resolve().is_relative_to(index.root.resolve()):
+        if out is not None and index.kind in ("folder", "tar") and out.resolve().is_relative_to(index.root.resolve()):
             raise UserError(f"{out} lies in {data}, where it would be one more tile: choose another --out")
         # Threads help: reading, decoding and hashing let go of Python's lock. Slides are read by one alone at a time.
-        threads = 1 if index.kind == "slides" else min(8, os.cpu_count() or 1)
+        threads = 1 if index.kind == "slides" else min(8, cores())
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         numbers = spaced(range(len(index)), sample or len(index))
         shown = set(spaced(numbers, SHOWN))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.processes import end_with_parent, start_method
+from colocate.base.processes import start_method, start_worker
 from colocate.base.rng import uniforms
 from colocate.data.index import Index
 
@@ -142,26 +142,24 @@ def tile_loader(
 ) -> Iterator[Tiles]:
     """Iterate over this process's batches of the steps `start` to `stop`, read ahead by `workers` (0: when asked for).
 
-    An unreadable tile is replaced by another that can be read, the same one each time. Neither torch's global
-    generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
+    An unreadable tile is replaced by another that can be read, the same one each time. See `read_ahead`.
     Raises what `batch_indices` raises, at once; UserError, while iterating, after 100 unreadable tiles, or if
     the batch's largest tile makes it too large for memory.
     """
     batch_indices(len(index), batch, seed, start, rank, world, order)
     plan = partial(batch_indices, len(index), batch, seed, rank=rank, world=world, order=order)
-    return read_ahead(_Batches(index), range(start, stop), plan, workers, pin_memory)
+    return read_ahead(partial(_batch, index), range(start, stop), plan, workers, pin_memory)
 
 
 def read_ahead(
-    dataset: Dataset[Any], steps: range, plan: Callable[[int], Any], workers: int, pin_memory: bool = False
+    read: Callable[[Any], Any], steps: range, plan: Callable[[int], Any], workers: int, pin_memory: bool = False
 ) -> Iterator[Any]:
-    """Iterate over `dataset[plan(step)]` for each step, read ahead by `workers` processes (0: when asked for).
+    """Iterate over `read(plan(step))` for each step, read ahead by `workers` processes (0: when asked for).
 
-    Neither torch's global generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers. An
-    item that is a UserError is raised: raised in a worker it would arrive wrapped in a traceback's text.
+    Neither torch's global generator nor, in the workers, Ctrl-C is touched; closing the iterator ends the workers.
     """
     loader = DataLoader(
-        dataset,
+        _Reading(read),
         sampler=map(plan, steps),
         batch_size=None,  # the sampler's items are whole batches
         collate_fn=_as_it_is,
@@ -181,16 +179,20 @@ def read_ahead(
 
 @final
 @dataclass(frozen=True)
-class _Batches(Dataset[Tiles | UserError]):
-    index: Index
+class _Reading(Dataset[Any]):
+    read: Callable[[Any], Any]
 
-    def __getitem__(self, numbers: list[int]) -> Tiles | UserError:
+    def __getitem__(self, wanted: Any) -> Any:
         try:
-            # Tiles of one slide or shard one after the other: a process keeps few slides open.
-            tiles = {number: _read(self.index, number) for number in sorted({*numbers})}
-            return _stack(self.index, [tiles[number] for number in numbers])
-        except UserError as error:
+            return self.read(wanted)
+        except UserError as error:  # raised in a worker it would arrive wrapped in a traceback's text
             return error
+
+
+def _batch(index: Index, numbers: list[int]) -> Tiles:
+    # Tiles of one slide or shard one after the other: a process keeps few slides open.
+    tiles = {number: _read(index, number) for number in sorted({*numbers})}
+    return _stack(index, [tiles[number] for number in numbers])
 
 
 class _Tile(NamedTuple):
@@ -258,8 +260,7 @@ def _signals_wait() -> Iterator[None]:
 
 def _start_worker(_: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM: the main process may want one more batch, and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    start_worker()
     if _AWAITS:
         threading.Thread(target=_obey_parent, daemon=True).start()
 

@@ -64,8 +64,7 @@ def drafts(src: Path, *, piece: int = 1024, mpp: float | None = None) -> Convert
     the annotated region are left out. The split "institutes" is the data set's own: whole institutes are test. `mpp`
     counts where names do not say theirs.
 
-    Raises:
-        UserError: a folder, image or mask is missing; of the pieces: sizes differ, or a mask holds another class.
+    Raises UserError: a folder, image or mask is missing; of the pieces: sizes differ, or a mask holds another class.
     """
     mpp = MPP if mpp is None else mpp
     if piece < 32:

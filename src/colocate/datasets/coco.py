@@ -44,10 +44,9 @@ def drafts(
     Crowds (but for CVAT's) are left out and said, as are (with `skip_broken`) objects without area or outside of their
     image.
 
-    Raises:
-        UserError: the file is no COCO JSON; two categories with objects have one name; an image is missing, unreadable
-            or of another size than it says; an object is of an unknown image or category, broken, or has the mask of
-            another size.
+    Raises UserError: the file is no COCO JSON; two categories with objects have one name; an image is missing,
+    unreadable or of another size than it says; an object is of an unknown image or category, broken, or has the mask of
+    another size.
     """
     document = read_json(src)
     classes = {id: str(_field(src, entry, "name")).strip() for id, entry in _by_id(src, document, "categories").items()}

@@ -30,8 +30,7 @@ def drafts(src: Path) -> Converted:
     `valid` (in some copies `test`) is the part test. Annotations without a tile (version 1 of the release has five)
     are left out and said.
 
-    Raises:
-        UserError: a folder is missing, or a tile has no annotation.
+    Raises UserError: a folder is missing, or a tile has no annotation.
     """
     homes = [src, *(entry for entry in entries(src) if entry.is_dir())]
     root = next((home for home in homes if any(entry.name.lower() == "train" for entry in entries(home))), src)

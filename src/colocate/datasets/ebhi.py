@@ -38,8 +38,7 @@ def drafts(src: Path) -> Converted:
     A tile is named CLASS_NAME, because some names come in two classes. Tiles without a mask (the release has two) are
     left out and said.
 
-    Raises:
-        UserError: a folder is missing, a mask has no tile, or a name holds no case.
+    Raises UserError: a folder is missing, a mask has no tile, or a name holds no case.
     """
     found: list[tuple[str, Path, Path]] = []
     left_out: list[str] = []

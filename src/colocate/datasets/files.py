@@ -91,15 +91,18 @@ def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) ->
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file of any size, also of more pixels than `data.decode` takes for a tile.
+    """Open an image file, also of more pixels than `data.decode` takes for a tile.
 
-    Raises UserError if it is missing, no image, cut short or damaged, if that shows while it is open.
+    Raises UserError if it is missing, no image, cut short or damaged, if that shows while it is open; or larger than
+    Pillow takes.
     """
     try:
         with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
             yield image
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has more than 179 million pixels: cut the image and its mask into pieces") from None
     except Exception as error:  # on damaged files Pillow's readers raise almost anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is missing, cut short or damaged ({reason}): get it again") from error
@@ -108,10 +111,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_mask(path: Path) -> Int32[Tensor, "h w"]:
     """Read a grey or palette image's values as stored; three equal channels count as grey, 1-bit white as 255.
 
-    Raises:
-        UserError: the file is missing or damaged, or its values are not numbers for sure: it is packed with loss, is
-            turned, is transparent, has several pages, counts from white, is in floating point, holds colours, has a
-            palette of greys of which 0 is not the darkest, or has more bits than are read.
+    Raises UserError: the file is missing or damaged, or its values are not numbers for sure: it is packed with loss, is
+    turned, is transparent, has several pages, counts from white, is in floating point, holds colours, has a palette of
+    greys of which 0 is not the darkest, or has more bits than are read.
     """
     with opened(path) as image:
         tiles: Any = getattr(image, "tile", None)  # in Pillow's words; to be asked before pixels are read
@@ -176,9 +178,8 @@ def _loses(webp: bytes) -> bool:
 def read_objects(path: Path) -> Int32[Tensor, "h w"]:
     """Read a mask that holds the number of the object at each pixel, 0 for none.
 
-    Raises:
-        UserError: what `read_mask` and `check_drawn` raise; or it is black and white, or has more objects than 8 bits
-            count: programs go on from 0 then, or give all others the last number.
+    Raises UserError: what `read_mask` and `check_drawn` raise; or it is black and white, or has more objects than 8
+    bits count: programs go on from 0 then, or give all others the last number.
     """
     mask = read_mask(path)
     if is_white(mask):

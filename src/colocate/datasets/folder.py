@@ -15,7 +15,7 @@ from skimage.measure import label
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import files_below
+from colocate.base.files import absolute, files_below
 from colocate.datasets.files import (
     IMAGES,
     WHITE,
@@ -56,9 +56,8 @@ def drafts(
 
     What lies in folders of these two is left out, and said.
 
-    Raises:
-        UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask does not hold numbers,
-            or does not tell objects apart, masks differ in the colour of a number, or the classes are not named.
+    Raises UserError: a folder, mask or image is missing, items.csv does not fit the images, a mask does not hold
+    numbers, or does not tell objects apart, masks differ in the colour of a number, or the classes are not named.
     """
     if semantics and len(classes) < 2:
         raise UserError("The classes in the masks have no names: give --classes and a name for each, class 0 first")
@@ -79,7 +78,7 @@ def drafts(
     left_out = (f"Images in folders below {images}, left out: {inside}.",) if inside else ()
     known = read_items(table, image_files, mpp)
     facts = Facts(
-        name=src.absolute().name,
+        name=absolute(src).name,
         kind="semantics" if semantics else "instances",
         classes=classes or ("object",),
         licence="Not stated.",

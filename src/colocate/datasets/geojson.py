@@ -11,6 +11,7 @@ from pathlib import Path
 import shapely
 
 from colocate.base.errors import UserError
+from colocate.base.files import absolute
 from colocate.base.shapes import Feature, class_name, read_geojson
 from colocate.datasets.files import IMAGES, by_stem, pairs
 from colocate.datasets.outlines import Canvas, Remarks, outlined_drafts
@@ -42,9 +43,8 @@ def drafts(
     `skip_broken`, objects without area or outside of their image, and points and lines, are left out and said; what
     `objects_in` leaves out always is.
 
-    Raises:
-        UserError: an image or its outlines are missing, a file is no GeoJSON, a feature is broken, or items.csv does
-            not fit the images.
+    Raises UserError: an image or its outlines are missing, a file is no GeoJSON, a feature is broken, or items.csv does
+    not fit the images.
     """
     image_files = by_stem(src / images)
     table = src / "items.csv"
@@ -53,7 +53,7 @@ def drafts(
         name: Own(image, outlines, known[name])
         for name, image, outlines in pairs(image_files, outline_files(src, image_files), src)
     }
-    facts = Facts(src.absolute().name, "instances", (), "Not stated.")
+    facts = Facts(absolute(src).name, "instances", (), "Not stated.")
     return outlined_drafts(facts, found, _draw, Remarks(), test_share=test_share, where=table, skip=skip_broken)
 
 

@@ -38,8 +38,7 @@ FACTS = Facts(
 def drafts(src: Path) -> Converted:
     """Read GlaS as released: train_1.bmp, train_1_anno.bmp, ..., Grade.csv, in `src` or a folder in it.
 
-    Raises:
-        UserError: Grade.csv is missing or not as released, an image is not listed in it, or one has no annotation.
+    Raises UserError: Grade.csv is missing or not as released, an image is not listed in it, or one has no annotation.
     """
     grades = _grades(src)
     patients = _patients(grades)

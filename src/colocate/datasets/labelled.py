@@ -40,8 +40,7 @@ Kind = Literal["instances", "semantics"]
 def pixel_names(kind: Kind, classes: Sequence[str]) -> tuple[str, ...]:
     """The names of the classes 0, 1, ... that a pixel can have, background included.
 
-    Raises:
-        UserError: two have one name, so that no score could tell them apart.
+    Raises UserError: two have one name, so that no score could tell them apart.
     """
     names = tuple(classes) if kind == "semantics" else ("background", *classes)
     if twice := [name for name in names if names.count(name) > 1]:
@@ -98,8 +97,7 @@ class Labelled:
     def open(cls, folder: str | Path) -> Labelled:
         """Open a prepared data set.
 
-        Raises:
-            UserError: no such folder, or it is not (any more) what `colocate prepare` wrote.
+        Raises UserError: no such folder, or it is not (any more) what `colocate prepare` wrote.
         """
         folder = Path(folder)
         remedy = "give a folder that `colocate prepare` wrote"
@@ -152,8 +150,7 @@ class Labelled:
     def parts(self, scheme: str) -> dict[str, list[int]]:
         """The numbers of the images in each part of a split: train, test (or testA, testB), ...
 
-        Raises:
-            UserError: no such split.
+        Raises UserError: no such split.
         """
         if scheme not in self.schemes:
             raise UserError(f"{self.name} has no split {scheme!r}: there are {', '.join(self.schemes) or 'none'}")
@@ -195,8 +192,7 @@ class Labelled:
     def mask(self, number: int) -> Int32[Tensor, "h w"]:
         """Instances: the number of the object at each pixel, 0 for none; semantics: the class of each pixel.
 
-        Raises:
-            UserError: the file is missing, damaged, or not of its image's size.
+        Raises UserError: the file is missing, damaged, or not of its image's size.
         """
         item = self.items[number]
         path = self.folder / item.mask
@@ -237,8 +233,7 @@ class Labelled:
     def verify(self) -> None:
         """Check every image and mask, and the table of objects, against the hash that was written.
 
-        Raises:
-            UserError: one is missing or was changed.
+        Raises UserError: one is missing or was changed.
         """
         hashes = {item.path: item.path_sha256 for item in self.items}
         hashes |= {item.mask: item.mask_sha256 for item in self.items}
@@ -275,14 +270,6 @@ def _table(file: Path) -> list[dict[str, str]]:
 
 
 def _item(row: dict[str, str]) -> Item:
-    return Item(
-        path=row["path"],
-        mask=row["mask"],
-        source=row["source"],
-        mpp=float(row["mpp"] or "nan"),
-        height=int(row["height"]),
-        width=int(row["width"]),
-        path_sha256=row["path_sha256"],
-        mask_sha256=row["mask_sha256"],
-        splits={name.removeprefix("split:"): part for name, part in row.items() if name.startswith("split:")},
-    )
+    path, mask, source, mpp, height, width, path_sha256, mask_sha256 = (row[name] for name in COLUMNS)
+    splits = {name.removeprefix("split:"): part for name, part in row.items() if name.startswith("split:")}
+    return Item(path, mask, source, float(mpp or "nan"), int(height), int(width), path_sha256, mask_sha256, splits)

@@ -36,8 +36,7 @@ def drafts(src: Path, *, partial: bool = False) -> Converted:
     The first holds "Tissue Images" and Annotations, the second all files in one folder. Regions without area, as clicks
     leave them, are left out, and outlines that cross themselves mended; both are said, as are overlaps.
 
-    Raises:
-        UserError: a folder is missing (unless `partial`), an image has no outlines, or a file is not as released.
+    Raises UserError: a folder is missing (unless `partial`), an image has no outlines, or a file is not as released.
     """
     found: dict[str, Own] = {}
     for part, names in (("train", TRAIN), ("test", TEST)):

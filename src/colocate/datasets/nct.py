@@ -25,8 +25,7 @@ def list_tiles(src: Path, out: Path) -> list[str]:
     The release names no patient: `source` is left to the tissue's folder. Paths are relative to the table where
     it lies above the tiles, else absolute.
 
-    Raises:
-        UserError: a tissue's folder is missing or empty, `out` exists or does not end in .csv, or the disk is full.
+    Raises UserError: a tissue's folder is missing or empty, `out` exists or does not end in .csv, or the disk is full.
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"{out} would hold a table, for the tiles stay where they are: give OUT a name ending in .csv")

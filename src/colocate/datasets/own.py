@@ -19,6 +19,7 @@ from colocate.base.errors import UserError
 from colocate.base.tables import as_text, check_columns, column, read_table
 from colocate.base.text import composed
 from colocate.datasets.writer import Converted, Draft, Facts
+from colocate.slides.settings import check_mpp
 
 COLUMNS = ("path", "source", "mpp", "split")
 
@@ -67,6 +68,8 @@ def read_items(
         if name is None or name in known:
             reason = "is a second line of" if name in known else "is not among the images:"
             raise UserError(f"{table}, line {line} {reason} {row['path']}: mend or remove the line")
+        if said is not None:
+            check_mpp(said, f"{table}, line {line}")
         part = part_named(row.get("split", ""), f"{table}, line {line}")
         known[name] = Known(composed(row.get("source", "")), unsaid if said is None else said, part)
     if missing := [name for name in names if name not in known]:

@@ -24,6 +24,7 @@ import tyro
 
 from colocate.base.errors import UserError
 from colocate.base.text import say
+from colocate.slides.settings import check_mpp
 
 if TYPE_CHECKING:
     from colocate.datasets.labelled import Labelled
@@ -93,6 +94,8 @@ def prepare(
     options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
     if not src.exists():
         raise UserError(f"{src} does not exist: give SRC, the files as released, then OUT")
+    if mpp is not None:
+        check_mpp(mpp, "--mpp")
     check_free(out)
     convert = converter(kind) if kind in CONVERTERS else None
     taken = inspect.signature(convert).parameters if convert else {}

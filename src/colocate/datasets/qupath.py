@@ -20,7 +20,7 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import check_utf8, files_below
+from colocate.base.files import absolute, check_utf8, files_below
 from colocate.base.shapes import Feature, rasterise, read_geojson
 from colocate.base.tables import TABLES
 from colocate.base.text import composed
@@ -32,7 +32,6 @@ from colocate.datasets.own import Known, caution, read_items, split_by_case
 from colocate.datasets.writer import Converted, Draft, Facts
 from colocate.slides.listing import Listed, find_slides, slides_below
 from colocate.slides.readers import ENDINGS, PLAIN_ENDINGS, one_a_series
-from colocate.slides.settings import check_mpp
 from colocate.slides.slide import Slide
 
 REGION = "Region*"
@@ -73,12 +72,10 @@ def drafts(
     Images have `mpp` micrometres per pixel (0.5 if not given) and at most `piece` px a side. Test images are of other
     slides (or cases) than training images; where all are of one, they are other regions of it, which is said.
 
-    Raises:
-        UserError: outlines without their slide, a slide that cannot be read or is coarser than `mpp`, no region, one
-            that is no rectangle or lies outside of its slide, or a broken object (unless `skip_broken`).
+    Raises UserError: outlines without their slide, a slide that cannot be read or is coarser than `mpp`, no region, one
+    that is no rectangle or lies outside of its slide, or a broken object (unless `skip_broken`).
     """
     mpp = 0.5 if mpp is None else mpp
-    check_mpp(mpp, "--mpp")
     if piece < 32:
         raise UserError(f"--piece {piece} is too small to show tissue: give 32 or more")
     slides = _slides(src / images, slide_mpp)
@@ -102,7 +99,7 @@ def drafts(
     scheme, parts, said = _split(pieces, test_share, src / "items.csv")
     for one in pieces:  # a broken object is named before anything is written
         _objects(one, mpp, remarks, skip_broken)
-    name = src.absolute().name
+    name = absolute(src).name
     said = said or caution(name, known.values(), "slides")
     notes = (*said, f"{REGIONS}, read at {mpp:g} micrometres per pixel.", *remarks.notes())
     facts = Facts(name, "instances", tuple(classes), "Not stated.", notes=notes)

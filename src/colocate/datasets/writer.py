@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import errno
-import io
 import json
 import math
 import shutil
@@ -29,7 +28,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from colocate.base.errors import UserError
-from colocate.base.files import absolute, claimed
+from colocate.base.files import absolute, claimed, encoded
 from colocate.base.tables import write_csv
 from colocate.data.decode import header, pixels
 from colocate.data.inspect import contact_sheet
@@ -317,9 +316,7 @@ def _packed(draft: Draft) -> tuple[bytes, str, tuple[int, int]]:
 
 
 def _png(values: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.fromarray(np.ascontiguousarray(values)), "PNG")
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from colocate.base.errors import UserError
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
-from colocate.models.backbones import Backbone, load_backbone
+from colocate.models.backbones import Backbone, is_exported, load_backbone
 
 ANY = "resnet18"  # the architecture where nothing says another
 
@@ -65,9 +65,8 @@ def find_candidate(
     `LABEL=WORD` sets the label. `architecture` is that of a plain weights file, of `imagenet` and of `random` (resnet18
     if not given); mean and std those that a plain file wants of its images (ImageNet's if not given).
 
-    Raises:
-        UserError: nothing of the kind; a tensor missing, unknown, of another shape or not finite; another architecture
-            or normalisation than the backbone was trained with; published weights that cannot be downloaded.
+    Raises UserError: nothing of the kind; a tensor missing, unknown, of another shape or not finite; another
+    architecture or normalisation than the backbone was trained with; published weights that cannot be downloaded.
     """
     label, found, rest = word.partition("=")
     named = found and label and not Path(word).exists()  # as a run may be called lr=0.1
@@ -86,7 +85,7 @@ def find_candidate(
         raise UserError(f"{word}: no such run or file (nor imagenet or random)")
     normalisation = _checked(mean or IMAGENET_MEAN, std or IMAGENET_STD, word)
     facts: dict[str, Any] = {}
-    if path.is_dir() or path.with_suffix(".json").exists():
+    if is_exported(path):
         backbone = load_backbone(path)
         facts = backbone.facts
         trained = _checked(tuple(facts["mean"]), tuple(facts["std"]), str(path))
@@ -116,8 +115,8 @@ def find_candidate(
         mpp=facts.get("mpp"),
         output_stride=backbone.output_stride,
         cell_stride=backbone.cell_stride,
-        # Of another run nothing is known here: it may have left those stages at random weights.
-        continued=init != "random" and not Path(init).with_suffix(".json").is_file(),
+        # Another run, or what is not there any more, may have left those stages at random weights.
+        continued=init == "published" or (Path(init).is_file() and not is_exported(init)),
         path=path,
         steps=facts.get("steps"),
         recipe=facts.get("recipe", {}).get("name") or None,

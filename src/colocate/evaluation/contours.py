@@ -17,13 +17,13 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries, relabel_sequential, watershed
 from torch import Tensor, nn
 
+from colocate.base.processes import first_defaults
 from colocate.core.views import jitter_stain, stain_matrix
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.decoders import Segmenter, cropped
 from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.evaluation.settings import ContoursConfig
 from colocate.models.backbones import Backbone
-from colocate.training.run import first_defaults
 
 BORDER_COUNTS = 3
 """A border weighs so many times its probability: where it is missed two objects become one (docs/LOG.md)."""
@@ -41,11 +41,6 @@ class ContourSegmenter(nn.Module):
         super().__init__()
         self.config = config
         self.unet = Segmenter(config, backbone, classes + 2, None, mean, std)
-
-    def ready(self) -> None:
-        """Training mode; a frozen encoder stays as it is."""
-        self.train()
-        self.unet.ready()
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.unet(images, targets)

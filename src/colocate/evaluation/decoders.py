@@ -22,13 +22,12 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from colocate.base.errors import UserError
+from colocate.base.processes import first_defaults
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.fit import flipped
 from colocate.evaluation.metrics.objects import Found, Objects
 from colocate.evaluation.settings import InstancesConfig, SemanticsConfig
-from colocate.models.backbones import Backbone, taking
-from colocate.training.probes import batch_norms
-from colocate.training.run import first_defaults
+from colocate.models.backbones import Backbone, batch_norms, taking
 
 
 @final
@@ -38,9 +37,8 @@ class Pyramid(nn.Module):
     A network of stages gives its own grids. A ViT, which has one, gets the simple feature pyramid of ViTDet
     (arXiv:2203.16527): strides 4, 8, 16 and 32 by transposed convolutions and pooling of the last grid.
 
-    Raises:
-        UserError: a stride that is no power of two, which decoders cannot halve their way to; stages that do not end
-            with those of strides 4, 8, 16 and 32; when it looks at images, as `taking` does.
+    Raises UserError: a stride that is no power of two, which decoders cannot halve their way to; stages that do not end
+    with those of strides 4, 8, 16 and 32; when it looks at images, as `taking` does.
     """
 
     def __init__(self, backbone: Backbone, width: int = 256) -> None:
@@ -88,12 +86,6 @@ def _scaled(channels: int, stride: int, wanted: int, width: int) -> nn.Sequentia
     return nn.Sequential(*parts)
 
 
-def freeze_norms(norms: Sequence[nn.Module]) -> None:
-    """Batch norms keep their statistics and weights; to be called again after every `train()`."""
-    for norm in norms:
-        norm.eval().requires_grad_(False)
-
-
 @final
 class Detector(nn.Module):
     """Mask R-CNN: (images, targets) to named losses; `predict` gives the objects of one image."""
@@ -124,13 +116,14 @@ class Detector(nn.Module):
         transform: Any = self.net.transform
         transform.postprocess = _to_own_pixels  # its own would paste all masks at once
 
-    def ready(self) -> None:
-        """Training mode; frozen batch norms stay as they are."""
-        self.train()
+    def train(self, mode: bool = True) -> Detector:
+        """As of any module; frozen batch norms keep their statistics and weights."""
+        super().train(mode)
         low, high = self.config.short_side
         self._resize_to(*range(low, high + 1))
-        if self.config.norm == "frozen":
-            freeze_norms(self.norms)
+        for norm in self.norms if self.config.norm == "frozen" else ():
+            norm.eval().requires_grad_(False)
+        return self
 
     def forward(self, images: list[Float[Tensor, "3 _ _"]], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.net(images, targets)
@@ -278,12 +271,12 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1), persistent=False)
 
-    def ready(self) -> None:
-        """Training mode; a frozen encoder stays as it is."""
-        self.train()
+    def train(self, mode: bool = True) -> Segmenter:
+        """As of any module; a frozen encoder stays as it is."""
+        super().train(mode)
         if self.config.encoder == "frozen":
             self.pyramid.backbone.eval().requires_grad_(False)
-            freeze_norms(batch_norms(self.pyramid.backbone))
+        return self
 
     def forward(self, images: list[Float[Tensor, "3 h w"]], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         classes = torch.stack([class_target["classes"] for class_target in targets])

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, final
 import torch
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from colocate.base.errors import Interrupted, UserError
 from colocate.base.rng import seed_torch, uniforms
@@ -39,7 +38,7 @@ Alter = Callable[[UInt8[Tensor, "3 h w"], Int32[Tensor, "h w"], Float[Tensor, " 
 
 @final
 @dataclass(frozen=True)
-class Examples(Dataset[Any]):
+class Examples:
     """Altered images and their targets; asked for by (number, epoch)."""
 
     data: Labelled
@@ -47,11 +46,9 @@ class Examples(Dataset[Any]):
     target: Callable[[Labelled, int, Tensor], dict[str, Tensor]]
     seed: int
 
-    def __getitem__(self, turns: Sequence[tuple[int, int]]) -> list[Example] | UserError:
-        try:
-            return [self.one(number, epoch) for number, epoch in turns]
-        except UserError as error:
-            return error
+    def read(self, turns: Sequence[tuple[int, int]]) -> list[Example]:
+        """Build the examples of a batch."""
+        return [self.one(number, epoch) for number, epoch in turns]
 
     def one(self, number: int, epoch: int) -> Example:
         """Build the example of an image in an epoch."""
@@ -92,13 +89,12 @@ def fit(
     folder: Path,
     identity: str,
     engine: Engine,
-    ready: Callable[[nn.Module], object] = nn.Module.train,
 ) -> nn.Module:
     """Train `model`, resuming from a checkpoint in `folder` if there is one; returns it, on its device.
 
     `model(images, targets)` gives named losses: images a list of (3, h, w) in [0, 1], targets a list of dictionaries.
-    Everything random in step t is a function of (seed, t). `ready` puts the model into its training state;
-    `identity` names all that decides the numbers: checkpoints of another one are refused.
+    Everything random in step t is a function of (seed, t). `identity` names all that decides the numbers: checkpoints
+    of another one are refused.
 
     Raises:
         UserError: a loss that is not finite, a checkpoint of something else, what `launch` raises.
@@ -106,13 +102,13 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     fabric = launch(engine.machine(), engine.precision, config.batch)
-    ready(model)
+    model.train()
     optim = OptimConfig(name=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, clip=config.clip)
     network, optimizer = fabric.setup(model, build_optimizer(optim, model))
     steps = config.planned(len(numbers))
     step = _restore(folder, identity, model, optimizer)
     places = partial(turns, numbers, config.batch, examples.seed)
-    batches: Iterator[list[Example]] = read_ahead(examples, range(step, steps), places, workers(engine.machine()))
+    batches: Iterator[list[Example]] = read_ahead(examples.read, range(step, steps), places, workers(engine.machine()))
 
     journal = Journal(folder / "journal.csv", step)
     pace = Throughput("images")

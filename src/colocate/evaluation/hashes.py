@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import imagehash
 import numpy as np
@@ -23,7 +23,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from colocate.base.errors import UserError
 from colocate.base.files import write_atomically
@@ -62,7 +61,7 @@ def hashes(read: Callable[[int], Tensor], count: int, cache: Path, key: str, sym
     todo = [number for number, digest in enumerate(exact) if not digest]
     processes = 0 if len(todo) <= FEW else min(16, cores())
     parts = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
-    hashed = read_ahead(_Hashing(read, turns), range(len(parts)), parts.__getitem__, processes)
+    hashed = read_ahead(partial(_hashed, read, turns), range(len(parts)), parts.__getitem__, processes)
     shown = track(hashed, "Hashing images", len(parts), console=Console(stderr=True), disable=not processes)
     for numbers, part in zip(parts, shown, strict=True):
         for number, one in zip(numbers, part, strict=True):
@@ -105,26 +104,20 @@ def alike(image: UInt8[Tensor, "3 h w"], other: UInt8[Tensor, "3 H W"]) -> float
     return max(float(_vector(turned) @ small) for turned in _symmetries(_small(image)))
 
 
-@final
-@dataclass(frozen=True)
-class _Hashing(Dataset[Any]):
-    """Images by number to their hashes, or the reason why one could not be read."""
+def _hashed(read: Callable[[int], Tensor], turns: int, numbers: Sequence[int]) -> list[tuple[bytes, list[int]] | str]:
+    """The hashes of images by their numbers, or the reason why one could not be read."""
+    return [_hash(read, turns, number) for number in numbers]
 
-    read: Callable[[int], Tensor]
-    turns: int
 
-    def __getitem__(self, numbers: Sequence[int]) -> list[tuple[bytes, list[int]] | str]:
-        return [self.one(number) for number in numbers]
-
-    def one(self, number: int) -> tuple[bytes, list[int]] | str:
-        try:
-            pixels = self.read(number)
-        except UserError as error:
-            return str(error)
-        digest = blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
-        digest.update(pixels.numpy().tobytes())
-        turned = _symmetries(_small(pixels))[: self.turns]
-        return digest.digest(), [int.from_bytes(np.packbits(imagehash.phash(one).hash).tobytes()) for one in turned]
+def _hash(read: Callable[[int], Tensor], turns: int, number: int) -> tuple[bytes, list[int]] | str:
+    try:
+        pixels = read(number)
+    except UserError as error:
+        return str(error)
+    digest = blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+    digest.update(pixels.numpy().tobytes())
+    turned = _symmetries(_small(pixels))[:turns]
+    return digest.digest(), [int.from_bytes(np.packbits(imagehash.phash(one).hash).tobytes()) for one in turned]
 
 
 def _small(pixels: UInt8[Tensor, "3 h w"]) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, final
@@ -79,12 +79,12 @@ def check(data: Labelled, scheme: str, index: Index | None, origin: str) -> Find
         known = "photographs, of which there is no list" if origin == "imagenet" else "data that are not known"
         findings.unchecked.append(f"{origin}: the weights were trained on {known}")
     else:
-        seen = hashes(index.read, len(index), index.path.with_name("hashes.parquet"), index.fingerprint, False)
-        tiles = _Images("pretraining tile", seen, index.read, index.name)
-        _compare_images(findings, tested, test, tiles, range(len(index)))
-        _compare_cases(findings, data, test, shared, index)
-        _note_start(findings, index)
-        _note_unread(findings, index, seen.unreadable)
+        for run in _lineage(findings, index):
+            seen = hashes(run.read, len(run), run.path.with_name("hashes.parquet"), run.fingerprint, False)
+            tiles = _Images("pretraining tile", seen, run.read, run.name)
+            _compare_images(findings, tested, test, tiles, range(len(run)))
+            _compare_cases(findings, data, test, shared, run)
+            _note_unread(findings, run, seen.unreadable)
         findings.unchecked.append("crops of test images are found by their case only, never by their pixels")
     return findings
 
@@ -151,7 +151,8 @@ def _compare_cases(
         return
     sources, firsts = np.unique(index.source_numbers, return_index=True)
     every = sorted({item.source for item in data.items if _is_telling(item.source)})
-    naming = _naming(every, [index.sources[source] for source in sources])
+    names = index.sources
+    naming = _naming(every, [names[source] for source in sources])
     known = {case: int(firsts[place]) for case, place in naming.items()}
     named = [f"{case} ({index.name(known[case])})" for case in known if case in cases and case not in shared]
     if named:
@@ -174,7 +175,8 @@ def _compare_cases(
 def _slides(index: Index) -> dict[str, str]:
     """Sources and files of the tiles by the name of the slide that each may be of; not all say whose a slide is."""
     files = index.table["path" if index.kind == "slides" else "shard"].unique().to_pylist()
-    sources = (index.sources[source] for source in np.unique(index.source_numbers))
+    names = index.sources
+    sources = (names[source] for source in np.unique(index.source_numbers))
     places = {composed(Path(source).name): source for source in sources}
     return places | {composed(re.sub(r"(-\d{4}\.tar|\.\w+)$", "", Path(file).name)): file for file in files if file}
 
@@ -231,14 +233,23 @@ def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _note_start(findings: Findings, index: Index) -> None:
-    """The weights that a run started from have seen images too."""
-    try:
-        start = str(json.loads(index.path.with_name("recipe.json").read_text())["encoder"]["init"])
-    except (OSError, ValueError, KeyError, TypeError):
-        start = "weights that are not known (no readable recipe.json)"
-    if start != "random":
-        findings.unchecked.append(f"what the run started from ({start}) was pretrained on data that are not checked")
+def _lineage(findings: Findings, index: Index) -> Iterator[Index]:
+    """The tiles of a run, of the run that it started from, and so on; what the first one started from is noted."""
+    runs: set[Path] = set()
+    while index.path not in runs:
+        runs.add(index.path)
+        yield index
+        try:
+            start = str(json.loads(index.path.with_name("recipe.json").read_text())["encoder"]["init"])
+        except (OSError, ValueError, KeyError, TypeError):
+            start = "weights that are not known (no readable recipe.json)"
+        earlier = None if start in ("random", "published") else tiles_of(Path(start))
+        if earlier is not None:
+            findings.checked.append(f"the tiles of {start} too, from which {index.path.parent} started")
+            index = earlier
+        elif start != "random":
+            what = f"what the run started from ({start})"
+            findings.unchecked.append(f"{what} was pretrained on data that are not checked")
 
 
 def _note_unread(findings: Findings, index: Index, unreadable: dict[int, str]) -> None:

@@ -114,10 +114,13 @@ def evaluate(task: Task, protocol: Protocol, candidates: Sequence[Candidate]) ->
     scheme = protocol.split or next(iter(data.schemes), "")
     if not data.train(scheme) or not data.test(scheme):
         raise UserError(f"{protocol.data}: split {scheme!r} has no training or no test images")
+    if METRICS[name_of(task)] == OBJECTS and data.kind != "instances":
+        raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
+    for candidate in candidates:
+        check_stages(task, candidate)
     data.verify()  # results and hashes are known by what the data set was
     findings = {}
     for candidate in candidates:
-        check_stages(task, candidate)
         index = None if candidate.path is None else tiles_of(candidate.path)
         findings[candidate.label] = check(data, scheme, index, candidate.origin)
         refuse(findings[candidate.label], protocol.allow_leakage)

@@ -139,8 +139,7 @@ class Row:
 def read_results(places: Sequence[Path]) -> list[Result]:
     """Read all results in and below these files and folders, each once.
 
-    Raises:
-        UserError: there is none in one of them, or one is damaged, of another version or not a result.
+    Raises UserError: there is none in one of them, or one is damaged, of another version or not a result.
     """
     remedy = "give folders of results that `colocate evaluate` wrote"
     if not places:
@@ -168,8 +167,7 @@ def grouped(results: Sequence[Result]) -> list[list[Row]]:
 
     A label that several backbones of one table have is told apart by the beginning of their fingerprints.
 
-    Raises:
-        UserError: two different results of one backbone and seed, or results of other images than the rest.
+    Raises UserError: two different results of one backbone and seed, or results of other images than the rest.
     """
     tables: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
@@ -269,14 +267,8 @@ def draw_images(
 
 
 def scored(family: str, runs: Sequence[Run], counts: Int64[np.ndarray, "d n"]) -> dict[str, Drawn]:
-    """Every score of a family, of each run in each set of images; runs are of the same images in the same order.
-
-    Raises:
-        ValueError: runs of different classes.
-    """
+    """Every score of a family, of each run in each set of images; runs are of the same images in the same order."""
     each = [FAMILIES[family].pack([entry[family] for entry in run])(counts) for run in runs]
-    if any(scores.keys() != each[0].keys() for scores in each):
-        raise ValueError("runs have scores of different classes")
     return {name: [scores[name] for scores in each] for name in each[0]}
 
 

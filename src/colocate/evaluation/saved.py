@@ -16,6 +16,7 @@ from torch import Tensor
 
 from colocate.base.errors import UserError
 from colocate.base.files import read_json, write_atomically
+from colocate.base.processes import first_defaults
 from colocate.base.text import reason
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.candidates import Candidate
@@ -25,7 +26,6 @@ from colocate.evaluation.settings import ContoursConfig, InstancesConfig, Semant
 from colocate.models.backbones import Backbone, read_tensors
 from colocate.slides.settings import same_mpp
 from colocate.training.checkpoint import packed
-from colocate.training.run import first_defaults
 
 VERSION = 2  # to be raised when the same files would give another model
 WEIGHTS, FACTS = "model.safetensors", "model.json"
@@ -108,9 +108,8 @@ def keep_model(
 def load_model(place: Path) -> SavedModel:
     """Rebuild the one kept model in a folder or below it: it predicts what it predicted when it was kept.
 
-    Raises:
-        UserError: there is none or more than one; a file is missing or damaged, or of another version; a tensor is
-            missing, unknown or of another shape.
+    Raises UserError: there is none or more than one; a file is missing or damaged, or of another version; a tensor is
+    missing, unknown or of another shape.
     """
     folder = _find(place)
     facts, weights = _read(folder / FACTS), folder / WEIGHTS
@@ -149,6 +148,9 @@ def seen_mpp(config: InstancesConfig | SemanticsConfig, data: Labelled, numbers:
 
 def _find(place: Path) -> Path:
     """The folder of the one model."""
+    if not place.exists():
+        raise UserError(f"{place} does not exist: give a result of colocate evaluate ... --keep-models")
+    place = place.parent if place.is_file() else place
     found = sorted(path.parent for path in place.rglob(WEIGHTS))
     if place in found:
         return place

@@ -214,8 +214,7 @@ SMOKE: dict[str, Task] = {
 def task_for(name: str, data: str = "", smoke: bool = False) -> Task:
     """The settings of a task: its defaults on a prepared data set (empty: those of any), or tiny ones.
 
-    Raises:
-        UserError: no such task, or `data` is no prepared data set.
+    Raises UserError: no such task, or `data` is no prepared data set.
     """
     if name not in TASKS:
         raise UserError(f"no task {name!r}: there are {', '.join(TASKS)}")

@@ -164,8 +164,7 @@ def _is_void(record: dict[str, Any]) -> bool:
 def write(tables: Sequence[Table], markdown: str, out: Path) -> None:
     """Write table.md and table.csv (a line for each backbone, part and score) to the folder `out`.
 
-    Raises:
-        UserError: it cannot be written.
+    Raises UserError: it cannot be written.
     """
     lines = [line for table in tables for line in _lines(table)]
     write_atomically(out / "table.md", markdown)

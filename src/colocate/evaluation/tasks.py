@@ -35,8 +35,8 @@ from colocate.evaluation.settings import (
     SemanticsConfig,
     Task,
 )
-from colocate.models.backbones import Backbone
-from colocate.training.probes import Cells, batch_norms, check_counted, frozen_cells, probe, settled
+from colocate.models.backbones import Backbone, batch_norms
+from colocate.training.probes import Cells, check_counted, frozen_cells, probe, settled
 from colocate.training.run import launch
 
 SIDE_PX = 192
@@ -152,7 +152,7 @@ def check_stages(task: Task, candidate: Candidate) -> None:
         frozen = getattr(task, "encoder", "tuned") == "frozen"
         last, remedy = backbone.strides[-1] if frozen and not candidate.continued else 0, "give --encoder tuned"
     if early and early < last:
-        told = f"{candidate.label} has cells of {early} px, and its later stages were not trained"
+        told = f"{candidate.label} has cells of {early} px, and pretraining has not trained its later stages"
         raise UserError(f"{told}: {remedy}")
     kept = next((word for word in ("encoder", "norm") if getattr(task, word, "") == "frozen"), None)
     for norm in batch_norms(backbone) if kept and candidate.weights else ():  # random ones take the images' statistics
@@ -236,8 +236,6 @@ def _objects(
 ) -> Outcome:
     """Teach a network of objects, whose batch norm is `frozen` or not, and judge what it finds in the test images."""
     data, candidate, outcome = trial.data, trial.candidate, Outcome()
-    if data.kind != "instances":
-        raise UserError(f"{data.name} has no instances, only classes of pixels: colocate evaluate semantics")
     model = network(config, _backbone(trial, frozen), len(data.classes), candidate.mean, candidate.std)
     for number, found in _learned(model, examples, trial, outcome):
         with _clock(outcome, "measure"):
@@ -257,7 +255,7 @@ def _learned(
     """Fine-tune a model; yield the number of each test image, and what the model finds in it."""
     with _clock(outcome, "train"):
         where = (trial.folder, trial.identity, trial.engine)
-        fit(model, examples, trial.train, model.config.fit, *where, ready=lambda _: model.ready())
+        fit(model, examples, trial.train, model.config.fit, *where)
     outcome.model = model.state_dict()
     with Count(len(trial.test), "test image") as count:
         for number in trial.test:

@@ -18,7 +18,7 @@ from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD
 from colocate.core.views import Batch
 from colocate.methods.method import Losses, Method
 from colocate.methods.settings import RGB, DistilConfig
-from colocate.models.backbones import Backbone, load_backbone
+from colocate.models.backbones import Backbone, load_backbone, taking
 from colocate.models.encoder import Encoder, Features, group_batch_norm, linear
 
 
@@ -49,7 +49,9 @@ class Teacher(nn.Module):
             torch.tensor(three).view(3, 1, 1) for three in (self.std, std, self.mean, mean)
         )
         scale, shift = (to_device(three, images) for three in (given / own, (given_mean - own_mean) / own))
-        return self.backbone(images * scale + shift)
+        images = images * scale + shift
+        with taking(self.backbone, images):
+            return self.backbone(images)
 
 
 @final

@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         except (AttributeError, RuntimeError, ValueError, AssertionError, TypeError) as error:
             raise UserError(f"{name} gives no feature grid that cells could be taken from ({error})") from error
         self.train()
-        self.normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.modules())
+        self.normalises = bool(batch_norms(self))
         self.channels = grid.shape[1]
         self.stride = 224 // grid.shape[2]
         wanted = cell_stride or output_stride
@@ -95,10 +95,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         """As of any module; batch norms that keep their statistics stay in evaluation mode."""
         super().train(mode)
-        if self.keeps_statistics:
-            for part in self.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.eval()
+        for norm in batch_norms(self) if self.keeps_statistics else ():
+            norm.eval()
         return self
 
     def freeze(self, stride: int | None = None, statistics: bool = False) -> None:
@@ -277,6 +275,17 @@ def _hub_answers() -> bool:
     except Exception:  # of whichever client of HTTP it has
         return False
     return True
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The batch norms of a network."""
+    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
+def is_exported(path: str | PathLike[str]) -> bool:
+    """Whether a path is what `load_backbone` takes: a folder, or weights with a .json of their name beside them."""
+    path = Path(path)
+    return path.is_dir() or (path.is_file() and path.with_suffix(".json").is_file())
 
 
 def load_backbone(path: str | PathLike[str]) -> Backbone:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from colocate.base.distributed import Shuffle, gather, summed, world
 from colocate.base.errors import UserError
 from colocate.core.geometry import coarser, exact
-from colocate.models.backbones import keep_paths
+from colocate.models.backbones import batch_norms, keep_paths
 
 
 def group_batch_norm(module: nn.Module, size: int) -> nn.Module:
@@ -40,7 +40,7 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     Raises:
         UserError: there is none.
     """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    norms = batch_norms(module)
     if not norms:
         raise UserError("the network has no batch norm to be synchronised: leave --sync-norm out")
     for part in norms:

@@ -65,8 +65,7 @@ class Run(NamedTuple):
 def compare(runs: Sequence[Path], out: Path = Path("compare.html"), picture: Path | None = None) -> str:
     """Write a page of the runs as `out`, and draw their curves as a PNG too; returns their tables in Markdown.
 
-    Raises:
-        UserError: fewer than two runs, one given twice, no run there, or one that has logged nothing.
+    Raises UserError: fewer than two runs, one given twice, no run there, or one that has logged nothing.
     """
     check_ending(out)
     compared = read_runs(runs)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from colocate.base.files import read_json
 from colocate.base.text import counted
 from colocate.pages.curves import late_mean
 from colocate.pages.sample import Shown
@@ -47,7 +44,7 @@ def summary(shown: Shown) -> list[str]:
 def facts(shown: Shown) -> dict[str, str]:
     """What was trained, on what, with what and how fast."""
     recipe, index, last = shown.recipe, shown.index, shown.rows[-1]
-    known: Mapping[str, Any] = read_json(shown.run / "backbone.json", "backbone of a run")
+    known = shown.networks["pretrained"].facts
     machine, weights = recipe.machine, recipe.encoder.init
     devices = f", {counted(machine.devices, 'device')}" if machine.devices else ""
     out = f", held out: {'; '.join(recipe.hold_out)}" if recipe.hold_out else ""
@@ -88,7 +85,7 @@ def warnings(shown: Shown) -> list[str]:
     recipe, rows, run = shown.recipe, shown.rows, shown.run
     planned, step = planned_steps(recipe, len(shown.index)), int(rows[-1]["step"])
     waiting, crowded = (late_mean(rows, column) for column in ("waiting", "crowded"))
-    saved = read_json(run / "backbone.json", "backbone of a run")["steps"]
+    saved = shown.networks["pretrained"].facts["steps"]
     pictured = "" if saved == step else f"; its backbone, and so the pictures of its features, are from step {saved:,}"
     found = [
         step < FEWEST_STEPS

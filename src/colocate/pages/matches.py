@@ -18,6 +18,7 @@ from colocate.core.settings import ViewConfig
 from colocate.core.views import View, sample_views
 from colocate.data.loader import spaced
 from colocate.pages.style import CELLS, INK, SMALL, halo, picture
+from colocate.training.recipe import Recipe
 
 Box = tuple[float, float, float, float]  # top, left, bottom, right
 
@@ -40,38 +41,24 @@ class DrawnPair(NamedTuple):
 
 
 def training_pair(
-    tile: UInt8[Tensor, "3 h w"],
-    number: int,
-    config: ViewConfig,
-    seed: int,
-    grid: tuple[int, int],
-    *,
-    mpp: float = float("nan"),
-    epochs: int = 1,
+    tile: UInt8[Tensor, "3 h w"], number: int, recipe: Recipe, grid: tuple[int, int], mpp: float, epochs: int
 ) -> DrawnPair:
-    """Draw the views of tile `number` as training with this seed did, in one of the first `epochs`.
+    """Draw the views of tile `number` as training by a recipe did, in one of the first `epochs`.
 
     It is the one of at most CHOICE epochs in which about half of the cells are shared: such a pair shows most.
     """
-    pairs = [pair_of_epoch(tile, number, config, seed, grid, mpp, epoch) for epoch in range(min(CHOICE, epochs))]
+    pairs = [pair_of_epoch(tile, number, recipe, grid, mpp, epoch) for epoch in range(min(CHOICE, epochs))]
     return min(pairs, key=lambda pair: abs((pair.match.weight > LEAST_SHARED).double().mean().item() - 0.55))
 
 
 def pair_of_epoch(
-    tile: UInt8[Tensor, "3 h w"],
-    number: int,
-    config: ViewConfig,
-    seed: int,
-    grid: tuple[int, int],
-    mpp: float,
-    epoch: int,
+    tile: UInt8[Tensor, "3 h w"], number: int, recipe: Recipe, grid: tuple[int, int], mpp: float, epoch: int
 ) -> DrawnPair:
-    """Draw the views of tile `number` as training with this seed did in an epoch."""
-    batch = sample_views(
-        tile[None], config, seed=seed, epoch=epoch, index=torch.tensor([number]), mpp=torch.tensor([mpp])
-    )
+    """Draw the views of tile `number` as training by a recipe did in an epoch."""
+    which = {"seed": recipe.seed, "epoch": epoch, "index": torch.tensor([number]), "mpp": torch.tensor([mpp])}
+    batch = sample_views(tile[None], recipe.views, **which)
     match = overlap(batch.first.crop, batch.second.crop, grid)
-    return DrawnPair(tile, batch.first, batch.second, match, grid, config, epoch)
+    return DrawnPair(tile, batch.first, batch.second, match, grid, recipe.views, epoch)
 
 
 def matched_cells(match: SharedArea, cell: int) -> list[tuple[int, float]]:
@@ -120,7 +107,7 @@ def box_in_view(crop: Crop, size: int, box: Box) -> Box:
     return rows[0], cols[0], rows[1], cols[1]
 
 
-def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) -> None:
+def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair) -> None:
     """The tile with both crops, the first view with a few of its cells, the second with the cells that they match.
 
     In the second view the outline is where the cell's tissue truly lies; matched cells are filled, the more of the
@@ -128,7 +115,7 @@ def draw_pair(axes: tuple[Axes, Axes, Axes], pair: DrawnPair, count: int = 5) ->
     """
     where, own, other = axes
     size = pair.config.size
-    chosen = chosen_cells(pair.match, min(count, len(CELLS)))
+    chosen = chosen_cells(pair.match, len(CELLS))
     picture(where, pair.tile.permute(1, 2, 0).numpy())
     for axis, view, grid in ((own, pair.first, pair.grid), (other, pair.second, pair.match.grid)):
         picture(axis, shown(view, pair.config))

@@ -38,8 +38,7 @@ def report(run: Path, out: Path | None = None, picture: Path | None = None) -> P
     The same run gives the same page: tiles are taken evenly spaced, and the network before training is built anew
     from the recipe's seed.
 
-    Raises:
-        UserError: no run there, or one without a backbone yet, or its tiles have moved away.
+    Raises UserError: no run there, or one without a backbone yet, or its tiles have moved away.
     """
     run = Path(run)
     out = check_ending(run / "report.html" if out is None else Path(out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 from torch import Tensor
 
+from colocate.base.files import encoded
 from colocate.base.text import counted
 from colocate.data.loader import spaced
 from colocate.pages.matches import draw_pair, training_pair
@@ -93,9 +93,8 @@ def drawn_alone(pictures: Pictures) -> list[bytes]:
     for figure in figures:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        file = io.BytesIO()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(file, "WEBP", quality=88, method=4)
-        packed.append(file.getvalue())
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        packed.append(encoded(image, "WEBP", quality=88, method=4))
     return packed
 
 
@@ -172,7 +171,7 @@ def matches(shown: Shown) -> Panel:
     sets = []
     for number, tile in read_spread(index, 2, shown.run):
         mpp, name = float(index.mpp[number]), Path(index.name(number)).name
-        pair = training_pair(tile, number, recipe.views, recipe.seed, tuple(grid), mpp=mpp, epochs=epochs)
+        pair = training_pair(tile, number, recipe, tuple(grid), mpp, epochs)
         alts = [
             f"Tile {name} with the outlines of crops 1 and 2",
             "View 1 with a few of its cells, numbered",

@@ -48,6 +48,8 @@ def masks_beside(index: Index, most: int = 512) -> Split | None:
 
     At most `most` tiles a side, evenly spaced. None where tiles have no masks, none is left out, or sizes differ.
     """
+    if not _mask(Path(index.name(0))).is_file():  # before a million tiles are named
+        return None
     own = [Path(index.name(number)) for number in range(len(index))]
     if not all(_mask(image).is_file() for image in own):
         return None
@@ -93,8 +95,7 @@ def read_spread(index: Index, count: int, run: Path) -> list[tuple[int, UInt8[Te
 
     In place of an unreadable one comes the next that can be read.
 
-    Raises:
-        UserError: none can be read, as after the data have moved.
+    Raises UserError: none can be read, as after the data have moved.
     """
     found: dict[int, Tensor] = {}
     reason = ""

@@ -24,8 +24,7 @@ MOST_LISTED = 100  # slides without a tile, by name
 def write_slides(out: Path) -> Path:
     """Write the pages of what `tile` left in OUT once no slide is missing; returns the first.
 
-    Raises:
-        UserError: OUT cannot be written.
+    Raises UserError: OUT cannot be written.
     """
     failed = Quarantine(out / FAILED).failed
     rows = as_text(read_table(out / SLIDES))

@@ -45,8 +45,7 @@ SPARE_BYTES = 1 << 20  # of a file, for all that is not features
 def features(candidate: Candidate, slides: Sequence[Listed], out: Path, config: FeatureConfig) -> Tally:
     """Write OUT/SLIDE.h5 and its picture OUT/SLIDE.png for every slide that has none; OUT/failed.csv lists failures.
 
-    Raises:
-        UserError: settings that do not fit the backbone or the features that are there; a full disk.
+    Raises UserError: settings that do not fit the backbone or the features that are there; a full disk.
     """
     mpp = config.mpp or candidate.mpp
     if mpp is None:
@@ -98,11 +97,7 @@ class _Extractor:
         } | listed.identity()
 
     def written(self, listed: Listed) -> bool:
-        """Tell whether a slide is done.
-
-        Raises:
-            UserError: it holds something else, or features of other settings.
-        """
+        """Tell whether a slide is done. Raises UserError: it holds something else, or features of other settings."""
         import h5py  # of an extra that `predict`, whose command stands beside this one's, does without
 
         path, picture = self._files(listed)
@@ -111,7 +106,7 @@ class _Extractor:
                 raise UserError(f"{picture} is there, but not its features: choose another --out, or remove it")
             return False
         try:
-            with h5py.File(path) as file:
+            with h5py.File(path, locking=False) as file:
                 stored: Any = json.loads(str(file.attrs[FEATURE_SETTINGS]))
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path} is no file of colocate's features: choose another --out") from error

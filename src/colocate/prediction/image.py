@@ -69,8 +69,7 @@ class Model:
 
         accelerator: auto, cpu or gpu.
 
-        Raises:
-            UserError: there is no model or more than one, it is damaged, or the device is not there.
+        Raises UserError: there is no model or more than one, it is damaged, or the device is not there.
         """
         return cls(read_model(Path(place)), DeviceConfig(accelerator=accelerator).launch())
 
@@ -118,7 +117,7 @@ class Model:
             raise UserError(f"an image is a numpy array, not {kind}: give numpy.asarray of it, in RGB")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UserError(f"an image is a uint8 array of height x width x 3, not {image.dtype} of {image.shape}")
-        config = PredictConfig(window, overlap, score)
+        config = PredictConfig(window, overlap, score, device=DeviceConfig(batch))
         scale = 1.0
         if mpp is not None:
             check_mpp(mpp, "mpp")
@@ -126,7 +125,7 @@ class Model:
                 raise UserError("the images that this model learned from do not say their mpp: leave mpp out")
             scale = self.mpp / mpp
         known = predictor(self.saved, self.fabric, config.score, None if self.mpp else 1.0)
-        return look_over(known, image, config.windows(self.task), scale, batch)
+        return look_over(known, image, config.windows(self.task), scale, config.device.batch)
 
 
 def look_over(

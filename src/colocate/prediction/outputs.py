@@ -149,8 +149,7 @@ def features(found: Sequence[Outlined], names: Mapping[int, str], mpp: float, ki
 def write_features(path: Path, features: Iterable[Written]) -> None:
     """Write features as a FeatureCollection, a line each, as they come: the file is whole or not there.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
+    Raises UserError: the disk is full or the folder cannot be written.
     """
 
     def write(file: Any) -> None:
@@ -171,8 +170,7 @@ def write_outlines(
     Places in the files are counted from where the scanned area begins (`slide.origin`), as QuPath counts them. Each
     file is whole or not there.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
+    Raises UserError: the disk is full or the folder cannot be written.
     """
     picture = Image.fromarray(slide.thumbnail(SIDES_PX[0]))
     rows: list[tuple[object, ...]] = []
@@ -239,8 +237,7 @@ class Marker:
     def finished(self) -> bool:
         """Tell whether the slide is done, and none of its files was deleted since.
 
-        Raises:
-            UserError: its files are of other settings, or of someone else.
+        Raises UserError: its files are of other settings, or of someone else.
         """
         if not self.path.exists():
             if there := [path for ending in ENDINGS if (path := beside(self.place, ending)).exists()]:
@@ -293,8 +290,7 @@ def _coarser(pixels: UInt8[np.ndarray, "h w"], step: int) -> UInt8[np.ndarray, "
 def class_map(folder: Path, height: int, width: int) -> UInt8[np.ndarray, "2 height width"]:
     """The class of each pixel, `UNSEEN` so far, and its confidence in 255ths, in an unnamed file that goes with them.
 
-    Raises:
-        UserError: the disk has no room for it: two bytes a pixel.
+    Raises UserError: the disk has no room for it: two bytes a pixel.
     """
     size = 2 * height * width
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,8 +311,7 @@ def write_class_map(path: Path, classes: UInt8[np.ndarray, "h w"], mpp: float) -
 
     Viewers show them in the colours of the outlines.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
+    Raises UserError: the disk is full or the folder cannot be written.
     """
     steps = [1]
     while max(classes.shape) / steps[-1] > SMALLEST_PX:

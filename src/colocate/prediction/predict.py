@@ -33,8 +33,7 @@ def predict(predictor: Predictor, slides: Sequence[Listed], out: Path, config: P
 
     OUT/failed.csv lists slides that failed.
 
-    Raises:
-        UserError: settings that do not fit, or are not those of the files that are there; a full disk.
+    Raises UserError: settings that do not fit, or are not those of the files that are there; a full disk.
     """
     side, overlap = config.windows(predictor.task)
     if any(slide.name == "failed" for slide in slides):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 from jaxtyping import Bool, Shaped, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from colocate.base.errors import TileError, UserError
+from colocate.base.errors import UserError
 from colocate.data.loader import read_ahead
 from colocate.evaluation.contours import ContourSegmenter
 from colocate.evaluation.decoders import Segmenter
@@ -29,30 +29,15 @@ def read_regions(
 ) -> Iterator[UInt8[Tensor, "b 3 side side"]]:
     """Read regions of `side` px of `mpp` whose top left corners are at `places` (level0 x, y), batch after batch.
 
-    Only what is read ahead is in memory.
-
-    Raises:
-        TileError: the slide is damaged.
+    Only what is read ahead is in memory. Raises TileError if the slide is damaged.
     """
-    steps = range(-(-len(places) // batch))
-    regions = _Regions(slide, places, side, mpp)
-    return read_ahead(regions, steps, lambda step: slice(step * batch, (step + 1) * batch), workers)
+    some = [places[start : start + batch] for start in range(0, len(places), batch)]
+    return read_ahead(partial(_regions, slide, side, mpp), range(len(some)), some.__getitem__, workers)
 
 
-@final
-@dataclass(frozen=True)
-class _Regions(Dataset[Any]):
-    slide: Slide
-    places: Shaped[np.ndarray, "n 2"]
-    side: int
-    mpp: float
-
-    def __getitem__(self, some: slice) -> UInt8[Tensor, "b 3 s s"] | UserError:
-        try:
-            regions = [self.slide.read(x, y, self.side, self.side, self.mpp) for x, y in self.places[some].tolist()]
-        except TileError as error:
-            return error
-        return torch.from_numpy(np.stack(regions)).permute(0, 3, 1, 2)
+def _regions(slide: Slide, side: int, mpp: float, places: Shaped[np.ndarray, "b 2"]) -> UInt8[Tensor, "b 3 s s"]:
+    regions = [slide.read(x, y, side, side, mpp) for x, y in places.tolist()]
+    return torch.from_numpy(np.stack(regions)).permute(0, 3, 1, 2)
 
 
 BACKGROUND = "background"
@@ -110,8 +95,7 @@ class Predictor:
 def predictor(saved: SavedModel, fabric: Fabric, least: float, mpp: float | None = None) -> Predictor:
     """Put a kept model on its device; objects need a score above `least`; `mpp`: where the model does not say its own.
 
-    Raises:
-        UserError: the resolution is unknown, or said twice and not alike; too many classes for a byte.
+    Raises UserError: the resolution is unknown, or said twice and not alike; too many classes for a byte.
     """
     network, facts = saved.network, saved.facts
     if facts.mpp is None and mpp is None:

@@ -138,27 +138,14 @@ def merge(pieces: Sequence[Piece]) -> list[Outlined]:
     """
     if not pieces:
         return []
-    objects = [_whole(group) for group in _groups(pieces)]
-    objects = [whole for whole in objects if whole.believed >= BELIEVED]
-    shapes = [whole.shape for whole in objects]
+    objects = [(whole, believed) for whole, believed in map(_whole, _groups(pieces)) if believed >= BELIEVED]
+    shapes = [whole.shape for whole, _ in objects]
     for one, other in np.stack(_meeting(shapes), 1).tolist():
-        winner, loser = (one, other) if objects[one].believed >= objects[other].believed else (other, one)
-        shapes[loser] = shapes[loser].difference(objects[winner].shape)
+        winner, loser = (one, other) if objects[one][1] >= objects[other][1] else (other, one)
+        shapes[loser] = shapes[loser].difference(objects[winner][0].shape)
     return [
-        Outlined(bevelled(shape), whole.class_, whole.score)
-        for whole, shape in zip(objects, shapes, strict=True)
-        if shape.area
+        whole._replace(shape=bevelled(shape)) for (whole, _), shape in zip(objects, shapes, strict=True) if shape.area
     ]
-
-
-class _Whole(NamedTuple):
-    """An object before others take pixels from it."""
-
-    shape: BaseGeometry
-    class_: int
-    score: float
-    believed: float
-    """The share of it in the cores of the windows that saw it."""
 
 
 def _groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
@@ -198,7 +185,8 @@ def _meeting(shapes: Sequence[BaseGeometry]) -> tuple[Int64[np.ndarray, " p"], I
     return one[one < other], other[one < other]
 
 
-def _whole(group: Sequence[Piece]) -> _Whole:
+def _whole(group: Sequence[Piece]) -> tuple[Outlined, float]:
+    """An object before others take pixels from it, and the share of it in the cores of the windows that saw it."""
     cores = {piece.window: piece.window.core.polygon for piece in group}
     parts = []
     for piece in group:
@@ -210,9 +198,6 @@ def _whole(group: Sequence[Piece]) -> _Whole:
     votes: dict[int, float] = {}
     for piece, area in zip(group, areas, strict=True):
         votes[piece.class_] = votes.get(piece.class_, 0) + area
-    return _Whole(
-        shape,
-        max(sorted(votes), key=votes.__getitem__),
-        float(np.average([piece.score for piece in group], weights=areas)) if shape.area else 0.0,
-        inside / shape.area if shape.area else 0.0,
-    )
+    class_ = max(sorted(votes), key=votes.__getitem__)
+    score = float(np.average([piece.score for piece in group], weights=areas)) if shape.area else 0.0
+    return Outlined(shape, class_, score), inside / shape.area if shape.area else 0.0

@@ -131,9 +131,8 @@ def find_slides(places: Sequence[Path], mpp: float | None = None) -> list[Listed
     nor the file says it. A slide's name is its path below its folder or table, without its ending where none is called
     the same; where two folders hold the same, below their common parent.
 
-    Raises:
-        UserError: no slides there, a folder or table that cannot be read, a table with others, or two slides of one
-            name.
+    Raises UserError: no slides there, a folder or table that cannot be read, a table with others, or two slides of one
+    name.
     """
     if not places:
         raise UserError("which slides? Give files, folders or a table (.csv, .parquet) with a column path")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
 from colocate.base.errors import TileError, UserError
-from colocate.base.files import write_atomically
+from colocate.base.files import encoded, write_atomically
 from colocate.slides.listing import Listed
 from colocate.slides.manifest import Shards, part_path, write_part
 from colocate.slides.settings import TilingConfig
@@ -41,9 +40,8 @@ def write_overlay(path: Path, slide: Slide, tissue: Tissue, corners: Sequence[tu
     pixels = (pixels * (1 - tint) + np.array(TILE) * tint).astype(np.uint8)
     mask = np.asarray(Image.fromarray(tissue.mask).resize((wide, high), Image.Resampling.NEAREST))
     pixels[find_boundaries(mask)] = EDGE
-    file = io.BytesIO()
-    Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
-    write_atomically(path, file.getvalue())
+    few = Image.fromarray(pixels).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    write_atomically(path, encoded(few, "PNG"))
 
 
 class Places(NamedTuple):
@@ -75,9 +73,8 @@ def places(slide: Slide, tissue: Tissue, config: TilingConfig) -> Places:
 def cut(listed: Listed, config: TilingConfig, out: Path, manifest_only: bool, find: Finder | None = None) -> int:
     """Cut a slide: write its shards, its overlay and last its part of the manifest; return the number of tiles.
 
-    Raises:
-        TileError: the slide or its mask cannot be read; the run goes on with the next.
-        UserError, OSError: the disk is full or cannot be written; the run ends.
+    Raises TileError: the slide or its mask cannot be read; the run goes on with the next. UserError, OSError: the disk
+    is full or cannot be written; the run ends.
     """
     try:
         slide = listed.open()
@@ -133,9 +130,7 @@ def _tiles(
 
 def jpeg(pixels: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     """Pack pixels as a JPEG whose chroma has full resolution."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)  # stains differ in chroma
-    return file.getvalue()
+    return encoded(Image.fromarray(pixels), "JPEG", quality=quality, subsampling=0)  # stains differ in chroma
 
 
 def _facts(slide: Slide, tissue: Tissue, found: Places, tiles: int) -> dict[str, Any]:

@@ -55,8 +55,7 @@ class Reader(ABC):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
         """Read a region of a level, which must lie within it; x and y are in its pixels. The result is read-only.
 
-        Raises:
-            TileError: the file is damaged.
+        Raises TileError: the file is damaged.
         """
 
 
@@ -149,11 +148,7 @@ JPEGS = (6, 7, 33007, 34892)  # TIFF's compressions whose decoder gives RGB
 
 @final
 class Samples:
-    """What the samples of a TIFF page mean.
-
-    Raises:
-        TileError: they are no colours, or of an unknown range.
-    """
+    """What the samples of a TIFF page mean. Raises TileError: they are no colours, or of an unknown range."""
 
     def __init__(self, page: Any, path: Path) -> None:
         self.path, bits, extra = path, page.bitspersample, page.samplesperpixel - COLOURS.get(page.photometric, 0)

@@ -29,8 +29,7 @@ LARGEST_CHUNK_PX = 1 << 25  # of a TIFF: a piece is unpacked whole for each read
 def open_reader(path: Path) -> Reader:
     """Open a slide's file.
 
-    Raises:
-        TileError: no such file, no picture, a damaged one, or one of a kind that is not known.
+    Raises TileError: no such file, no picture, a damaged one, or one of a kind that is not known.
     """
     try:
         if not path.is_file():  # a pipe would be waited for
@@ -81,7 +80,7 @@ def one_a_series(paths: Iterable[Path]) -> list[Path]:
     for path in sorted(paths):
         series = None
         if path.suffix.lower() == ".dcm" and path.is_file():
-            with path.open("rb") as file:
+            with suppress(OSError), path.open("rb") as file:  # whoever opens it says so
                 series = SERIES.search(file.read(1 << 20))
         kept.setdefault((path.parent, series[1]) if series else path, path)
     return list(kept.values())

@@ -134,8 +134,7 @@ def for_each_slide(
     other errors end the loop. Several processes share the slides: one that another is at work on comes last, and is
     then there or free.
 
-    Raises:
-        UserError: every slide failed, or the folder cannot be written; and what `done` and `work` raise.
+    Raises UserError: every slide failed, or the folder cannot be written; and what `done` and `work` raise.
     """
     quarantine = Quarantine(folder / FAILED)
     misnamed = {slide.name: reason for slide in slides if (reason := slide.misnamed(folder))}

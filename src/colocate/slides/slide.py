@@ -95,8 +95,7 @@ class Slide:
         From the coarsest level that is as fine, resampled with antialiasing (a bicubic kernel as wide as the pixels),
         which sees beyond the region's edge: neighbouring regions fit without a seam. White outside the slide.
 
-        Raises:
-            TileError: the file is damaged.
+        Raises TileError: the file is damaged.
         """
         mpp = self.mpp if mpp is None else mpp
         level = max(i for i, own in enumerate(self.level_mpps) if i == 0 or own <= mpp * (1 + NEAR))

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 from colocate.base.errors import TileError, UserError
 from colocate.base.files import check_writable, claimed, read_json, remove_unfinished, write_atomically
 from colocate.base.plugins import load, name_of, sha256_of
-from colocate.base.processes import cores, end_with_parent, start_method
+from colocate.base.processes import cores, start_method, start_worker
 from colocate.base.text import Terminal, changes, counted
 from colocate.slides.listing import MANIFEST, SETTINGS, Listed, find_slides
 from colocate.slides.manifest import SLIDES, notes_of, write_manifest
@@ -65,9 +64,8 @@ def tile(
     ends when all of its slides are done. `tissue` names a function of the user's own, as `my_module.py:function`, that
     finds tissue in place of `tissue_mask`.
 
-    Raises:
-        UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut,
-            `tissue` is no function or gives no mask.
+    Raises UserError: OUT holds tiles of other settings or cannot be written, the disk is full, no slide could be cut,
+    `tissue` is no function or gives no mask.
     """
     config = config or TilingConfig()
     out = out.absolute()
@@ -177,16 +175,11 @@ def _task(
         return tiles
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
         context, others = multiprocessing.get_context(start_method()), set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
         try:
             yield pool
         except BaseException:

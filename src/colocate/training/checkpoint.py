@@ -59,8 +59,7 @@ def load_checkpoint(path: Path, holding: str = "method") -> dict[str, Any]:
 
     `holding` is the part that tells a pretraining's checkpoint ("method") from a fine-tuning's ("model").
 
-    Raises:
-        UserError: cut short, damaged, or not a checkpoint.
+    Raises UserError: cut short, damaged, or not a checkpoint.
     """
     try:
         damaged = _damage(path)
@@ -140,8 +139,7 @@ def export(run: str | PathLike[str], library: Library, out: str | Path) -> Path:
     a .pkl for `MODEL.WEIGHTS`; plain ResNets, of a depth that it has. huggingface: a folder for
     `timm.create_model("local-dir:OUT", pretrained=True)`, or to be uploaded: weights, config.json and a model card.
 
-    Raises:
-        UserError: no such library, it has no such network, or `out` has another ending than the library reads.
+    Raises UserError: no such library, it has no such network, or `out` has another ending than the library reads.
     """
     if library not in get_args(Library):
         raise UserError(f"there is no export for {library!r}: there are {', '.join(get_args(Library))}")

@@ -152,9 +152,8 @@ class OnlineProbe:
     A run that goes on from `step` drops the rows after it, but not the best backbone, which may be of a later one: that
     is only replaced by a better.
 
-    Raises:
-        UserError: the folder is no prepared data set, or not the one that the run has asked so far; its training images
-            are of one case, or no pixel of those to learn from or to judge by counts.
+    Raises UserError: the folder is no prepared data set, or not the one that the run has asked so far; its training
+    images are of one case, or no pixel of those to learn from or to judge by counts.
     """
 
     def __init__(self, run: Path, data: str, step: int, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -10,9 +10,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -86,8 +86,7 @@ class UnreadableTiles:
     def note(self, skipped: Iterable[tuple[int, str]]) -> str | None:
         """List new ones; returns a sentence where there are any.
 
-        Raises:
-            UserError: more than the share of tiles that may be unreadable.
+        Raises UserError: more than the share of tiles that may be unreadable.
         """
         new = [(self.index.name(number), reason) for number, reason in skipped]
         new = [(name, reason) for name, reason in dict(new).items() if name not in self.known]
@@ -116,11 +115,7 @@ def check_terms(names: Iterable[str]) -> None:
 
 
 def read_journal(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's journal; empty entries are nan.
-
-    Raises:
-        UserError: the folder has no journal.
-    """
+    """The rows of a run's journal; empty entries are nan. Raises UserError: the folder has no journal."""
     try:
         return read_rows(run / "journal.csv")
     except OSError as error:
@@ -160,8 +155,7 @@ def loss_terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
 def begun(run: Path, resume: bool) -> bool:
     """Whether a folder holds a run that has saved or logged anything yet.
 
-    Raises:
-        UserError: it does, and is not to be gone on with.
+    Raises UserError: it does, and is not to be gone on with.
     """
     journal = run / "journal.csv"
     saved = any((run / "checkpoints").glob("step*.pt")) or (journal.exists() and bool(_read_table(journal)[1]))
@@ -188,41 +182,53 @@ def check_trackers(names: Sequence[str]) -> None:
             raise UserError(f"the {name} journal: {not_installed(name)}")
 
 
-def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> list[Tracker]:
-    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow."""
+@contextmanager
+def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> Iterator[list[Tracker]]:
+    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow; closed at the end."""
     made: list[Tracker] = []
-    for name in names:
-        if name == DEFAULT:
-            if without_default(names):
-                continue
-            made.append(_tensorboard(run / "tensorboard", run / "journal.csv"))
-        elif name == "wandb":
-            import wandb  # pyright: ignore[reportMissingImports]
+    with ExitStack() as ends:
+        for name in names:
+            if name == DEFAULT:
+                if without_default(names):
+                    continue
+                made.append(_tensorboard(run / "tensorboard", run / "journal.csv", ends))
+            elif name == "wandb":
+                import wandb  # pyright: ignore[reportMissingImports]
 
-            tracked = wandb.init(project="colocate", name=run.name, dir=run, config=recipe)
-            made.append(lambda row, step, tracked=tracked: tracked.log(dict(row), step=step))
-        else:
-            import mlflow  # pyright: ignore[reportMissingImports]
+                tracked = wandb.init(project="colocate", name=run.name, dir=run, config=recipe)
+                ends.callback(tracked.finish)
+                made.append(lambda row, step, tracked=tracked: tracked.log(dict(row), step=step))
+            else:
+                import mlflow  # pyright: ignore[reportMissingImports]
 
-            if "MLFLOW_TRACKING_URI" not in os.environ:
-                mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
-            mlflow.set_experiment("colocate")
-            mlflow.start_run(run_name=run.name)
-            made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))
-    return made
+                if "MLFLOW_TRACKING_URI" not in os.environ:
+                    mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
+                mlflow.set_experiment("colocate")
+                mlflow.start_run(run_name=run.name)
+                ends.callback(mlflow.end_run)
+                made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))
+        yield made
 
 
-def _tensorboard(folder: Path, journal: Path) -> Tracker:
+def _tensorboard(folder: Path, journal: Path, ends: ExitStack) -> Tracker:
     """Drops what the journal has dropped, the steps of a crashed run after its last checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
     kept = [int(row["step"]) for row in read_rows(journal)] if journal.exists() else []
-    # Made for the first row: a run that is refused before it has no thread that writes to what is removed.
-    opened = cache(partial(SummaryWriter, str(folder), purge_step=max(kept, default=0) + 1))
+
+    @cache
+    def opened() -> SummaryWriter:
+        """Made for the first row: a run that is refused before it has no thread that writes to what is removed."""
+        ends.enter_context(_quiet_writers())
+        writer = SummaryWriter(str(folder), purge_step=max(kept, default=0) + 1)
+        ends.callback(close, writer)
+        return writer
+
+    def close(writer: SummaryWriter) -> None:
+        with suppress(OSError, ValueError):  # which `log` has raised, too
+            writer.close()
 
     def log(row: Mapping[str, float], step: int) -> None:
-        # Where it fails to write, its thread prints a traceback, at any time, and the next call raises.
-        usual, threading.excepthook = threading.excepthook, lambda _: None
         try:
             for column, value in row.items():
                 opened().add_scalar(column, value, step)
@@ -230,9 +236,24 @@ def _tensorboard(folder: Path, journal: Path) -> Tracker:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{folder} was not written ({reason}): make room, and go on with --resume") from error
-        threading.excepthook = usual
 
     return log
+
+
+@contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """Where TensorBoard fails to write, its thread prints no traceback, as the next call raises the error."""
+    usual = threading.excepthook
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        if type(failed.thread).__name__ != "_AsyncWriterThread":
+            usual(failed)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 @final

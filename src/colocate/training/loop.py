@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from colocate.base.distributed import any_process, first_of_all, from_all
 from colocate.base.errors import Interrupted, UserError
 from colocate.base.files import alone, write_atomically
-from colocate.base.processes import keep_freed_memory
+from colocate.base.processes import first_defaults, keep_freed_memory
 from colocate.base.rng import seed_torch
 from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
 from colocate.data.loader import Tiles, batch_indices, tile_loader, tile_order
 from colocate.methods.method import Losses, Method
-from colocate.models.backbones import Backbone, load_backbone
+from colocate.models.backbones import Backbone, is_exported, load_backbone
 from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.training import checkpoint, diagnostics
 from colocate.training.checkpoint import backbone_facts, write_backbone
@@ -43,7 +43,6 @@ from colocate.training.journal import (
 from colocate.training.optim import build_optimizer, learning_rate, peak_lr
 from colocate.training.recipe import Recipe, to_json
 from colocate.training.run import (
-    first_defaults,
     launch,
     nothing_left_if_refused,
     planned_steps,
@@ -125,7 +124,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     """
     if not recipe.data or not recipe.out:
         raise UserError("a run needs `data`, the tiles or slides, and `out`, the folder to be written")
-    run = Path(recipe.out)
+    run = Path(recipe.out).expanduser()
     check_trackers(recipe.machine.journals)
     with ExitStack() as held:
         held.enter_context(first_defaults())
@@ -163,7 +162,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     batches = tile_loader(index, **order, start=start, stop=stop, workers=processes, pin_memory=pinned)
 
     journal = Journal(run / "journal.csv", step) if rank == 0 else None
-    elsewhere = trackers(recipe.machine.journals, run, asdict(recipe)) if rank == 0 else []
+    elsewhere = trackers(recipe.machine.journals if rank == 0 else (), run, asdict(recipe))
     watch = None
     if rank == 0 and recipe.probe:
         watch = OnlineProbe(run, recipe.probe, step, recipe.views.mean, recipe.views.std)
@@ -177,7 +176,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
     pace = Throughput()
     turns = zip(range(start, stop), pace.timed(batches), strict=True)
     make = partial(views_of, recipe, batches_per_epoch, rank)
-    with stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
+    with elsewhere as logged, stop_signals() as asked, ProgressBar(steps, step, shown=rank == 0) as screen:
         screen.warn_once(without_default(recipe.machine.journals))
         if recipe.compile:
             screen.warn_once(_compile(bare, recipe, fabric))
@@ -224,7 +223,7 @@ def train(run: Path, recipe: Recipe, resume: bool, fabric: Fabric) -> None:
                 screen.warn_once(diagnostics.warning(row, len(batch.tiles)))
                 if journal is not None:
                     journal.write(step, row)
-                for log in elsewhere:
+                for log in logged:
                     log(row, step)
             if watch is not None and asks:  # a run that goes on from the checkpoint asks later
                 facts = backbone_facts(recipe, step, index)
@@ -260,7 +259,7 @@ def build_backbone(recipe: Recipe) -> Backbone:
     whose = f"the weights {config.init}"
     if config.init == "published":
         look, whose = backbone.published_look, f"the published weights of {backbone.name}"
-    elif config.init != "random" and Path(config.init).with_suffix(".json").is_file():  # a run's
+    elif config.init != "random" and is_exported(config.init):
         begun = load_backbone(config.init)
         look = begun.facts
     for name in ("mean", "std") if look else ():

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, final
+from typing import NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from colocate.base.rng import uniforms
 from colocate.base.text import counted
 from colocate.core.settings import IMAGENET_MEAN, IMAGENET_STD, ProbeConfig
 from colocate.datasets.labelled import Labelled
-from colocate.models.backbones import taking
+from colocate.models.backbones import batch_norms, taking
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,14 +27,11 @@ class ProbeScore(NamedTuple):
     """How well cells were told apart, and from how many."""
 
     dice: float
-    """Over all test cells pooled."""
-    image_dice: float
-    """Mean over test images; an image without the class, and none predicted, counts as 1."""
+    """Over all test cells pooled; 1 where there is no positive one, and none was predicted."""
     memory: int
     """Training cells that were searched."""
     predicted: Bool[Tensor, "n g f"]
     """The cells of each test image that were called positive."""
-    truth: Bool[Tensor, "n g f"]
 
 
 @torch.no_grad()
@@ -58,8 +55,7 @@ def nearest_neighbour_probe(
     of features and is used as it is: batch norms with statistics of other images (or none, as in a random network)
     want `settle_batch_norm` first.
 
-    Raises:
-        ValueError: no images to learn from, or fewer training cells than `k`.
+    Raises ValueError: no images to learn from, or fewer training cells than `k`.
     """
     features = cell_features(backbone, train_images, mean, std, batch)
     if features.shape[0] * features.shape[1] * features.shape[2] < k or k < 1:
@@ -71,9 +67,8 @@ def nearest_neighbour_probe(
     positive = labels.flatten().to(features)[:, None]
     share = neighbour_shares(features.flatten(0, 2), positive, queries.flatten(0, 2), k)
     predicted = (share > 0.5).view(truth.shape)
-    pooled = dice(predicted.flatten()[None], truth.flatten()[None]).item()
-    each = dice(predicted.flatten(1), truth.flatten(1)).mean().item()
-    return ProbeScore(pooled, each, labels.numel(), predicted, truth)
+    _, shared, positives = agreement(truth.flatten(1).int(), predicted.flatten(1).int())
+    return ProbeScore(2 * shared / positives if positives else 1.0, labels.numel(), predicted)
 
 
 @torch.no_grad()
@@ -117,16 +112,6 @@ def neighbour_shares(
     table = F.normalize(memory, dim=1)
     means = [shares[(part @ table.T).topk(k).indices].mean(1) for part in F.normalize(queries, dim=1).split(chunk)]
     return torch.cat(means) if means else shares.new_zeros(0, shares.shape[1])
-
-
-def dice(predicted: Bool[Tensor, "n m"], truth: Bool[Tensor, "n m"]) -> Float[Tensor, " n"]:
-    """Dice of each row: twice the shared positives over all positives; 1 where there are none on either side.
-
-    >>> dice(torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]]))
-    tensor([0.6667])
-    """
-    shared, all_positives = 2 * (predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)
-    return torch.where(all_positives > 0, shared / all_positives.clamp_min(1), 1.0)
 
 
 class Agreement(NamedTuple):
@@ -202,11 +187,6 @@ def settle_batch_norm(
     return settled.eval()
 
 
-def batch_norms(network: nn.Module) -> list[Any]:
-    """The batch norms of a network."""
-    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-
-
 def _normalised(
     network: nn.Module, images: UInt8[Tensor, "n 3 h w"], mean: Sequence[float], std: Sequence[float], batch: int
 ) -> Iterator[Float[Tensor, "b 3 h w"]]:
@@ -239,8 +219,7 @@ def fit_linear(
     Minimises the mean cross-entropy against `shares` (rows that sum to 1) plus decay / 2 times the squared weights of
     standardised features, by L-BFGS from zero: nothing is random, and the minimum is unique.
 
-    Raises:
-        ValueError: no cells.
+    Raises ValueError: no cells.
     """
     if not len(features):
         raise ValueError("there are no cells to learn from")
@@ -285,9 +264,8 @@ def probe(
     A training cell counts as what its pixels are, in proportion. Class scores of test cells are interpolated to
     pixels; the ignored class is never called.
 
-    Raises:
-        UserError: no images to learn from or to test on, no cells whose pixels count, or fewer than neighbours; and
-            what `look` raises.
+    Raises UserError: no images to learn from or to test on, no cells whose pixels count, or fewer than neighbours; and
+    what `look` raises.
     """
     if not train or not test:
         raise UserError(f"{data.name}: a probe needs images to learn from ({len(train)}) and to test on ({len(test)})")
@@ -363,8 +341,7 @@ def frozen_cells(
 
     White is added at the right and bottom up to whole cells (to 32 px, of which those of most are parts).
 
-    Raises:
-        UserError: `config.mpp`, and an image that does not say its own; and as `taking` does.
+    Raises UserError: `config.mpp`, and an image that does not say its own; and as `taking` does.
     """
 
     def scale(number: int) -> float:

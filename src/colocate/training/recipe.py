@@ -58,7 +58,7 @@ class EncoderConfig:
     """Batch norm over the views of all devices, without groups (norm_group) or shuffling of keys. For vicregl: where
     keys wait in a queue (moco, plm, densecl), it lets a network tell which keys are from its own batch."""
     init: str = "random"
-    """random, published (the backbone's own weights, downloaded by timm) or a weights file."""
+    """random, published (the backbone's own weights, downloaded by timm), a weights file or the folder of a run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1:

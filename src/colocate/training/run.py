@@ -7,7 +7,7 @@ import shlex
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -47,8 +47,7 @@ from colocate.training.recipe import (
 def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     """Lightning's Fabric on a machine, its processes started.
 
-    Raises:
-        UserError: a machine that is not there, or a batch that its devices cannot share.
+    Raises UserError: a machine that is not there, or a batch that its devices cannot share.
     """
     devices, nodes = machine.devices or "auto", machine.nodes
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has decided
@@ -85,18 +84,6 @@ def launch(machine: MachineConfig, precision: Precision, batch: int) -> Fabric:
     return fabric
 
 
-@contextmanager
-def first_defaults() -> Iterator[None]:
-    """Have torch make tensors in float32 on the host again, where a user's program has set something else."""
-    kind, device = torch.get_default_dtype(), torch.get_default_device()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with nullcontext() if device.type == "cpu" else torch.device("cpu"):  # which slows every call of torch
-            yield
-    finally:
-        torch.set_default_dtype(kind)
-
-
 def workers(machine: MachineConfig) -> int:
     """Loader processes per device."""
     return min(8, cores()) if machine.workers is None else machine.workers
@@ -110,8 +97,7 @@ def planned_steps(recipe: Recipe, tiles: int) -> int:
 def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder with recipe.json and tiles.arrow, or check that it can be gone on with.
 
-    Raises:
-        UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
+    Raises UserError: it holds another run, or data that are not the same; or the data cannot be read at all.
     """
     stored = run / "recipe.json"
     if begun(run, resume):
@@ -126,7 +112,6 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
         moved = _index(run / "moved.arrow", recipe)
         scaled = recipe.views.mpp is not None and not np.array_equal(moved.mpp, old.mpp, equal_nan=True)
         if moved.fingerprint != old.fingerprint or scaled:
-            (run / "moved.arrow").unlink()
             raise UserError(f"{recipe.data} does not hold the tiles that {run} was started with: give the same data")
         (run / "moved.arrow").replace(run / "tiles.arrow")
         (run / "skipped.csv").unlink(missing_ok=True)  # which names tiles by their old place
@@ -137,7 +122,7 @@ def prepare_folder(run: Path, recipe: Recipe, resume: bool) -> None:
     write_atomically(stored, to_json(recipe))
 
 
-MADE = ("recipe.json", "tiles.arrow")  # before the first step
+MADE = ("recipe.json", "tiles.arrow", "moved.arrow")  # before the first step
 
 
 @contextmanager
@@ -233,8 +218,7 @@ def state(
 def restore(run: Path, recipe: Recipe, index: Index, fabric: Fabric, method: Method, optimizer: Optimizer) -> int:
     """Load the last checkpoint of a run, if it has one; returns the step to go on from.
 
-    Raises:
-        UserError: a checkpoint that is cut short, of another recipe or other data, or of another version's networks.
+    Raises UserError: a checkpoint that is cut short, of another recipe or other data, or of another version's networks.
     """
     paths = checkpoint.checkpoints(run / "checkpoints")
     if not paths:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
@@ -69,8 +69,7 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
     Nothing is opened but slides named one by one, and what says which slide something belongs to. Several things made
     of one slide come together.
 
-    Raises:
-        UserError: a place that does not exist, that is no slide, or where nothing can be shown.
+    Raises UserError: a place that does not exist, that is no slide, or where nothing can be shown.
     """
     slides: dict[Path, Shown] = {}  # by their files, to which several paths may lead
     runs: list[Path] = []
@@ -96,7 +95,9 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
     for made in results:
         if made.of(made.slide):
             found = slides.setdefault(made.slide.resolve(), Shown(Listed(made.name, made.slide, source=made.name)))
-        elif (found := _moved(made, slides.values())) is None:
+        elif len(alike := [shown for shown in slides.values() if made.of(shown.listed.path)]) == 1:
+            found = alike[0]  # it was moved
+        else:
             gone = "has changed since" if made.slide.is_file() else "is not there; give the slide as well"
             notes.append(f"{made.place} is left out: its slide {made.slide} {gone}")
             continue
@@ -109,12 +110,6 @@ def collect(places: Sequence[Path], slide_mpp: float | None = None) -> Collectio
     if not slides and not runs:
         raise UserError(notes[0] if notes else "nothing to show: give slides, what colocate made of them, or runs")
     return Collection(sorted(slides.values(), key=lambda shown: shown.listed.name), runs, notes)
-
-
-def _moved(made: Made, slides: Iterable[Shown]) -> Shown | None:
-    """The slide whose file is called the same and as long, if just one is."""
-    alike = [shown for shown in slides if made.of(shown.listed.path)]
-    return alike[0] if len(alike) == 1 else None
 
 
 def _made(place: Path, notes: list[str]) -> list[Made]:
@@ -138,14 +133,20 @@ def _made(place: Path, notes: list[str]) -> list[Made]:
             for row in rows
         ]
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    found = []
+    found, others = [], []
     for path in files:
+        if path.suffix.lower() == ".geojson" and not beside(path.with_suffix(""), ".json").is_file():
+            others.append(path)
+            continue
         read = {".geojson": _predicted, ".h5": _features}.get(path.suffix.lower())
         if read is not None and path.is_file():
             try:
                 found.append(read(path, place if place.is_dir() else place.parent))
             except TileError as error:
                 notes.append(str(error))
+    if others:
+        more = f" (nor are {len(others) - 1:,} more)" if len(others) > 1 else ""
+        notes.append(f"{others[0]} is left out: it is not by `colocate predict`, or not whole{more}")
     return found
 
 

@@ -169,8 +169,7 @@ class Outlines:
 def read_predictions(place: Path, origin: tuple[int, int]) -> Outlines:
     """Read what `colocate predict` wrote as PLACE.geojson and PLACE.csv; `origin`: of the slide.
 
-    Raises:
-        UserError: a file cannot be read, or they do not belong together.
+    Raises UserError: a file cannot be read, or they do not belong together.
     """
     path = beside(place, ".geojson")
     table = read_table(beside(place, ".csv"))

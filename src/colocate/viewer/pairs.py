@@ -80,8 +80,7 @@ class Pair:
         its tissue, and what share of it each holds; `seen`: their sum; `similar`: the cosine similarity to every cell
         of the first and of the second view.
 
-        Raises:
-            LookupError: there is no such view or cell.
+        Raises LookupError: there is no such view or cell.
         """
         if view not in (0, 1) or not 0 <= number < self.cells.shape[1]:
             raise LookupError(f"no cell {number} in view {view}")
@@ -115,7 +114,7 @@ def pair(folder: Path, number: int, epoch: int) -> Pair:
     if not (0 <= number < len(run.index) and 0 <= epoch < run.epochs):
         raise LookupError(f"no tile {number} in epoch {epoch}")
     tile, mpp = run.index.read(number), float(run.index.mpp[number])
-    drawn = pair_of_epoch(tile, number, run.recipe.views, run.recipe.seed, run.grid, mpp, epoch)
+    drawn = pair_of_epoch(tile, number, run.recipe, run.grid, mpp, epoch)
     views = (drawn.first, drawn.second)
     matches = (drawn.match, overlap(views[1].crop, views[0].crop, run.grid))
     cells = run.backbone(torch.cat([view.images for view in views])).flatten(2).mT
@@ -156,9 +155,8 @@ class Runs:
     def first(self, request: Request) -> Response:
         """The epoch of which the views of a tile show most: about half of the cells are shared."""
         run, number = read_run(self._folder(request)), request.path_params["tile"]
-        views, seed, mpp = run.recipe.views, run.recipe.seed, float(run.index.mpp[number])
-        tile = run.index.read(number)
-        best = training_pair(tile, number, views, seed, run.grid, mpp=mpp, epochs=run.epochs)
+        tile, mpp = run.index.read(number), float(run.index.mpp[number])
+        best = training_pair(tile, number, run.recipe, run.grid, mpp, run.epochs)
         return JSONResponse({"epoch": best.epoch})
 
     def pair(self, request: Request) -> Response:

@@ -5,7 +5,6 @@ The pixels are those of `Slide.read`, so that what is seen is what is trained on
 
 from __future__ import annotations
 
-import io
 import math
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
+from colocate.base.files import encoded
 from colocate.slides.one_slide import jpeg
 from colocate.slides.slide import Slide
 from colocate.slides.tissue import Tissue, find_tissue
@@ -103,6 +103,4 @@ def draw_tissue(tissue: Tissue, place: Region) -> RGBA:
 
 def png(pixels: np.ndarray) -> bytes:
     """Pack pixels as a PNG, fast rather than small."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return encoded(Image.fromarray(pixels), "PNG", compress_level=1)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -64,17 +65,12 @@ def application(collection: Collection, token: str, hosts: tuple[str, ...], port
         from colocate.viewer.pairs import Runs  # which alone needs torch
 
         routes += Runs(collection.runs).routes()
-    errors: Any = {LookupError: _missing, UserError: _refused}
+    errors: Any = {
+        LookupError: lambda *_: JSONResponse({"error": "there is no such thing here"}, 404),
+        UserError: lambda _, error: JSONResponse({"error": str(error)}, 422),
+    }
     app = Starlette(routes=[Route(path, answer) for path, answer in routes], exception_handlers=errors)
     return Guard(app, token, hosts, port)
-
-
-def _missing(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "there is no such thing here"}, 404)
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 422)
 
 
 def _contents(collection: Collection) -> dict[str, Any]:
@@ -151,14 +147,10 @@ class _Slides:
 
     def classes(self, request: Request) -> Response:
         found = self._outlines(request)
-        counts = [int((found.classes == class_).sum()) for class_ in range(len(found.names))]
-        classes = zip(found.names, found.colours, counts, strict=True)
-        return JSONResponse(
-            {
-                "classes": [{"name": name, "colour": colour, "count": count} for name, colour, count in classes],
-                "least": float(found.scores.min(initial=1)),
-            }
-        )
+        counts = np.bincount(found.classes, minlength=len(found.names)).tolist()
+        known = zip(found.names, found.colours, counts, strict=True)
+        classes = [{"name": name, "colour": colour, "count": count} for name, colour, count in known]
+        return JSONResponse({"classes": classes, "least": float(found.scores.min(initial=1))})
 
     def drawn(self, request: Request) -> Response:
         found = self._outlines(request)
@@ -214,11 +206,7 @@ def _filter(request: Request) -> tuple[list[int], float]:
 
 
 def serve(collection: Collection, host: str, port: int, open_browser: bool) -> None:
-    """Serve until Ctrl-C.
-
-    Raises:
-        UserError: the port is taken, or there is no such address here.
-    """
+    """Serve until Ctrl-C. Raises UserError: the port is taken, or there is no such address here."""
     heard = listen(host, port)
     port = heard.getsockname()[1]
     token = secrets.token_urlsafe(24)
@@ -254,8 +242,9 @@ def listen(host: str, port: int) -> socket.socket:
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind(found[4])
         heard.listen()  # so that who comes before the server is up waits
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:  # a name may have parts that are too long
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise UserError(f"port {port} is in use: give another one, or --port 0 for any that is free") from None
-        raise UserError(f"--host {host}: {error.strerror}; give a name or an address of this machine") from None
+        said = getattr(error, "strerror", error)
+        raise UserError(f"--host {host}: {said}; give a name or an address of this machine") from None
     return heard

@@ -80,8 +80,7 @@ class Similarity:
 def similarity(path: Path, number: int) -> Similarity:
     """Compare one of the features in a file with all; only a block of them is in memory.
 
-    Raises:
-        LookupError: there is no such feature.
+    Raises LookupError: there is no such feature.
     """
     with h5py.File(path, locking=False) as file:
         features: Any = file["features"]

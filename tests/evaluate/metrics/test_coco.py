@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -30,10 +31,10 @@ def library(scenes: Sequence[Scene]) -> dict[str, float]:
     results: list[dict[str, Any]] = []
     for image, (true, found) in enumerate(scenes):
         truth["images"].append({"id": image, "height": true.size[0], "width": true.size[1]})
-        for rle, category, box, area in zip(true.rles, true.classes, true.xywh, true.areas, strict=True):
+        for rle, category, box in zip(true.rles, true.classes, true.xywh, strict=True):
             number = len(truth["annotations"]) + 1
             one = {"id": number, "image_id": image, "category_id": category, "iscrowd": 0}
-            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": area})
+            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": int(coco_mask.area(rle))})
         results += found.to_coco(image)
     coco = COCO()
     coco.dataset = truth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ COUNTS = np.random.default_rng(0).multinomial(10, [0.1] * 10, size=4)
 NAMES = ["background", "tumour", "stroma"]
 
 
+@cache
 def images(family: str) -> list[Record]:
     """Ten records; no image has two detections that are equally sure, for which COCO's order of repeats is free."""
     rng = np.random.default_rng(1)

@@ -15,8 +15,7 @@ undefined.
 from __future__ import annotations
 
 from colocate.evaluation.metrics import coco, glas, panoptic, semantic
-from colocate.evaluation.metrics.family import Family, Packed, Record
-from colocate.evaluation.metrics.objects import Objects, label_map
+from colocate.evaluation.metrics.family import Family
 
 FAMILIES = {
     "coco": Family(coco.record, coco.pack),
@@ -27,5 +26,3 @@ FAMILIES = {
 }
 
 LOWER_IS_BETTER = {"object Hausdorff"}
-
-__all__ = ["FAMILIES", "LOWER_IS_BETTER", "Family", "Objects", "Packed", "Record", "label_map"]

@@ -35,8 +35,7 @@ def record(truth: Objects, found: Objects, most: int = MOST) -> Record:
     detections from the highest down, and for `box` and `mask` a word of 0 (false) and 1 (true positive) for each
     threshold of overlap, one letter a detection.
 
-    Raises:
-        ValueError: as `check_size`.
+    Raises ValueError: as `check_size`.
     """
     check_size(truth.size, found.size)
     kept: Record = {}

@@ -44,8 +44,7 @@ def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
     A record has the numbers of objects (`true`, `found`, `hits`) and for each side its objects' `area` in pixels and
     the sums of area x Dice and area x Hausdorff distance.
 
-    Raises:
-        ValueError: as `check_size`.
+    Raises ValueError: as `check_size`.
     """
     check_size(truth.size, found.size)
     maps = [_in_reading_order(ids) for ids in (label_map(truth), label_map(found, threshold))]

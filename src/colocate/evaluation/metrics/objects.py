@@ -47,8 +47,7 @@ class Objects(NamedTuple):
 
         `classes` are those of the objects in that order; all 1 if None.
 
-        Raises:
-            ValueError: there are more or fewer classes than objects.
+        Raises ValueError: there are more or fewer classes than objects.
         """
         flat = ids.numpy().ravel("F")  # as the library counts: down the columns
         edges = [*np.flatnonzero(np.diff(flat, prepend=-1)).tolist(), flat.size]
@@ -104,11 +103,6 @@ class Objects(NamedTuple):
         if self.boxes is not None:
             return self.boxes
         return coco_mask.toBbox(self.rles).tolist() if self.rles else []
-
-    @property
-    def areas(self) -> list[int]:
-        """Each mask's pixels."""
-        return [int(coco_mask.area(rle)) for rle in self.rles]  # one by one: the library fails on more than 255
 
 
 def label_map(found: Objects, threshold: float = 0.5) -> Int32[Tensor, "h w"]:

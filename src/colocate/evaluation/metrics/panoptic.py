@@ -18,8 +18,7 @@ def record(truth: Objects, found: Objects, threshold: float = 0.5) -> Record:
     count. A record has one entry a class: the matches (`tp`), the found (`fp`) and true (`fn`) objects without one, and
     the sum of the matches' `iou`.
 
-    Raises:
-        ValueError: as `check_size`.
+    Raises ValueError: as `check_size`.
     """
     check_size(truth.size, found.size)
     shared = shared_pixels(label_map(truth), label_map(found, threshold))

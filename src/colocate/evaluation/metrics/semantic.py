@@ -23,9 +23,8 @@ def record(
     Pixels whose truth is `ignored`, a class or a number beside the classes, do not count, and it has no entry; a pixel
     that counts may still be found as that class, which is wrong.
 
-    Raises:
-        ValueError: as `check_size`, or a pixel that counts has, in truth or found, a number that is none of the
-            classes'.
+    Raises ValueError: as `check_size`, or a pixel that counts has, in truth or found, a number that is none of the
+    classes'.
     """
     check_size(truth.shape, found.shape)
     truth, found = truth.long(), found.long()
@@ -79,12 +78,7 @@ def pack(records: Sequence[Record]) -> Packed:
 
 
 def record_probe(truth: Int[Tensor, "g f"], found: Int[Tensor, "g f"], ignored: int | None = None) -> Record:
-    """Compare the class of each cell or pixel of one image with what was found; class 0 is background.
-
-    A record has the image's `dice` (a fraction: the mean over the classes but background that are there in truth or
-    found; 1 where none is, None where nothing counts), the `shared` cells of all those classes, and `positives`, the
-    true plus the found ones. Cells whose truth is the class `ignored` do not count.
-    """
+    """Compare the class of each cell or pixel of one image with what was found: `training.probes.agreement`."""
     from colocate.training.probes import agreement
 
     return agreement(truth, found, ignored)._asdict()

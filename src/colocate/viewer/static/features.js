@@ -24,9 +24,10 @@ export function featuresLayer(zoom, base, title, details, rank) {
     inner.replaceChildren(element("p", { class: "soft" }, words), element("label", {}, element("span", {}, "Opacity")), fader);
   });
 
-  async function asked(x, y) {
+  async function asked(x, y, current) {
     if (!section.box.checked || !facts) return;
     const found = await ask(`${base}/at?x=${x}&y=${y}`);
+    if (!current() || !section.box.checked) return;
     if (!found) return say("no features there");
     layer = zoom.add(rank, (tile) => `${base}/${found.cell}/${tile}`, opacity, layer);
     zoom.mark([ring(found.square)]);

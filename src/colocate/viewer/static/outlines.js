@@ -56,10 +56,10 @@ export function outlinesLayer(zoom, base, title, details, rank, opacity) {
     if (section.box.checked) draw();
   });
 
-  async function asked(x, y) {
+  async function asked(x, y, current) {
     if (!section.box.checked || !facts) return;
     const found = await ask(`${base}/at?x=${x}&y=${y}&scale=${zoom.scale()}&${query()}`);
-    if (!found) return;
+    if (!found || !current() || !section.box.checked) return;
     zoom.mark(found.rings);
     const scored = facts.least < 1 ? { Score: found.score } : {};
     const rows = Object.entries({ ...scored, ...found.values }).map(([name, value]) =>

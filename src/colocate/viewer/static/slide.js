@@ -1,7 +1,7 @@
 // A slide with zoom and pan, what lies on it, and what is known of the place where one clicks.
 
 import { deepZoom } from "./zoom.js";
-import { ask, element, number } from "./page.js";
+import { ask, element, number, problem } from "./page.js";
 import { layerSection } from "./section.js";
 import { outlinesLayer } from "./outlines.js";
 import { featuresLayer } from "./features.js";
@@ -30,10 +30,16 @@ export async function showSlide(id, stage, panel, current) {
     element("p", { class: "soft" }, "Click, or in the picture press ", element("kbd", {}, "Enter"), ", to ask what is there. ",
       element("kbd", {}, "+"), " ", element("kbd", {}, "−"), " ", element("kbd", {}, "0"), " and arrows move."),
   );
+  let asked = 0;
   zoom.asked(async (x, y) => {
+    const mine = ++asked;
     zoom.mark();
     details.replaceChildren();
-    for (const layer of made) await layer.asked?.(x, y);
+    try {
+      for (const layer of made) await layer.asked?.(x, y, () => mine === asked && current());
+    } catch (error) {
+      if (mine === asked) details.append(problem(error));
+    }
   });
   return () => zoom.leave();
 }
