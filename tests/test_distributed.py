@@ -38,7 +38,7 @@ from tests.tiny import METHODS, double, each_view, tiny_recipe, write_tiles
 FEW = ("plm", "plm-vicregl", "plm-concl", "prototypes", "distil")  # one of each kind
 # By the number of processes. Batch norm takes each process's own statistics otherwise, which differ.
 CASES = {
-    2: [(name, "frozen") for name in METHODS if name not in FEW],
+    2: [*((name, "frozen") for name in METHODS if name not in FEW), ("plm", "frozen"), ("plm", "synchronised")],
     4: [(name, "synchronised") for name in FEW],
 }
 VIEWS = ViewConfig(size=64, symmetries="all", local_views=1, local_size=32, reference=True)
@@ -83,7 +83,7 @@ def steps_of_each(rank: int, world: int, folder: str) -> None:
         method = fresh(name, norm)
         parallel = DistributedDataParallel(method, broadcast_buffers=False)
         after = state_after(parallel, method, [share(batch, rank, world) for batch in batches()])
-        torch.save(after, f"{folder}/{name}-{rank}.pt")
+        torch.save(after, f"{folder}/{name}-{norm}-{rank}.pt")
 
 
 def free_port() -> int:
@@ -142,8 +142,8 @@ def mix_four(rank: int, folder: str) -> None:
         assert torch.equal(shuffle.back(mixed), images)
         assert torch.equal(shuffle.back(shuffle.mixed(own)), own)
         torch.save(shuffle.mixed(own), f"{folder}/mixed-{count}-{rank}.pt")
-    assert int(first_of_all(torch.tensor((-1, 7, 5, -1)[rank]))) == 5
-    assert int(first_of_all(torch.tensor(-1))) == -1
+    assert first_of_all(torch.tensor((-1, 7, 5, -1)[rank])) == 5
+    assert first_of_all(torch.tensor(-1)) == -1
     norm = torch.nn.BatchNorm2d(3)
     norm(images)
     own = norm.state_dict()["running_mean"].clone()
@@ -209,7 +209,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_steps(folder: Path, world: int) -> None:
     for name, norm in CASES[world]:
-        results = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world)]
+        results = [torch.load(folder / f"{name}-{norm}-{rank}.pt", weights_only=True) for rank in range(world)]
         method = fresh(name, norm)
         before = copy.deepcopy(method.state_dict())
         alone = state_after(method, method, batches())

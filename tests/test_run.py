@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -94,6 +96,39 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch:
             assert len(said) == 1
             said.clear()
     assert threading.excepthook == said.append
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_other_journals_are_closed_as_they_ended(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next run of a session has its own; after an error as failed, which both tell by its kind."""
+    tracked = MagicMock()
+    tracked.__enter__.return_value = tracked
+    tracked.__exit__.return_value = False
+    package = MagicMock(**{"init.return_value": tracked, "start_run.return_value": tracked})
+    monkeypatch.setitem(sys.modules, name, package)
+    with pytest.raises(UserError), trackers((name,), tmp_path, {}) as (log,):
+        log({"loss": 1.0}, 3)
+        tracked.__exit__.assert_not_called()
+        raise UserError("not finite")
+    assert UserError in tracked.__exit__.call_args.args
+    logged = tracked.log if name == "wandb" else package.log_metrics
+    logged.assert_called_once_with({"loss": 1.0}, step=3)
+
+
+def test_where_a_run_starts_from_is_found_from_other_folders_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(write_tiles(tmp_path / "tiles"), tmp_path / "first", steps=2)
+    pretrain(recipe)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    later = replace(recipe, out="~/second", encoder=replace(recipe.encoder, init="first"))
+    assert pretrain(later) == tmp_path / "second"
+    assert read_recipe(tmp_path / "second" / "recipe.json").encoder.init == str(tmp_path / "first")
+    pretrain(later, resume=True)
+    for wrong in ("", ".", "tiles"):
+        with pytest.raises(UserError, match=r"is no backbone of colocate \(.*backbone.json is missing\)"):
+            pretrain(replace(later, out="third", encoder=replace(recipe.encoder, init=wrong)))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     Index.build(seen / "tiles", seen / "tiles.arrow")
     backbone = build_backbone(tiny_recipe(seen, seen))
     write_backbone(seen, backbone, backbone.facts)
-    assert "1 test case among the tiles' cases: s1" in said("--init", str(seen))
+    assert "what is to be tested on (1 test case among the tiles' cases: s1" in said("--init", str(seen))
     asked = 'steps=2, encoder=EncoderConfig("pit_ti_224"), views=ViewConfig(size=224))'
     (tmp_path / "mine.py").write_text(f"from colocate.training.recipe import *\n{RECIPE}".replace("steps=2)", asked))
     assert "pit_ti_224 has stages of strides 8, 16, 32: decoders need" in said()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_contact_sheet_is_the_same_each_time(many: Path, look: Callable[..., Sum
         assert len(sheet.convert("RGB").getcolors(1 << 20) or []) > 20
     with pytest.raises(UserError, match=r"contact sheet .*cannot be written .*: choose another place"):
         look(many, out=tmp_path / "no" / "sheet.png")
+
+
+def test_a_sheet_beside_a_shard_is_no_tile(many: Path, look: Callable[..., Summary], tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "one.tar", "w") as shard:
+        shard.add(next(many.rglob("*.png")), "one.png")
+    with pytest.raises(UserError, match="one more tile"):
+        inspect(tmp_path / "shards", out=tmp_path / "shards" / "sheet.png")
+    assert inspect(tmp_path / "shards" / "one.tar", out=tmp_path / "shards" / "sheet.png").contact_sheet is not None
 
 
 def test_a_sheet_among_the_tiles_would_be_one(many: Path) -> None:

@@ -221,6 +221,8 @@ def test_the_tiles_of_runs_that_a_run_started_from_are_searched_too(data: Labell
     for name, tile in runs.items():
         index = index_of(tmp_path / name, [(tile, "z")])
         (tmp_path / name / "recipe.json").write_text(json.dumps({"encoder": {"init": str(starts[name])}}))
+    for ending in ("safetensors", "json"):
+        (tmp_path / "first" / f"backbone.{ending}").touch()
     (found,) = check(data, "official", index, "third").found  # a circle, as of a run made anew, is gone round once
     assert "1 test image is a pretraining tile pixel for pixel" in found
     (tmp_path / "second" / "recipe.json").write_text('{"encoder": {"init": "gone.pth"}}')

@@ -95,6 +95,12 @@ def test_a_model_that_was_not_kept_is_made_again(data: Labelled, kept: Callable[
     assert [path.stat().st_mtime_ns for path in (folder / "model.safetensors", probe / "result.json")] == before
 
 
+def test_where_no_model_is_is_said(tmp_path: Path) -> None:
+    for place, says in ((tmp_path, "holds no model that was kept"), (tmp_path / "typo", "typo does not exist: give")):
+        with pytest.raises(UserError, match=says):
+            load_model(place)
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused(kept: Callable[[str], Path], tmp_path: Path) -> None:
     folder = kept("semantics")

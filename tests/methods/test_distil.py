@@ -69,6 +69,12 @@ def test_views_are_enlarged_to_a_multiple_of_the_teachers_stride() -> None:
     assert teacher(torch.zeros(1, 3, 72, 72), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).shape[2:] == (3, 3)
 
 
+def test_a_teacher_of_a_fixed_input_size_is_named() -> None:
+    teacher = Teacher(Backbone("levit_128s", cell_stride=16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="levit_128s cannot take images of 96 x 96 px"):
+        teacher(torch.zeros(1, 3, 96, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
 def test_checkpoints_leave_the_teacher_out_and_still_load() -> None:
     method = built(METHODS["distil"])  # type: ignore[arg-type]
     state = method.state_dict()

@@ -104,6 +104,8 @@ def test_what_is_no_array_is_named(ids: np.ndarray, network: Segmenter, monkeypa
     for wrong in (image / 255, image.astype(np.uint16), image[:, :, 0], image.transpose(2, 0, 1), image[:0]):
         with pytest.raises(UserError, match="an image is a uint8 array of height x width x 3, not"):
             model.predict(wrong)
+    with pytest.raises(UserError, match="batch must be 1 or more, not 0"):
+        model.predict(image, batch=0)
     monkeypatch.setattr("colocate.prediction.image.look_over", lambda model, image, *rest: image)
     with h5py.File.in_memory() as file:  # which is no array of numpy either, and may be large
         stored = file.create_dataset("image", data=image)

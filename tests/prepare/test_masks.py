@@ -74,6 +74,12 @@ def test_values_that_may_mean_something_else_are_refused(reason: str, tmp_path: 
         read_mask(next(tmp_path.iterdir()))
 
 
+def test_a_mask_that_pillow_does_not_take_is_not_called_damaged(tmp_path: Path) -> None:
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png has more than 179 million pixels: cut the image and its mask"):
+        read_mask(tmp_path / "m.png")
+
+
 @pytest.mark.parametrize("channels", [2, 3, 4])
 @pytest.mark.parametrize("how", ["png", "contig", "separate", "contig zlib", "separate zlib"])
 def test_sixteen_bits_in_channels_are_not_halved(how: str, channels: int, tmp_path: Path) -> None:

@@ -103,12 +103,20 @@ def test_what_is_damaged_is_left_out_with_a_sentence(world: World, tmp_path: Pat
         shutil.copytree(getattr(world, name), tmp_path / name)
     (tmp_path / "features" / "cut.h5").write_bytes((world.features / "phantom.h5").read_bytes()[:900])
     (tmp_path / "predictions" / "cut.geojson").write_text("{")
+    (tmp_path / "predictions" / "cut.csv").touch()  # which `predict` writes too
     (tmp_path / "predictions" / "begun.geojson").write_text("{")
     (tmp_path / "predictions" / "begun.json").write_text('{"settings": {"bytes": 3}, "finished": false}')
     found = collect([tmp_path / "predictions", tmp_path / "features"])
     assert counts(found) == [[0, 1, 1]]
     assert ["begun" in note or "cut" in note for note in found.notes] == [True] * 3
-    assert all("is left out: it is no" in note for note in found.notes)
+    assert all("run that command again" in note for note in found.notes)
+
+
+def test_annotations_beside_slides_are_one_note(world: World, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.geojson").write_text("[]")
+    (note,) = collect([world.slides, tmp_path]).notes
+    assert "a.geojson is left out: `colocate predict` did not write it (nor 2 more like it)" in note
 
 
 def test_places_without_anything_are_one_sentence(world: World, tmp_path: Path) -> None:

@@ -48,14 +48,13 @@ def first_defaults() -> Iterator[None]:
     if torch is None:  # nobody has set anything
         yield
         return
-    kind, device, products = torch.get_default_dtype(), torch.get_default_device(), torch.get_float32_matmul_precision()
+    kind, device = torch.get_default_dtype(), torch.get_default_device()
     torch.set_default_dtype(torch.float32)
     try:
         with nullcontext() if device.type == "cpu" else torch.device("cpu"):  # which slows every call of torch
             yield
     finally:
         torch.set_default_dtype(kind)
-        torch.set_float32_matmul_precision(products)
 
 
 def keep_freed_memory() -> None:

@@ -88,16 +88,17 @@ def start(
     from colocate.datasets.own import read_items
     from colocate.datasets.prepare import prepare
     from colocate.evaluation.candidates import find_candidate
-    from colocate.evaluation.leakage import check, refuse, tiles_of
+    from colocate.evaluation.leakage import check, tiles_of
     from colocate.evaluation.settings import ContoursConfig, ProbeConfig
     from colocate.evaluation.tasks import check_stages
     from colocate.training.loop import build_backbone
 
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
-    sides = compared(asked, out / "run")
-    before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
-    for task in (ProbeConfig(), ContoursConfig()) if labels is not None else ():  # and those that cannot be judged
-        check_stages(task, before)
+    sides, before = compared(asked, out / "run"), None
+    if labels is not None:  # and those that cannot be judged
+        before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
+        for task in (ProbeConfig(), ContoursConfig()):
+            check_stages(task, before)
     if labels is not None and not made.exists():
         write_atomically(early, made_of)
         prepare("qupath", labels.absolute(), out / "labels", **from_slides)
@@ -106,8 +107,11 @@ def start(
     data, results = out / "labels", out / "results"
     labelled = None if labels is None else Labelled.open(data)
     shared = labelled is not None and bool(labelled.shared_sources(labelled.schemes[0]))
-    if labelled is not None and before.path is not None:  # or have seen what is tested on
-        refuse(check(labelled, labelled.schemes[0], tiles_of(before.path), before.origin), shared)
+    if labelled is not None and before is not None and before.path is not None and not shared:
+        found = check(labelled, labelled.schemes[0], tiles_of(before.path), before.origin).found
+        if found:
+            told = f"the weights {asked.encoder.init} were trained on what is to be tested on ({found[0]})"
+            raise UserError(f"{told}: give others with --init")
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     cut = pq.read_table(out / "tiles" / MANIFEST, columns=["slide"])["slide"].unique().to_pylist()
     tested: list[str] = []
@@ -136,10 +140,13 @@ def start(
 
 def compared(recipe: Recipe, run: Path) -> dict[str, Any]:
     """What `api.evaluate` is to compare: a run, and the weights that it began with."""
+    from colocate.models.backbones import is_exported
+
     begun = recipe.encoder.init
     before = {"random": "random", "published": "imagenet"}.get(begun, f"before={begun}")
-    look = {"mean": recipe.views.mean, "std": recipe.views.std}  # which a plain file does not say
-    return {"backbones": [f"pretrained={run}", before], "architecture": recipe.encoder.backbone, **look}
+    plain = before in ("random", "imagenet") or not is_exported(begun)  # another run says what it is
+    facts = (recipe.encoder.backbone, recipe.views.mean, recipe.views.std) if plain else (None, None, None)
+    return {"backbones": [f"pretrained={run}", before]} | dict(zip(("architecture", "mean", "std"), facts, strict=True))
 
 
 def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:

@@ -128,7 +128,8 @@ def inspect(
     thumbs: list[tuple[Image.Image, str, str]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         index = Index.build(data, Path(folder) / "index.arrow", root=root, mpp=mpp)
-        if out is not None and index.kind in ("folder", "tar") and out.resolve().is_relative_to(index.root.resolve()):
+        listed = Path(data).is_dir() and index.kind in ("folder", "tar")
+        if out is not None and listed and out.resolve().is_relative_to(index.root.resolve()):
             raise UserError(f"{out} lies in {data}, where it would be one more tile: choose another --out")
         # Threads help: reading, decoding and hashing let go of Python's lock. Slides are read by one alone at a time.
         threads = 1 if index.kind == "slides" else min(8, cores())

@@ -117,10 +117,11 @@ class Detector(nn.Module):
         transform.postprocess = _to_own_pixels  # its own would paste all masks at once
 
     def train(self, mode: bool = True) -> Detector:
-        """As of any module; frozen batch norms keep their statistics and weights."""
+        """As of any module; images get the sizes of training, and frozen batch norms keep what they have."""
         super().train(mode)
-        low, high = self.config.short_side
-        self._resize_to(*range(low, high + 1))
+        if mode:
+            low, high = self.config.short_side
+            self._resize_to(*range(low, high + 1))
         for norm in self.norms if self.config.norm == "frozen" else ():
             norm.eval().requires_grad_(False)
         return self

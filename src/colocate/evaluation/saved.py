@@ -150,7 +150,7 @@ def _find(place: Path) -> Path:
     """The folder of the one model."""
     if not place.exists():
         raise UserError(f"{place} does not exist: give a result of colocate evaluate ... --keep-models")
-    place = place.parent if place.is_file() else place
+    place = place.parent if place.name in (WEIGHTS, FACTS) else place
     found = sorted(path.parent for path in place.rglob(WEIGHTS))
     if place in found:
         return place

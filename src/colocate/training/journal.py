@@ -184,7 +184,8 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> Iterator[list[Tracker]]:
-    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow; closed at the end."""
+    """Functions that log a row of the journal elsewhere: tensorboard, wandb or mlflow; closed at the end, as failed
+    after an error."""
     made: list[Tracker] = []
     with ExitStack() as ends:
         for name in names:
@@ -195,8 +196,7 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> Iterato
             elif name == "wandb":
                 import wandb  # pyright: ignore[reportMissingImports]
 
-                tracked = wandb.init(project="colocate", name=run.name, dir=run, config=recipe)
-                ends.callback(tracked.finish)
+                tracked = ends.enter_context(wandb.init(project="colocate", name=run.name, dir=run, config=recipe))
                 made.append(lambda row, step, tracked=tracked: tracked.log(dict(row), step=step))
             else:
                 import mlflow  # pyright: ignore[reportMissingImports]
@@ -204,8 +204,7 @@ def trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> Iterato
                 if "MLFLOW_TRACKING_URI" not in os.environ:
                     mlflow.set_tracking_uri((run / "mlruns").absolute().as_uri())
                 mlflow.set_experiment("colocate")
-                mlflow.start_run(run_name=run.name)
-                ends.callback(mlflow.end_run)
+                ends.enter_context(mlflow.start_run(run_name=run.name))
                 made.append(lambda row, step, mlflow=mlflow: mlflow.log_metrics(dict(row), step=step))
         yield made
 

@@ -41,7 +41,7 @@ from colocate.training.journal import (
     without_default,
 )
 from colocate.training.optim import build_optimizer, learning_rate, peak_lr
-from colocate.training.recipe import Recipe, to_json
+from colocate.training.recipe import Recipe, placed, to_json
 from colocate.training.run import (
     launch,
     nothing_left_if_refused,
@@ -124,7 +124,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Path:
     """
     if not recipe.data or not recipe.out:
         raise UserError("a run needs `data`, the tiles or slides, and `out`, the folder to be written")
-    run = Path(recipe.out).expanduser()
+    recipe, run = placed(recipe), Path(recipe.out).expanduser()
     check_trackers(recipe.machine.journals)
     with ExitStack() as held:
         held.enter_context(first_defaults())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ import pydantic
 import tyro
 
 from colocate.base.errors import UserError
+from colocate.base.files import absolute
 from colocate.base.plugins import load, name_of, sha256_of
 from colocate.base.text import reason
 from colocate.core.settings import ViewConfig
@@ -276,6 +277,14 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
         return from_json(path.read_bytes(), str(path), trust)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the recipe.json of a run") from error
+
+
+def placed(recipe: Recipe) -> Recipe:
+    """The recipe with the whole path of the weights that it starts from: they are looked for from other folders too."""
+    init = recipe.encoder.init
+    if init in ("random", "published"):
+        return recipe
+    return replace(recipe, encoder=replace(recipe.encoder, init=str(absolute(Path(init).expanduser()))))
 
 
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}

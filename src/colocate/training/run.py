@@ -39,6 +39,7 @@ from colocate.training.recipe import (
     StoredMethod,
     differences,
     from_json,
+    placed,
     read_recipe,
     to_json,
 )
@@ -139,7 +140,7 @@ def nothing_left_if_refused(run: Path) -> Iterator[None]:
 
 
 def _changes(recipe: Recipe, before: Recipe) -> list[str]:
-    return [f"{name} is {now}, was {then}" for name, (now, then) in differences(recipe, before).items()]
+    return [f"{name} is {now}, was {then}" for name, (now, then) in differences(placed(recipe), placed(before)).items()]
 
 
 def _origin(recipe: Recipe) -> tuple[str, str | None]:

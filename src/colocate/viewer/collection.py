@@ -135,18 +135,19 @@ def _made(place: Path, notes: list[str]) -> list[Made]:
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     found, others = [], []
     for path in files:
-        if path.suffix.lower() == ".geojson" and not beside(path.with_suffix(""), ".json").is_file():
-            others.append(path)
-            continue
         read = {".geojson": _predicted, ".h5": _features}.get(path.suffix.lower())
-        if read is not None and path.is_file():
+        if read is None or not path.is_file():
+            continue
+        if read is _predicted and not any(beside(path.with_suffix(""), one).is_file() for one in (".json", ".csv")):
+            others.append(path)
+        else:
             try:
                 found.append(read(path, place if place.is_dir() else place.parent))
             except TileError as error:
                 notes.append(str(error))
     if others:
-        more = f" (nor are {len(others) - 1:,} more)" if len(others) > 1 else ""
-        notes.append(f"{others[0]} is left out: it is not by `colocate predict`, or not whole{more}")
+        more = f" (nor {len(others) - 1:,} more like it)" if len(others) > 1 else ""
+        notes.append(f"{others[0]} is left out: `colocate predict` did not write it{more}; give slides to look at")
     return found
 
 
