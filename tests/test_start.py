@@ -101,7 +101,11 @@ def test_what_cannot_work_is_refused_before_any_work(
     Index.build(seen / "tiles", seen / "tiles.arrow")
     backbone = build_backbone(tiny_recipe(seen, seen))
     write_backbone(seen, backbone, backbone.facts)
-    assert "what is to be tested on (1 test case among the tiles' cases: s1" in said("--init", str(seen))
+    told = said("--init", str(seen))
+    labels = Labelled.open(tmp_path / "out" / "labels")
+    (tested,) = {labels.slide(number) for number in labels.test(labels.schemes[0])}
+    assert f"1 test case among the tiles' cases: {tested} (" in told
+    assert f"so the weights {seen} cannot be judged: give others with --init, or other labels" in told
     asked = 'steps=2, encoder=EncoderConfig("pit_ti_224"), views=ViewConfig(size=224))'
     (tmp_path / "mine.py").write_text(f"from colocate.training.recipe import *\n{RECIPE}".replace("steps=2)", asked))
     assert "pit_ti_224 has stages of strides 8, 16, 32: decoders need" in said()
@@ -154,14 +158,14 @@ def test_from_slides_to_objects_and_nothing_twice(
 
 
 def test_a_run_is_compared_with_the_weights_that_it_began_with(tmp_path: Path) -> None:
-    """In the run's own normalisation, which a plain file does not say."""
+    """In the run's own normalisation, which a plain file does not say, and another run does."""
     recipe = tiny_recipe(tmp_path, tmp_path)
     recipe = replace(recipe, views=replace(recipe.views, mean=(0.5, 0.5, 0.5), std=(0.4, 0.4, 0.4)))
     backbone, run, file = build_backbone(recipe), tmp_path / "run", tmp_path / "a=b.safetensors"
     write_backbone(run, backbone, {"mean": recipe.views.mean, "std": recipe.views.std, "steps": 3})
     write_atomically(file, packed(backbone.net.state_dict()))
     found = {}
-    for init in ("random", str(file), "published"):
+    for init in ("random", str(file), str(run), "published"):
         asked = journey.compared(replace(recipe, encoder=replace(recipe.encoder, init=init)), run)
         found[init] = asked.pop("backbones")
         if init != "published":

@@ -50,7 +50,8 @@ def make_demo(
     if not (phantom / "tiles.csv").is_file():
         write_phantom(phantom, tiles, size=size, mpp=mpp)
     slides = sorted(folder.name for folder in (phantom / "images").glob("slide*"))
-    left_out = tuple(f"source={slide}" for slide in slides[held_out - 1 :: held_out])
+    tested = slides[held_out - 1 :: held_out]
+    left_out = (f"source={','.join(tested)}",) if tested else ()
     data, run = str(phantom / "tiles.csv"), str(out / "run")
     recipe = replace(recipe or colocate_demo(), data=data, out=run, hold_out=left_out)
     if recipe.steps is None:

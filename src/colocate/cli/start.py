@@ -96,7 +96,7 @@ def start(
     build_backbone(asked)  # weights that cannot be had are refused before an hour of tiling
     sides, before = compared(asked, out / "run"), None
     if labels is not None:  # and those that cannot be judged
-        before = find_candidate(sides["backbones"][1], sides["architecture"], sides["mean"], sides["std"])
+        before = find_candidate(sides["backbones"][1], *map(sides.get, ("architecture", "mean", "std")))
         for task in (ProbeConfig(), ContoursConfig()):
             check_stages(task, before)
     if labels is not None and not made.exists():
@@ -110,8 +110,8 @@ def start(
     if labelled is not None and before is not None and before.path is not None and not shared:
         found = check(labelled, labelled.schemes[0], tiles_of(before.path), before.origin).found
         if found:
-            told = f"the weights {asked.encoder.init} were trained on what is to be tested on ({found[0]})"
-            raise UserError(f"{told}: give others with --init")
+            told = f"{found[0]}, so {asked.encoder.first_weights} cannot be judged"
+            raise UserError(f"{told}: give others with --init, or other labels")
     api.tile(slides, out / "tiles", slide_mpp=slide_mpp, mpp=mpp)
     cut = pq.read_table(out / "tiles" / MANIFEST, columns=["slide"])["slide"].unique().to_pylist()
     tested: list[str] = []
@@ -140,13 +140,12 @@ def start(
 
 def compared(recipe: Recipe, run: Path) -> dict[str, Any]:
     """What `api.evaluate` is to compare: a run, and the weights that it began with."""
-    from colocate.models.backbones import is_exported
+    from colocate.models.backbones import names_run
 
     begun = recipe.encoder.init
     before = {"random": "random", "published": "imagenet"}.get(begun, f"before={begun}")
-    plain = before in ("random", "imagenet") or not is_exported(begun)  # another run says what it is
-    facts = (recipe.encoder.backbone, recipe.views.mean, recipe.views.std) if plain else (None, None, None)
-    return {"backbones": [f"pretrained={run}", before]} | dict(zip(("architecture", "mean", "std"), facts, strict=True))
+    look = {"architecture": recipe.encoder.backbone, "mean": recipe.views.mean, "std": recipe.views.std}
+    return {"backbones": [f"pretrained={run}", before]} | ({} if names_run(begun) else look)  # a run says its own
 
 
 def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Recipe, hours: float) -> Iterator[str]:
@@ -160,9 +159,8 @@ def _plan(slides: Sequence[Listed], labels: Path | None, mpp: float, recipe: Rec
     yield f"tiles: {number} cut at {mpp:g} micrometres per pixel"
     rest = ", without the cases that are tested on" if labels else ""
     better = " (--recipe colocate-continue starts from ImageNet's weights, downloaded or of --init FILE: often better)"
-    init = recipe.encoder.init
-    weights = f"{init} weights" if init in ("random", "published") else f"the weights {init}"
-    begun = better if init == "random" else f", from {weights}"
+    weights = recipe.encoder.first_weights
+    begun = better if recipe.encoder.init == "random" else f", from {weights}"
     yield f"run: {recipe.name} on the tiles{rest}: {hours:g} hours at most, by the speed of a few steps{begun}"
     if labels is not None:
         slow = "a U-Net of contours (half an hour on two cores; Mask R-CNN would want a GPU)"

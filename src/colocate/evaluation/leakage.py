@@ -23,7 +23,7 @@ from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.hashes import ALIKE, Hashes, alike, hashes, near_pairs
 from colocate.evaluation.results import Findings
-from colocate.models.backbones import is_exported
+from colocate.models.backbones import names_run
 from colocate.training.run import resume_command
 
 SHOWN = 3  # examples in a sentence
@@ -244,8 +244,7 @@ def _lineage(findings: Findings, index: Index) -> Iterator[Index]:
             start = str(json.loads(index.path.with_name("recipe.json").read_text())["encoder"]["init"])
         except (OSError, ValueError, KeyError, TypeError):
             start = "weights that are not known (no readable recipe.json)"
-        named = start not in ("random", "published") and is_exported(start)
-        earlier = tiles_of(Path(start)) if named else None
+        earlier = tiles_of(Path(start)) if names_run(start) else None
         if earlier is not None:
             findings.checked.append(f"the tiles of {start} too, from which {index.path.parent} started")
             index = earlier

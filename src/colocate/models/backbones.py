@@ -288,6 +288,11 @@ def is_exported(path: str | PathLike[str]) -> bool:
     return path.is_dir() or (path.is_file() and path.with_suffix(".json").is_file())
 
 
+def names_run(init: str) -> bool:
+    """Whether first weights are a run's: not a word for others, nor a plain file."""
+    return init not in ("random", "published") and is_exported(init)
+
+
 def load_backbone(path: str | PathLike[str]) -> Backbone:
     """Rebuild an exported backbone: (b, 3, H, W), normalised as `facts` says, to (b, c, H / stride, W / stride).
 

@@ -45,14 +45,13 @@ def facts(shown: Shown) -> dict[str, str]:
     """What was trained, on what, with what and how fast."""
     recipe, index, last = shown.recipe, shown.index, shown.rows[-1]
     known = shown.networks["pretrained"].facts
-    machine, init = recipe.machine, recipe.encoder.init
-    weights = f"{init} weights" if init in ("random", "published") else f"the weights {init}"
+    machine = recipe.machine
     devices = f", {counted(machine.devices, 'device')}" if machine.devices else ""
     out = f", held out: {'; '.join(recipe.hold_out)}" if recipe.hold_out else ""
     seen = int(last["step"]) * recipe.batch * recipe.accumulate
     return {
         "Network": f"{known['architecture']}, {known['channels']} channels, cells of {known['grid_stride']} px; from "
-        f"{weights}, after step {known['steps']:,}",
+        f"{recipe.encoder.first_weights}, after step {known['steps']:,}",
         "Method": "; ".join(f"{name}: {word}" for name, word in recipe.method.terms._asdict().items() if word),
         "Data": recipe.data,
         "Tiles": f"{counted(len(index), 'tile')} of {counted(len(index.sources), 'source')}{out}",

@@ -25,7 +25,7 @@ from colocate.core.views import Batch, sample_views
 from colocate.data.index import Index
 from colocate.data.loader import Tiles, batch_indices, tile_loader, tile_order
 from colocate.methods.method import Losses, Method
-from colocate.models.backbones import Backbone, is_exported, load_backbone
+from colocate.models.backbones import Backbone, load_backbone, names_run
 from colocate.models.encoder import Encoder, synchronise_batch_norm
 from colocate.training import checkpoint, diagnostics
 from colocate.training.checkpoint import backbone_facts, write_backbone
@@ -259,7 +259,7 @@ def build_backbone(recipe: Recipe) -> Backbone:
     whose = f"the weights {config.init}"
     if config.init == "published":
         look, whose = backbone.published_look, f"the published weights of {backbone.name}"
-    elif config.init != "random" and is_exported(config.init):
+    elif names_run(config.init):
         begun = load_backbone(config.init)
         look = begun.facts
     for name in ("mean", "std") if look else ():

@@ -61,6 +61,11 @@ class EncoderConfig:
     init: str = "random"
     """random, published (the backbone's own weights, downloaded by timm), a weights file or the folder of a run."""
 
+    @property
+    def first_weights(self) -> str:
+        """What it starts from, in words."""
+        return f"{self.init} weights" if self.init in ("random", "published") else f"the weights {self.init}"
+
     def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1:
             raise UserError(f"drop_path is a share from 0 to below 1, not {self.drop_path}")
