@@ -147,7 +147,8 @@ def _write_coco(folder: Path, scenes: list[Scene], crowds: bool) -> None:
             number = len(truth["annotations"]) + 1
             crowd = int(crowds and number % 4 == 0)
             one = {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd}
-            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": int(coco_mask.area(cast(Any, rle)))})
+            area = int(coco_mask.area(cast(Any, rle)))
+            truth["annotations"].append(one | {"segmentation": rle, "bbox": box, "area": area})
         results += found._replace(scores=scene.score, boxes=found.xywh).to_coco(image)
     (folder / "coco.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
