@@ -222,11 +222,12 @@ def test_a_slide_that_a_table_names_is_the_case_that_its_tiles_say(src: Path) ->
 
 
 def test_slides_may_lie_in_folders_of_their_own(src: Path, plain: Labelled) -> None:
-    """As archives of slides give them; `colocate tile` looks there too."""
+    """As archives of slides give them; `colocate tile` looks there too. They are split alike in any folder."""
     for seed in range(3):
         (src / "slides" / f"p{seed}").mkdir(parents=True)
         (src / f"s{seed}.tif").rename(src / "slides" / f"p{seed}" / f"s{seed}.tif")
-    assert same(plain, prepared(src, images="slides"))
+    again = prepared(src, images="slides")
+    assert same(plain, again) and [item.splits for item in again.items] == [item.splits for item in plain.items]
     shutil.copy(src / "slides" / "p0" / "s0.tif", src / "slides" / "s0.tif")
     with pytest.raises(UserError, match=r"slides has two slides called s0, and s0\.geojson is of one of them"):
         qupath.drafts(src, images="slides")

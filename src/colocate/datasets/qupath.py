@@ -54,6 +54,12 @@ class _Piece(NamedTuple):
     objects: list[tuple[Feature, str]]
     """What lies in it, at least in part, and its class."""
 
+    @property
+    def source(self) -> str:
+        """Its case: where none is given, the slide, by the name that its tiles have (in any folder the same)."""
+        stem = self.slide.path.stem
+        return composed(self.known.source or (stem if Path(self.listed.name).name == stem else self.listed.name))
+
 
 def drafts(
     src: Path,
@@ -191,7 +197,7 @@ def _split(pieces: list[_Piece], test_share: float | None, table: Path) -> tuple
         if test_share is not None:
             raise UserError(f"{table} gives a split: leave out --test-share, or remove the split there")
         return "given", [one.known.split for one in pieces], ()
-    cases = [one.known.source or str(one.slide.path) for one in pieces]
+    cases = [one.source for one in pieces]
     share = 0.2 if test_share is None else test_share
     if len(set(cases)) > 1:
         return "slides", split_by_case(cases, share), ()
@@ -224,6 +230,4 @@ def _draft(one: _Piece, mpp: float, numbers: dict[str, int], parts: dict[str, st
     ids, names = _objects(one, mpp, Remarks(), skip)
     height, width = ids.shape
     image = torch.tensor(one.slide.read(*one.box[:2], width, height, mpp)).permute(2, 0, 1).contiguous()
-    name, stem = one.listed.name, one.slide.path.stem
-    source = one.known.source or (stem if Path(name).name == stem else name)  # as of tiles, where a table names slides
-    return Draft(one.name, image, ids, source, mpp, parts, {id: numbers[name] for id, name in names.items()})
+    return Draft(one.name, image, ids, one.source, mpp, parts, {id: numbers[name] for id, name in names.items()})
