@@ -210,7 +210,7 @@ def test_backbones_without_tiles(data: Labelled, tmp_path: Path) -> None:
     assert any("started from (published)" in line for line in check(data, "official", index, "run").unchecked)
 
 
-def test_the_tiles_of_runs_that_a_run_started_from_are_searched_too(data: Labelled, tmp_path: Path) -> None:
+def test_the_tiles_of_runs_that_a_run_learned_from_are_searched_too(data: Labelled, tmp_path: Path) -> None:
     others = sorted(write_others(tmp_path / "others", 2).iterdir())
     runs = {"first": Path(data.items[6].path), "second": others[0], "third": others[1]}
     starts = {
@@ -228,6 +228,14 @@ def test_the_tiles_of_runs_that_a_run_started_from_are_searched_too(data: Labell
     (tmp_path / "second" / "recipe.json").write_text('{"encoder": {"init": "gone.pth"}}')
     findings = check(data, "official", index, "third")
     assert findings.found == [] and any("started from (gone.pth)" in line for line in findings.unchecked)
+
+    taught = {"kind": "distil", "teacher": str(tmp_path / "first"), "weights": "published"}
+    for method, found in ((taught, 1), ({**taught, "teacher": "resnet18"}, 0), ({**taught, "kind": "other"}, 0)):
+        recipe = {"encoder": {"init": "random"}, "method": method}
+        (tmp_path / "second" / "recipe.json").write_text(json.dumps(recipe))
+        findings = check(data, "official", index, "third")
+        assert len(findings.found) == found
+        assert ("(resnet18, published)" in str(findings.unchecked)) == (method["teacher"] == "resnet18")
 
 
 @pytest.mark.slow

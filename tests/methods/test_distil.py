@@ -19,6 +19,7 @@ from colocate.methods.distil import Distil, Teacher, find_teacher
 from colocate.methods.settings import DistilConfig
 from colocate.models.backbones import Backbone
 from colocate.training.loop import build_method, pretrain
+from colocate.training.recipe import read_recipe
 from tests.reference import distil as reference
 from tests.tiny import METHODS, tiny_recipe
 
@@ -102,7 +103,7 @@ def test_the_teacher_stays_as_it_is_while_the_student_learns() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in method.teacher.state_dict().items())
 
 
-def test_teachers_by_file_by_folder_and_by_run(tiles: Path, tmp_path: Path) -> None:
+def test_teachers_by_file_by_folder_and_by_run(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's local-dir is the form of hf-hub that needs no network: what is in it (here a layer's scale) it tells."""
     net = timm.create_model("test_vit", num_classes=0, init_values=0.1)
     save_file(net.state_dict(), tmp_path / "model.safetensors")
@@ -119,8 +120,9 @@ def test_teachers_by_file_by_folder_and_by_run(tiles: Path, tmp_path: Path) -> N
     run = pretrain(tiny_recipe(tiles, tmp_path / "run", views=ViewConfig(64, mean=(0.6, 0.6, 0.6)), steps=1))
     taught = find_teacher(DistilConfig(str(run)))
     assert tuple(taught.mean) == (0.6, 0.6, 0.6) and taught.backbone.name == "test_resnet"
-    student = pretrain(tiny_recipe(tiles, tmp_path / "student", method=DistilConfig(str(run), norm_group=4), steps=2))
-    assert (student / "backbone.safetensors").is_file()
+    monkeypatch.chdir(tmp_path)  # the run's stored recipe has the whole path
+    student = pretrain(tiny_recipe(tiles, tmp_path / "student", method=DistilConfig("run", norm_group=4), steps=2))
+    assert read_recipe(student / "recipe.json").method == DistilConfig(str(run), norm_group=4)
 
 
 @pytest.mark.parametrize(

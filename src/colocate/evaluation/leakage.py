@@ -235,22 +235,37 @@ def _naming(cases: Sequence[str], sources: Sequence[str]) -> dict[str, int]:
 
 
 def _lineage(findings: Findings, index: Index) -> Iterator[Index]:
-    """The tiles of a run, of the run that it started from, and so on; what the first one started from is noted."""
-    runs: set[Path] = set()
-    while index.path not in runs:
+    """The tiles of a run, of the runs that it started from or was taught by, and so on; other weights are noted."""
+    ahead, runs = [index], set[Path]()
+    while ahead:
+        index = ahead.pop()
+        if index.path in runs:
+            continue
         runs.add(index.path)
         yield index
-        try:
-            start = str(json.loads(index.path.with_name("recipe.json").read_text())["encoder"]["init"])
-        except (OSError, ValueError, KeyError, TypeError):
-            start = "weights that are not known (no readable recipe.json)"
-        earlier = tiles_of(Path(start)) if names_run(start) else None
-        if earlier is not None:
-            findings.checked.append(f"the tiles of {start} too, from which {index.path.parent} started")
-            index = earlier
-        elif start != "random":
-            what = f"what {index.path.parent} started from ({start})"
-            findings.unchecked.append(f"{what} was pretrained on data that are not checked")
+        run = index.path.parent
+        for origin, link in _origins(run):
+            earlier = tiles_of(Path(origin)) if names_run(origin) else None
+            if earlier is not None:
+                findings.checked.append(f"the tiles of {origin} too, which {run} {link}")
+                ahead.append(earlier)
+            elif origin != "random":
+                what = f"what {run} {link} ({origin})"
+                findings.unchecked.append(f"{what} was pretrained on data that are not checked")
+
+
+def _origins(run: Path) -> Iterator[tuple[str, str]]:
+    """The weights that a run has learned from, and how."""
+    try:
+        recipe = json.loads((run / "recipe.json").read_text())
+        yield str(recipe["encoder"]["init"]), "started from"
+        method = recipe.get("method", {})
+        if method.get("kind") == "distil":
+            teacher, weights = method["teacher"], method["weights"]
+            other = "random" if weights == "random" else f"{teacher}, {weights}"
+            yield teacher if names_run(teacher) else other, "learned from"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        yield "weights that are not known (no readable recipe.json)", "started from"
 
 
 def _note_unread(findings: Findings, index: Index, unreadable: dict[int, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -133,7 +132,7 @@ def find_teacher(config: DistilConfig) -> Teacher:
     Raises:
         UserError: no such network or file, or weights that do not fit.
     """
-    if Path(config.teacher, "backbone.json").is_file():
+    if config.by_run:
         if config.weights != DistilConfig.weights:
             raise UserError(f"method.weights {config.weights}: the run {config.teacher} teaches with its own")
         backbone = load_backbone(config.teacher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
@@ -259,6 +260,11 @@ class DistilConfig(MethodConfig):
             raise UserError("method: relations must be 0 or more, norm_group 2 or more")
         if (self.mean is None) != (self.std is None):
             raise UserError("method: mean and std go together")
+
+    @property
+    def by_run(self) -> bool:
+        """Whether the teacher is a run's folder."""
+        return Path(self.teacher, "backbone.json").is_file()
 
     @property
     def terms(self) -> Terms:

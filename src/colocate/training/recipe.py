@@ -285,11 +285,16 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
 
 
 def placed(recipe: Recipe) -> Recipe:
-    """The recipe with the whole path of the weights that it starts from: they are looked for from other folders too."""
-    init = recipe.encoder.init
-    if init in ("random", "published"):
+    """The recipe with whole paths of the weights that it learns from: they are looked for from other folders too."""
+
+    def whole(word: str) -> str:
+        return word if word in ("random", "published") else str(absolute(Path(word).expanduser()))
+
+    recipe = replace(recipe, encoder=replace(recipe.encoder, init=whole(recipe.encoder.init)))
+    if not isinstance(method := recipe.method, DistilConfig):
         return recipe
-    return replace(recipe, encoder=replace(recipe.encoder, init=str(absolute(Path(init).expanduser()))))
+    teacher = whole(method.teacher) if method.by_run else method.teacher
+    return replace(recipe, method=replace(method, teacher=teacher, weights=whole(method.weights)))
 
 
 FREE = {"machine", "data", "root", "out", "data_licence", "max_skipped", "name", "probe", "probe_every"}
