@@ -64,7 +64,7 @@ def pairs_per_second(setting: Setting, gpus: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, required=True, help="pairs a second of one GPU (colocate bench)")
+    parser.add_argument("--rate", type=float, required=True, help="pairs_per_s of a run on one GPU")
     parser.add_argument("--batch", type=int, default=64, help="tiles a GPU")
     parser.add_argument("--network", type=float, default=40, help="GB/s a GPU sends to others")
     parser.add_argument("--latency", type=float, default=15, help="microseconds of a collective, each doubling")
