@@ -15,6 +15,7 @@ import torch
 
 from colocate.base.errors import UserError
 from colocate.base.shapes import outline
+from colocate.cli.main import main
 from colocate.datasets import qupath
 from colocate.datasets.geojson import STARRED
 from colocate.datasets.labelled import Labelled
@@ -79,6 +80,16 @@ def test_an_ome_tiff_may_be_called_without_ome(src: Path) -> None:
         (src / f"s{seed}.geojson").rename(src / f"s{seed}{ending}")
     (src / "items.csv").write_text("path,source\ns0.ome.tif,p\ns1.ome,q\ns2.ome.tif,r\n")
     assert {item.source for item in prepared(src).items} == {"p", "q", "r"}
+
+
+def test_the_command_says_what_to_leave_out_of_pretraining(src: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prepare", "qupath", str(src), str(src.parent / "data")])
+    data = Labelled.open(src.parent / "data")
+    (tested,) = {data.items[number].source for number in data.test("slides")}
+    assert f"to test on, and others of their patients: --hold-out slide={tested}\n" in capsys.readouterr().out
+    (src / "items.csv").write_text("path,source,split\ns0,p,train\ns1,p,test\ns2,q,test\n")  # p is trained on as well
+    main(["prepare", "qupath", str(src), str(src.parent / "given")])
+    assert "patients: --hold-out slide=s2\n" in capsys.readouterr().out
 
 
 def test_regions_become_images_with_their_objects(annotations: Path, plain: Labelled) -> None:

@@ -277,6 +277,6 @@ def _usage() -> str:
             "",
             *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
             "",
-            f'To have bash or zsh complete commands and options: eval "$(colocate {COMPLETION} bash)"',
+            f'To have bash complete commands and options: eval "$(colocate {COMPLETION} bash)"',
         ]
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -113,6 +114,7 @@ def prepare(
 
 def _say(data: Labelled) -> None:
     """Print what was written."""
+    from colocate.data.rows import quoted
     from colocate.datasets.writer import SHEET
 
     counts = json.loads((data.folder / "dataset.json").read_text())["counts"]
@@ -137,4 +139,9 @@ def _say(data: Labelled) -> None:
     say(f"terms: {data.licence}")
     for note in data.notes:
         say(f"note: {note}")
+    shared = data.shared_sources(data.schemes[0])
+    tested = (number for number in data.test(data.schemes[0]) if data.items[number].source not in shared)
+    if slides := sorted({data.slide(number) for number in tested} - {""}):
+        held = f"--hold-out {shlex.quote(f'slide={quoted(slides)}')}"
+        say(f"pretrain without the slides to test on, and others of their patients: {held}")
     say(f"done: look at {data.folder / SHEET}")
