@@ -201,7 +201,6 @@ SMOKE: dict[str, Task] = {
         FitConfig(steps=150, batch=4, lr=0.01, warmup=0.1),
         (100, 131),
         131,
-        norm="frozen",
         proposals=64,
         anchors=(8, 16, 32, 64, 128),
     ),
