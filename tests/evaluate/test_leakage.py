@@ -229,13 +229,15 @@ def test_the_tiles_of_runs_that_a_run_learned_from_are_searched_too(data: Labell
     findings = check(data, "official", index, "third")
     assert findings.found == [] and any("started from (gone.pth)" in line for line in findings.unchecked)
 
-    taught = {"kind": "distil", "teacher": str(tmp_path / "first"), "weights": "published"}
-    for method, found in ((taught, 1), ({**taught, "teacher": "resnet18"}, 0), ({**taught, "kind": "other"}, 0)):
+    by_run = {"kind": "distil", "teacher": str(tmp_path / "first"), "weights": "published"}
+    published = {**by_run, "teacher": "resnet18"}
+    by_file = {**published, "weights": str(tmp_path / "first" / "backbone.safetensors")}
+    for method, found in ((by_run, 1), (by_file, 1), (published, 0), ({**by_run, "kind": "other"}, 0)):
         recipe = {"encoder": {"init": "random"}, "method": method}
         (tmp_path / "second" / "recipe.json").write_text(json.dumps(recipe))
         findings = check(data, "official", index, "third")
         assert len(findings.found) == found
-        assert ("(resnet18, published)" in str(findings.unchecked)) == (method["teacher"] == "resnet18")
+        assert ("(resnet18, published)" in str(findings.unchecked)) == (method is published)
 
 
 @pytest.mark.slow

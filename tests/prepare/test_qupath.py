@@ -86,10 +86,13 @@ def test_the_command_says_what_to_leave_out_of_pretraining(src: Path, capsys: py
     main(["prepare", "qupath", str(src), str(src.parent / "data")])
     data = Labelled.open(src.parent / "data")
     (tested,) = {data.items[number].source for number in data.test("slides")}
-    assert f"to test on, and others of their patients: --hold-out slide={tested}\n" in capsys.readouterr().out
+    assert (
+        f"to test on and all others of their patients (`start` does so): --hold-out slide={tested}\n"
+        in capsys.readouterr().out
+    )
     (src / "items.csv").write_text("path,source,split\ns0,p,train\ns1,p,test\ns2,q,test\n")  # p is trained on as well
     main(["prepare", "qupath", str(src), str(src.parent / "given")])
-    assert "patients: --hold-out slide=s2\n" in capsys.readouterr().out
+    assert "(`start` does so): --hold-out slide=s2\n" in capsys.readouterr().out
 
 
 def test_regions_become_images_with_their_objects(annotations: Path, plain: Labelled) -> None:

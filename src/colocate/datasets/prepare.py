@@ -143,5 +143,5 @@ def _say(data: Labelled) -> None:
     tested = (number for number in data.test(data.schemes[0]) if data.items[number].source not in shared)
     if slides := sorted({data.slide(number) for number in tested} - {""}):
         held = f"--hold-out {shlex.quote(f'slide={quoted(slides)}')}"
-        say(f"pretrain without the slides to test on, and others of their patients: {held}")
+        say(f"pretrain without the slides to test on and all others of their patients (`start` does so): {held}")
     say(f"done: look at {data.folder / SHEET}")

@@ -262,8 +262,9 @@ def _origins(run: Path) -> Iterator[tuple[str, str]]:
         method = recipe.get("method", {})
         if method.get("kind") == "distil":
             teacher, weights = method["teacher"], method["weights"]
-            other = "random" if weights == "random" else f"{teacher}, {weights}"
-            yield teacher if names_run(teacher) else other, "learned from"
+            if not Path(teacher, "backbone.json").is_file():  # see `DistilConfig.by_run`
+                teacher = weights if weights == "random" or names_run(weights) else f"{teacher}, {weights}"
+            yield teacher, "learned from"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         yield "weights that are not known (no readable recipe.json)", "started from"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -135,7 +136,7 @@ def find_teacher(config: DistilConfig) -> Teacher:
     if config.by_run:
         if config.weights != DistilConfig.weights:
             raise UserError(f"method.weights {config.weights}: the run {config.teacher} teaches with its own")
-        backbone = load_backbone(config.teacher)
+        backbone = load_backbone(Path(config.teacher).expanduser())
         look: dict[str, Any] = backbone.facts
     else:
         backbone = Backbone(config.teacher)

@@ -264,7 +264,7 @@ class DistilConfig(MethodConfig):
     @property
     def by_run(self) -> bool:
         """Whether the teacher is a run's folder."""
-        return Path(self.teacher, "backbone.json").is_file()
+        return Path(self.teacher).expanduser().joinpath("backbone.json").is_file()
 
     @property
     def terms(self) -> Terms:

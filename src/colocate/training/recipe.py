@@ -285,7 +285,7 @@ def read_recipe(path: Path, trust: bool = False) -> Recipe:
 
 
 def placed(recipe: Recipe) -> Recipe:
-    """The recipe with whole paths of the weights that it learns from: they are looked for from other folders too."""
+    """The recipe with whole paths of the weights and the run that it learns from, for they are sought elsewhere too."""
 
     def whole(word: str) -> str:
         return word if word in ("random", "published") else str(absolute(Path(word).expanduser()))
