@@ -9,7 +9,7 @@ import pkgutil
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,19 +153,21 @@ def made_by(words: list[str]) -> list[str]:
     return out + (words[2:3] if words[0] == "tile" else words[3:4] if words[0] == "prepare" else [])
 
 
-def run(command: str) -> None:
-    """Run a command in small, here, and see that it made what it was told to."""
+def run(command: str, before: Collection[str] = ()) -> set[str]:
+    """Run a command in small, here, and see that it made what it was told to; what was made `before` may be there."""
     words = [path for word in shlex.split(command) for path in sorted(map(str, Path().glob(word))) or [word]]
     if left := [why for word, why in LEFT_OUT.items() if word in words]:
         pytest.skip(left[0])
     resumes = "--resume" in words or "--from" in words
     for name in () if resumes else made_by(words):
-        if Path(name).is_symlink():
-            Path(name).unlink()
+        if name not in before:
+            Path(name).unlink(missing_ok=True)
+    assert not {*made_by(words)} & {entry.name for entry in Path().iterdir()} - {*before} or resumes
     small = "" if resumes else SMALL.get(" ".join(words[:2]), SMALL.get(words[0], ""))
     main([*words, *small.split()])
     for name in [] if "--dry-run" in small else made_by(words):
         assert Path(name).exists(), name
+    return {*made_by(words)}
 
 
 @pytest.mark.slow
@@ -181,9 +183,10 @@ def test_tutorials_can_be_followed(page: str, world: Path, tmp_path: Path, monke
     for name in FOLLOWED[page]:
         (tmp_path / name).symlink_to(world / name)
     monkeypatch.chdir(tmp_path)
+    made = set[str]()
     for command in TOLD[page]:
         if not {*made_by(shlex.split(command))} & {*FOLLOWED[page]}:
-            run(command)
+            made |= run(command, made)
 
 
 README = """

@@ -187,9 +187,7 @@ def tested_slides(data: Labelled, slides: Sequence[Listed], items: Mapping[str, 
         stem = composed(slide.path.stem)
         return {composed(slide.source), items[stem].source if stem in items else ""} - {""}
 
-    scheme = data.schemes[0]
-    shared = data.shared_sources(scheme)
-    tested = [number for number in data.test(scheme) if data.items[number].source not in shared]
+    tested = data.unseen(data.schemes[0])
     names = {data.slide(number) for number in tested}
     held = {data.items[number].source for number in tested}.union(
         *(cases(slide) for slide in slides if composed(slide.path.stem) in names)

@@ -179,6 +179,11 @@ class Labelled:
         train, test = ({self.items[n].source for n in numbers} for numbers in (self.train(scheme), self.test(scheme)))
         return (train & test) - {""}
 
+    def unseen(self, scheme: str) -> list[int]:
+        """The numbers of the test images of cases that are not trained on too."""
+        shared = self.shared_sources(scheme)
+        return [number for number in self.test(scheme) if self.items[number].source not in shared]
+
     def slide(self, number: int) -> str:
         """The name of the slide that an image is a region of; empty where it is not known to be one."""
         cut = any(note.startswith(REGIONS) for note in self.notes)

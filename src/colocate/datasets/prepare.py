@@ -139,9 +139,7 @@ def _say(data: Labelled) -> None:
     say(f"terms: {data.licence}")
     for note in data.notes:
         say(f"note: {note}")
-    shared = data.shared_sources(data.schemes[0])
-    tested = (number for number in data.test(data.schemes[0]) if data.items[number].source not in shared)
-    if slides := sorted({data.slide(number) for number in tested} - {""}):
+    if slides := sorted({data.slide(number) for number in data.unseen(data.schemes[0])} - {""}):
         held = f"--hold-out {shlex.quote(f'slide={quoted(slides)}')}"
         say(f"pretrain without the slides to test on and all others of their patients (`start` does so): {held}")
     say(f"done: look at {data.folder / SHEET}")

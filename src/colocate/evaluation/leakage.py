@@ -23,6 +23,7 @@ from colocate.data.index import Index
 from colocate.datasets.labelled import Labelled
 from colocate.evaluation.hashes import ALIKE, Hashes, alike, hashes, near_pairs
 from colocate.evaluation.results import Findings
+from colocate.methods.settings import DistilConfig
 from colocate.models.backbones import names_run
 from colocate.training.run import resume_command
 
@@ -262,7 +263,7 @@ def _origins(run: Path) -> Iterator[tuple[str, str]]:
         method = recipe.get("method", {})
         if method.get("kind") == "distil":
             teacher, weights = method["teacher"], method["weights"]
-            if not Path(teacher, "backbone.json").is_file():  # see `DistilConfig.by_run`
+            if not DistilConfig(teacher).by_run:
                 teacher = weights if weights == "random" or names_run(weights) else f"{teacher}, {weights}"
             yield teacher, "learned from"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
